@@ -1,0 +1,1 @@
+"""Where engines are built and run: one module a runtime, chosen by target."""

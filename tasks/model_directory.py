@@ -1,0 +1,222 @@
+"""Reads a model directory: model.yaml, and the files it names, which must lie inside it."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from tasks.digests import digest_file
+from tasks.errors import InputError
+from tasks.specs import ModelSpec
+from validation.policy import Policy, PolicyError, default_policy, policy_from_mapping
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pydantic_core import ErrorDetails
+
+    from tasks.specs import Precision
+
+SPEC_FILE = "model.yaml"
+WEIGHTS_SUFFIX = ".safetensors"
+
+
+@dataclass(frozen=True)
+class ModelDirectory:
+    """A model directory whose files were found. All paths are resolved; none leaves `root` but the calibration set."""
+
+    root: Path
+    spec: ModelSpec
+    weights: Path | None
+    validation: tuple[Path, ...]
+    policy_file: Path | None
+    calibration: tuple[Path, ...]
+
+    @property
+    def source_file(self) -> str:
+        """The module's file, relative to the root."""
+        return self.spec.source.rpartition(":")[0]
+
+    @property
+    def source_callable(self) -> str:
+        """The function in the source file that returns the module."""
+        return self.spec.source.rpartition(":")[2]
+
+    def source_files(self) -> dict[str, str]:
+        """Digest by relative path of every file that the module's code may read.
+
+        That is every file of the directory but model.yaml, the weights, the data, the policy, hidden files and
+        compiled Python. The export child gets a copy of just these, so nothing that it depends on goes unnoticed.
+        """
+        others = {self.root / SPEC_FILE, self.weights, self.policy_file, *self.validation, *self.calibration}
+        files = {}
+        for path in sorted(self.root.rglob("*")):
+            relative = path.relative_to(self.root)
+            if any(part.startswith(".") or part == "__pycache__" for part in relative.parts):
+                continue
+            inside(self.root, str(relative), SPEC_FILE)
+            if path.is_file() and path not in others:
+                files[relative.as_posix()] = digest_file(path)[0]
+        return files
+
+    def policy(self, precision: Precision) -> Policy:
+        """The policy of an engine of `precision`: the model's own, or the default of its outputs' kinds."""
+        outputs = self.spec.output_specs()
+        if self.policy_file is None:
+            return default_policy(outputs, precision.value)
+        try:
+            return policy_from_mapping(read_yaml(self.policy_file), outputs, origin=self.policy_file.name)
+        except PolicyError as error:
+            raise InputError(str(error)) from None
+
+
+def read_model_directory(path: Path) -> ModelDirectory:
+    """Read and check `path`/model.yaml and find the files it names.
+
+    Raises:
+        InputError: naming the file and the field.
+    """
+    root = path.resolve()
+    spec_file = root / SPEC_FILE
+    if not spec_file.is_file():
+        raise InputError(f"{path}: has no {SPEC_FILE}; name a model directory (examples/ has one)")
+    spec = parse(ModelSpec, read_yaml(spec_file), SPEC_FILE)
+    weights = None
+    inside(root, spec.source.rpartition(":")[0], "source")
+    if spec.weights is not None:
+        if not spec.weights.endswith(WEIGHTS_SUFFIX):
+            raise InputError(
+                f"{SPEC_FILE}: weights: {spec.weights} is not {WEIGHTS_SUFFIX}; a pickle can run code when it is"
+                " read, so save the state dict with safetensors.torch.save_file"
+            )
+        weights = inside(root, spec.weights, "weights")
+    directory = ModelDirectory(
+        root=root,
+        spec=spec,
+        weights=weights,
+        validation=data_files(
+            inside(root, spec.validation.data, "validation.data", folder_too=True), "validation.data"
+        ),
+        policy_file=inside(root, spec.validation.policy, "validation.policy") if spec.validation.policy else None,
+        calibration=_calibration_files(root, spec),
+    )
+    for precision in spec.precisions:
+        directory.policy(precision)  # a bad policy is refused before any work
+    return directory
+
+
+def _calibration_files(root: Path, spec: ModelSpec) -> tuple[Path, ...]:
+    # The one path that may leave the model directory: calibration sets are shared between models.
+    if spec.calibration is None:
+        return ()
+    folder = (root / spec.calibration.set).resolve()
+    if not folder.is_dir():
+        raise InputError(f"{SPEC_FILE}: calibration.set: {spec.calibration.set} is no folder; name a calibration set")
+    return data_files(folder, "calibration.set")
+
+
+def inside(root: Path, relative: str, field: str, *, folder_too: bool = False) -> Path:
+    """Resolve a path of model.yaml, which must exist and, links followed, lie inside `root`."""
+    path = (root / relative).resolve()
+    if Path(relative).is_absolute() or not path.is_relative_to(root):
+        raise InputError(
+            f"{SPEC_FILE}: {field}: {relative} leaves the model directory; copy the file into it, so that the"
+            " directory alone says what the model is"
+        )
+    if not path.exists() or (field != SPEC_FILE and not folder_too and not path.is_file()):
+        raise InputError(f"{SPEC_FILE}: {field}: {relative} is no file; correct the path (relative to the directory)")
+    return path
+
+
+def data_files(path: Path, field: str) -> tuple[Path, ...]:
+    """The `.npz` files at `path`: itself, or those of the folder, by name."""
+    if path.is_dir():
+        files = tuple(sorted(path.glob("*.npz")))
+        for file in files:
+            if not file.resolve().is_relative_to(path):
+                raise InputError(
+                    f"{SPEC_FILE}: {field}: {file.name} is a link out of its folder; copy the file into it"
+                )
+    else:
+        files = (path,) if path.suffix == ".npz" else ()
+    if not files:
+        raise InputError(f"{SPEC_FILE}: {field}: {path.name} holds no .npz file; save arrays with numpy.savez")
+    return files
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """Safe YAML in which a key given twice is an error; plain PyYAML silently keeps the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise InputError(f"line {key_node.start_mark.line + 1}: key {key!r} is given twice; remove one")
+            seen.add(key)
+        return super().construct_mapping(node, deep=deep)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML file that holds one mapping.
+
+    Raises:
+        InputError: it cannot be read, is no YAML, repeats a key, or is no mapping.
+    """
+    try:
+        # _UniqueKeyLoader is a SafeLoader.
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)  # noqa: S506
+    except InputError as error:
+        raise InputError(f"{path.name}: {error}") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, TypeError) as error:
+        raise InputError(f"{path.name}: cannot be read as YAML: {error}") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path.name}: must hold keys and values, not {type(content).__name__}")
+    return content
+
+
+def parse(kind: type[ModelSpec], content: Mapping[str, Any], origin: str) -> ModelSpec:
+    """Validate `content` as `kind`; every mistake becomes one line `origin: field: what, why, remedy`."""
+    try:
+        return kind.model_validate(content)
+    except ValidationError as error:
+        raise InputError("\n".join(f"{origin}: {_explain(kind, detail)}" for detail in error.errors())) from None
+
+
+def _explain(kind: type[BaseModel], detail: ErrorDetails) -> str:
+    field = ".".join(str(part) for part in detail["loc"])
+    message = detail["msg"].removeprefix("Value error, ")
+    if detail["type"] == "extra_forbidden":
+        known = _known_keys(kind, detail["loc"][:-1])
+        nearest = difflib.get_close_matches(str(detail["loc"][-1]), known, n=1)
+        hint = f"did you mean {nearest[0]!r}?" if nearest else f"known keys: {', '.join(known)}"
+        return f"{field}: unknown key; {hint}"
+    if detail["type"] == "missing":
+        return f"{field}: missing; add it"
+    prefix = f"{field}: " if field else ""
+    given = f" (given: {detail['input']!r})" if not detail["type"].endswith("value_error") else ""
+    return f"{prefix}{message}{given}"
+
+
+def _known_keys(kind: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+    for part in location:
+        annotation = kind.model_fields[str(part)].annotation if str(part) in kind.model_fields else None
+        nested = _model_in(annotation)
+        if nested is not None:
+            kind = nested
+    return list(kind.model_fields)
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for argument in getattr(annotation, "__args__", ()):
+        found = _model_in(argument)
+        if found is not None:
+            return found
+    return None

@@ -1,0 +1,1 @@
+"""The artifact store: what stages hand each other, by content."""

@@ -1,0 +1,1 @@
+"""Where conversions are logged."""

@@ -1,0 +1,49 @@
+"""What a tracker does: keeps every conversion and engine where data scientists look."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from tasks.specs import EngineOutcome
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConversionRecord:
+    """One conversion of one version of a model: the parent run. `validation_digest` names the data."""
+
+    model: str
+    version: str
+    source_commit: str | None
+    parameters: Mapping[str, str]
+    validation_digest: str
+    validation_samples: int
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineRecord:
+    """One engine of a conversion: a child run.
+
+    The folders hold shards `{index:05d}.npz`, alike in number and order: the reference's outputs, the candidate's
+    (None where none were made), and the annotations (`label`, `slice.<name>`), one array per name, first axis samples.
+    """
+
+    outcome: EngineOutcome
+    reference: Path
+    candidate: Path | None
+    annotations: Path
+
+
+class Tracker(Protocol):
+    """Logs conversions. Logging the same record twice leaves one run."""
+
+    def log_conversion(self, conversion: ConversionRecord, engines: Sequence[EngineRecord]) -> dict[str, str]:
+        """Log the parent run and its children; return the run id by engine id."""
+
+    def find_runs(self, conversion: ConversionRecord, outcomes: Sequence[EngineOutcome]) -> dict[str, str] | None:
+        """Run ids by engine id if this very conversion, with these outcomes, is logged whole already; else None."""
