@@ -36,7 +36,7 @@ Reply = TypeVar("Reply", bound=BaseModel)
 LOG_TAIL_LINES = 12
 PR_SET_PDEATHSIG = 1
 # A child sees these variables and no others: user code must find no credentials in its environment.
-ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "OMP_NUM_THREADS")
+ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "OMP_NUM_THREADS")
 ERRORS: dict[str, type[EnginegateError]] = {kind.__name__: kind for kind in (InputError, StageError, RefusedError)}
 
 
@@ -71,6 +71,7 @@ class Child:
                 env={
                     **inherited,
                     "HOME": str(folder),
+                    "TMPDIR": str(folder),
                     "PYTHONPATH": str(Path(__file__).resolve().parent.parent),
                     "PYTHONDONTWRITEBYTECODE": "1",
                     **(environment or {}),
@@ -200,13 +201,13 @@ def _serve(entry: str, descriptor: int) -> None:
         send(answer(line))
 
 
-def _die_with(parent: int) -> None:
-    # The kernel sends SIGKILL when the parent dies, even by kill -9; the check closes the gap before this call.
+def die_with(parent: int) -> None:
+    """Have the kernel kill this process when its parent dies, however that ends."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
+    if os.getppid() != parent:  # it died before that call
         os._exit(1)
 
 
 if __name__ == "__main__":
-    _die_with(int(sys.argv[3]))
+    die_with(int(sys.argv[3]))
     _serve(sys.argv[1], int(sys.argv[2]))

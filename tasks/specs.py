@@ -252,11 +252,15 @@ class ReferenceArtifact(Frozen):
 
 
 class ExportedModel(Frozen):
-    """The exported ONNX model, and how closely it agrees with the reference (largest |difference| by shape)."""
+    """The exported ONNX model, and how closely it agrees with the reference (largest |difference| by shape).
+
+    `recipe` names the exporter, and the simplifier or why its result was not kept.
+    """
 
     onnx: Artifact
     opset: int
     checks: dict[str, float]
+    recipe: dict[str, str] = {}
 
 
 class TypedModel(Frozen):

@@ -9,12 +9,17 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from tasks.specs import EngineOutcome
+    from tasks.specs import Dim, EngineOutcome
+    from validation.outputs import OutputSpec
 
 
 @dataclass(frozen=True, kw_only=True)
 class ConversionRecord:
-    """One conversion of one version of a model: the parent run. `validation_digest` names the data."""
+    """One conversion of one version of a model: the parent run.
+
+    `validation_digest` (`sha256:…`) names the data, `outputs` and `dims` are the model's declarations. `tags` are
+    logged but identify nothing: the same conversion run again from elsewhere may carry others.
+    """
 
     model: str
     version: str
@@ -22,6 +27,8 @@ class ConversionRecord:
     parameters: Mapping[str, str]
     validation_digest: str
     validation_samples: int
+    outputs: Mapping[str, OutputSpec]
+    dims: Mapping[str, Dim]
     tags: Mapping[str, str] = field(default_factory=dict)
 
 

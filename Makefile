@@ -1,0 +1,37 @@
+# Everything runs in .venv, made on first use with the versions of constraints.txt.
+PYTHON ?= python3
+BIN := .venv/bin
+HOME_FOLDER := $(or $(ENGINEGATE_HOME),.enginegate)
+INSTALLED := .venv/.installed
+SOURCES := flows tasks validation tests examples
+
+.PHONY: demo test lint bench ui install
+.DELETE_ON_ERROR:
+
+install: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "Python 3.10 or newer is needed; name one: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 2; }
+	@echo "installing into .venv (once; torch makes it some minutes)"
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[export,s3,dev]'
+	@touch $@
+
+demo: $(INSTALLED)  ## convert the essay scorer to FP16 and INT8 engines, judge and register them
+	$(BIN)/enginegate convert examples/essay_scorer
+	$(BIN)/enginegate engines
+
+test: $(INSTALLED)  ## run every test
+	$(BIN)/pytest --numprocesses auto
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+bench: $(INSTALLED)  ## measure what README promises; prints a table, writes bench.json
+	$(BIN)/python tests/benchmarks/run.py
+
+ui: $(INSTALLED)  ## open MLflow on what was logged
+	$(BIN)/mlflow server --backend-store-uri "$(or $(MLFLOW_TRACKING_URI),sqlite:///$(HOME_FOLDER)/mlflow.db)" --host 127.0.0.1 --port 5000

@@ -1,0 +1,152 @@
+"""What people see while a conversion runs: the matrix, one line a step, a bar on long ones, and a last table."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING, TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from tasks.errors import EnginegateError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from flows.planning import ConversionPlan
+    from tasks.specs import EngineOutcome
+
+Result = TypeVar("Result")
+
+PASSED, FAILED, UNDECIDED = "✓", "✕", "?"
+COLOURS = {PASSED: "green", FAILED: "red", UNDECIDED: "yellow"}
+STEP_WIDTH = 34
+DIGEST_CHARACTERS = 19
+UNDECODABLE_WIDTH = 100
+
+
+class Reporter:
+    """Writes for people: to standard output, or to standard error when that belongs to a JSON document."""
+
+    def __init__(self, *, to_stderr: bool = False) -> None:
+        stream = sys.stderr if to_stderr else sys.stdout
+        width = None if stream.isatty() else UNDECODABLE_WIDTH + 60
+        self._console = Console(file=stream, highlight=False, width=width, soft_wrap=True)
+        self.stage_seconds = 0.0
+
+    def say(self, text: str = "") -> None:
+        """Print a line as it is."""
+        self._console.print(text, markup=False)
+
+    def plan(self, plan: ConversionPlan) -> None:
+        """Print what is going to be made."""
+        commit = f", commit {plan.source_commit[:12]}" if plan.source_commit else ""
+        self.say(
+            f"{plan.directory.spec.name}, version {plan.version}{commit}: {_count(len(plan.cells), 'engine')} to make"
+        )
+        for cell in plan.cells:
+            self.say(f"  {cell.engine_id}")
+
+    def step(
+        self, name: str, work: Callable[[Callable[[int, int], None]], Result], describe: Callable[[Result], str]
+    ) -> Result:
+        """Run `work` with a function for its progress; then print its line, ✓ or ✕, with seconds."""
+        started = time.perf_counter()
+        try:
+            with self._bar(name) as progress:
+                bar = progress.add_task(name, total=None)
+                result = work(lambda done, total: progress.update(bar, completed=done, total=total))
+        except EnginegateError as error:
+            self._line(FAILED, name, str(error).partition("\n")[0], time.perf_counter() - started)
+            raise
+        finally:
+            self.stage_seconds += time.perf_counter() - started
+        self._line(PASSED, name, describe(result), time.perf_counter() - started)
+        return result
+
+    def verdict(self, outcome: EngineOutcome) -> None:
+        """Print how an engine was judged, with the rule that it came nearest to breaking, or broke."""
+        mark = _mark(outcome)
+        detail = outcome.reason
+        if outcome.verdict is not None:
+            detail = outcome.verdict.defects[0] if outcome.verdict.defects else outcome.verdict.worst_rule.sentence
+        self._line(mark, f"verdict {outcome.cell.precision.value}", f"{outcome.outcome.value}: {detail}", None)
+
+    def _line(self, mark: str, name: str, detail: str, seconds: float | None) -> None:
+        line = Text(f"{mark} ", style=COLOURS[mark])
+        line.append(f"{name:<{STEP_WIDTH}} ", style="default")
+        line.append(detail, style="dim" if mark == PASSED else "default")
+        if seconds is not None:
+            line.append(f"  {seconds:.1f} s", style="default")
+        self._console.print(line)
+
+    def _bar(self, name: str) -> Progress:
+        columns = (TextColumn(f"  {name:<{STEP_WIDTH}}"), BarColumn(), TimeElapsedColumn())
+        return Progress(*columns, console=self._console, transient=True, disable=not self._console.is_terminal)
+
+    def engines(self, outcomes: Iterable[EngineOutcome], registered: Iterable[str]) -> None:
+        """Print the last table."""
+        table = Table(box=None, pad_edge=False)
+        for heading in ("engine", "verdict", "worst rule", "p50", "speed-up", "size", "digest", "registered"):
+            table.add_column(
+                heading, justify="right" if heading in {"p50", "speed-up", "size"} else "left", no_wrap=True
+            )
+        known = set(registered)
+        for outcome in outcomes:
+            mark = _mark(outcome)
+            table.add_row(
+                outcome.cell.engine_id,
+                Text(f"{mark} {outcome.outcome.value}", style=COLOURS[mark]),
+                *_row(outcome),
+                "yes" if outcome.cell.engine_id in known else "no",
+            )
+        self._console.print()
+        self._console.print(table)
+
+    def table(self, headings: list[str], rows: list[list[str]]) -> None:
+        """Print a plain table."""
+        table = Table(box=None, pad_edge=False)
+        for heading in headings:
+            table.add_column(heading, no_wrap=True)
+        for row in rows:
+            table.add_row(*(Text(cell, style=COLOURS.get(cell[:1], "")) for cell in row))
+        self._console.print(table)
+
+    def error(self, error: EnginegateError) -> None:
+        """Print an error in full."""
+        self._console.print(Text(f"error: {error}", style="red"))
+
+
+def _mark(outcome: EngineOutcome) -> str:
+    return {"pass": PASSED, "fail": FAILED}.get(outcome.outcome.value, UNDECIDED)
+
+
+def _row(outcome: EngineOutcome) -> tuple[str, ...]:
+    rule, p50, speedup, size, digest = outcome.reason.partition("\n")[0][:60] or "-", "-", "-", "-", "-"
+    if outcome.verdict is not None:
+        worst = outcome.verdict.worst_rule
+        rule = (
+            f"{worst.rule.output} {worst.rule.metric} {_number(worst.value)} ({_limit(worst.rule.max, worst.rule.min)})"
+        )
+    if outcome.engine is not None:
+        size, digest = f"{outcome.engine.plan.size_bytes / 1e6:.1f} MB", outcome.engine.plan.digest[:DIGEST_CHARACTERS]
+    if outcome.benchmark is not None:
+        batch = outcome.benchmark.headline_batch
+        p50 = f"{outcome.benchmark.headline.p50_ms:.2f} ms"
+        speedup = f"{outcome.benchmark.speedup[batch]:.2f}x" if batch in outcome.benchmark.speedup else "-"
+    return rule, p50, speedup, size, digest
+
+
+def _number(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.4g}"
+
+
+def _limit(maximum: float | None, minimum: float | None) -> str:
+    return f"≤ {maximum:g}" if maximum is not None else f"≥ {minimum:g}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")

@@ -1,0 +1,118 @@
+"""The plan of a conversion: what version it makes, and which cells of targets and precisions."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from dataclasses import dataclass
+from importlib import metadata
+from typing import TYPE_CHECKING
+
+from tasks.digests import digest_file, digest_json
+from tasks.errors import InputError
+from tasks.specs import Cell, Precision
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from tasks.model_directory import ModelDirectory
+
+VERSION_DIGITS = 12
+# An engine made by another release of one of these is another engine, and so another version.
+TOOLCHAIN = (
+    "enginegate", "torch", "onnx", "onnxscript", "onnxslim", "onnxruntime", "onnxconverter-common", "nvidia-modelopt",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ConversionPlan:
+    """A conversion before it starts: the directory as read, its version, and the cells to make."""
+
+    directory: ModelDirectory
+    version: str
+    source_commit: str | None
+    cells: tuple[Cell, ...]
+
+    @property
+    def precisions(self) -> tuple[Precision, ...]:
+        """The precisions that the cells need, once each."""
+        return tuple(dict.fromkeys(cell.precision for cell in self.cells))
+
+
+def plan_conversion(
+    directory: ModelDirectory,
+    *,
+    targets: Sequence[str] = (),
+    precisions: Sequence[str] = (),
+    only: str | None = None,
+) -> ConversionPlan:
+    """Decide what to make: the model's whole matrix, or what the command line narrows it to.
+
+    Raises:
+        InputError: the narrowing names what the model does not have.
+    """
+    version = version_of(directory)
+    spec = directory.spec
+    cells = tuple(
+        Cell(model=spec.name, target=target, precision=precision, version=version)
+        for target in _narrow("targets", spec.targets, targets)
+        for precision in _narrow("precisions", [p.value for p in spec.precisions], precisions)
+    )
+    if only is not None:
+        wanted = Cell.parse(only)
+        if wanted not in cells:
+            planned = ", ".join(cell.engine_id for cell in cells)
+            raise InputError(f"--only {only}: this directory makes {planned}; name one of these")
+        cells = (wanted,)
+    return ConversionPlan(
+        directory=directory, version=version, source_commit=source_commit(directory.root), cells=cells
+    )
+
+
+def _narrow(field: str, declared: Sequence[str], wanted: Sequence[str]) -> list[str]:
+    for value in wanted:
+        if value not in declared:
+            raise InputError(
+                f"model.yaml: {field}: has no {value}, only {', '.join(declared)}; add it there or choose one"
+            )
+    return [value for value in declared if not wanted or value in wanted]
+
+
+def version_of(directory: ModelDirectory) -> str:
+    """Twelve hexadecimal digits over everything that the engines depend on: all of the directory, and the toolchain."""
+    files = [directory.weights, directory.policy_file, *directory.validation, *directory.calibration]
+    content = {
+        "spec": directory.spec.model_dump(mode="json"),
+        "source": directory.source_files(),
+        "files": [digest_file(path)[0] if path else None for path in files],
+        "toolchain": {name: _installed(name) for name in TOOLCHAIN},
+    }
+    return digest_json(content).removeprefix("sha256:")[:VERSION_DIGITS]
+
+
+def _installed(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def source_commit(root: Path) -> str | None:
+    """The git commit of the model directory; with `-dirty` where it holds uncommitted changes; None outside git."""
+    commit = _git(root, "rev-parse", "--verify", "HEAD")
+    if commit is None:
+        return None
+    changes = _git(root, "status", "--porcelain", "--", ".")
+    return commit if changes == "" else f"{commit}-dirty"
+
+
+def _git(root: Path, *arguments: str) -> str | None:
+    # A repository's own configuration could name programs to run (fsmonitor, hooks): none of them are.
+    command = ["git", "-C", str(root), "-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null", *arguments]
+    environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=60)
+    except (FileNotFoundError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

@@ -1,0 +1,112 @@
+"""A Prefect API for a host that has none: a temporary server on loopback, as Prefect starts one itself.
+
+It differs from Prefect's own in two things: it starts while the command still reads its input, which hides most of
+its seconds, and it dies with the command, even by kill -9. Where PREFECT_API_URL or a Prefect profile names a server,
+that one is used and none is started.
+
+Run as a module, this is the server process: `python -m flows.prefect_api PORT PARENT`.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tasks.child import die_with
+from tasks.errors import EnginegateError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+HOST = "127.0.0.1"
+START_LIMIT_S = 120.0
+STOP_LIMIT_S = 5.0
+POLL_S = 0.05
+LOG_TAIL_LINES = 8
+
+
+def set_prefect_defaults() -> None:
+    """Set Prefect's defaults before its first import: no telemetry, no banner. What the user set stands."""
+    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+    os.environ.setdefault("DO_NOT_TRACK", "1")
+    # The console is ours; Prefect's page still gets every record.
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+
+
+def start_prefect_api(log: Path) -> Callable[[], None]:
+    """Start a temporary server, unless one is configured; return what waits until it answers.
+
+    The server's output goes to the file `log`. It is stopped when this process exits, after Prefect has flushed.
+    """
+    set_prefect_defaults()
+    if os.environ.get("PREFECT_API_URL") or _profile_names_a_server():
+        return lambda: None
+    port = _free_port()
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "flows.prefect_api", str(port), str(os.getpid())],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT_UI_ENABLED": "0"},
+        )
+    atexit.register(_stop, process)
+    os.environ["PREFECT_API_URL"] = f"http://{HOST}:{port}/api"
+    return lambda: _wait(process, port, log)
+
+
+def _profile_names_a_server() -> bool:
+    profiles = Path(os.environ.get("PREFECT_HOME", Path.home() / ".prefect")) / "profiles.toml"
+    return profiles.is_file() and "PREFECT_API_URL" in profiles.read_text(encoding="utf-8", errors="replace")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
+
+
+def _wait(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+    deadline = time.monotonic() + START_LIMIT_S
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            # The address is this host's own.
+            with urllib.request.urlopen(f"http://{HOST}:{port}/api/health", timeout=POLL_S * 20):
+                return
+        except OSError:
+            time.sleep(POLL_S)
+    last = "".join(f"\n    | {line}" for line in log.read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:])
+    raise EnginegateError(
+        "the temporary Prefect server did not start; set PREFECT_API_URL to a running server,"
+        f" or mend what its log says{last}"
+    )
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(STOP_LIMIT_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _serve(port: int) -> None:
+    import uvicorn  # noqa: PLC0415 - only in the server process
+
+    uvicorn.run(
+        "prefect.server.api.server:create_app", factory=True, host=HOST, port=port, log_level="error", lifespan="on"
+    )
+
+
+if __name__ == "__main__":
+    die_with(int(sys.argv[2]))
+    _serve(int(sys.argv[1]))

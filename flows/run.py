@@ -1,0 +1,104 @@
+"""Runs a conversion from the command line: input first, then the flow, then what came of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from flows.planning import plan_conversion
+from flows.prefect_api import start_prefect_api
+from flows.session import Session, use_session
+from tasks.data import ingest
+from tasks.errors import InputError
+from tasks.model_directory import read_model_directory
+from tasks.specs import Precision
+from validation.verdict import Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from flows.planning import ConversionPlan
+    from tasks.specs import EngineOutcome
+
+HERE = "cpu"
+# In the order in which one engine's outcome decides the command's exit code.
+EXIT_CODES = {Outcome.FAIL: 3, Outcome.INCONCLUSIVE: 4, Outcome.PASS: 0}
+
+
+def run_conversion(
+    session: Session,
+    directory: Path,
+    *,
+    targets: Sequence[str] = (),
+    precisions: Sequence[str] = (),
+    only: str | None = None,
+    time_limit_s: float | None = None,
+) -> tuple[dict[str, Any], int]:
+    """Convert the model in `directory`; return a JSON document and the exit code.
+
+    Raises:
+        EnginegateError: with the exit code of its class.
+    """
+    if time_limit_s is not None:
+        settings = session.settings.model_copy(update={"time_limit_s": time_limit_s})
+        session = Session(settings, session.reporter)
+    plan = plan_conversion(read_model_directory(directory), targets=targets, precisions=precisions, only=only)
+    _refuse_other_targets(plan)
+    _check_data(session, plan)
+    wait_for_prefect = start_prefect_api(session.settings.home.resolve() / "prefect-server.log")
+    session.reporter.plan(plan)
+
+    from flows.convert import convert_model  # noqa: PLC0415 - imports Prefect, whose settings must be set before
+
+    wait_for_prefect()
+    with use_session(session):
+        outcomes = convert_model(str(directory), list(targets) or None, list(precisions) or None, only)
+    registered = {manifest.engine_id for manifest in session.registry.list_engines()}
+    session.reporter.engines(outcomes, registered)
+    document = {
+        "model": plan.directory.spec.name,
+        "version": plan.version,
+        "source_commit": plan.source_commit,
+        "engines": [_summary(outcome, registered) for outcome in outcomes],
+    }
+    return document, _exit_code(outcomes)
+
+
+def _exit_code(outcomes: Sequence[EngineOutcome]) -> int:
+    found = {outcome.outcome for outcome in outcomes}
+    return next(
+        EXIT_CODES[outcome] for outcome in (Outcome.FAIL, Outcome.INCONCLUSIVE, Outcome.PASS) if outcome in found
+    )
+
+
+def _refuse_other_targets(plan: ConversionPlan) -> None:
+    elsewhere = sorted({cell.target for cell in plan.cells if cell.target != HERE})
+    if elsewhere:
+        raise InputError(
+            f"model.yaml: targets: {', '.join(elsewhere)}: this release builds for {HERE} only;"
+            f" convert with --target {HERE}"
+        )
+
+
+def _check_data(session: Session, plan: ConversionPlan) -> None:
+    # Bad data is refused before anything starts. What is taken in here is found again by the flow's own task.
+    directory, bench = plan.directory, session.bench(lambda _done, _total: None)
+    ingest(bench, directory.spec, directory.validation, "validation.data")
+    if Precision.INT8 in plan.precisions:
+        ingest(bench, directory.spec, directory.calibration, "calibration.set")
+
+
+def _summary(outcome: EngineOutcome, registered: set[str]) -> dict[str, Any]:
+    return {
+        "engine_id": outcome.cell.engine_id,
+        "verdict": outcome.outcome.value,
+        "reason": outcome.reason,
+        "registered": outcome.cell.engine_id in registered,
+        "digest": outcome.engine.plan.digest if outcome.engine else None,
+        "size_bytes": outcome.engine.plan.size_bytes if outcome.engine else None,
+        "rules": [
+            {"output": rule.rule.output, "metric": rule.rule.metric, "value": rule.value, "outcome": rule.outcome.value}
+            for rule in (outcome.verdict.rules if outcome.verdict else ())
+        ],
+        "benchmark": outcome.benchmark.model_dump(mode="json") if outcome.benchmark else None,
+    }

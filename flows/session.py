@@ -1,0 +1,67 @@
+"""The surroundings of a run on this host: settings, store, registry, tracker, and where to report."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from flows.console import Reporter
+from flows.settings import Settings, read_settings
+from tasks.registry.local import LocalRegistry
+from tasks.store.local import LocalStore
+from tasks.workbench import Workbench
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tasks.tracking.interface import Tracker
+
+
+@dataclass(frozen=True)
+class Session:
+    """Opened once a run; each part opens on first use."""
+
+    settings: Settings
+    reporter: Reporter
+
+    @cached_property
+    def store(self) -> LocalStore:
+        """The artifact store."""
+        return LocalStore(self.settings.store_path)
+
+    @cached_property
+    def registry(self) -> LocalRegistry:
+        """The registry."""
+        return LocalRegistry(self.settings.registry_path)
+
+    @cached_property
+    def tracker(self) -> Tracker:
+        """The tracker."""
+        from tasks.tracking.mlflow_store import MlflowTracker  # noqa: PLC0415 - takes over a second
+
+        return MlflowTracker(self.settings.tracking_uri, str(self.settings.artifact_root))
+
+    def bench(self, on_progress: Callable[[int, int], None]) -> Workbench:
+        """What a stage needs, with its progress shown through `on_progress`."""
+        return Workbench(self.store, self.settings.time_limit_s, on_progress)
+
+
+_CURRENT: ContextVar[Session | None] = ContextVar("session", default=None)
+
+
+def current_session() -> Session:
+    """The session of the command that runs, or, in a flow that a worker started, one made from the environment."""
+    return _CURRENT.get() or Session(read_settings(), Reporter())
+
+
+@contextmanager
+def use_session(session: Session) -> Iterator[Session]:
+    """Make `session` the current one."""
+    token = _CURRENT.set(session)
+    try:
+        yield session
+    finally:
+        _CURRENT.reset(token)

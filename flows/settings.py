@@ -1,0 +1,56 @@
+"""Where things are kept, from ENGINEGATE_* variables; without any, all of it lies in `./.enginegate`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from tasks.errors import InputError
+
+
+class Settings(BaseSettings):
+    """ENGINEGATE_HOME, ENGINEGATE_STORE, ENGINEGATE_REGISTRY, ENGINEGATE_TIME_LIMIT_S, and MLflow's own variable."""
+
+    model_config = SettingsConfigDict(env_prefix="ENGINEGATE_", frozen=True)
+
+    home: Path = Path(".enginegate")
+    store: Path | None = None
+    registry: Path | None = None
+    time_limit_s: Annotated[float, Field(gt=0)] = 1800.0
+
+    @property
+    def store_path(self) -> Path:
+        """Folder of the artifact store."""
+        return (self.store or self.home / "store").resolve()
+
+    @property
+    def registry_path(self) -> Path:
+        """Folder of the registry."""
+        return (self.registry or self.home / "registry").resolve()
+
+    @property
+    def tracking_uri(self) -> str:
+        """MLFLOW_TRACKING_URI, or SQLite in the home folder."""
+        return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.home.resolve() / 'mlflow.db'}"
+
+    @property
+    def artifact_root(self) -> Path:
+        """Folder of MLflow's artifacts when its store is SQLite."""
+        return self.home.resolve() / "mlartifacts"
+
+
+def read_settings() -> Settings:
+    """Read the environment.
+
+    Raises:
+        InputError: a variable holds nothing usable.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        lines = [f"ENGINEGATE_{str(d['loc'][0]).upper()}: {d['msg']} (given: {d['input']!r})" for d in error.errors()]
+        raise InputError("\n".join(lines)) from None

@@ -1,0 +1,153 @@
+"""Stage 4, on the target: the engine's outputs against the stored reference outputs, shard by shard."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tasks.backends import backend_for
+from tasks.child import call_in_child
+from tasks.data import load_arrays, save_shard, shard_paths
+from tasks.errors import StageError
+from tasks.feeds import split_batches
+from tasks.memo import Remembered, remember
+from tasks.specs import ComparedEngine, Dim, Frozen, OutputDeclaration
+from validation.comparison import Comparison, ComparisonResult
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tasks.backends.interface import Engine
+    from tasks.data import Arrays
+    from tasks.specs import BuiltEngine, Cell, DataArtifact, ModelSpec, ReferenceArtifact
+    from tasks.workbench import Workbench
+
+RECIPE = 1
+SLICE = "slice."
+
+
+class CompareRequest(Frozen):
+    """What the child compares; paths are folders of this host, with shards alike in number and order."""
+
+    target: str
+    plan: str
+    inputs: str
+    annotations: str
+    reference: str
+    candidate: str
+    outputs: dict[str, OutputDeclaration]
+    ranges: dict[str, tuple[float, float]]
+    batch: Dim
+
+
+class CompareReply(Frozen):
+    """The comparison, and the child's largest resident memory in bytes."""
+
+    comparison: ComparisonResult
+    peak_memory_bytes: int
+
+
+def compare_engine(
+    bench: Workbench,
+    spec: ModelSpec,
+    engine: BuiltEngine,
+    cell: Cell,
+    data: DataArtifact,
+    reference: ReferenceArtifact,
+) -> Remembered[ComparedEngine]:
+    """Run the engine on the validation data and compare with the reference, in a child process.
+
+    Memory is bounded by one shard and the accumulators of `validation.comparison`, not by the number of samples.
+
+    Raises:
+        StageError: the engine cannot be loaded, or it crashes while it runs.
+    """
+    batch = spec.dims[spec.batch_dim]
+    key: dict[str, object] = {
+        "recipe": RECIPE,
+        "plan": engine.plan.digest,
+        "backend": engine.backend.model_dump(),
+        "inputs": data.inputs.digest,
+        "annotations": data.annotations.digest,
+        "reference": reference.outputs.digest,
+        "outputs": {name: output.model_dump(mode="json") for name, output in spec.outputs.items()},
+        "batch": batch.model_dump(),
+    }
+
+    def produce() -> ComparedEngine:
+        with bench.store.scratch() as folder:
+            (folder / "candidate").mkdir()
+            request = CompareRequest(
+                target=cell.target,
+                plan=str(bench.store.fetch(engine.plan, folder / "plan")),
+                inputs=str(bench.store.fetch(data.inputs, folder / "inputs")),
+                annotations=str(bench.store.fetch(data.annotations, folder / "annotations")),
+                reference=str(bench.store.fetch(reference.outputs, folder / "reference")),
+                candidate=str(folder / "candidate"),
+                outputs=spec.outputs,
+                ranges=reference.ranges,
+                batch=batch,
+            )
+            reply = call_in_child(
+                "tasks.compare:compare_in_child",
+                request,
+                CompareReply,
+                folder,
+                time_limit_s=bench.time_limit_s,
+                on_progress=bench.on_progress,
+            )
+            return ComparedEngine(
+                outputs=bench.store.put(folder / "candidate"),
+                comparison=reply.comparison,
+                peak_memory_bytes=reply.peak_memory_bytes,
+            )
+
+    return remember(bench.store, "compare", key, ComparedEngine, produce)
+
+
+def compare_in_child(payload: dict[str, Any], progress: Callable[[int, int], None]) -> CompareReply:
+    """Child entry: compare as the request says."""
+    request = CompareRequest.model_validate(payload)
+    engine = backend_for(request.target).load(Path(request.plan))
+    comparison = Comparison({name: output.as_output_spec() for name, output in request.outputs.items()}, request.ranges)
+    shards = shard_paths(Path(request.inputs))
+    for number, path in enumerate(shards):
+        candidate = run_shard(engine, load_arrays(path), request.batch)
+        save_shard(Path(request.candidate), number, candidate)
+        annotations = load_arrays(Path(request.annotations) / path.name)
+        comparison.update(
+            load_arrays(Path(request.reference) / path.name),
+            candidate,
+            slices={name.removeprefix(SLICE): a for name, a in annotations.items() if name.startswith(SLICE)},
+        )
+        progress(number + 1, len(shards))
+    return CompareReply(comparison=comparison.result(), peak_memory_bytes=peak_memory_bytes())
+
+
+def run_shard(engine: Engine, shard: Arrays, batch: Dim) -> Arrays:
+    """Outputs of a whole shard, run in batches of the `opt` size.
+
+    Raises:
+        StageError: an output's shape differs between batches in more than the number of samples.
+    """
+    parts: dict[str, list[np.ndarray[Any, Any]]] = {}
+    for feeds, real in split_batches(shard, batch):
+        for name, array in engine.run(feeds).items():
+            parts.setdefault(name, []).append(np.atleast_1d(array)[:real])
+    try:
+        return {name: np.concatenate(arrays) for name, arrays in parts.items()}
+    except ValueError as error:
+        raise StageError(f"the engine's outputs cannot be joined over batches: {error}") from None
+
+
+def peak_memory_bytes() -> int:
+    """Largest resident memory of this process, in bytes.
+
+    Read from /proc, because getrusage's figure is inherited from the process that started this one.
+    """
+    for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    raise StageError("/proc/self/status has no VmHWM; Enginegate runs on Linux")

@@ -1,0 +1,96 @@
+"""What every converter is asked and answers, and the calibration data in the shape that quantizers read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tasks.data import load_arrays, shard_paths
+from tasks.feeds import split_batches
+from tasks.specs import CalibrationMethod, Dim, Frozen, InputSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tasks.data import Arrays
+
+# Quantizers hold every tensor that they calibrate, of one batch, at once. One sample would do, but makes
+# ModelOpt take each layer for a matrix-vector product, which it leaves in float.
+CALIBRATION_BATCH = 4
+PERCENTILE = 99.999
+HISTOGRAM_BINS = 2048
+QUANTIZED_BINS = 128
+
+
+class ConvertRequest(Frozen):
+    """The graph to convert and the folder for the result; paths are of this host.
+
+    `samples` holds calibration shards; it and `method` are there for INT8 only.
+    """
+
+    onnx: str
+    output: str
+    inputs: dict[str, InputSpec]
+    dims: dict[str, Dim]
+    batch_dim: str
+    external_bytes: int
+    samples: str | None = None
+    method: CalibrationMethod | None = None
+
+    @property
+    def folder(self) -> Path:
+        """Where the result goes."""
+        return Path(self.output)
+
+
+class ConvertReply(Frozen):
+    """The graph is in the folder that the request named; `recipe` adds to what is known of how it was made."""
+
+    recipe: dict[str, str]
+
+
+class CheckTypedRequest(Frozen):
+    """A converted graph, the graph it came from, and what to run it on; paths are of this host."""
+
+    onnx: str
+    original: str
+    inputs: dict[str, InputSpec]
+    dims: dict[str, Dim]
+    samples: str | None
+
+
+class CheckTypedReply(Frozen):
+    """The graph loads, runs at opt, and takes and gives what the original does."""
+
+
+class CalibrationReader:
+    """Calibration batches one after the other, as ONNX Runtime's and ModelOpt's calibrators ask for them.
+
+    Shards may differ in shape; every batch is of one shard. Never more than one shard is in memory.
+    """
+
+    def __init__(self, request: ConvertRequest, progress: Callable[[int, int], None]) -> None:
+        assert request.samples is not None  # noqa: S101 - convert sends them for INT8
+        self._paths = shard_paths(Path(request.samples))
+        batch = request.dims[request.batch_dim]
+        self._batch = batch.model_copy(update={"opt": max(batch.min, min(batch.max, CALIBRATION_BATCH))})
+        self._progress = progress
+        self._batches = self._read()
+
+    def _read(self) -> Iterator[Arrays]:
+        for number, path in enumerate(self._paths):
+            for feeds, _ in split_batches(load_arrays(path), self._batch):
+                yield feeds
+            self._progress(number + 1, len(self._paths))
+
+    def get_next(self) -> Arrays | None:
+        """The next batch, or None after the last."""
+        return next(self._batches, None)
+
+    def get_first(self) -> Arrays:
+        """The first batch, without moving on."""
+        return next(self._read())
+
+    def rewind(self) -> None:
+        """Start again at the first batch."""
+        self._batches = self._read()

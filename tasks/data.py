@@ -1,0 +1,211 @@
+"""Takes `.npz` data into the store: checked against model.yaml, and cut into shards of bounded size."""
+
+from __future__ import annotations
+
+import difflib
+import zipfile
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tasks.digests import digest_file
+from tasks.errors import InputError
+from tasks.memo import Remembered, remember
+from tasks.specs import DataArtifact
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from tasks.specs import ModelSpec
+    from tasks.workbench import Workbench
+
+Arrays = dict[str, np.ndarray[Any, Any]]
+
+RECIPE = 1
+SHARD_BYTES = 16 << 20
+SHARD_SAMPLES = 1024
+FIRST_INDICES = 5
+
+
+def ingest(bench: Workbench, spec: ModelSpec, files: Sequence[Path], field: str) -> Remembered[DataArtifact]:
+    """Check the samples of `files` and store them in shards of at most 1,024 samples or 16 MiB.
+
+    Args:
+        bench: the stage's surroundings.
+        spec: the model, whose inputs and dims the samples must fit.
+        files: `.npz` files: one array per input, first axis the samples; optional `label` and `slice.<name>`.
+        field: the field of model.yaml that named them, for errors.
+
+    Raises:
+        InputError: naming file, array, and what is wrong with it.
+    """
+    key: dict[str, object] = {
+        "recipe": RECIPE,
+        "files": [digest_file(path)[0] for path in files],
+        "inputs": {name: tensor.model_dump(mode="json") for name, tensor in spec.inputs.items()},
+        "dims": {name: dim.model_dump() for name, dim in spec.dims.items()},
+    }
+
+    def produce() -> DataArtifact:
+        with bench.store.scratch() as folder:
+            inputs, annotations = folder / "inputs", folder / "annotations"
+            inputs.mkdir()
+            annotations.mkdir()
+            samples = 0
+            for number, shard in enumerate(_shards(spec, files, field)):
+                save_shard(inputs, number, {name: shard[name] for name in spec.inputs})
+                save_shard(annotations, number, {name: a for name, a in shard.items() if name not in spec.inputs})
+                samples += len(shard[next(iter(spec.inputs))])
+            return DataArtifact(
+                inputs=bench.store.put(inputs), annotations=bench.store.put(annotations), samples=samples
+            )
+
+    return remember(bench.store, "ingest", key, DataArtifact, produce)
+
+
+def save_shard(folder: Path, number: int, arrays: Mapping[str, np.ndarray[Any, Any]]) -> None:
+    """Write shard `number` as `{number:05d}.npz`. The same arrays give the same bytes."""
+    np.savez(folder / f"{number:05d}.npz", **arrays)  # type: ignore[arg-type]
+
+
+def shard_paths(folder: Path) -> list[Path]:
+    """The shards of a folder, in order."""
+    return sorted(folder.glob("*.npz"))
+
+
+def load_arrays(path: Path) -> Arrays:
+    """Read all arrays of an `.npz` file; pickled ones are refused.
+
+    Raises:
+        InputError: naming the file, and the array where one is at fault.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: _load_array(archive, name, path.name) for name in archive.files}
+    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
+        raise InputError(f"{path.name}: is no readable .npz file ({error}); write it with numpy.savez") from None
+
+
+def _load_array(archive: Mapping[str, Any], name: str, origin: str) -> np.ndarray[Any, Any]:
+    try:
+        array = archive[name]
+    except ValueError as error:
+        raise InputError(
+            f"{origin}: array {name!r} cannot be read without pickle ({error}); pickles can run code,"
+            " so save it with a numeric or string dtype"
+        ) from None
+    if not isinstance(array, np.ndarray):
+        raise InputError(f"{origin}: {name!r} is no array; write the file with numpy.savez")
+    return array
+
+
+@dataclass(frozen=True)
+class _Checker:
+    """Checks the arrays of one file against model.yaml."""
+
+    spec: ModelSpec
+    origin: str
+
+    def check(self, arrays: Arrays) -> int:
+        """Return the number of samples; raise InputError on the first thing that is wrong."""
+        self._check_names(arrays)
+        extents: dict[str, tuple[int, str]] = {}
+        for name in self.spec.inputs:
+            self._check_input(name, arrays[name], extents)
+        samples = extents[self.spec.batch_dim][0]
+        for name, array in arrays.items():
+            if name not in self.spec.inputs:
+                self._check_annotation(name, array, samples)
+        if samples == 0:
+            raise self._error("holds no samples; remove the file or fill it")
+        return samples
+
+    def _error(self, message: str) -> InputError:
+        return InputError(f"{self.origin}: {message}")
+
+    def _check_names(self, arrays: Arrays) -> None:
+        for name in self.spec.inputs:
+            if name not in arrays:
+                found = ", ".join(sorted(arrays)) or "none"
+                raise self._error(f"input {name!r} is missing (arrays found: {found}); save it under that name")
+        for name in arrays:
+            if name not in self.spec.inputs and name != "label" and not name.startswith("slice."):
+                nearest = difflib.get_close_matches(name, [*self.spec.inputs, "label", "slice."], n=1)
+                hint = f"did you mean {nearest[0]!r}?" if nearest else "remove it"
+                raise self._error(f"array {name!r} is no input of model.yaml, no label and no slice.<name>; {hint}")
+
+    def _check_input(self, name: str, array: np.ndarray[Any, Any], extents: dict[str, tuple[int, str]]) -> None:
+        declared = self.spec.inputs[name]
+        if array.dtype.name != declared.dtype:
+            raise self._error(f"{name} is {array.dtype.name}, model.yaml says {declared.dtype}; convert one of them")
+        if array.ndim != len(declared.shape):
+            raise self._error(
+                f"{name} has {array.ndim} axes {array.shape}, model.yaml says {len(declared.shape)}:"
+                f" [{', '.join(map(str, declared.shape))}]"
+            )
+        for axis, (extent, dimension) in enumerate(zip(array.shape, declared.shape, strict=True)):
+            self._check_extent(name, axis, extent, dimension, extents)
+        if array.dtype.kind == "f":
+            self._check_finite(name, array)
+
+    def _check_extent(
+        self, name: str, axis: int, extent: int, dimension: str | int, extents: dict[str, tuple[int, str]]
+    ) -> None:
+        if isinstance(dimension, int):
+            if extent != dimension:
+                raise self._error(f"{name} has extent {extent} on axis {axis}, model.yaml says {dimension}")
+            return
+        known, where = extents.setdefault(dimension, (extent, name))
+        if known != extent:
+            what = "samples" if dimension == self.spec.batch_dim else f"as {dimension}"
+            raise self._error(f"{name} has {extent} {what}, but {where} has {known}; they must agree")
+        bounds = self.spec.dims[dimension]
+        if dimension != self.spec.batch_dim and not bounds.min <= extent <= bounds.max:
+            raise self._error(
+                f"{name} has {dimension} {extent}, outside dims.{dimension} {bounds.min}..{bounds.max} of model.yaml;"
+                " widen the dim or leave those samples out"
+            )
+
+    def _check_finite(self, name: str, array: np.ndarray[Any, Any]) -> None:
+        bad = np.flatnonzero(~np.isfinite(array).reshape(len(array), -1).all(axis=1))
+        if len(bad):
+            first = ", ".join(map(str, bad[:FIRST_INDICES]))
+            raise self._error(f"{name} holds NaN or Inf in {len(bad)} samples (first: {first}); remove or mend them")
+
+    def _check_annotation(self, name: str, array: np.ndarray[Any, Any], samples: int) -> None:
+        if array.ndim != 1 or len(array) != samples:
+            raise self._error(
+                f"{name} has shape {array.shape}, but there are {samples} samples; give one value for each"
+            )
+        if array.dtype.kind not in "biufUS":
+            raise self._error(f"{name} has dtype {array.dtype.name}; use numbers or strings")
+        if array.dtype.kind == "f":
+            self._check_finite(name, array)
+
+
+def _shards(spec: ModelSpec, files: Sequence[Path], field: str) -> Iterator[Arrays]:
+    annotations: set[str] | None = None
+    for path in files:
+        arrays = load_arrays(path)
+        samples = _Checker(spec, f"{field}: {path.name}").check(arrays)
+        names = set(arrays) - set(spec.inputs)
+        if annotations is not None and names != annotations:
+            raise InputError(
+                f"{field}: {path.name}: has {_listed(names)}, the files before have {_listed(annotations)};"
+                " every file needs the same label and slices"
+            )
+        annotations = names
+        rows = _rows_per_shard(arrays, samples)
+        for start in range(0, samples, rows):
+            yield {name: array[start : start + rows] for name, array in sorted(arrays.items())}
+
+
+def _listed(names: set[str]) -> str:
+    return ", ".join(sorted(names)) or "neither label nor slices"
+
+
+def _rows_per_shard(arrays: Arrays, samples: int) -> int:
+    bytes_per_sample = max(1, sum(array.nbytes for array in arrays.values()) // samples)
+    return max(1, min(SHARD_SAMPLES, SHARD_BYTES // bytes_per_sample))

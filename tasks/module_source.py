@@ -1,0 +1,121 @@
+"""Lays a model directory's code and weights out for a child process, and blames the code when it ends the child.
+
+Only what is copied here reaches the child, and the stages' keys cover exactly that. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import platform
+import shutil
+from importlib.metadata import version
+from typing import TYPE_CHECKING, TypeVar
+
+from pydantic import BaseModel
+
+from tasks.child import ChildFailedError, call_in_child
+from tasks.digests import digest_file
+from tasks.errors import InputError
+from tasks.model_directory import SPEC_FILE
+from tasks.specs import Frozen, InputSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tasks.model_directory import ModelDirectory
+
+Reply = TypeVar("Reply", bound=BaseModel)
+
+
+class ModuleRequest(Frozen):
+    """Where a child finds the module: `folder` holds copies of its source files; paths are of this host."""
+
+    folder: str
+    source: str
+    weights: str | None
+    inputs: dict[str, InputSpec]
+    outputs: tuple[str, ...]
+
+
+def module_key(directory: ModelDirectory) -> dict[str, object]:
+    """Everything that the loaded module depends on, as a part of a stage's key."""
+    spec = directory.spec
+    return {
+        "sources": directory.source_files(),
+        "source": spec.source,
+        "weights": None if directory.weights is None else digest_file(directory.weights)[0],
+        "inputs": {name: tensor.model_dump(mode="json") for name, tensor in spec.inputs.items()},
+        "outputs": list(spec.outputs),
+        "versions": package_versions("torch", "safetensors", "numpy"),
+    }
+
+
+def package_versions(*packages: str) -> dict[str, str]:
+    """Installed versions by package, and Python's own, without importing any of them."""
+    return {"python": ".".join(platform.python_version_tuple()[:2]), **{name: version(name) for name in packages}}
+
+
+def lay_out(directory: ModelDirectory, folder: Path, key: dict[str, object]) -> ModuleRequest:
+    """Copy the module's sources and weights below `folder`.
+
+    Raises:
+        InputError: a file is no longer the one that `key`, from `module_key`, was made of.
+    """
+    sources = folder / "source"
+    digests = key["sources"]
+    assert isinstance(digests, dict)  # noqa: S101 - as module_key made it
+    for relative, digest in digests.items():
+        _copy(directory.root / relative, sources / relative, digest)
+    weights = None
+    if directory.weights is not None:
+        weights = folder / directory.weights.name
+        _copy(directory.weights, weights, str(key["weights"]))
+    return ModuleRequest(
+        folder=str(sources),
+        source=directory.spec.source,
+        weights=None if weights is None else str(weights),
+        inputs=directory.spec.inputs,
+        outputs=tuple(directory.spec.outputs),
+    )
+
+
+def _copy(source: Path, target: Path, digest: str) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, target)
+    if digest_file(target)[0] != digest:
+        raise InputError(f"{source.name}: changed while it was read; run the conversion again")
+
+
+def call_with_module(
+    entry: str,
+    request: BaseModel,
+    reply: type[Reply],
+    folder: Path,
+    *,
+    source: str,
+    time_limit_s: float,
+    on_progress: Callable[[int, int], None],
+) -> Reply:
+    """Call `entry` in a child that loads the module between its first and its second report of progress.
+
+    Raises:
+        InputError: what the user gave is at fault; also when the child died, or ran out of time, while it loaded
+            and first ran the user's module.
+        StageError: as `call_in_child` raises it, for everything else.
+    """
+    reached = -1
+
+    def note(done: int, total: int) -> None:
+        nonlocal reached
+        reached = done
+        on_progress(done, total)
+
+    try:
+        return call_in_child(entry, request, reply, folder, time_limit_s=time_limit_s, on_progress=note)
+    except ChildFailedError as error:
+        if reached == 0:
+            raise InputError(
+                f"{SPEC_FILE}: source: {source} ended its process, or never returned, while it was loaded and first"
+                f" run; mend the module. {error}"
+            ) from None
+        raise

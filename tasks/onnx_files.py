@@ -1,0 +1,136 @@
+"""Reads and writes ONNX files: weights that stay in their folder, and no trace of the host that made them."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import onnx
+from google.protobuf.message import DecodeError
+from onnx.external_data_helper import ExternalDataInfo, _get_all_tensors, uses_external_data
+
+from tasks.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+MODEL_FILE = "model.onnx"
+WEIGHTS_FILE = "model.onnx.data"
+# Protobuf refuses a message of 2 GiB; what is not weights needs some room below that.
+EXTERNAL_DATA_BYTES = (2 << 30) - (64 << 20)
+EXTERNAL_TENSOR_BYTES = 1024
+HOST_DETAILS = re.compile(r"(?<![\w.])/[^\s:'\")]+|0x[0-9a-fA-F]+")
+REASON_LENGTH = 240
+QUANTIZING = {"QuantizeLinear", "DequantizeLinear"}
+
+
+def find_model(folder: Path) -> Path:
+    """The ONNX file of a folder that an artifact was laid into, checked by `check_external_data`."""
+    path = next(folder.glob("*.onnx"))
+    check_external_data(path)
+    return path
+
+
+def check_external_data(path: Path) -> None:
+    """Refuse an ONNX file that cannot be read, or whose weights do not lie beside it.
+
+    Raises:
+        InputError: naming the file, and the tensor and its location where one is at fault.
+    """
+    folder = path.parent.resolve()
+    for tensor in _get_all_tensors(_parse(path)):
+        if not uses_external_data(tensor):
+            continue
+        location = ExternalDataInfo(tensor).location
+        target = (folder / location).resolve()
+        # The store hands out hard links, so a link is never needed to reach the weights.
+        if not location or not target.is_relative_to(folder) or ".." in location.split("/"):
+            raise InputError(
+                f"{path.name}: tensor {tensor.name!r} keeps its data at {location!r}, outside the model's folder;"
+                " save the model again with its external data beside it"
+            )
+        if not target.is_file():
+            raise InputError(
+                f"{path.name}: tensor {tensor.name!r} keeps its data in {location!r}, which is missing;"
+                " put that file beside the model"
+            )
+
+
+def _parse(path: Path) -> onnx.ModelProto:
+    try:
+        return onnx.load(str(path), load_external_data=False)
+    except (OSError, DecodeError) as error:
+        raise InputError(f"{path.name}: cannot be read as ONNX ({error}); export the model again") from None
+
+
+def read_model(path: Path) -> onnx.ModelProto:
+    """Read an ONNX file with its weights; see `check_external_data` for what is refused."""
+    check_external_data(path)
+    return onnx.load(str(path))
+
+
+def write_model(model: onnx.ModelProto, folder: Path, *, external_bytes: int = EXTERNAL_DATA_BYTES) -> Path:
+    """Write `model` into `folder` without host paths; from `external_bytes` of weights on, they get their own file."""
+    strip_host_traces(model)
+    path = folder / MODEL_FILE
+    external = weight_bytes(model) >= external_bytes
+    onnx.save_model(
+        model,
+        str(path),
+        save_as_external_data=external,
+        all_tensors_to_one_file=True,
+        location=WEIGHTS_FILE if external else None,
+        size_threshold=EXTERNAL_TENSOR_BYTES,
+    )
+    return path
+
+
+def weight_bytes(model: onnx.ModelProto) -> int:
+    """Bytes of the initializers that are in memory; protobuf's own `ByteSize` fails on models of more than 2 GiB."""
+    return sum(len(tensor.raw_data) for tensor in model.graph.initializer)
+
+
+def holds_quantization(path: Path) -> bool:
+    """Whether the model already has QuantizeLinear or DequantizeLinear nodes, as after quantization-aware training."""
+    return any(node.op_type in QUANTIZING for node in _parse(path).graph.node)
+
+
+def short_reason(error: BaseException) -> str:
+    """The first line of an error, fit for a recipe: without paths of this host and without addresses."""
+    line = next(iter(str(error).splitlines()), "")
+    return f"{type(error).__name__}: {HOST_DETAILS.sub('…', line)}"[:REASON_LENGTH]
+
+
+def strip_host_traces(model: onnx.ModelProto) -> None:
+    """Remove doc strings and metadata everywhere: exporters write stack traces with file names into them."""
+    del model.metadata_props[:]
+    model.doc_string = ""
+    _strip_graph(model.graph)
+    for function in model.functions:
+        del function.metadata_props[:]
+        function.doc_string = ""
+        _strip_nodes(function.node)
+
+
+def _strip_graph(graph: onnx.GraphProto) -> None:
+    del graph.metadata_props[:]
+    graph.doc_string = ""
+    for tensor in graph.initializer:
+        del tensor.metadata_props[:]
+        tensor.doc_string = ""
+    for value in (*graph.value_info, *graph.input, *graph.output):
+        del value.metadata_props[:]
+        value.doc_string = ""
+    _strip_nodes(graph.node)
+
+
+def _strip_nodes(nodes: Iterable[onnx.NodeProto]) -> None:
+    for node in nodes:
+        del node.metadata_props[:]
+        node.doc_string = ""
+        for attribute in node.attribute:
+            attribute.doc_string = ""
+            for graph in (attribute.g, *attribute.graphs):
+                if graph.node:
+                    _strip_graph(graph)

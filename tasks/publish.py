@@ -1,0 +1,75 @@
+"""Stage 7: an engine whose verdict is `pass` into the registry, byte for byte as it was compared."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING
+
+from tasks.errors import RefusedError
+from tasks.specs import EngineManifest
+
+if TYPE_CHECKING:
+    from tasks.registry.interface import Registry
+    from tasks.specs import EngineOutcome, ModelSpec, ReferenceArtifact
+    from tasks.workbench import Workbench
+
+
+def publish_engine(
+    bench: Workbench,
+    registry: Registry,
+    spec: ModelSpec,
+    outcome: EngineOutcome,
+    reference: ReferenceArtifact,
+    *,
+    source_commit: str | None,
+    mlflow_run: str | None,
+) -> bool:
+    """Register an engine; return False if this very engine is registered already.
+
+    Raises:
+        RefusedError: it did not pass, or something was not measured, or the registry refuses it.
+    """
+    manifest = _manifest(spec, outcome, reference, source_commit, mlflow_run)
+    artifacts = (manifest.plan, manifest.onnx, manifest.reference_outputs)
+    with bench.store.scratch() as folder:
+        folders = {
+            artifact.digest: bench.store.fetch(artifact, folder / str(number))
+            for number, artifact in enumerate(artifacts)
+        }
+        return registry.publish(manifest, folders)
+
+
+def _manifest(
+    spec: ModelSpec,
+    outcome: EngineOutcome,
+    reference: ReferenceArtifact,
+    source_commit: str | None,
+    mlflow_run: str | None,
+) -> EngineManifest:
+    evidence = (outcome.typed, outcome.engine, outcome.compared, outcome.verdict, outcome.policy, outcome.benchmark)
+    typed, engine, compared, verdict, policy, benchmark = evidence
+    if not (typed and engine and compared and verdict and policy and benchmark):
+        raise RefusedError(
+            f"{outcome.cell.engine_id}: not everything was measured ({outcome.reason}); it is not registered"
+        )
+    return EngineManifest(
+        engine_id=outcome.cell.engine_id,
+        cell=outcome.cell,
+        source_commit=source_commit,
+        plan=engine.plan,
+        onnx=typed.onnx,
+        reference_outputs=reference.outputs,
+        recipe=typed.recipe,
+        dims=spec.dims,
+        inputs=spec.inputs,
+        outputs=spec.outputs,
+        backend=engine.backend,
+        options=engine.options,
+        cache_key=engine.cache_key,
+        policy=policy,
+        verdict=verdict,
+        comparison=compared.comparison,
+        benchmark=benchmark,
+        mlflow_run=mlflow_run,
+        created_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    )

@@ -1,0 +1,128 @@
+"""The registry in a local folder, with the layout that S3 has: `blobs/` and `engines/…/manifest.json`."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
+
+from tasks.blobs import BlobFolder
+from tasks.digests import artifact_digest, canonical_json, digest_json
+from tasks.errors import InputError, RefusedError
+from tasks.scratch import ScratchSpace
+from tasks.specs import Artifact, Cell, EngineManifest, Precision
+from validation.verdict import Outcome, decide
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+# Two manifests that differ in these alone describe the same engine.
+CIRCUMSTANCES = {"created_at", "mlflow_run"}
+
+
+class LocalRegistry:
+    """See the interface. A manifest is written last, by an operation of which one of two writers succeeds."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._blobs = BlobFolder(root / "blobs")
+        self._scratch = ScratchSpace(root / "scratch")
+
+    def _manifest_path(self, cell: Cell) -> Path:
+        return self.root / "engines" / cell.model / cell.version / cell.target / cell.precision.value / "manifest.json"
+
+    def publish(self, manifest: EngineManifest, folders: Mapping[str, Path]) -> bool:
+        """Copy the files in, then write the manifest; see the interface."""
+        if manifest.verdict.outcome is not Outcome.PASS:
+            raise RefusedError(
+                f"{manifest.engine_id}: its verdict is {manifest.verdict.outcome.value};"
+                " only engines that pass are registered"
+            )
+        path = self._manifest_path(manifest.cell)
+        if path.exists():
+            return self._same_or_refuse(manifest)
+        for artifact in artifacts_of(manifest).values():
+            self._take(artifact, folders[artifact.digest])
+        content = manifest.model_dump(mode="json")
+        try:
+            envelope = canonical_json({"digest": digest_json(content), "manifest": content})
+            self._scratch.write(path, envelope, replace=False)
+        except FileExistsError:
+            return self._same_or_refuse(manifest)
+        return True
+
+    def _take(self, artifact: Artifact, folder: Path) -> None:
+        # Copied, never linked: what happens to a file of the store must not reach the registry.
+        with self._scratch.folder() as scratch:
+            for number, file in enumerate(artifact.files):
+                copy = scratch / str(number)
+                shutil.copyfile(folder / file.path, copy)
+                taken = self._blobs.take(copy, file.path)
+                if taken != file:
+                    raise RefusedError(f"{file.path} should be {file.digest} but is {taken.digest}; convert again")
+
+    def _same_or_refuse(self, manifest: EngineManifest) -> bool:
+        known = self.read_manifest(manifest.cell).model_dump(mode="json", exclude=CIRCUMSTANCES)
+        new = manifest.model_dump(mode="json", exclude=CIRCUMSTANCES)
+        differing = sorted(field for field in new if new[field] != known[field])
+        if differing:
+            raise RefusedError(
+                f"{manifest.engine_id} is registered already with other content ({', '.join(differing)} differ);"
+                " a registered engine never changes: convert a new version of the model, or keep the registered one"
+            )
+        return False
+
+    def _cells(self) -> list[Cell]:
+        cells = []
+        for path in (self.root / "engines").glob("*/*/*/*/manifest.json"):
+            model, version, target, precision = path.parent.relative_to(self.root / "engines").parts
+            cells.append(Cell(model=model, version=version, target=target, precision=Precision(precision)))
+        return sorted(cells, key=lambda cell: cell.engine_id)
+
+    def list_engines(self) -> list[EngineManifest]:
+        """Read every manifest; see the interface."""
+        return [self.read_manifest(cell) for cell in self._cells()]
+
+    def read_manifest(self, cell: Cell) -> EngineManifest:
+        """Read and check one manifest; see the interface."""
+        path = self._manifest_path(cell)
+        try:
+            envelope = json.loads(path.read_bytes())
+            manifest = EngineManifest.model_validate(envelope["manifest"])
+        except FileNotFoundError:
+            raise InputError(f"{cell.engine_id} is not registered; `enginegate engines` lists what is") from None
+        except (ValueError, KeyError, TypeError, ValidationError):
+            raise RefusedError(f"{cell.engine_id}: its manifest is damaged; convert the model again") from None
+        if digest_json(envelope["manifest"]) != envelope.get("digest") or manifest.cell != cell:
+            raise RefusedError(f"{cell.engine_id}: its manifest was changed after it was registered; do not use it")
+        return manifest
+
+    def verify(self, cell: Cell) -> list[str]:
+        """Re-read an engine; see the interface."""
+        try:
+            manifest = self.read_manifest(cell)
+        except RefusedError as error:
+            return [str(error)]
+        faults = []
+        for role, artifact in artifacts_of(manifest).items():
+            if artifact_digest(artifact.files) != artifact.digest:
+                faults.append(f"{role}: the list of files does not match {artifact.digest}")
+            for file in artifact.files:
+                fault = self._blobs.check(file)
+                if fault is not None:
+                    faults.append(f"{role}: {file.path} should have digest {file.digest}, but {fault}")
+        if manifest.engine_id != cell.engine_id:
+            faults.append(f"engine_id: the manifest names {manifest.engine_id}")
+        if decide(manifest.policy, manifest.comparison) != manifest.verdict:
+            faults.append("verdict: does not follow from the stored comparison under the stored policy")
+        if manifest.verdict.outcome is not Outcome.PASS:
+            faults.append(f"verdict: is {manifest.verdict.outcome.value}, and only a pass may be registered")
+        return faults
+
+
+def artifacts_of(manifest: EngineManifest) -> dict[str, Artifact]:
+    """The artifacts that a manifest refers to, by role."""
+    return {"plan": manifest.plan, "onnx": manifest.onnx, "reference outputs": manifest.reference_outputs}

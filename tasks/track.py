@@ -1,0 +1,77 @@
+"""Stage 6: a conversion and its engines into the tracker."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tasks.tracking.interface import ConversionRecord, EngineRecord
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from tasks.model_directory import ModelDirectory
+    from tasks.specs import DataArtifact, EngineOutcome, ExportedModel, ReferenceArtifact
+    from tasks.tracking.interface import Tracker
+    from tasks.workbench import Workbench
+
+
+def describe_conversion(
+    directory: ModelDirectory, version: str, source_commit: str | None, data: DataArtifact, exported: ExportedModel
+) -> ConversionRecord:
+    """The parent run of a conversion, from what it was made of."""
+    spec = directory.spec
+    parameters = {
+        "source": spec.source,
+        "exporter": spec.export.exporter,
+        "opset": str(exported.opset),
+        "onnx": exported.onnx.digest,
+        "onnx_size_bytes": str(exported.onnx.size_bytes),
+    }
+    if spec.calibration is not None:
+        parameters["calibration.method"] = spec.calibration.method.value
+    return ConversionRecord(
+        model=spec.name,
+        version=version,
+        source_commit=source_commit,
+        parameters=parameters,
+        validation_digest=data.inputs.digest,
+        validation_samples=data.samples,
+        outputs=spec.output_specs(),
+        dims=spec.dims,
+    )
+
+
+def track_conversion(
+    bench: Workbench,
+    tracker: Tracker,
+    conversion: ConversionRecord,
+    outcomes: Sequence[EngineOutcome],
+    data: DataArtifact,
+    reference: ReferenceArtifact,
+) -> dict[str, str]:
+    """Log a conversion, unless it is logged whole already; return run ids by engine id.
+
+    Raises:
+        StageError: the tracker cannot be reached or refuses.
+    """
+    known = tracker.find_runs(conversion, outcomes)
+    if known is not None:
+        return known
+    with bench.store.scratch() as folder:
+        reference_outputs = bench.store.fetch(reference.outputs, folder / "reference")
+        annotations = bench.store.fetch(data.annotations, folder / "annotations")
+        records = [
+            EngineRecord(
+                outcome=outcome,
+                reference=reference_outputs,
+                candidate=_candidate(bench, outcome, folder / str(number)),
+                annotations=annotations,
+            )
+            for number, outcome in enumerate(outcomes)
+        ]
+        return tracker.log_conversion(conversion, records)
+
+
+def _candidate(bench: Workbench, outcome: EngineOutcome, folder: Path) -> Path | None:
+    return bench.store.fetch(outcome.compared.outputs, folder) if outcome.compared is not None else None

@@ -1,0 +1,138 @@
+"""Writes the files of a run into a folder: policy, verdict and outcome as JSON, figures, worst samples, the summary."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any
+
+from tasks.tracking.figures import Pairs, draw_agreement, draw_distribution, draw_error_by_slice
+from tasks.tracking.run_content import WORST_SAMPLES, outcome_document, safe_name, scrub
+from tasks.tracking.samples import annotate, sample_pairs
+from validation.outputs import OutputKind
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from matplotlib.figure import Figure
+
+    from tasks.specs import EngineOutcome
+    from tasks.tracking.interface import EngineRecord
+    from tasks.tracking.samples import Key, PairSample
+    from validation.breakdowns import SliceError
+    from validation.comparison import ComparisonResult
+    from validation.outputs import OutputSpec
+
+_DRAWN = {OutputKind.SCORE: "", OutputKind.LOGITS: ", top-1 confidence", OutputKind.PROBABILITIES: ", top-1 confidence"}
+# What the figures of a confidence must not quote: these metrics are of the raw numbers.
+_OF_RAW_NUMBERS = frozenset({"mae", "max_abs", "pearson"})
+
+
+def write_engine_files(record: EngineRecord, outputs: Mapping[str, OutputSpec], folder: Path) -> None:
+    """Write an engine's files below `folder`: those that its outcome has the content for."""
+    outcome = record.outcome
+    document = scrub(outcome_document(outcome))
+    _write_json(folder / "outcome.json", document)
+    for part in ("policy", "verdict"):
+        if document[part] is not None:
+            _write_json(folder / f"{part}.json", document[part])
+    if outcome.reason:
+        (folder / "reason.txt").write_text(f"{document['reason']}\n", encoding="utf-8")
+    if outcome.compared is None:
+        return
+    comparison = outcome.compared.comparison
+    if comparison.worst:
+        _write_json(folder / WORST_SAMPLES, worst_table(comparison, record.annotations))
+    (folder / "figures").mkdir()
+    _draw_outputs(record, comparison, outputs, folder / "figures")
+    _draw_slices(outcome.cell.engine_id, comparison, folder / "figures")
+
+
+def _write_json(path: Path, document: object) -> None:
+    path.write_text(json.dumps(document, indent=1, ensure_ascii=False), encoding="utf-8")
+
+
+def worst_table(comparison: ComparisonResult, annotations: Path) -> dict[str, list[Any]]:
+    """The worst samples, with their label and slices, in the layout that MLflow's page shows as a table."""
+    notes = annotate(comparison.worst, annotations)
+    extra = sorted({name for note in notes.values() for name in note})
+    columns = ["index", "output", "column", "reference", "candidate", "abs_error"]
+    data = [
+        [*(getattr(sample, column) for column in columns), *(notes[sample.index].get(name) for name in extra)]
+        for sample in comparison.worst
+    ]
+    table: dict[str, list[Any]] = scrub({"columns": columns + extra, "data": data})
+    return table
+
+
+def _draw_outputs(
+    record: EngineRecord, comparison: ComparisonResult, outputs: Mapping[str, OutputSpec], folder: Path
+) -> None:
+    for key, sample in sample_pairs(record, outputs).items():
+        output, column = key
+        pairs = _pairs(record.outcome.cell.engine_id, key, sample, outputs[output], comparison)
+        stem = output if column is None else f"{output}.{column}"
+        _save(draw_distribution(pairs), folder / f"{stem}.distribution.png")
+        _save(draw_agreement(pairs), folder / f"{stem}.agreement.png")
+
+
+def _pairs(engine_id: str, key: Key, sample: PairSample, spec: OutputSpec, comparison: ComparisonResult) -> Pairs:
+    output, column = key
+    drawn = _DRAWN.get(spec.kind, ", elements")
+    measured = {m.metric: m.value for m in comparison.measurements if (m.output, m.column) == key}
+    if spec.kind in {OutputKind.LOGITS, OutputKind.PROBABILITIES}:
+        measured = {name: value for name, value in measured.items() if name not in _OF_RAW_NUMBERS}
+    return Pairs(
+        engine_id=engine_id,
+        name=f"{output}{'' if column is None else f'[{column}]'}{drawn}",
+        reference=sample.reference,
+        candidate=sample.candidate,
+        seen=sample.seen,
+        left_out=sample.left_out,
+        low=spec.low,
+        high=spec.high,
+        metrics=measured,
+    )
+
+
+def _draw_slices(engine_id: str, comparison: ComparisonResult, folder: Path) -> None:
+    groups: dict[tuple[str, str], list[SliceError]] = defaultdict(list)
+    for error in comparison.slices:
+        groups[error.output, error.slice].append(error)
+    for (output, name), errors in groups.items():
+        mean = sum(error.mae * error.n for error in errors) / sum(error.n for error in errors)
+        figure = draw_error_by_slice(engine_id, errors, mean)
+        _save(figure, folder / f"{safe_name(f'{output}.error_by_{name}')}.png")
+
+
+def _save(figure: Figure, path: Path) -> None:
+    # No metadata: the same data give the same bytes, whatever matplotlib draws them.
+    figure.savefig(path, metadata={"Software": None})
+
+
+def summary_table(outcomes: Sequence[EngineOutcome]) -> str:
+    """A Markdown table of all engines of a conversion."""
+    lines = [
+        "| engine | verdict | worst rule | p50 (ms) | speed-up | size (MB) | digest |",
+        "|---|---|---|---:|---:|---:|---|",
+    ]
+    return "\n".join([*lines, *(_summary_row(outcome) for outcome in outcomes)]) + "\n"
+
+
+def _summary_row(outcome: EngineOutcome) -> str:
+    worst, p50, speedup, size, digest = "", "", "", "", ""
+    if outcome.verdict is not None and outcome.verdict.rules:
+        worst = outcome.verdict.worst_rule.sentence
+    if outcome.engine is not None:
+        size = f"{outcome.engine.plan.size_bytes / 1e6:.2f}"
+        digest = f"`{outcome.engine.plan.digest[:19]}`"
+    if outcome.benchmark is not None:
+        headline = outcome.benchmark.headline
+        p50 = f"{headline.p50_ms:.2f} (batch {headline.batch})"
+        ratio = outcome.benchmark.speedup.get(headline.batch)
+        speedup = "" if ratio is None else f"{ratio:.2f}x"
+    cells = (
+        outcome.cell.engine_id, outcome.outcome.value, scrub(worst or outcome.reason), p50, speedup, size, digest
+    )  # fmt: skip
+    return f"| {' | '.join(' '.join(cell.split()).replace('|', chr(92) + '|') for cell in cells)} |"

@@ -1,0 +1,240 @@
+"""What a run says of a conversion or an engine: metrics, parameters and tags by name, the same names for every engine.
+
+Names differ by model only where outputs and slices do, so that MLflow's compare view puts engines side by side.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from functools import cache
+from math import isfinite
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tasks.digests import digest_json
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from tasks.specs import Benchmark, Dim, EngineOutcome, Latency
+    from tasks.tracking.interface import ConversionRecord
+    from validation.breakdowns import SliceError
+
+WORST_SAMPLES = "worst_samples.json"
+"""Name of the table of worst samples."""
+MOST_SLICE_VALUES = 50
+"""A slice with more distinct values is left out of the metrics (it is in `outcome.json`): nobody compares so many."""
+_LONGEST_NAME = 250
+_LONGEST_PARAM = 6000
+_LONGEST_TAG = 8000
+_UNNAMEABLE = re.compile(r"[^\w.\- ]")
+_PATH = re.compile(r"""(?:file://|(?<![\w./]))/([^\s/'":,;()]+)/(?:[^\s/'":,;()]+/)*([^\s/'":,;()]*)""")
+_USUAL_ROOTS = frozenset(
+    {
+        "Users",
+        "Volumes",
+        "data",
+        "home",
+        "media",
+        "mnt",
+        "opt",
+        "private",
+        "root",
+        "scratch",
+        "srv",
+        "tmp",
+        "usr",
+        "var",
+    }
+)
+
+
+def outcome_document(outcome: EngineOutcome) -> dict[str, Any]:
+    """The outcome as JSON values; a number that is not finite is null."""
+    document: dict[str, Any] = json.loads(outcome.model_dump_json())
+    return document
+
+
+def engine_evidence(outcome: EngineOutcome) -> str:
+    """`sha256:…` of the outcome: two runs with the same evidence say the same."""
+    return digest_json(outcome_document(outcome))
+
+
+def conversion_evidence(conversion: ConversionRecord, outcomes: Iterable[EngineOutcome]) -> str:
+    """`sha256:…` of the conversion (without its free tags) and all its outcomes, in whatever order they come."""
+    return digest_json(
+        {
+            "model": conversion.model,
+            "version": conversion.version,
+            "commit": conversion.source_commit,
+            "parameters": dict(conversion.parameters),
+            "validation": [conversion.validation_digest, conversion.validation_samples],
+            "engines": {outcome.cell.engine_id: engine_evidence(outcome) for outcome in outcomes},
+        }
+    )
+
+
+def metrics(outcome: EngineOutcome) -> tuple[dict[str, float], int]:
+    """Metrics by name, and how many had no finite value and are left out."""
+    found: dict[str, float | None] = {}
+    if outcome.compared is not None:
+        for m in outcome.compared.comparison.measurements:
+            column = "" if m.column is None else f".{m.column}"
+            found[f"{m.output}{column}.{m.metric}"] = m.value
+        found |= _slice_metrics(outcome.compared.comparison.slices)
+        found["peak_memory_bytes"] = outcome.compared.peak_memory_bytes
+    if outcome.benchmark is not None:
+        found |= _benchmark_metrics(outcome.benchmark)
+    if outcome.verdict is not None and outcome.verdict.rules:
+        found["worst_margin"] = outcome.verdict.worst_rule.margin
+    defined = {safe_name(name): float(v) for name, v in found.items() if v is not None and isfinite(v)}
+    return defined, len(found) - len(defined)
+
+
+def _slice_metrics(slices: Sequence[SliceError]) -> dict[str, float | None]:
+    values = Counter((error.slice, error.output) for error in slices)
+    return {
+        f"slice.{error.slice}.{error.value}.{error.output}.mae": error.mae
+        for error in slices
+        if values[error.slice, error.output] <= MOST_SLICE_VALUES
+    }
+
+
+def _benchmark_metrics(benchmark: Benchmark) -> dict[str, float | None]:
+    found: dict[str, float | None] = {"engine_size_bytes": float(benchmark.engine_size_bytes)}
+    for prefix, latencies in (("", benchmark.engine), ("reference.", benchmark.reference)):
+        for latency in latencies:
+            found |= _latency_metrics(f"{prefix}latency.batch_{latency.batch}.", latency)
+            found[f"{prefix}latency.batch_{latency.batch}.throughput_per_s"] = latency.throughput_per_s
+            if latency.batch == benchmark.headline_batch:
+                found |= _latency_metrics(f"{prefix}latency.", latency)
+                found[f"{prefix}throughput_per_s"] = latency.throughput_per_s
+    for batch, speedup in benchmark.speedup.items():
+        found[f"speedup.batch_{batch}"] = speedup
+    if benchmark.headline_batch in benchmark.speedup:
+        found["speedup"] = benchmark.speedup[benchmark.headline_batch]
+    return found
+
+
+def _latency_metrics(prefix: str, latency: Latency) -> dict[str, float | None]:
+    return {
+        f"{prefix}p50_ms": latency.p50_ms,
+        f"{prefix}p90_ms": latency.p90_ms,
+        f"{prefix}p99_ms": latency.p99_ms,
+    }
+
+
+def engine_params(conversion: ConversionRecord, outcome: EngineOutcome) -> dict[str, str]:
+    """Parameters of an engine's run: what was asked for, and what built it."""
+    params = {"target": outcome.cell.target, "precision": outcome.cell.precision.value, **_dims(conversion.dims)}
+    if outcome.typed is not None:
+        params |= {f"recipe.{key}": value for key, value in outcome.typed.recipe.items()}
+    if outcome.engine is not None:
+        backend = outcome.engine.backend.model_dump(exclude_none=True)
+        params |= {f"backend.{key}": str(value) for key, value in backend.items()}
+        params |= {f"option.{key}": value for key, value in outcome.engine.options.items()}
+    return _fit(params, _LONGEST_PARAM)
+
+
+def conversion_params(conversion: ConversionRecord) -> dict[str, str]:
+    """Parameters of the parent run."""
+    return _fit({**conversion.parameters, **_dims(conversion.dims)}, _LONGEST_PARAM)
+
+
+def _dims(dims: Mapping[str, Dim]) -> dict[str, str]:
+    return {f"dims.{name}": f"min {dim.min}, opt {dim.opt}, max {dim.max}" for name, dim in dims.items()}
+
+
+def conversion_tags(conversion: ConversionRecord, evidence: str, note: str) -> dict[str, str]:
+    """Tags of the parent run; `note` is Markdown that MLflow's page shows as the run's description."""
+    own = {"enginegate.kind": "conversion", "enginegate.evidence": evidence, "mlflow.note.content": note}
+    return _fit({**conversion.tags, **_shared_tags(conversion), **own}, _LONGEST_TAG)
+
+
+def engine_tags(conversion: ConversionRecord, outcome: EngineOutcome, undefined: int, parent: str) -> dict[str, str]:
+    """Tags of an engine's run; `undefined` counts the metrics without a value, `parent` is the parent's run id."""
+    own = {
+        "enginegate.kind": "engine",
+        "enginegate.engine_id": outcome.cell.engine_id,
+        "enginegate.target": outcome.cell.target,
+        "enginegate.precision": outcome.cell.precision.value,
+        "enginegate.verdict": outcome.outcome.value,
+        "enginegate.undefined_metrics": str(undefined),
+        "enginegate.evidence": engine_evidence(outcome),
+        "mlflow.parentRunId": parent,
+        "mlflow.note.content": _engine_note(outcome),
+    }
+    if outcome.engine is not None:
+        own["enginegate.plan_digest"] = outcome.engine.plan.digest
+    if outcome.compared is not None and outcome.compared.comparison.worst:
+        # By this tag MLflow's page knows that a JSON file is a table.
+        own["mlflow.loggedArtifacts"] = json.dumps([{"path": WORST_SAMPLES, "type": "table"}])
+    return _fit({**conversion.tags, **_shared_tags(conversion), **own}, _LONGEST_TAG)
+
+
+def _shared_tags(conversion: ConversionRecord) -> dict[str, str]:
+    # MLflow's fluent API would fill these with the login name and the script's path.
+    tags = {"mlflow.source.name": "enginegate convert", "mlflow.source.type": "LOCAL", "mlflow.user": "enginegate"}
+    if conversion.source_commit is not None:
+        tags |= {"mlflow.source.git.commit": conversion.source_commit, "enginegate.commit": conversion.source_commit}
+    return {**tags, "enginegate.model": conversion.model, "enginegate.version": conversion.version}
+
+
+def _engine_note(outcome: EngineOutcome) -> str:
+    lines = [f"**{outcome.outcome.value}**"]
+    if outcome.reason:
+        lines.append(outcome.reason)
+    if outcome.verdict is not None:
+        lines += [f"- {rule.outcome.value}: {rule.sentence}" for rule in outcome.verdict.rules]
+        lines += [f"- defect: {defect}" for defect in outcome.verdict.defects]
+    return "\n".join(lines)
+
+
+def safe_name(name: str) -> str:
+    """A name that MLflow takes for a metric, a parameter or a file; one that had to be changed keeps its own digest.
+
+    >>> safe_name("slice.level.4.score.mae")
+    'slice.level.4.score.mae'
+    >>> safe_name("slice.level.A/B.score.mae")
+    'slice.level.A_B.score.mae-abb4f1'
+    """
+    safe = _UNNAMEABLE.sub("_", name)
+    if safe == name and len(name) <= _LONGEST_NAME:
+        return name
+    digest = digest_json(name).removeprefix("sha256:")[:6]
+    return f"{safe[: _LONGEST_NAME - 7]}-{digest}"
+
+
+@cache
+def _roots() -> frozenset[str]:
+    return _USUAL_ROOTS | {path.name for path in Path("/").iterdir()}
+
+
+def without_host_paths(text: str) -> str:
+    """Cut absolute paths down to `…/` and their last part. `/encoder/MatMul`, a node of a graph, stays as it is.
+
+    >>> without_host_paths("could not load '/home/ann/tmp1/model.onnx' (node /encoder/MatMul)")
+    "could not load '…/model.onnx' (node /encoder/MatMul)"
+    """
+    return _PATH.sub(lambda found: f"…/{found[2]}" if found[1] in _roots() else found[0], text)
+
+
+def scrub(value: Any) -> Any:
+    """JSON values with every text freed of host paths."""
+    if isinstance(value, str):
+        return without_host_paths(value)
+    if isinstance(value, dict):
+        return {key: scrub(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [scrub(item) for item in value]
+    return value
+
+
+def _fit(values: Mapping[str, str], longest: int) -> dict[str, str]:
+    fitted = {}
+    for name, value in values.items():
+        text = without_host_paths(value)
+        fitted[safe_name(name)] = text if len(text) <= longest else f"{text[: longest - 1]}…"
+    return fitted

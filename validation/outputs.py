@@ -1,0 +1,46 @@
+"""What kind of numbers a model's output holds, which decides what can be measured on it."""
+
+from dataclasses import dataclass
+from enum import Enum
+from math import isfinite
+
+
+class OutputKind(str, Enum):
+    """The meaning of an output's numbers; the first axis is always the samples."""
+
+    SCORE = "score"
+    """One number per sample, or a few columns of them, `[n]` or `[n, columns]`; every column is judged on its own."""
+    LOGITS = "logits"
+    """Unnormalised log-probabilities over the last axis; `[n]` or `[n, 1]` is the logit of one of two classes."""
+    PROBABILITIES = "probabilities"
+    """Probabilities over the last axis; `[n]` or `[n, 1]` is the probability of one of two classes."""
+    EMBEDDING = "embedding"
+    """A vector per sample (or per position) whose direction and length carry the meaning."""
+    TENSOR = "tensor"
+    """Any other numeric array."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputSpec:
+    """One output: its kind and, where declared, the closed interval `[low, high]` that its values live in.
+
+    Raises:
+        ValueError: when only one of `low` and `high` is given, or they are not finite and in order.
+    """
+
+    kind: OutputKind
+    low: float | None = None
+    high: float | None = None
+
+    def __post_init__(self) -> None:
+        if (self.low is None) != (self.high is None):
+            raise ValueError("range: one end is missing; give both low and high, or neither")
+        if self.low is None or self.high is None:
+            return
+        if not (isfinite(self.low) and isfinite(self.high) and self.low < self.high):
+            raise ValueError(f"range: [{self.low}, {self.high}] is no interval; give two finite numbers, low < high")
+
+    @property
+    def span(self) -> float | None:
+        """`high - low`, in the output's own unit, or None where no range is declared."""
+        return None if self.low is None or self.high is None else self.high - self.low
