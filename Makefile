@@ -22,7 +22,7 @@ demo: $(INSTALLED)  ## convert the essay scorer to FP16 and INT8 engines, judge 
 	$(BIN)/enginegate engines
 
 test: $(INSTALLED)  ## run every test
-	$(BIN)/pytest --numprocesses auto
+	$(BIN)/pytest --numprocesses auto --dist loadfile
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check $(SOURCES)

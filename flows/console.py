@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from rich.console import Console
@@ -12,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tasks.errors import EnginegateError
+from tasks.memo import Remembered
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -28,6 +30,15 @@ DIGEST_CHARACTERS = 19
 UNDECODABLE_WIDTH = 100
 
 
+@dataclass(frozen=True)
+class Step:
+    """A step that was done, for the JSON document."""
+
+    name: str
+    cached: bool
+    seconds: float
+
+
 class Reporter:
     """Writes for people: to standard output, or to standard error when that belongs to a JSON document."""
 
@@ -35,7 +46,7 @@ class Reporter:
         stream = sys.stderr if to_stderr else sys.stdout
         width = None if stream.isatty() else UNDECODABLE_WIDTH + 60
         self._console = Console(file=stream, highlight=False, width=width, soft_wrap=True)
-        self.stage_seconds = 0.0
+        self.steps: list[Step] = []
 
     def say(self, text: str = "") -> None:
         """Print a line as it is."""
@@ -62,9 +73,10 @@ class Reporter:
         except EnginegateError as error:
             self._line(FAILED, name, str(error).partition("\n")[0], time.perf_counter() - started)
             raise
-        finally:
-            self.stage_seconds += time.perf_counter() - started
-        self._line(PASSED, name, describe(result), time.perf_counter() - started)
+        cached = isinstance(result, Remembered) and result.cached
+        detail = describe(result) + (" (cached)" if cached else "")
+        self.steps.append(Step(name, cached, time.perf_counter() - started))
+        self._line(PASSED, name, detail, self.steps[-1].seconds)
         return result
 
     def verdict(self, outcome: EngineOutcome) -> None:

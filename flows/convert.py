@@ -65,12 +65,10 @@ def _stage(
     **options: Arguments.kwargs,
 ) -> Result:
     """Run a cached stage under the reporter, and return its result."""
-
-    def told(remembered: Remembered[Result]) -> str:
-        return describe(remembered.result) + (" (cached)" if remembered.cached else "")
-
     return session.reporter.step(
-        name, lambda progress: stage(session.bench(progress), *arguments, **options), told
+        name,
+        lambda progress: stage(session.bench(progress), *arguments, **options),
+        lambda remembered: describe(remembered.result),
     ).result
 
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import shutil
 import subprocess
-import urllib.error
 import urllib.request
 import uuid
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import urlsplit, urlunsplit
 
 if TYPE_CHECKING:
     from flows.settings import Settings
@@ -100,7 +100,7 @@ def _answers(name: str, url: str, *, shown: str) -> Check:
         # The caller saw to http or https.
         with urllib.request.urlopen(url, timeout=TIMEOUT_S):  # noqa: S310
             return Check(name, ok=True, needed=True, detail=f"{shown} answers")
-    except (urllib.error.URLError, OSError, ValueError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
         return Check(
             name, ok=False, needed=True, detail=f"{shown} does not answer ({reason}); start it or correct its address"
@@ -109,17 +109,16 @@ def _answers(name: str, url: str, *, shown: str) -> Check:
 
 def without_credentials(uri: str) -> str:
     """An address without user name, password and query."""
-    parts = urlsplit(uri)
-    host = parts.hostname or ""
-    return f"{parts.scheme}://{host}{f':{parts.port}' if parts.port else ''}{parts.path}"
+    try:
+        parts = urlsplit(uri)
+    except ValueError:
+        return "an address that is none"
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
 def _folder(name: str, folder: Path, *, shown: str | None = None) -> Check:
-    existing = folder
-    while not existing.exists():
-        existing = existing.parent
-    probe = existing / f".enginegate-{uuid.uuid4().hex}"
     try:
+        probe = _nearest_existing(folder) / f".enginegate-{uuid.uuid4().hex}"
         probe.touch()
         probe.unlink()
     except OSError as error:
@@ -130,10 +129,15 @@ def _folder(name: str, folder: Path, *, shown: str | None = None) -> Check:
     return Check(name, ok=True, needed=True, detail=f"{shown or folder}{state}")
 
 
+def _nearest_existing(folder: Path) -> Path:
+    return next(path for path in (folder, *folder.parents) if path.exists())
+
+
 def _disk(folder: Path) -> Check:
-    while not folder.exists():
-        folder = folder.parent
-    free_gb = shutil.disk_usage(folder).free / 1e9
+    try:
+        free_gb = shutil.disk_usage(_nearest_existing(folder)).free / 1e9
+    except OSError as error:
+        return Check("disk", ok=False, needed=True, detail=f"{folder} cannot be read ({error.strerror})")
     enough = free_gb >= MINIMUM_FREE_GB
     remedy = "" if enough else f"; a conversion wants {MINIMUM_FREE_GB:g} GB, so free some or move ENGINEGATE_HOME"
     return Check("disk", ok=enough, needed=True, detail=f"{free_gb:.1f} GB free{remedy}")

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from tasks.model_directory import ModelDirectory
 
 VERSION_DIGITS = 12
+OF_ANOTHER_REPOSITORY = frozenset({"GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_PREFIX"})
 # An engine made by another release of one of these is another engine, and so another version.
 TOOLCHAIN = (
     "enginegate", "torch", "onnx", "onnxscript", "onnxslim", "onnxruntime", "onnxconverter-common", "nvidia-modelopt",
@@ -84,6 +85,7 @@ def version_of(directory: ModelDirectory) -> str:
     files = [directory.weights, directory.policy_file, *directory.validation, *directory.calibration]
     content = {
         "spec": directory.spec.model_dump(mode="json"),
+        "outputs": list(directory.spec.outputs),  # their order names what the module returns
         "source": directory.source_files(),
         "files": [digest_file(path)[0] if path else None for path in files],
         "toolchain": {name: _installed(name) for name in TOOLCHAIN},
@@ -103,14 +105,18 @@ def source_commit(root: Path) -> str | None:
     commit = _git(root, "rev-parse", "--verify", "HEAD")
     if commit is None:
         return None
-    changes = _git(root, "status", "--porcelain", "--", ".")
+    # A repository's own configuration could name programs to run (fsmonitor, hooks, filters): none of them are.
+    filters = _git(root, "config", "--local", "--includes", "--name-only", "--get-regexp", r"^filter\.") or ""
+    disarmed = [argument for name in filters.splitlines() for argument in ("-c", f"{name}=")]
+    changes = _git(root, *disarmed, "status", "--porcelain", "--", ".")
     return commit if changes == "" else f"{commit}-dirty"
 
 
 def _git(root: Path, *arguments: str) -> str | None:
-    # A repository's own configuration could name programs to run (fsmonitor, hooks): none of them are.
     command = ["git", "-C", str(root), "-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null", *arguments]
-    environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
+    # Inside a git hook these name the hook's repository, which need not be the model's.
+    inherited = {name: value for name, value in os.environ.items() if name not in OF_ANOTHER_REPOSITORY}
+    environment = {**inherited, "GIT_OPTIONAL_LOCKS": "0"}
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=60)
     except (FileNotFoundError, subprocess.TimeoutExpired):

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,7 @@ from tasks.child import die_with
 from tasks.errors import EnginegateError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 HOST = "127.0.0.1"
 START_LIMIT_S = 120.0
@@ -40,14 +41,16 @@ def set_prefect_defaults() -> None:
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
 
 
-def start_prefect_api(log: Path) -> Callable[[], None]:
-    """Start a temporary server, unless one is configured; return what waits until it answers.
+@contextmanager
+def prefect_api(log: Path) -> Iterator[Callable[[], None]]:
+    """Start a temporary server, unless one is configured, for the flows run inside; yield what waits for its answer.
 
     The server's output goes to the file `log`. It is stopped when this process exits, after Prefect has flushed.
     """
     set_prefect_defaults()
     if os.environ.get("PREFECT_API_URL") or _profile_names_a_server():
-        return lambda: None
+        yield lambda: None
+        return
     port = _free_port()
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as output:
@@ -60,7 +63,13 @@ def start_prefect_api(log: Path) -> Callable[[], None]:
         )
     atexit.register(_stop, process)
     os.environ["PREFECT_API_URL"] = f"http://{HOST}:{port}/api"
-    return lambda: _wait(process, port, log)
+
+    from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings  # noqa: PLC0415
+
+    # A heartbeat tells a server that outlives the flow that the flow has died. This one does not outlive it, and
+    # waiting for the heartbeat's thread costs a second at the end of every flow.
+    with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+        yield lambda: _wait(process, port, log)
 
 
 def _profile_names_a_server() -> bool:

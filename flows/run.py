@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from flows.planning import plan_conversion
-from flows.prefect_api import start_prefect_api
+from flows.prefect_api import prefect_api
 from flows.session import Session, use_session
 from tasks.data import ingest
 from tasks.errors import InputError
@@ -45,20 +46,20 @@ def run_conversion(
     plan = plan_conversion(read_model_directory(directory), targets=targets, precisions=precisions, only=only)
     _refuse_other_targets(plan)
     _check_data(session, plan)
-    wait_for_prefect = start_prefect_api(session.settings.home.resolve() / "prefect-server.log")
     session.reporter.plan(plan)
+    with prefect_api(session.settings.home.resolve() / "prefect-server.log") as wait_until_it_answers:
+        from flows.convert import convert_model  # noqa: PLC0415 - Prefect reads its settings when it is imported
 
-    from flows.convert import convert_model  # noqa: PLC0415 - imports Prefect, whose settings must be set before
-
-    wait_for_prefect()
-    with use_session(session):
-        outcomes = convert_model(str(directory), list(targets) or None, list(precisions) or None, only)
+        wait_until_it_answers()
+        with use_session(session):
+            outcomes = convert_model(str(directory), list(targets) or None, list(precisions) or None, only)
     registered = {manifest.engine_id for manifest in session.registry.list_engines()}
     session.reporter.engines(outcomes, registered)
     document = {
         "model": plan.directory.spec.name,
         "version": plan.version,
         "source_commit": plan.source_commit,
+        "steps": [asdict(step) for step in session.reporter.steps],
         "engines": [_summary(outcome, registered) for outcome in outcomes],
     }
     return document, _exit_code(outcomes)

@@ -46,7 +46,7 @@ class Session:
 
     def bench(self, on_progress: Callable[[int, int], None]) -> Workbench:
         """What a stage needs, with its progress shown through `on_progress`."""
-        return Workbench(self.store, self.settings.time_limit_s, on_progress)
+        return Workbench(self.store, self.settings.time_limit_s, self.settings.benchmark_s, on_progress)
 
 
 _CURRENT: ContextVar[Session | None] = ContextVar("session", default=None)

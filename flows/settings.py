@@ -13,14 +13,19 @@ from tasks.errors import InputError
 
 
 class Settings(BaseSettings):
-    """ENGINEGATE_HOME, ENGINEGATE_STORE, ENGINEGATE_REGISTRY, ENGINEGATE_TIME_LIMIT_S, and MLflow's own variable."""
+    """What ENGINEGATE_HOME, _STORE, _REGISTRY, _TIME_LIMIT_S and _BENCHMARK_S say; and MLflow's own variable.
 
-    model_config = SettingsConfigDict(env_prefix="ENGINEGATE_", frozen=True)
+    `time_limit_s` is the longest time of a child process, `benchmark_s` the time for which an engine, and as long
+    again its reference, is called at one batch size.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="ENGINEGATE_", env_ignore_empty=True, frozen=True)
 
     home: Path = Path(".enginegate")
     store: Path | None = None
     registry: Path | None = None
-    time_limit_s: Annotated[float, Field(gt=0)] = 1800.0
+    time_limit_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1800.0
+    benchmark_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 3.0
 
     @property
     def store_path(self) -> Path:

@@ -34,8 +34,7 @@ if TYPE_CHECKING:
 
 RECIPE = 1
 ROUNDS = 12
-TURN_SECONDS = 0.25
-WARM_UP_SECONDS = 0.5
+WARM_UP_SHARE = 0.2
 LEAST_CALLS = 2
 
 
@@ -68,17 +67,16 @@ def benchmark_engine(
     Raises:
         StageError: the engine or the reference crashed.
     """
-    with_reference = importlib.util.find_spec("torch") is not None
-    source = module_key(directory)
+    source = module_key(directory) if importlib.util.find_spec("torch") is not None else None
     key: dict[str, object] = {
         "recipe": RECIPE,
         "plan": engine.plan.digest,
         "backend": backend_for(cell.target).identity().model_dump(),
-        "reference": source if with_reference else None,
+        "reference": source,
         "data": data.inputs.digest,
         "dims": {name: dim.model_dump() for name, dim in directory.spec.dims.items()},
         "rounds": ROUNDS,
-        "turn_seconds": TURN_SECONDS,
+        "seconds": bench.benchmark_s,
     }
 
     def produce() -> Benchmark:
@@ -87,7 +85,7 @@ def benchmark_engine(
             plan = str(bench.store.fetch(engine.plan, folder / "plan"))
             base: dict[str, Any] = {"data": samples, "inputs": directory.spec.inputs, "extents": {}, "seconds": 0.0}
             sides = [Turn(target=cell.target, plan=plan, **base)]
-            if with_reference:
+            if source is not None:
                 (folder / "reference").mkdir()
                 sides.append(Turn(module=lay_out(directory, folder / "reference", source), **base))
             rounds = _take_turns(bench, folder, sides, directory.spec.dims, directory.spec.batch_dim)
@@ -117,10 +115,10 @@ def _take_turns(bench: Workbench, folder: Path, sides: Sequence[Turn], dims: dic
                 return children[side].ask(request, TurnReply, time_limit_s=bench.time_limit_s).latencies_ms
 
             for side in range(len(sides)):
-                turn(side, WARM_UP_SECONDS)
+                turn(side, bench.benchmark_s * WARM_UP_SHARE)
             rounds[size] = []
             for number in range(ROUNDS):
-                rounds[size].append([turn(side, TURN_SECONDS) for side in range(len(sides))])
+                rounds[size].append([turn(side, bench.benchmark_s / ROUNDS) for side in range(len(sides))])
                 bench.on_progress(position * ROUNDS + number + 1, len(sizes) * ROUNDS)
     return rounds
 

@@ -134,12 +134,18 @@ def run_shard(engine: Engine, shard: Arrays, batch: Dim) -> Arrays:
     """
     parts: dict[str, list[np.ndarray[Any, Any]]] = {}
     for feeds, real in split_batches(shard, batch):
+        fed = len(next(iter(feeds.values())))
         for name, array in engine.run(feeds).items():
-            parts.setdefault(name, []).append(np.atleast_1d(array)[:real])
+            parts.setdefault(name, []).append(_without_filling(array, fed, real))
     try:
         return {name: np.concatenate(arrays) for name, arrays in parts.items()}
     except ValueError as error:
         raise StageError(f"the engine's outputs cannot be joined over batches: {error}") from None
+
+
+def _without_filling(array: np.ndarray[Any, Any], fed: int, real: int) -> np.ndarray[Any, Any]:
+    # An output that has not one row for each sample stays as it is: cut to length, it would pass for a right one.
+    return array[:real] if array.ndim and len(array) == fed else array
 
 
 def peak_memory_bytes() -> int:

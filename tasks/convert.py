@@ -133,7 +133,7 @@ class _Conversion:
         if self.precision is Precision.FP32:
             return self._untouched("the exported model is FP32")
         with self.bench.store.scratch() as folder:
-            onnx = onnx_files.find_model(self.bench.store.fetch(self.exported.onnx, folder / "onnx"))
+            onnx = onnx_files.fetched_model(self.bench.store.fetch(self.exported.onnx, folder / "onnx"))
             if self.precision is Precision.INT8 and onnx_files.holds_quantization(onnx):
                 return self._untouched("the model was quantized in training: it already holds Q/DQ nodes")
             if self.calibration is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import zipfile
+import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,8 @@ RECIPE = 1
 SHARD_BYTES = 16 << 20
 SHARD_SAMPLES = 1024
 FIRST_INDICES = 5
+# What numpy and the zip format raise on a damaged file.
+UNREADABLE = (OSError, ValueError, EOFError, MemoryError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
 def ingest(bench: Workbench, spec: ModelSpec, files: Sequence[Path], field: str) -> Remembered[DataArtifact]:
@@ -82,9 +85,12 @@ def load_arrays(path: Path) -> Arrays:
         InputError: naming the file, and the array where one is at fault.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        content = np.load(path, allow_pickle=False)
+        if isinstance(content, np.ndarray):
+            raise zipfile.BadZipFile("it holds one array without a name")
+        with content as archive:
             return {name: _load_array(archive, name, path.name) for name in archive.files}
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
+    except UNREADABLE as error:
         raise InputError(f"{path.name}: is no readable .npz file ({error}); write it with numpy.savez") from None
 
 
@@ -140,6 +146,10 @@ class _Checker:
         declared = self.spec.inputs[name]
         if array.dtype.name != declared.dtype:
             raise self._error(f"{name} is {array.dtype.name}, model.yaml says {declared.dtype}; convert one of them")
+        if not array.dtype.isnative:
+            raise self._error(
+                f"{name} has the byte order of another machine; convert it with .astype('{declared.dtype}')"
+            )
         if array.ndim != len(declared.shape):
             raise self._error(
                 f"{name} has {array.ndim} axes {array.shape}, model.yaml says {len(declared.shape)}:"
@@ -169,7 +179,7 @@ class _Checker:
             )
 
     def _check_finite(self, name: str, array: np.ndarray[Any, Any]) -> None:
-        bad = np.flatnonzero(~np.isfinite(array).reshape(len(array), -1).all(axis=1))
+        bad = np.flatnonzero(~np.isfinite(array).all(axis=tuple(range(1, array.ndim))))
         if len(bad):
             first = ", ".join(map(str, bad[:FIRST_INDICES]))
             raise self._error(f"{name} holds NaN or Inf in {len(bad)} samples (first: {first}); remove or mend them")

@@ -38,6 +38,10 @@ def judge_files(reference: Path, candidate: Path, policy_file: Path) -> tuple[Co
     content = read_yaml(policy_file)
     try:
         outputs = outputs_from_mapping(content, origin=policy_file.name)
+        if not outputs:
+            raise InputError(
+                f"{policy_file.name}: outputs: missing; declare each output, like `score: {{kind: score}}`"
+            )
         policy = policy_from_mapping(content, outputs, origin=policy_file.name)
     except PolicyError as error:
         raise InputError(str(error)) from None

@@ -59,7 +59,7 @@ class ModelDirectory:
             relative = path.relative_to(self.root)
             if any(part.startswith(".") or part == "__pycache__" for part in relative.parts):
                 continue
-            inside(self.root, str(relative), SPEC_FILE)
+            inside(self.root, str(relative), "source", folder_too=True)
             if path.is_file() and path not in others:
                 files[relative.as_posix()] = digest_file(path)[0]
         return files
@@ -122,13 +122,17 @@ def _calibration_files(root: Path, spec: ModelSpec) -> tuple[Path, ...]:
 
 def inside(root: Path, relative: str, field: str, *, folder_too: bool = False) -> Path:
     """Resolve a path of model.yaml, which must exist and, links followed, lie inside `root`."""
-    path = (root / relative).resolve()
+    try:
+        path = (root / relative).resolve()
+        found = path.exists() and (folder_too or path.is_file())
+    except (OSError, RuntimeError, ValueError) as error:  # a link to itself, a name too long, a NUL in it
+        raise InputError(f"{SPEC_FILE}: {field}: {relative!r} cannot be a path ({error}); correct it") from None
     if Path(relative).is_absolute() or not path.is_relative_to(root):
         raise InputError(
             f"{SPEC_FILE}: {field}: {relative} leaves the model directory; copy the file into it, so that the"
             " directory alone says what the model is"
         )
-    if not path.exists() or (field != SPEC_FILE and not folder_too and not path.is_file()):
+    if not found:
         raise InputError(f"{SPEC_FILE}: {field}: {relative} is no file; correct the path (relative to the directory)")
     return path
 
@@ -173,7 +177,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)  # noqa: S506
     except InputError as error:
         raise InputError(f"{path.name}: {error}") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, TypeError) as error:
+    except (OSError, yaml.YAMLError, TypeError, ValueError, RecursionError) as error:
         raise InputError(f"{path.name}: cannot be read as YAML: {error}") from None
     if not isinstance(content, dict):
         raise InputError(f"{path.name}: must hold keys and values, not {type(content).__name__}")

@@ -33,6 +33,7 @@ def open_session(path: Path) -> ort.InferenceSession:
     check_external_data(path)
     options = ort.SessionOptions()
     options.log_severity_level = LOG_ERRORS_ONLY
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # other work shares this machine
     return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from typing import TYPE_CHECKING
 
 import onnx
@@ -26,10 +27,24 @@ QUANTIZING = {"QuantizeLinear", "DequantizeLinear"}
 
 
 def find_model(folder: Path) -> Path:
-    """The ONNX file of a folder that an artifact was laid into, checked by `check_external_data`."""
+    """The ONNX file of a folder, checked by `check_external_data`."""
     path = next(folder.glob("*.onnx"))
     check_external_data(path)
     return path
+
+
+def fetched_model(folder: Path) -> Path:
+    """The ONNX file of a folder that the store has laid out.
+
+    A store may hand out hard links, and the onnx package takes weights with a second link for an attack: they are
+    copied. (ONNX Runtime and TensorRT read them as they are.)
+    """
+    for weights in folder.glob("*.data"):
+        if weights.stat().st_nlink > 1:
+            copy = weights.with_suffix(".copy")
+            shutil.copyfile(weights, copy)
+            copy.replace(weights)
+    return find_model(folder)
 
 
 def check_external_data(path: Path) -> None:
@@ -71,7 +86,10 @@ def read_model(path: Path) -> onnx.ModelProto:
 
 
 def write_model(model: onnx.ModelProto, folder: Path, *, external_bytes: int = EXTERNAL_DATA_BYTES) -> Path:
-    """Write `model` into `folder` without host paths; from `external_bytes` of weights on, they get their own file."""
+    """Write `model` into `folder` without host paths; from `external_bytes` of weights on, they get their own file.
+
+    `model` is changed, and loses weights that went to that file: read it again to go on with it.
+    """
     strip_host_traces(model)
     path = folder / MODEL_FILE
     external = weight_bytes(model) >= external_bytes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from enum import Enum
+from pathlib import PurePosixPath
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -14,7 +15,8 @@ from validation.outputs import OutputKind, OutputSpec
 from validation.policy import Policy
 from validation.verdict import Outcome, Verdict
 
-Name = Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", max_length=64)]
+NAME_LENGTH = 64
+Name = Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", max_length=NAME_LENGTH)]
 ArrayName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=64)]
 Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
 Dtype = Literal["float32", "float16", "float64", "int64", "int32", "int16", "int8", "uint8", "bool"]
@@ -148,7 +150,7 @@ class ModelSpec(Declared):
     @classmethod
     def _known_targets(cls, values: tuple[str, ...]) -> tuple[str, ...]:
         for value in values:
-            if not TARGET.match(value):
+            if not TARGET.fullmatch(value):
                 raise ValueError(
                     f"{value!r} is no target; choose from {', '.join(TARGETS)}, or a MIG slice like a100-mig-1g.5gb"
                 )
@@ -207,8 +209,8 @@ class Cell(Frozen):
     @classmethod
     def parse(cls, engine_id: str) -> Cell:
         """Read an engine id; raise InputError when it is none."""
-        match = ENGINE_ID.match(engine_id)
-        if match is None:
+        match = ENGINE_ID.fullmatch(engine_id)
+        if match is None or len(match["model"]) > NAME_LENGTH:
             raise InputError(
                 f"{engine_id!r} is no engine id; it reads model-target-precision@version,"
                 " like essay-scorer-cpu-int8@0123456789ab (see `enginegate engines`)"
@@ -222,6 +224,14 @@ class ArtifactFile(Frozen):
     path: str
     digest: Digest
     size_bytes: Annotated[int, Field(ge=0)]
+
+    @field_validator("path")
+    @classmethod
+    def _stays_inside(cls, value: str) -> str:
+        path = PurePosixPath(value)
+        if path.is_absolute() or ".." in path.parts or not path.parts:
+            raise ValueError(f"{value!r} leaves the artifact; give a path inside it")
+        return value
 
 
 class Artifact(Frozen):

@@ -120,11 +120,12 @@ def _trace_dynamo(
     module: PositionalModule, request: ExportRequest, arguments: tuple[torch.Tensor, ...], path: Path
 ) -> str:
     """Trace with dimensions bounded by name; where torch finds them related, let it say how (the check then tells)."""
-    named = {name: torch.export.Dim(name, min=dim.min, max=dim.max) for name, dim in request.dims.items()}
+    free = {name: dim for name, dim in request.dims.items() if name not in fixed_dims(request.dims)}
+    named = {name: torch.export.Dim(name, min=dim.min, max=dim.max) for name, dim in free.items()}
     try:
         _save_dynamo(module, request, arguments, path, named)
     except Exception:  # noqa: BLE001 - torch raises many classes here; the second try reports whatever is left
-        automatic = dict.fromkeys(request.dims, torch.export.Dim.AUTO)
+        automatic = dict.fromkeys(free, torch.export.Dim.AUTO)
         _save_dynamo(module, request, arguments, path, automatic)
         return AUTOMATIC
     return NAMED

@@ -15,8 +15,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Workbench:
-    """The surroundings of a stage. `time_limit_s` holds for each child process; `on_progress` takes (done, total)."""
+    """The surroundings of a stage.
+
+    `time_limit_s` holds for each child process, `benchmark_s` for the calls of one side at one batch size;
+    `on_progress` takes (done, total).
+    """
 
     store: ArtifactStore
     time_limit_s: float = 1800.0
+    benchmark_s: float = 3.0
     on_progress: Callable[[int, int], None] = ignore_progress

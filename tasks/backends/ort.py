@@ -40,7 +40,7 @@ class OnnxRuntimeEngine:
     def __init__(self, plan: Path) -> None:
         try:
             self._session = ort.InferenceSession(str(plan / PLAN_FILE), session_options(), providers=PROVIDERS)
-        except Exception as error:  # ONNX Runtime's errors share no base class but this one
+        except Exception as error:  # noqa: BLE001 - ONNX Runtime's errors share no base class but this one
             raise StageError(f"ONNX Runtime cannot load the engine: {error}") from None
         self._outputs = [output.name for output in self._session.get_outputs()]
 
@@ -73,7 +73,7 @@ class OnnxRuntimeBackend:
             options.add_session_config_entry("session.optimized_model_external_initializers_file_name", WEIGHTS_FILE)
         try:
             ort.InferenceSession(str(onnx), options, providers=PROVIDERS)
-        except Exception as error:  # ONNX Runtime's errors share no base class but this one
+        except Exception as error:  # noqa: BLE001 - ONNX Runtime's errors share no base class but this one
             raise StageError(f"ONNX Runtime cannot build an engine from the converted model: {error}") from None
 
     def load(self, plan: Path) -> OnnxRuntimeEngine:

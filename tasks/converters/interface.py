@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 # ModelOpt take each layer for a matrix-vector product, which it leaves in float.
 CALIBRATION_BATCH = 4
 PERCENTILE = 99.999
-HISTOGRAM_BINS = 2048
+HISTOGRAM_BINS = 1024
 QUANTIZED_BINS = 128
 
 

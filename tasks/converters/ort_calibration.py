@@ -19,6 +19,7 @@ from onnxruntime.quantization.calibrate import (
 )
 
 from tasks.converters.interface import HISTOGRAM_BINS, PERCENTILE, QUANTIZED_BINS
+from tasks.onnx_files import WEIGHTS_FILE
 from tasks.specs import CalibrationMethod
 
 if TYPE_CHECKING:
@@ -30,20 +31,17 @@ if TYPE_CHECKING:
 
 def find_ranges(model: Path, activations: tuple[str, ...], method: CalibrationMethod, reader: CalibrationReader) -> Any:
     """Return ONNX Runtime's TensorsData: a range for each of `activations`."""
-    extremes = _run(
-        MinMaxCalibrater(model, augmented_model_path=str(model.with_name("extremes.onnx"))), activations, reader
+    external = (model.parent / WEIGHTS_FILE).exists()
+    minmax = MinMaxCalibrater(
+        model, augmented_model_path=str(model.with_name("extremes.onnx")), use_external_data_format=external
     )
+    extremes = _run(minmax, activations, reader)
     if method is CalibrationMethod.MINMAX:
         return extremes
-    path = str(model.with_name("histograms.onnx"))
-    if method is CalibrationMethod.ENTROPY:
-        calibrator = EntropyCalibrater(
-            model, augmented_model_path=path, num_bins=HISTOGRAM_BINS, num_quantized_bins=QUANTIZED_BINS
-        )
-    else:
-        calibrator = PercentileCalibrater(
-            model, augmented_model_path=path, num_bins=HISTOGRAM_BINS, percentile=PERCENTILE
-        )
+    kind = EntropyCalibrater if method is CalibrationMethod.ENTROPY else PercentileCalibrater
+    calibrator = kind(
+        model, augmented_model_path=str(model.with_name("histograms.onnx")), use_external_data_format=external
+    )
     calibrator.collector = _empty_histograms(calibrator, extremes)
     reader.rewind()
     return _run(calibrator, activations, reader)
@@ -59,7 +57,7 @@ def _empty_histograms(calibrator: Any, extremes: Any) -> Any:
         scenario="same",
     )
     for name, found in extremes.items():
-        low, high = (np.float32(value) for value in found.range_value)
+        low, high = (np.float32(np.asarray(value).item()) for value in found.range_value)
         threshold = np.maximum(np.abs(low), np.abs(high))
         edges = np.linspace(-threshold, threshold, HISTOGRAM_BINS + 1, dtype=np.float32)
         collector.histogram_dict[name] = (np.zeros(HISTOGRAM_BINS, np.int64), edges, low, high, threshold)

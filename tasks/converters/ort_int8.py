@@ -85,4 +85,4 @@ def _prepare(request: ConvertRequest) -> tuple[onnx.ModelProto, Plan, Path]:
     prepared = request.folder.parent / "prepared"
     prepared.mkdir()
     path = write_model(model, prepared, external_bytes=request.external_bytes)
-    return model, plan, path
+    return read_model(path), plan, path

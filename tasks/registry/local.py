@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-# Two manifests that differ in these alone describe the same engine.
-CIRCUMSTANCES = {"created_at", "mlflow_run"}
+# Two manifests that differ in these alone describe the same engine; a benchmark taken again never gives the same times,
+# and a commit elsewhere in the repository leaves the version as it is.
+CIRCUMSTANCES = {"created_at", "mlflow_run", "benchmark", "source_commit"}
 
 
 class LocalRegistry:
@@ -36,22 +37,25 @@ class LocalRegistry:
 
     def publish(self, manifest: EngineManifest, folders: Mapping[str, Path]) -> bool:
         """Copy the files in, then write the manifest; see the interface."""
-        if manifest.verdict.outcome is not Outcome.PASS:
-            raise RefusedError(
-                f"{manifest.engine_id}: its verdict is {manifest.verdict.outcome.value};"
-                " only engines that pass are registered"
-            )
+        faults = find_contradictions(manifest)
+        if faults:
+            raise RefusedError(f"{manifest.engine_id} is not registered: {'; '.join(faults)}")
         path = self._manifest_path(manifest.cell)
-        if path.exists():
-            return self._same_or_refuse(manifest)
+        registered = path.exists()
+        if registered:
+            self._same_or_refuse(manifest)
         for artifact in artifacts_of(manifest).values():
-            self._take(artifact, folders[artifact.digest])
+            if any(self._blobs.check(file) for file in artifact.files):  # also mends what was damaged since
+                self._take(artifact, folders[artifact.digest])
+        if registered:
+            return False
         content = manifest.model_dump(mode="json")
         try:
             envelope = canonical_json({"digest": digest_json(content), "manifest": content})
             self._scratch.write(path, envelope, replace=False)
         except FileExistsError:
-            return self._same_or_refuse(manifest)
+            self._same_or_refuse(manifest)
+            return False
         return True
 
     def _take(self, artifact: Artifact, folder: Path) -> None:
@@ -64,7 +68,7 @@ class LocalRegistry:
                 if taken != file:
                     raise RefusedError(f"{file.path} should be {file.digest} but is {taken.digest}; convert again")
 
-    def _same_or_refuse(self, manifest: EngineManifest) -> bool:
+    def _same_or_refuse(self, manifest: EngineManifest) -> None:
         known = self.read_manifest(manifest.cell).model_dump(mode="json", exclude=CIRCUMSTANCES)
         new = manifest.model_dump(mode="json", exclude=CIRCUMSTANCES)
         differing = sorted(field for field in new if new[field] != known[field])
@@ -73,7 +77,6 @@ class LocalRegistry:
                 f"{manifest.engine_id} is registered already with other content ({', '.join(differing)} differ);"
                 " a registered engine never changes: convert a new version of the model, or keep the registered one"
             )
-        return False
 
     def _cells(self) -> list[Cell]:
         cells = []
@@ -92,11 +95,14 @@ class LocalRegistry:
         try:
             envelope = json.loads(path.read_bytes())
             manifest = EngineManifest.model_validate(envelope["manifest"])
+            unchanged = digest_json(envelope["manifest"]) == envelope.get("digest")
         except FileNotFoundError:
             raise InputError(f"{cell.engine_id} is not registered; `enginegate engines` lists what is") from None
         except (ValueError, KeyError, TypeError, ValidationError):
-            raise RefusedError(f"{cell.engine_id}: its manifest is damaged; convert the model again") from None
-        if digest_json(envelope["manifest"]) != envelope.get("digest") or manifest.cell != cell:
+            raise RefusedError(
+                f"{cell.engine_id}: its manifest is damaged; remove {path} and convert the model again"
+            ) from None
+        if not unchanged or manifest.cell != cell:
             raise RefusedError(f"{cell.engine_id}: its manifest was changed after it was registered; do not use it")
         return manifest
 
@@ -106,21 +112,29 @@ class LocalRegistry:
             manifest = self.read_manifest(cell)
         except RefusedError as error:
             return [str(error)]
-        faults = []
+        faults = find_contradictions(manifest)
         for role, artifact in artifacts_of(manifest).items():
-            if artifact_digest(artifact.files) != artifact.digest:
-                faults.append(f"{role}: the list of files does not match {artifact.digest}")
             for file in artifact.files:
                 fault = self._blobs.check(file)
                 if fault is not None:
                     faults.append(f"{role}: {file.path} should have digest {file.digest}, but {fault}")
-        if manifest.engine_id != cell.engine_id:
-            faults.append(f"engine_id: the manifest names {manifest.engine_id}")
-        if decide(manifest.policy, manifest.comparison) != manifest.verdict:
-            faults.append("verdict: does not follow from the stored comparison under the stored policy")
-        if manifest.verdict.outcome is not Outcome.PASS:
-            faults.append(f"verdict: is {manifest.verdict.outcome.value}, and only a pass may be registered")
         return faults
+
+
+def find_contradictions(manifest: EngineManifest) -> list[str]:
+    """What in a manifest contradicts itself or forbids it a place in a registry, one sentence each."""
+    faults = [
+        f"{role}: the list of files does not match {artifact.digest}"
+        for role, artifact in artifacts_of(manifest).items()
+        if artifact_digest(artifact.files) != artifact.digest
+    ]
+    if manifest.engine_id != manifest.cell.engine_id:
+        faults.append(f"engine_id: {manifest.engine_id} is not that of its cell, {manifest.cell.engine_id}")
+    if decide(manifest.policy, manifest.comparison) != manifest.verdict:
+        faults.append("verdict: does not follow from the stored comparison under the stored policy")
+    if manifest.verdict.outcome is not Outcome.PASS:
+        faults.append(f"verdict: is {manifest.verdict.outcome.value}, and only a pass may be registered")
+    return faults
 
 
 def artifacts_of(manifest: EngineManifest) -> dict[str, Artifact]:

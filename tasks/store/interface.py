@@ -29,7 +29,10 @@ class ArtifactStore(Protocol):
         """
 
     def contains(self, artifact: Artifact) -> bool:
-        """Whether every file is there with its size (digests are checked by `fetch`)."""
+        """Whether the artifact's digest is that of its files, and each is there with its size.
+
+        Their own digests are checked by `fetch`.
+        """
 
     def read_record(self, stage: str, key: str) -> dict[str, object] | None:
         """The record of a finished stage, or None."""

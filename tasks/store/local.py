@@ -52,8 +52,9 @@ class LocalStore:
             raise RefusedError(f"artifact store: {error}; run the conversion again to remake it") from None
 
     def contains(self, artifact: Artifact) -> bool:
-        """Whether every blob is there with its size."""
-        return all(self._blobs.holds(file) for file in artifact.files)
+        """Whether the list of files is the artifact's, and every blob is there with its size."""
+        listed = artifact_digest(artifact.files) == artifact.digest
+        return listed and all(self._blobs.holds(file) for file in artifact.files)
 
     def _record(self, stage: str, key: str) -> Path:
         return self.root / "records" / stage / f"{key}.json"

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 from tasks.tracking.figures import Pairs, draw_agreement, draw_distribution, draw_error_by_slice
-from tasks.tracking.run_content import WORST_SAMPLES, outcome_document, safe_name, scrub
+from tasks.tracking.run_content import WORST_SAMPLES, outcome_document, safe_name, scrub, without_host_paths
 from tasks.tracking.samples import annotate, sample_pairs
 from validation.outputs import OutputKind
 
@@ -54,16 +55,24 @@ def _write_json(path: Path, document: object) -> None:
 
 
 def worst_table(comparison: ComparisonResult, annotations: Path) -> dict[str, list[Any]]:
-    """The worst samples, with their label and slices, in the layout that MLflow's page shows as a table."""
+    """The worst samples, with their label and slices, in the layout that MLflow's page shows as a table.
+
+    Values have six significant digits, so that they fit its columns; `outcome.json` has them in full.
+    """
     notes = annotate(comparison.worst, annotations)
     extra = sorted({name for note in notes.values() for name in note})
     columns = ["index", "output", "column", "reference", "candidate", "abs_error"]
     data = [
-        [*(getattr(sample, column) for column in columns), *(notes[sample.index].get(name) for name in extra)]
-        for sample in comparison.worst
+        [_shown(value) for value in (*(getattr(worst, name) for name in columns), *map(notes[worst.index].get, extra))]
+        for worst in comparison.worst
     ]
-    table: dict[str, list[Any]] = scrub({"columns": columns + extra, "data": data})
-    return table
+    return {"columns": columns + extra, "data": data}
+
+
+def _shown(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.6g}") if isfinite(value) else None
+    return scrub(value)
 
 
 def _draw_outputs(
@@ -111,6 +120,15 @@ def _save(figure: Figure, path: Path) -> None:
     figure.savefig(path, metadata={"Software": None})
 
 
+def summary_list(outcomes: Sequence[EngineOutcome]) -> str:
+    """A Markdown list of all engines, for the narrow column in which MLflow's page shows a description."""
+    return "\n".join(
+        f"- **{outcome.outcome.value}** {outcome.cell.engine_id}: {_worst(outcome)}"
+        f"{'' if outcome.benchmark is None else f', p50 {outcome.benchmark.headline.p50_ms:.2f} ms'}"
+        for outcome in outcomes
+    )
+
+
 def summary_table(outcomes: Sequence[EngineOutcome]) -> str:
     """A Markdown table of all engines of a conversion."""
     lines = [
@@ -120,10 +138,19 @@ def summary_table(outcomes: Sequence[EngineOutcome]) -> str:
     return "\n".join([*lines, *(_summary_row(outcome) for outcome in outcomes)]) + "\n"
 
 
-def _summary_row(outcome: EngineOutcome) -> str:
-    worst, p50, speedup, size, digest = "", "", "", "", ""
+def _worst(outcome: EngineOutcome) -> str:
+    """The worst rule in a few words, or why there is none; on one line, and without what ends a table's cell."""
+    text = outcome.reason
     if outcome.verdict is not None and outcome.verdict.rules:
-        worst = outcome.verdict.worst_rule.sentence
+        worst = outcome.verdict.worst_rule
+        value = "undefined" if worst.value is None else f"{worst.value:.4g}"
+        limit = f"{'max' if worst.rule.max is not None else 'min'} {worst.rule.limit:g}"
+        text = f"{worst.rule.output} {worst.rule.metric} {value} ({limit})"
+    return without_host_paths(" ".join(text.split()).replace("|", "/"))
+
+
+def _summary_row(outcome: EngineOutcome) -> str:
+    p50, speedup, size, digest = "", "", "", ""
     if outcome.engine is not None:
         size = f"{outcome.engine.plan.size_bytes / 1e6:.2f}"
         digest = f"`{outcome.engine.plan.digest[:19]}`"
@@ -132,7 +159,5 @@ def _summary_row(outcome: EngineOutcome) -> str:
         p50 = f"{headline.p50_ms:.2f} (batch {headline.batch})"
         ratio = outcome.benchmark.speedup.get(headline.batch)
         speedup = "" if ratio is None else f"{ratio:.2f}x"
-    cells = (
-        outcome.cell.engine_id, outcome.outcome.value, scrub(worst or outcome.reason), p50, speedup, size, digest
-    )  # fmt: skip
-    return f"| {' | '.join(' '.join(cell.split()).replace('|', chr(92) + '|') for cell in cells)} |"
+    cells = (outcome.cell.engine_id, outcome.outcome.value, _worst(outcome), p50, speedup, size, digest)
+    return f"| {' | '.join(cells)} |"

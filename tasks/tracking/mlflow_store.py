@@ -20,6 +20,7 @@ from tasks.errors import StageError
 from tasks.tracking.connection import explained_errors, open_client, sqlite_path, without_credentials
 from tasks.tracking.run_content import (
     conversion_evidence,
+    conversion_metrics,
     conversion_params,
     conversion_tags,
     engine_evidence,
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from tasks.specs import EngineOutcome
     from tasks.tracking.interface import ConversionRecord, EngineRecord
 
-_LONGEST_DIGEST = 36
+_SHOWN_DIGEST = 12  # MLflow takes 36 characters at most and shows them all; the whole digest is in the source
 _ENTITIES_A_CALL = 100  # MLflow takes 100 parameters in one call, and more metrics
 
 
@@ -53,7 +54,8 @@ class MlflowTracker:
         self._artifact_root = artifact_root
 
     @cached_property
-    def _client(self) -> Any:
+    def client(self) -> Any:
+        """The `mlflow.MlflowClient`, opened when first used."""
         return open_client(self._uri)
 
     def find_runs(self, conversion: ConversionRecord, outcomes: Sequence[EngineOutcome]) -> dict[str, str] | None:
@@ -62,7 +64,7 @@ class MlflowTracker:
         if path is not None and not path.exists():
             return None
         with explained_errors(self._uri, "looking for an earlier log of this conversion"):
-            experiment = self._client.get_experiment_by_name(conversion.model)
+            experiment = self.client.get_experiment_by_name(conversion.model)
             if experiment is None:
                 return None
             wanted = {outcome.cell.engine_id: engine_evidence(outcome) for outcome in outcomes}
@@ -92,7 +94,7 @@ class MlflowTracker:
             for record in engines
         }
         with explained_errors(self._uri, "finishing the parent run"):
-            self._client.set_terminated(parent, "FINISHED")
+            self.client.set_terminated(parent, "FINISHED")
         return runs
 
     def _open_experiment(self, model: str) -> str:
@@ -100,12 +102,12 @@ class MlflowTracker:
         location = None
         if self._artifact_root is not None and sqlite_path(self._uri) is not None:
             location = (Path(self._artifact_root).absolute() / model).as_uri()
-        experiment = self._client.get_experiment_by_name(model)
+        experiment = self.client.get_experiment_by_name(model)
         if experiment is None:
             try:
-                return str(self._client.create_experiment(model, artifact_location=location))
+                return str(self.client.create_experiment(model, artifact_location=location))
             except Exception:
-                experiment = self._client.get_experiment_by_name(model)
+                experiment = self.client.get_experiment_by_name(model)
                 if experiment is None:
                     raise
         if experiment.lifecycle_stage != "active":
@@ -121,7 +123,7 @@ class MlflowTracker:
 
     def _search(self, experiment: str, **tags: str) -> list[Any]:
         filters = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
-        return list(self._client.search_runs([experiment], filters))
+        return list(self.client.search_runs([experiment], filters))
 
     def _whole_children(self, experiment: str, parent: Any, wanted: Mapping[str, str]) -> dict[str, str] | None:
         if parent.info.status != "FINISHED":
@@ -138,22 +140,22 @@ class MlflowTracker:
         for parent in self._parents(experiment, evidence):
             # Children first: killed in between, the parent is still there to find them by.
             for child in self._search(experiment, **{"mlflow.parentRunId": parent.info.run_id}):
-                self._client.delete_run(child.info.run_id)
-            self._client.delete_run(parent.info.run_id)
+                self.client.delete_run(child.info.run_id)
+            self.client.delete_run(parent.info.run_id)
 
     def _start_parent(
         self, experiment: str, conversion: ConversionRecord, outcomes: Sequence[EngineOutcome], evidence: str
     ) -> str:
-        from tasks.tracking.artifacts import summary_table  # noqa: PLC0415 - matplotlib, which `--help` must not pay
+        from tasks.tracking.artifacts import summary_list, summary_table  # noqa: PLC0415 - matplotlib, which `--help` must not pay
 
-        summary = summary_table(outcomes)
         content = _RunContent(
             name=f"{conversion.model}@{conversion.version}",
-            tags=conversion_tags(conversion, evidence, summary),
+            tags=conversion_tags(conversion, evidence, summary_list(outcomes)),
             params=conversion_params(conversion),
+            values=conversion_metrics(outcomes),
         )
         with tempfile.TemporaryDirectory() as folder:
-            Path(folder, "summary.md").write_text(f"# {content.name}\n\n{summary}", encoding="utf-8")
+            Path(folder, "summary.md").write_text(f"# {content.name}\n\n{summary_table(outcomes)}", encoding="utf-8")
             with explained_errors(self._uri, "logging the parent run"):
                 return self._log_run(experiment, content, conversion, folder)
 
@@ -172,22 +174,22 @@ class MlflowTracker:
             write_engine_files(record, conversion.outputs, Path(folder))
             with explained_errors(self._uri, f"logging {content.name}"):
                 run_id = self._log_run(experiment, content, conversion, folder)
-                self._client.set_terminated(run_id, "FINISHED")
+                self.client.set_terminated(run_id, "FINISHED")
         return run_id
 
     def _log_run(self, experiment: str, content: _RunContent, conversion: ConversionRecord, folder: str) -> str:
         """Make a run with all its content and the files of `folder`, and leave it RUNNING."""
         from mlflow.entities import Metric, Param  # noqa: PLC0415 - loaded with the client
 
-        run_id = str(self._client.create_run(experiment, run_name=content.name, tags=dict(content.tags)).info.run_id)
-        self._client.log_artifacts(run_id, folder)
+        run_id = str(self.client.create_run(experiment, run_name=content.name, tags=dict(content.tags)).info.run_id)
+        self.client.log_artifacts(run_id, folder)
         now = int(time.time() * 1000)
         measured = [Metric(name, value, now, 0) for name, value in content.values.items()]
         params = [Param(*param) for param in content.params.items()]
         for start in range(0, max(len(measured), len(params)), _ENTITIES_A_CALL):
             part = slice(start, start + _ENTITIES_A_CALL)
-            self._client.log_batch(run_id, metrics=measured[part], params=params[part])
-        self._client.log_inputs(run_id, [_dataset_input(conversion)])
+            self.client.log_batch(run_id, metrics=measured[part], params=params[part])
+        self.client.log_inputs(run_id, [_dataset_input(conversion)])
         return run_id
 
 
@@ -200,12 +202,12 @@ class _RunContent:
 
 
 def _dataset_input(conversion: ConversionRecord) -> Any:
-    """The validation data as MLflow's page shows it; its digest is cut to the length that MLflow takes."""
+    """The validation data, as MLflow's page shows it beside a run."""
     from mlflow.entities import Dataset, DatasetInput, InputTag  # noqa: PLC0415 - loaded with the client
 
     dataset = Dataset(
         name=f"{conversion.model}-validation",
-        digest=conversion.validation_digest.removeprefix("sha256:")[:_LONGEST_DIGEST],
+        digest=conversion.validation_digest.removeprefix("sha256:")[:_SHOWN_DIGEST],
         source_type="enginegate",
         source=json.dumps({"artifact": conversion.validation_digest}),
         profile=json.dumps({"num_rows": conversion.validation_samples}),

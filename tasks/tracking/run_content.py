@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks.digests import digest_json
+from validation.verdict import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -91,6 +92,12 @@ def metrics(outcome: EngineOutcome) -> tuple[dict[str, float], int]:
         found["worst_margin"] = outcome.verdict.worst_rule.margin
     defined = {safe_name(name): float(v) for name, v in found.items() if v is not None and isfinite(v)}
     return defined, len(found) - len(defined)
+
+
+def conversion_metrics(outcomes: Iterable[EngineOutcome]) -> dict[str, float]:
+    """How many engines ended with each verdict: what the page's list of conversions can show and sort by."""
+    counts = Counter(outcome.outcome for outcome in outcomes)
+    return {f"engines.{verdict.value}": float(counts[verdict]) for verdict in Outcome}
 
 
 def _slice_metrics(slices: Sequence[SliceError]) -> dict[str, float | None]:
@@ -198,7 +205,7 @@ def safe_name(name: str) -> str:
     >>> safe_name("slice.level.4.score.mae")
     'slice.level.4.score.mae'
     >>> safe_name("slice.level.A/B.score.mae")
-    'slice.level.A_B.score.mae-abb4f1'
+    'slice.level.A_B.score.mae-c80f61'
     """
     safe = _UNNAMEABLE.sub("_", name)
     if safe == name and len(name) <= _LONGEST_NAME:

@@ -1,0 +1,276 @@
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from tasks import convert, onnx_files
+from tasks.convert import Converter, convert_precision
+from tasks.errors import InputError, StageError
+from tasks.export import export_onnx
+from tasks.specs import CalibrationMethod, CalibrationSpec, DataArtifact, ExportedModel, Precision
+from tasks.store.local import LocalStore
+from tasks.workbench import Workbench
+from tests.tasks.models.directories import (
+    make_features,
+    make_images,
+    make_texts,
+    store_shards,
+    write_directory,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tasks.data import Arrays
+    from tasks.specs import ModelSpec, TypedModel
+
+TORCHSCRIPT = {"exporter": "torchscript", "opset": 17}
+
+
+@dataclass(frozen=True)
+class Model:
+    """An exported model with data to calibrate on; tests convert copies of it."""
+
+    bench: Workbench
+    spec: ModelSpec
+    exported: ExportedModel
+    data: DataArtifact
+    samples: Arrays
+
+    def convert(self, precision: Precision, method: CalibrationMethod | None = None) -> TypedModel:
+        spec = self.spec
+        if method is not None:
+            spec = spec.model_copy(update={"calibration": CalibrationSpec(set="x", method=method)})
+        return convert_precision(self.bench, self.exported, precision, spec, self.data).result
+
+    def graph(self, typed: TypedModel, folder: Path) -> onnx.GraphProto:
+        return onnx.load(self.bench.store.fetch(typed.onnx, folder) / "model.onnx").graph
+
+    def run(self, typed: TypedModel, folder: Path) -> list[np.ndarray[Any, Any]]:
+        path = self.bench.store.fetch(typed.onnx, folder) / "model.onnx"
+        session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
+        outputs: list[np.ndarray[Any, Any]] = session.run(None, self.samples)
+        return outputs
+
+
+def make_model(root: Path, name: str, shards: list[Arrays], **changes: Any) -> Model:
+    bench = Workbench(LocalStore(root / "store"), time_limit_s=120)
+    directory = write_directory(root, name, **changes)
+    data = store_shards(bench.store, shards)
+    exported = export_onnx(bench, directory, data).result
+    samples = {name: array[:4] for name, array in shards[0].items()}
+    return Model(bench, directory.spec, exported, data, samples)
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    """Its calibration shards have different lengths."""
+    shards = [make_texts(6, 20), make_texts(5, 9, seed=1)]
+    return make_model(tmp_path_factory.mktemp("encoder"), "encoder", shards)
+
+
+@pytest.fixture(scope="module")
+def cnn(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    return make_model(tmp_path_factory.mktemp("cnn"), "cnn", [make_images()], export=TORCHSCRIPT)
+
+
+@pytest.fixture
+def perceptron(tmp_path: Path) -> Model:
+    """Made by hand, since that is quicker than an export: features → Gemm → Relu → Gemm → score."""
+    generator = np.random.default_rng(0)
+    weights = [
+        numpy_helper.from_array(generator.standard_normal(shape).astype(np.float32) / 5, name)
+        for name, shape in (("w1", (24, 48)), ("b1", (48,)), ("w2", (48, 16)), ("b2", (16,)))
+    ]
+    nodes = [
+        helper.make_node("Gemm", ["features", "w1", "b1"], ["h"]),
+        helper.make_node("Relu", ["h"], ["r"]),
+        helper.make_node("Gemm", ["r", "w2", "b2"], ["score"]),
+    ]
+    return by_hand(tmp_path, nodes, weights)
+
+
+def by_hand(root: Path, nodes: list[onnx.NodeProto], weights: list[TensorProto]) -> Model:
+    bench = Workbench(LocalStore(root / "store"), time_limit_s=120)
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("features", TensorProto.FLOAT, ["batch", 24])],
+        [helper.make_tensor_value_info("score", TensorProto.FLOAT, ["batch", 16])],
+        weights,
+    )
+    with bench.store.scratch() as folder:
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+        onnx.save(model, folder / "model.onnx")
+        exported = ExportedModel(onnx=bench.store.put(folder), opset=17, checks={})
+    data = store_shards(bench.store, [make_features()])
+    return Model(bench, write_directory(root, "mlp").spec, exported, data, make_features(4))
+
+
+def test_fp32_is_the_exported_graph_byte_for_byte(perceptron: Model) -> None:
+    typed = perceptron.convert(Precision.FP32)
+    assert typed.onnx == perceptron.exported.onnx
+    assert typed.recipe["converter"] == "none"
+
+
+def test_fp16_stays_close_and_keeps_the_types_of_inputs_and_outputs(encoder: Model, tmp_path: Path) -> None:
+    """The encoder is the one whose AutoCast result made ONNX Runtime crash while loading."""
+    typed = encoder.convert(Precision.FP16)
+    graph = encoder.graph(typed, tmp_path / "fp16")
+    assert [value.type.tensor_type.elem_type for value in graph.output] == [TensorProto.FLOAT]
+    assert TensorProto.FLOAT16 in {tensor.data_type for tensor in graph.initializer}
+    assert typed.recipe["converter"] in {"modelopt-autocast", "onnxconverter-float16"}
+    assert ("instead_of" in typed.recipe) == (typed.recipe["converter"] == "onnxconverter-float16")
+    exact = encoder.run(encoder.convert(Precision.FP32), tmp_path / "fp32")
+    np.testing.assert_allclose(encoder.run(typed, tmp_path / "run")[0], exact[0], atol=5e-3)
+
+
+def test_where_one_fp16_converter_fails_the_next_serves_and_the_recipe_says_why(
+    perceptron: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = replace(convert.FP16[0], module="no_such_module")
+    monkeypatch.setattr(convert, "FP16", (broken, convert.FP16[1]))
+    recipe = perceptron.convert(Precision.FP16).recipe
+    assert recipe["converter"] == "onnxconverter-float16"
+    assert "no_such_module" in recipe["instead_of"]
+    assert str(perceptron.bench.store.root) not in str(recipe)  # type: ignore[attr-defined]
+
+
+def pairs_before(graph: onnx.GraphProto, kinds: set[str]) -> list[bool]:
+    """For each node of `kinds` with 16 or more channels: has its float weight a Q/DQ pair?"""
+    producers = {name: node for node in graph.node for name in node.output}
+    weights = {tensor.name: tensor for tensor in graph.initializer}
+    found = []
+    for node in graph.node:
+        if node.op_type not in kinds:
+            continue
+        dequantize = producers.get(node.input[1])
+        if dequantize is not None and dequantize.op_type == "DequantizeLinear":
+            quantize = producers[dequantize.input[0]]
+            assert quantize.op_type == "QuantizeLinear"
+            assert weights[quantize.input[0]].data_type == TensorProto.FLOAT
+            zero_point = numpy_helper.to_array(weights[quantize.input[2]])
+            assert zero_point.dtype == np.int8
+            assert not zero_point.any(), "symmetric"
+            found.append(True)
+        elif node.input[1] in weights and min(weights[node.input[1]].dims[:2]) >= 16:
+            found.append(False)
+    return found
+
+
+@pytest.mark.parametrize("method", list(CalibrationMethod))
+def test_int8_puts_pairs_before_float_weights(encoder: Model, tmp_path: Path, method: CalibrationMethod) -> None:
+    typed = encoder.convert(Precision.INT8, method)
+    graph = encoder.graph(typed, tmp_path / "int8")
+    found = pairs_before(graph, {"MatMul", "Gemm"})
+    assert all(found)
+    assert len(found) >= 6
+    assert method.value in typed.recipe["parameters"]
+    exact = encoder.run(encoder.convert(Precision.FP32), tmp_path / "fp32")
+    np.testing.assert_allclose(encoder.run(typed, tmp_path / "run")[0], exact[0], atol=0.05)
+
+
+def test_percentile_is_in_the_recipe(perceptron: Model) -> None:
+    recipe = perceptron.convert(Precision.INT8, CalibrationMethod.PERCENTILE).recipe
+    assert '"percentile": 99.999' in recipe["parameters"]
+    assert recipe["quantized_nodes"] == "2"
+
+
+def test_int8_quantizes_the_identity_branch_of_a_residual_block_and_leaves_the_fused_one(
+    cnn: Model, tmp_path: Path
+) -> None:
+    graph = cnn.graph(cnn.convert(Precision.INT8, CalibrationMethod.ENTROPY), tmp_path / "int8")
+    assert pairs_before(graph, {"Conv"}) == [True, True, True]
+    producers = {name: node.op_type for node in graph.node for name in node.output}
+    addition = next(node for node in graph.node if node.op_type == "Add")
+    assert [producers[name] for name in addition.input] == ["Conv", "DequantizeLinear"]
+
+
+def test_the_same_conversion_gives_the_same_bytes_and_a_second_call_does_no_work(
+    perceptron: Model, tmp_path: Path
+) -> None:
+    again = replace(perceptron, bench=Workbench(LocalStore(tmp_path / "another")))
+    for artifact in (perceptron.exported.onnx, perceptron.data.inputs):
+        with again.bench.store.scratch() as folder:
+            perceptron.bench.store.fetch(artifact, folder / "from")
+            (folder / "to").mkdir()
+            for path in (folder / "from").iterdir():
+                (folder / "to" / path.name).write_bytes(path.read_bytes())
+            again.bench.store.put(folder / "to")
+    spec = perceptron.spec
+    first = convert_precision(perceptron.bench, perceptron.exported, Precision.INT8, spec, perceptron.data)
+    second = convert_precision(perceptron.bench, perceptron.exported, Precision.INT8, spec, perceptron.data)
+    elsewhere = convert_precision(again.bench, perceptron.exported, Precision.INT8, spec, perceptron.data)
+    assert (first.cached, second.cached, elsewhere.cached) == (False, True, False)
+    assert first.result == second.result == elsewhere.result
+
+
+def test_another_calibration_set_changes_int8_only(perceptron: Model) -> None:
+    other = store_shards(perceptron.bench.store, [make_features(seed=9)])
+    for precision, cached in ((Precision.FP32, True), (Precision.INT8, False)):
+        convert_precision(perceptron.bench, perceptron.exported, precision, perceptron.spec, perceptron.data)
+        found = convert_precision(perceptron.bench, perceptron.exported, precision, perceptron.spec, other)
+        assert found.cached is cached
+
+
+def test_a_model_quantized_in_training_passes_int8_untouched(tmp_path: Path) -> None:
+    weights = [
+        numpy_helper.from_array(np.ones((24, 16), np.float32), "w"),
+        numpy_helper.from_array(np.array(0.1, np.float32), "scale"),
+        numpy_helper.from_array(np.array(0, np.int8), "zero"),
+    ]
+    nodes = [
+        helper.make_node("QuantizeLinear", ["features", "scale", "zero"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["d"]),
+        helper.make_node("MatMul", ["d", "w"], ["score"]),
+    ]
+    model = by_hand(tmp_path, nodes, weights)
+    typed = model.convert(Precision.INT8)
+    assert typed.onnx == model.exported.onnx
+    assert typed.recipe["converter"] == "none"
+    assert "quantized in training" in typed.recipe["reason"]
+
+
+def test_int8_of_large_weights_keeps_them_in_a_file_of_their_own(
+    perceptron: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnx_files, "EXTERNAL_DATA_BYTES", 1024)
+    typed = perceptron.convert(Precision.INT8)
+    assert [file.path for file in typed.onnx.files] == ["model.onnx", "model.onnx.data"]
+    assert perceptron.run(typed, tmp_path / "run")[0].shape == (4, 16)
+
+
+def test_a_graph_without_weights_to_quantize_is_told_so(tmp_path: Path) -> None:
+    nodes = [helper.make_node("Slice", ["features", "starts", "ends", "axes"], ["score"])]
+    weights = [
+        numpy_helper.from_array(np.array([value], np.int64), name)
+        for name, value in (("starts", 0), ("ends", 16), ("axes", 1))
+    ]
+    with pytest.raises(StageError, match=r"method minmax failed; try another method \(max, entropy, percentile\)") as e:
+        by_hand(tmp_path, nodes, weights).convert(Precision.INT8)
+    assert "nothing to quantize" in str(e.value)
+
+
+def test_int8_without_a_calibration_set_is_bad_input(perceptron: Model) -> None:
+    with pytest.raises(InputError, match="calibration: missing"):
+        convert_precision(perceptron.bench, perceptron.exported, Precision.INT8, perceptron.spec, None)
+
+
+def test_external_data_outside_the_model_is_refused_before_any_converter_runs(tmp_path: Path) -> None:
+    tensor = numpy_helper.from_array(np.ones((24, 16), np.float32), "w")
+    onnx.external_data_helper.set_external_data(tensor, "../secret")
+    tensor.ClearField("raw_data")
+    model = by_hand(tmp_path, [helper.make_node("MatMul", ["features", "w"], ["score"])], [tensor])
+    with pytest.raises(InputError, match="outside the model's folder"):
+        model.convert(Precision.FP16)
+
+
+def test_a_converter_says_its_versions_and_parameters() -> None:
+    described = Converter("name", "module", ("onnx",), {"bins": 2}).describe()
+    assert described == {"converter": "name", "version": f"onnx {onnx.__version__}", "parameters": '{"bins": 2}'}

@@ -1,0 +1,157 @@
+"""A small model with a score and three traits, its engines' outcomes, and the shards they were measured on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from tasks.specs import (
+    Artifact,
+    ArtifactFile,
+    BackendIdentity,
+    Benchmark,
+    BuiltEngine,
+    Cell,
+    ComparedEngine,
+    Dim,
+    EngineOutcome,
+    Latency,
+    Precision,
+    TypedModel,
+)
+from tasks.tracking.interface import ConversionRecord, EngineRecord
+from validation.comparison import Comparison
+from validation.outputs import OutputKind, OutputSpec
+from validation.policy import default_policy
+from validation.verdict import Outcome, decide
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+OUTPUTS = {
+    "score": OutputSpec(kind=OutputKind.SCORE, low=0.0, high=1.0),
+    "traits": OutputSpec(kind=OutputKind.SCORE, low=0.0, high=1.0),
+}
+VERSION = "0123456789ab"
+SHARDS = (120, 90, 60)
+
+
+def _digest(character: str) -> str:
+    return f"sha256:{character * 64}"
+
+
+def _artifact(character: str) -> Artifact:
+    file = ArtifactFile(path="engine.onnx", digest=_digest(character), size_bytes=1_234_567)
+    return Artifact(digest=_digest(character), files=(file,))
+
+
+def _latency(batch: int, p50_ms: float) -> Latency:
+    return Latency(
+        batch=batch,
+        p50_ms=p50_ms,
+        p90_ms=1.1 * p50_ms,
+        p99_ms=1.5 * p50_ms,
+        throughput_per_s=1000 * batch / p50_ms,
+        calls=50,
+    )
+
+
+def _benchmark(p50_ms: float) -> Benchmark:
+    return Benchmark(
+        engine=(_latency(8, p50_ms), _latency(32, 4 * p50_ms)),
+        reference=(_latency(8, 10.0), _latency(32, 40.0)),
+        speedup={8: 10.0 / p50_ms, 32: 10.0 / p50_ms},
+        engine_size_bytes=1_234_567,
+        headline_batch=8,
+    )
+
+
+def _cell(precision: str) -> Cell:
+    return Cell(model="essay-scorer", target="cpu", precision=Precision(precision), version=VERSION)
+
+
+def _outcome(cell: Cell, compared: ComparedEngine, p50_ms: float) -> EngineOutcome:
+    policy = default_policy(OUTPUTS, cell.precision.value)
+    verdict = decide(policy, compared.comparison)
+    return EngineOutcome(
+        cell=cell,
+        outcome=verdict.outcome,
+        typed=TypedModel(
+            onnx=_artifact("a"), precision=cell.precision, recipe={"converter": "autocast", "opset": "20"}
+        ),
+        engine=BuiltEngine(
+            plan=_artifact("b"),
+            backend=BackendIdentity(name="onnxruntime", version="1.23.0", device="cpu", driver="none"),
+            options={"threads": "1", "cache": "/home/ann/secret-folder/cache.bin"},
+            cache_key=_digest("c"),
+        ),
+        compared=compared,
+        verdict=verdict,
+        policy=policy,
+        benchmark=_benchmark(p50_ms),
+    )
+
+
+@dataclass(frozen=True)
+class Case:
+    """Makes the records of one model whose shards lie below `folder`."""
+
+    folder: Path
+
+    def conversion(self, **changes: Any) -> ConversionRecord:
+        fields: dict[str, Any] = {
+            "model": "essay-scorer",
+            "version": VERSION,
+            "source_commit": "c0ffee" + "0" * 34,
+            "parameters": {"calibration.method": "max", "model": "/home/ann/models/essay_scorer"},
+            "validation_digest": _digest("d"),
+            "validation_samples": sum(SHARDS),
+            "outputs": OUTPUTS,
+            "dims": {"batch": Dim(min=1, opt=8, max=32)},
+            "tags": {"team": "scoring"},
+        }
+        return ConversionRecord(**(fields | changes))
+
+    def engine(self, precision: str, *, noise: float = 0.002, p50_ms: float = 4.0) -> EngineRecord:
+        """An engine whose error is normal with this standard deviation."""
+        rng = np.random.default_rng(7)
+        reference, annotations = self._make("reference"), self._make("annotations")
+        candidate = self._make(f"candidate-{precision}-{noise}")
+        comparison = Comparison(OUTPUTS, {})
+        for index, n in enumerate(SHARDS):
+            level = rng.integers(1, 7, n)
+            r = {"score": rng.beta(2, 1, n), "traits": rng.beta(2, 1, (n, 3))}
+            c = {name: values + rng.normal(0, noise, values.shape) for name, values in r.items()}
+            np.savez(reference / f"{index:05d}.npz", **r)
+            np.savez(candidate / f"{index:05d}.npz", **c)
+            np.savez(annotations / f"{index:05d}.npz", **{"label": level / 6, "slice.level": level})
+            comparison.update(r, c, slices={"level": level})
+        compared = ComparedEngine(outputs=_artifact("e"), comparison=comparison.result(), peak_memory_bytes=1 << 20)
+        return EngineRecord(
+            outcome=_outcome(_cell(precision), compared, p50_ms),
+            reference=reference,
+            candidate=candidate,
+            annotations=annotations,
+        )
+
+    def failed_engine(self, precision: str, reason: str) -> EngineRecord:
+        """A cell that has no engine."""
+        outcome = EngineOutcome(cell=_cell(precision), outcome=Outcome.FAIL, reason=reason)
+        return EngineRecord(
+            outcome=outcome,
+            reference=self._make("reference"),
+            candidate=None,
+            annotations=self._make("annotations"),
+        )
+
+    def _make(self, name: str) -> Path:
+        (self.folder / name).mkdir(exist_ok=True)
+        return self.folder / name
+
+
+@pytest.fixture(scope="session")
+def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
+    return Case(tmp_path_factory.mktemp("shards"))
