@@ -34,4 +34,5 @@ bench: $(INSTALLED)  ## measure what README promises; prints a table, writes ben
 	$(BIN)/python tests/benchmarks/run.py
 
 ui: $(INSTALLED)  ## open MLflow on what was logged
+	@echo "open http://127.0.0.1:5000/#/experiments/1/runs for the first model's runs"
 	$(BIN)/mlflow server --backend-store-uri "$(or $(MLFLOW_TRACKING_URI),sqlite:///$(HOME_FOLDER)/mlflow.db)" --host 127.0.0.1 --port 5000

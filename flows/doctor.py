@@ -12,7 +12,8 @@ from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit, urlunsplit
+
+from tasks.tracking.connection import without_credentials
 
 if TYPE_CHECKING:
     from flows.settings import Settings
@@ -105,15 +106,6 @@ def _answers(name: str, url: str, *, shown: str) -> Check:
         return Check(
             name, ok=False, needed=True, detail=f"{shown} does not answer ({reason}); start it or correct its address"
         )
-
-
-def without_credentials(uri: str) -> str:
-    """An address without user name, password and query."""
-    try:
-        parts = urlsplit(uri)
-    except ValueError:
-        return "an address that is none"
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
 def _folder(name: str, folder: Path, *, shown: str | None = None) -> Check:

@@ -50,6 +50,8 @@ def run_conversion(
     with prefect_api(session.settings.home.resolve() / "prefect-server.log") as wait_until_it_answers:
         from flows.convert import convert_model  # noqa: PLC0415 - Prefect reads its settings when it is imported
 
+        # MLflow opens while Prefect's server starts; and an address that is wrong shows before the work, not after.
+        session.tracker.connect()
         wait_until_it_answers()
         with use_session(session):
             outcomes = convert_model(str(directory), list(targets) or None, list(precisions) or None, only)

@@ -75,9 +75,15 @@ class BlobFolder:
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Hard-link a file, or copy it where that cannot be (another file system, too many links)."""
+    """Hard-link a file, or copy it where that cannot be (another file system, too many links).
+
+    Raises:
+        FileExistsError: there is a `target` already.
+    """
     try:
         target.hardlink_to(source)
+    except FileExistsError:  # it may be a link to another blob, which a copy would write over
+        raise
     except OSError:
         shutil.copyfile(source, target)
         target.chmod(READ_ONLY)

@@ -186,10 +186,10 @@ class _Conversion:
             dims=self.spec.dims,
             samples=samples,
         )
-        call_in_child(
+        checked = call_in_child(
             "tasks.onnx_check:check_typed", check, CheckTypedReply, result.parent, time_limit_s=self.bench.time_limit_s
         )
-        return {**converter.describe(), **reply.recipe}
+        return {**converter.describe(), **reply.recipe, "opset": str(checked.opset)}
 
     def _failed(self, failures: list[tuple[Converter, StageError]]) -> StageError:
         causes = "\n".join(f"({n}) {c.name}: {cause}" for n, (c, cause) in enumerate(failures, start=1))

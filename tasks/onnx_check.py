@@ -13,7 +13,7 @@ from tasks.converters.interface import CheckTypedReply, CheckTypedRequest
 from tasks.data import load_arrays, shard_paths
 from tasks.errors import StageError
 from tasks.export import CheckExportReply, CheckExportRequest, export_steps
-from tasks.onnx_files import check_external_data
+from tasks.onnx_files import check_external_data, opset_of
 from tasks.shapes import check_shapes, feeds_at, optimal_extents, shape_label
 
 if TYPE_CHECKING:
@@ -130,17 +130,17 @@ def check_typed(raw: dict[str, Any], _progress: Callable[[int, int], None]) -> C
         session.run(None, feeds_at(samples, request.inputs, optimal_extents(request.dims)))
     except Exception as error:
         raise StageError(f"ONNX Runtime cannot load or run the converted graph: {error}") from error
-    found, wanted = _signature(Path(request.onnx)), _signature(Path(request.original))
+    converted = onnx.load(request.onnx, load_external_data=False)
+    found, wanted = _signature(converted), _signature(onnx.load(request.original, load_external_data=False))
     if found != wanted:
         raise StageError(f"the converted graph takes and gives {found}, the exported one {wanted}")
-    return CheckTypedReply()
+    return CheckTypedReply(opset=opset_of(converted))
 
 
-def _signature(path: Path) -> list[tuple[str, str]]:
-    graph = onnx.load(str(path), load_external_data=False).graph
-    weights = {tensor.name for tensor in graph.initializer}
+def _signature(model: onnx.ModelProto) -> list[tuple[str, str]]:
+    weights = {tensor.name for tensor in model.graph.initializer}
     return [
         (value.name, onnx.TensorProto.DataType.Name(value.type.tensor_type.elem_type))
-        for value in (*graph.input, *graph.output)
+        for value in (*model.graph.input, *model.graph.output)
         if value.name not in weights
     ]

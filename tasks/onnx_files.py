@@ -109,6 +109,11 @@ def weight_bytes(model: onnx.ModelProto) -> int:
     return sum(len(tensor.raw_data) for tensor in model.graph.initializer)
 
 
+def opset_of(model: onnx.ModelProto) -> int:
+    """Version of the standard operators that the model uses."""
+    return next(int(entry.version) for entry in model.opset_import if entry.domain in {"", "ai.onnx"})
+
+
 def holds_quantization(path: Path) -> bool:
     """Whether the model already has QuantizeLinear or DequantizeLinear nodes, as after quantization-aware training."""
     return any(node.op_type in QUANTIZING for node in _parse(path).graph.node)

@@ -12,7 +12,7 @@ import torch
 from tasks.data import save_shard
 from tasks.errors import StageError
 from tasks.export import PLAIN, SIMPLIFIED, ExportReply, ExportRequest, export_steps
-from tasks.onnx_files import read_model, short_reason, write_model
+from tasks.onnx_files import opset_of, read_model, short_reason, write_model
 from tasks.shapes import check_shapes, feeds_at, fixed_dims, shape_label, trace_extents
 from tasks.torch_module import PositionalModule, as_tensors, load_module, run_module
 
@@ -77,7 +77,7 @@ def _trace(module: PositionalModule, request: ExportRequest, feeds: Arrays) -> t
                 " the operation that it names"
             ) from error
     model = read_model(path)
-    found = next(entry.version for entry in model.opset_import if entry.domain in {"", "ai.onnx"})
+    found = opset_of(model)
     if found != request.export.opset:
         raise StageError(
             f"export: the {request.export.exporter} exporter wrote opset {found}, not {request.export.opset};"

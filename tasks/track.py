@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tasks.digests import digest_json
 from tasks.tracking.interface import ConversionRecord, EngineRecord
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ def describe_conversion(
         "exporter": spec.export.exporter,
         "opset": str(exported.opset),
         "onnx": exported.onnx.digest,
+        "annotations": data.annotations.digest,
         "onnx_size_bytes": str(exported.onnx.size_bytes),
     }
     if spec.calibration is not None:
@@ -58,7 +60,11 @@ def track_conversion(
     known = tracker.find_runs(conversion, outcomes)
     if known is not None:
         return known
-    with bench.store.scratch() as folder:
+    # The tracker removes unfinished runs of the same conversion, so nobody else may be writing them.
+    with (
+        bench.store.lock("track", digest_json([conversion.model, conversion.version])[-64:]),
+        bench.store.scratch() as folder,
+    ):
         reference_outputs = bench.store.fetch(reference.outputs, folder / "reference")
         annotations = bench.store.fetch(data.annotations, folder / "annotations")
         records = [

@@ -91,14 +91,13 @@ class ScoreColumn:
         n = reference.size
         if n == 0:
             return {}
-        moments = pair_moments(reference, candidate)
+        moments = PairMoments()
+        for r, c in zip(statistics.blocks(reference), statistics.blocks(candidate), strict=True):
+            moments = merge_moments(moments, pair_moments(r, c))
         mae = moments.error_sum / n
         in_range = read(mae / self._span, n) if self._span else read(None, n, "the output declares no range")
         edges = statistics.decile_edges(reference)
-        counts = [
-            np.bincount(np.searchsorted(edges, side, side="right"), minlength=edges.size + 1)
-            for side in (reference, candidate)
-        ]
+        counts = [statistics.bin_counts(side, edges) for side in (reference, candidate)]
         return {
             **moment_readings(moments, n),
             "mae_range": in_range,

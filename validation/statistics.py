@@ -1,5 +1,6 @@
 """Statistics of paired samples as pure functions on arrays; the streaming accumulators are built of these."""
 
+from collections.abc import Iterator
 from math import sqrt
 
 import numpy as np
@@ -34,9 +35,34 @@ def ks_two_sample(reference: Floats, candidate: Floats) -> float:
     0.25
     """
     r, c = np.sort(reference, axis=None), np.sort(candidate, axis=None)
-    steps = np.concatenate([r, c])
-    below_r, below_c = np.searchsorted(r, steps, side="right"), np.searchsorted(c, steps, side="right")
-    return float(np.abs(below_r / r.size - below_c / c.size).max())
+    return max(_largest_gap(r, c, steps) for side in (r, c) for steps in blocks(side))
+
+
+def _largest_gap(reference: Floats, candidate: Floats, steps: Floats) -> float:
+    below_r, below_c = (np.searchsorted(side, steps, side="right") / side.size for side in (reference, candidate))
+    return float(np.abs(below_r - below_c).max())
+
+
+def blocks(values: Floats, size: int = 1 << 14) -> Iterator[Floats]:
+    """Cut a one-dimensional array into views of at most `size` values, so that what is made of each stays small.
+
+    >>> [block.size for block in blocks(np.zeros(5), size=2)]
+    [2, 2, 1]
+    """
+    for start in range(0, values.size, size):
+        yield values[start : start + size]
+
+
+def bin_counts(values: Floats, edges: Floats) -> Counts:
+    """Number of values of a one-dimensional array in each of the `edges.size + 1` bins that `edges` part, low first.
+
+    >>> bin_counts(np.array([0.1, 0.5, 0.9]), np.array([0.5])).tolist()
+    [1, 2]
+    """
+    counts = np.zeros(edges.size + 1, dtype=np.int64)
+    for block in blocks(values):
+        counts += np.bincount(np.searchsorted(edges, block, side="right"), minlength=counts.size)
+    return counts
 
 
 def ks_of_counts(reference: Counts, candidate: Counts) -> float:

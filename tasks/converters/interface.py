@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 # ModelOpt take each layer for a matrix-vector product, which it leaves in float.
 CALIBRATION_BATCH = 4
 PERCENTILE = 99.999
-HISTOGRAM_BINS = 1024
+HISTOGRAM_BINS = 2048
 QUANTIZED_BINS = 128
 
 
@@ -60,7 +60,9 @@ class CheckTypedRequest(Frozen):
 
 
 class CheckTypedReply(Frozen):
-    """The graph loads, runs at opt, and takes and gives what the original does."""
+    """The graph loads, runs at opt, and takes and gives what the original does. ModelOpt may raise its opset."""
+
+    opset: int
 
 
 class CalibrationReader:

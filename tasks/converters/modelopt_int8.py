@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from modelopt.onnx.quantization import quantize
 
 from tasks.converters.interface import CalibrationReader, ConvertReply, ConvertRequest
-from tasks.onnx_files import read_model, weight_bytes, write_model
+from tasks.onnx_files import opset_of, read_model, weight_bytes, write_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,7 +30,7 @@ def convert(raw: dict[str, Any], progress: Callable[[int, int], None]) -> Conver
         # Everything that is not quantized stays in FP32, as the other methods leave it.
         high_precision_dtype="fp32",
         use_external_data_format=weight_bytes(model) >= request.external_bytes,
-        opset=next(entry.version for entry in model.opset_import if entry.domain in {"", "ai.onnx"}),
+        opset=opset_of(model),  # it raises anything below 19 to 19
         log_level="WARNING",
     )
     write_model(read_model(quantized), request.folder, external_bytes=request.external_bytes)

@@ -49,6 +49,13 @@ class EngineRecord:
 class Tracker(Protocol):
     """Logs conversions. Logging the same record twice leaves one run."""
 
+    def connect(self) -> None:
+        """Open the connection now, rather than on first use.
+
+        Raises:
+            StageError: the tracker cannot be reached.
+        """
+
     def log_conversion(self, conversion: ConversionRecord, engines: Sequence[EngineRecord]) -> dict[str, str]:
         """Log the parent run and its children; return the run id by engine id."""
 

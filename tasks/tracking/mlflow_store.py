@@ -58,6 +58,11 @@ class MlflowTracker:
         """The `mlflow.MlflowClient`, opened when first used."""
         return open_client(self._uri)
 
+    def connect(self) -> None:
+        """Import MLflow and reach its store; a local one is made if need be."""
+        with explained_errors(self._uri, "opening it"):
+            self.client.search_experiments(max_results=1)
+
     def find_runs(self, conversion: ConversionRecord, outcomes: Sequence[EngineOutcome]) -> dict[str, str] | None:
         """Run ids by engine id if a FINISHED parent with this evidence has a FINISHED child for each engine."""
         path = sqlite_path(self._uri)

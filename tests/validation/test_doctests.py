@@ -19,7 +19,9 @@ def test_every_example_in_a_docstring_gives_what_it_says(name: str) -> None:
 def test_every_public_statistic_has_an_example() -> None:
     statistics = importlib.import_module("validation.statistics")
     functions = [
-        value for value in vars(statistics).values() if getattr(value, "__module__", "") == statistics.__name__
+        value
+        for name, value in vars(statistics).items()
+        if getattr(value, "__module__", "") == statistics.__name__ and not name.startswith("_")
     ]
     assert len(functions) >= 10
     assert all(">>>" in function.__doc__ for function in functions)

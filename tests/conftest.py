@@ -1,0 +1,107 @@
+"""Seals every test off from the network, the real home folder and the settings of whoever runs it."""
+
+from __future__ import annotations
+
+import os
+import socket
+from ipaddress import ip_address
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tasks.store.local import LocalStore
+from tasks.workbench import Workbench
+from tests.tasks.tiny import write_model_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+SETTINGS = ("ENGINEGATE_", "MLFLOW_", "PREFECT_", "AWS_", "XDG_", "GIT_")
+PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy")
+NOBODY_LISTENS = "http://127.0.0.1:9"
+
+
+class RealNetworkError(RuntimeError):
+    """A test reached for the network."""
+
+
+def is_loopback(host: object) -> bool:
+    """Whether a host of a socket address stays on this machine."""
+    text = host.decode() if isinstance(host, bytes) else str(host or "localhost")
+    if text == "localhost":
+        return True
+    try:
+        return ip_address(text).is_loopback or ip_address(text).is_unspecified
+    except ValueError:
+        return False
+
+
+def guard(function: Callable[..., Any], host_of: Callable[[tuple[Any, ...]], object]) -> Callable[..., Any]:
+    def guarded(*arguments: Any, **options: Any) -> Any:
+        host = host_of(arguments)
+        if not is_loopback(host):
+            raise RealNetworkError(f"a test may not reach {host}; serve it on 127.0.0.1")
+        return function(*arguments, **options)
+
+    return guarded
+
+
+def host_of_address(arguments: tuple[Any, ...]) -> object:
+    address = arguments[-1]  # connect(self, address), connect_ex(self, address), sendto(self, data, [flags,] address)
+    return address[0] if isinstance(address, tuple) else "localhost"  # else a Unix socket's path
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _sealed_machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No network but loopback, an empty home folder, and none of the settings that were inherited.
+
+    Child processes inherit the home folder and the settings, and a proxy that nobody listens at.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        for name in list(os.environ):
+            if name.startswith(SETTINGS):
+                patch.delenv(name)
+        patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
+        for name in PROXIES:
+            patch.setenv(name, NOBODY_LISTENS)
+        for name in ("NO_PROXY", "no_proxy"):
+            patch.setenv(name, "127.0.0.1,localhost,::1")
+        for name in ("connect", "connect_ex", "sendto"):
+            patch.setattr(socket.socket, name, guard(getattr(socket.socket, name), host_of_address))
+        for name in ("getaddrinfo", "gethostbyname"):
+            patch.setattr(socket, name, guard(getattr(socket, name), lambda arguments: arguments[0]))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _restored_environment(tmp_path: Path) -> Iterator[None]:
+    """Each test starts in an empty folder, and what it sets in the environment ends with it."""
+    folder, environment = os.getcwd(), dict(os.environ)  # noqa: PTH109 - as it was, links and all
+    os.chdir(tmp_path)
+    yield
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> LocalStore:
+    """An empty artifact store."""
+    return LocalStore(tmp_path / "store")
+
+
+@pytest.fixture
+def bench(store: LocalStore) -> Workbench:
+    """A workbench on the empty store."""
+    return Workbench(store, time_limit_s=120, benchmark_s=0.05)
+
+
+@pytest.fixture
+def write_model(tmp_path: Path) -> Callable[..., Path]:
+    """Write the tiny scorer's model directory; keywords replace keys of its model.yaml, None removes one."""
+
+    def write(**changes: Any) -> Path:
+        return write_model_folder(tmp_path / "model", **changes)
+
+    return write

@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+
+from tasks.backends import backend_for
+from tasks.backends import ort as backend_module
+from tasks.backends.ort import OnnxRuntimeBackend
+from tasks.errors import StageError
+from tests.tasks.tiny import make_features, score, tiny_spec, write_onnx
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def build(folder: Path, **graph: str) -> Path:
+    plan = folder / "plan"
+    plan.mkdir()
+    spec = tiny_spec()
+    OnnxRuntimeBackend().build(write_onnx(folder / "onnx", **graph), plan, spec.inputs, spec.dims)
+    return plan
+
+
+@pytest.mark.parametrize("samples", [1, 3, 16, 100])
+def test_a_built_engine_computes_what_its_graph_says_at_every_batch(tmp_path: Path, samples: int) -> None:
+    engine = OnnxRuntimeBackend().load(build(tmp_path))
+    features = make_features(samples)
+    outputs = engine.run({"features": features})
+    assert {name: (array.shape, array.dtype.name) for name, array in outputs.items()} == {
+        "score": ((samples,), "float32")
+    }
+    np.testing.assert_allclose(outputs["score"], score(features), atol=1e-6)
+
+
+def test_an_engine_is_optimised_ahead_of_time(tmp_path: Path) -> None:
+    plan = build(tmp_path, body="two = Constant<value_float=2.0>() z = Mul(w, two) p = Mul(features, z)"
+                 " t = ReduceSum<keepdims=0>(p, one) score = Sigmoid(t)")  # fmt: skip
+    nodes = [node.op_type for node in onnx.load(plan / "engine.onnx").graph.node]
+    assert [path.name for path in plan.iterdir()] == ["engine.onnx"]
+    assert nodes.count("Mul") == 1
+    assert "Constant" not in nodes
+
+
+def test_the_same_graph_built_twice_gives_the_same_bytes(tmp_path: Path) -> None:
+    plans = []
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        plans.append((build(tmp_path / name) / "engine.onnx").read_bytes())
+    assert plans[0] == plans[1]
+    assert str(tmp_path).encode() not in plans[0]
+
+
+def test_large_weights_lie_beside_the_engine_and_go_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backend_module, "EXTERNAL_WEIGHTS_BYTES", 100)
+    many = ", ".join(f"{value:.3f}" for value in np.linspace(0, 1, 1200))
+    plan = build(
+        tmp_path,
+        body=f"m = Constant<value_floats=[{many}]>() s = ReduceMean<keepdims=0>(m)"
+        " p = Mul(features, w) t = ReduceSum<keepdims=0>(p, one) score = Add(t, s)",
+    )
+    moved = plan.rename(tmp_path / "moved")
+    features = make_features(2)
+    assert OnnxRuntimeBackend().load(moved).run({"features": features})["score"].shape == (2,)
+
+
+@pytest.mark.parametrize("content", [b"", b"no graph", b"\x08\x09"])
+def test_what_is_no_graph_cannot_be_built_or_loaded(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "engine.onnx").write_bytes(content)
+    spec = tiny_spec()
+    (tmp_path / "plan").mkdir()
+    with pytest.raises(StageError, match="ONNX Runtime cannot build an engine from the converted model"):
+        OnnxRuntimeBackend().build(tmp_path / "engine.onnx", tmp_path / "plan", spec.inputs, spec.dims)
+    with pytest.raises(StageError, match="ONNX Runtime cannot load the engine"):
+        OnnxRuntimeBackend().load(tmp_path)
+    with pytest.raises(StageError, match="ONNX Runtime cannot load the engine"):
+        OnnxRuntimeBackend().load(tmp_path / "nowhere")
+
+
+def test_an_operator_that_no_one_knows_cannot_be_built(tmp_path: Path) -> None:
+    with pytest.raises(StageError, match=r"(?s)cannot build.*Sigmund"):
+        build(tmp_path, body="score = Sigmund(features)")
+
+
+def test_the_identity_names_the_runtime_and_the_processor_and_no_host() -> None:
+    identity = OnnxRuntimeBackend().identity()
+    assert (identity.name, identity.version) == ("onnxruntime", ort.__version__)
+    assert identity.device.endswith(" cores")
+    assert identity == OnnxRuntimeBackend().identity()
+    assert OnnxRuntimeBackend().options() == {"graph_optimization_level": "extended"}
+
+
+def test_only_the_processor_is_a_target_here() -> None:
+    assert isinstance(backend_for("cpu"), OnnxRuntimeBackend)
+    with pytest.raises(StageError, match=r"target a100-mig-1g.5gb needs a runner .*convert with --target cpu"):
+        backend_for("a100-mig-1g.5gb")

@@ -1,0 +1,77 @@
+"""Runs a piece of work in processes of their own: several at once, or one that is killed on the way."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from types import FrameType
+
+PACKAGE = str(Path(__file__).resolve().parents[2] / "tasks")
+TRACED = (PACKAGE, "shutil.py")
+CONTEXT = multiprocessing.get_context("fork")
+LIMIT_S = 60
+
+
+def race(workers: Sequence[Callable[[], object]]) -> list[str]:
+    """Run all at the same time; return what each returned, as text, or the name of what it raised."""
+    start, results = CONTEXT.Barrier(len(workers)), CONTEXT.SimpleQueue()
+
+    def run(number: int) -> None:
+        start.wait(LIMIT_S)
+        try:
+            results.put((number, str(workers[number]())))
+        except Exception as error:  # noqa: BLE001 - the test looks at it
+            results.put((number, type(error).__name__))
+
+    processes = [CONTEXT.Process(target=run, args=(number,)) for number in range(len(workers))]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(LIMIT_S)
+        assert process.exitcode == 0
+    return [text for _, text in sorted(results.get() for _ in workers)]
+
+
+def is_killed_at(line: int, work: Callable[[], object]) -> bool:
+    """Run `work` in a process that ends by SIGKILL before it runs its `line`-th line of tasks/.
+
+    Returns False if it had no more lines than that, and so came to its end.
+    """
+    pid = os.fork()
+    if pid == 0:
+        _run_until(line, work)
+    _, status = os.waitpid(pid, 0)
+    if os.WIFSIGNALED(status):
+        assert os.WTERMSIG(status) == signal.SIGKILL
+        return True
+    assert os.WEXITSTATUS(status) == 0
+    return False
+
+
+def _run_until(line: int, work: Callable[[], object]) -> None:
+    left = line
+
+    def trace(frame: FrameType, event: str, _argument: Any) -> Any:
+        nonlocal left
+        if not (frame.f_code.co_filename.startswith(TRACED[0]) or frame.f_code.co_filename.endswith(TRACED[1])):
+            return None
+        if event == "line":
+            left -= 1
+            if left < 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return trace
+
+    code = 1
+    try:
+        sys.settrace(trace)
+        work()
+        code = 0
+    finally:
+        os._exit(code)

@@ -1,0 +1,351 @@
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tasks.digests import canonical_json, digest_json
+from tasks.errors import InputError, RefusedError
+from tasks.registry.local import LocalRegistry
+from tests.tasks.processes import is_killed_at, race
+from tests.tasks.tiny import cell, compare_scores, lay_out, make_outcome, manifest_of, put_reference
+from validation.verdict import Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tasks.specs import Artifact, EngineManifest
+    from tasks.store.local import LocalStore
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> LocalRegistry:
+    return LocalRegistry(tmp_path / "registry")
+
+
+@pytest.fixture
+def manifest(store: LocalStore) -> EngineManifest:
+    return manifest_of(make_outcome(store), put_reference(store))
+
+
+@pytest.fixture
+def folders(store: LocalStore, manifest: EngineManifest, tmp_path: Path) -> dict[str, Path]:
+    return lay_out(store, manifest, tmp_path / "files")
+
+
+@pytest.fixture
+def registered(registry: LocalRegistry, manifest: EngineManifest, folders: dict[str, Path]) -> LocalRegistry:
+    """A registry that holds the engine."""
+    assert registry.publish(manifest, folders)
+    return registry
+
+
+def visible(registry: LocalRegistry) -> list[str]:
+    return [found.engine_id for found in registry.list_engines()]
+
+
+def blob(registry: LocalRegistry, digest: str) -> Path:
+    return registry.root / "blobs" / "sha256" / digest[7:9] / digest[9:]
+
+
+def manifest_path(registry: LocalRegistry) -> Path:
+    (path,) = registry.root.glob("engines/**/manifest.json")
+    return path
+
+
+def test_a_registered_engine_is_listed_read_back_and_verified(
+    registered: LocalRegistry, manifest: EngineManifest
+) -> None:
+    again = LocalRegistry(registered.root)
+    assert again.list_engines() == [manifest]
+    assert again.read_manifest(manifest.cell) == manifest
+    assert again.verify(manifest.cell) == []
+
+
+def test_the_same_engine_twice_is_a_success(
+    registered: LocalRegistry, manifest: EngineManifest, folders: dict[str, Path]
+) -> None:
+    before = manifest_path(registered).read_bytes()
+    assert registered.publish(manifest, folders) is False
+    assert manifest_path(registered).read_bytes() == before
+
+
+def test_the_same_engine_under_other_circumstances_is_the_same_engine(
+    registered: LocalRegistry, manifest: EngineManifest, folders: dict[str, Path]
+) -> None:
+    faster = manifest.benchmark.model_copy(update={"speedup": {1: 9.0, 8: 9.0}})
+    later = manifest.model_copy(
+        update={"created_at": "2027", "mlflow_run": None, "benchmark": faster, "source_commit": "d" * 40}
+    )
+    assert registered.publish(later, folders) is False
+    assert registered.read_manifest(manifest.cell) == manifest
+
+
+def test_the_same_id_with_other_content_is_refused_and_changes_nothing(
+    registered: LocalRegistry, store: LocalStore, tmp_path: Path
+) -> None:
+    before = manifest_path(registered).read_bytes()
+    other = manifest_of(make_outcome(store, plan=b"another plan"), put_reference(store))
+    with pytest.raises(RefusedError, match=r"tiny-cpu-fp32@0123456789ab is registered already .*plan differ") as caught:
+        registered.publish(other, lay_out(store, other, tmp_path / "other"))
+    assert caught.value.exit_code == 5
+    assert manifest_path(registered).read_bytes() == before
+    assert not blob(registered, other.plan.files[0].digest).exists()
+
+
+@pytest.mark.parametrize("noise", [0.3, 0.02])
+def test_an_engine_that_did_not_pass_is_refused(
+    registry: LocalRegistry, store: LocalStore, tmp_path: Path, noise: float
+) -> None:
+    failed = manifest_of(make_outcome(store, noise=noise), put_reference(store))
+    assert failed.verdict.outcome is not Outcome.PASS
+    with pytest.raises(RefusedError, match=r"is not registered: verdict: is fail"):
+        registry.publish(failed, lay_out(store, failed, tmp_path / "files"))
+    assert visible(registry) == []
+    assert not (registry.root / "blobs").exists()
+
+
+def test_a_verdict_that_does_not_follow_from_the_evidence_is_refused(
+    registry: LocalRegistry, manifest: EngineManifest, folders: dict[str, Path]
+) -> None:
+    forged = manifest.model_copy(update={"comparison": compare_scores(0.3)})
+    with pytest.raises(RefusedError, match="does not follow from the stored comparison"):
+        registry.publish(forged, folders)
+    assert visible(registry) == []
+
+
+def test_a_manifest_under_another_engine_s_id_is_refused(
+    registry: LocalRegistry, manifest: EngineManifest, folders: dict[str, Path]
+) -> None:
+    forged = manifest.model_copy(update={"engine_id": "tiny-cpu-int8@0123456789ab"})
+    with pytest.raises(RefusedError, match="engine_id: tiny-cpu-int8@0123456789ab is not that of its cell"):
+        registry.publish(forged, folders)
+
+
+def test_a_file_that_changed_on_its_way_is_refused(
+    registry: LocalRegistry, manifest: EngineManifest, folders: dict[str, Path]
+) -> None:
+    plan = folders[manifest.plan.digest] / "engine.onnx"
+    plan.unlink()
+    plan.write_bytes(b"plaN")
+    with pytest.raises(RefusedError, match=r"engine.onnx should be sha256:.* but is sha256:"):
+        registry.publish(manifest, folders)
+    assert visible(registry) == []
+    assert list((registry.root / "scratch").iterdir()) == []
+
+
+def test_what_happens_to_the_store_does_not_reach_the_registry(
+    registered: LocalRegistry, manifest: EngineManifest, store: LocalStore
+) -> None:
+    for path in (store.root / "blobs").rglob("*"):
+        if path.is_file():
+            path.chmod(0o644)
+            path.write_bytes(b"damage")
+    assert registered.verify(manifest.cell) == []
+
+
+def flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.chmod(0o644)
+    path.write_bytes(content)
+
+
+def truncate(path: Path) -> None:
+    path.chmod(0o644)
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def remove(path: Path) -> None:
+    path.unlink()
+
+
+@pytest.mark.parametrize("damage", [flip_a_bit, truncate, remove])
+@pytest.mark.parametrize(
+    ("role", "artifact_of"),
+    [
+        ("plan", lambda manifest: manifest.plan),
+        ("onnx", lambda manifest: manifest.onnx),
+        ("reference outputs", lambda manifest: manifest.reference_outputs),
+    ],
+)
+def test_verify_names_every_damaged_file(
+    registered: LocalRegistry,
+    manifest: EngineManifest,
+    damage: Callable[[Path], None],
+    role: str,
+    artifact_of: Callable[[EngineManifest], Artifact],
+) -> None:
+    file = artifact_of(manifest).files[-1]
+    damage(blob(registered, file.digest))
+    (fault,) = registered.verify(manifest.cell)
+    assert fault.startswith(f"{role}: {file.path} should have digest {file.digest}, but ")
+    assert fault.endswith("is missing" if damage is remove else fault.partition("but ")[2])
+
+
+def test_verify_names_files_that_were_swapped(registered: LocalRegistry, manifest: EngineManifest) -> None:
+    one, other = (blob(registered, file.digest) for file in manifest.plan.files)
+    one.rename(one.parent / "kept")
+    other.rename(one)
+    (one.parent / "kept").rename(other)
+    faults = registered.verify(manifest.cell)
+    assert [fault.partition(" should")[0] for fault in faults] == ["plan: engine.onnx", "plan: engine.onnx.data"]
+
+
+def test_a_damaged_engine_is_mended_when_the_same_one_is_published_again(
+    registered: LocalRegistry, manifest: EngineManifest, folders: dict[str, Path]
+) -> None:
+    flip_a_bit(blob(registered, manifest.plan.files[0].digest))
+    remove(blob(registered, manifest.onnx.files[0].digest))
+    assert registered.publish(manifest, folders) is False
+    assert registered.verify(manifest.cell) == []
+
+
+EDITS: dict[str, Callable[[dict[str, Any]], object]] = {
+    "verdict": lambda content: content["verdict"].update(outcome="inconclusive"),
+    "plan": lambda content: content["plan"]["files"][0].update(digest="sha256:" + "0" * 64),
+    "limit": lambda content: content["policy"]["rules"][0].update(max=0.5),
+    "commit": lambda content: content.update(source_commit="0" * 40),
+    "cell": lambda content: content["cell"].update(precision="int8"),
+    "measurement": lambda content: content["comparison"]["measurements"][0].update(value=0.0),
+    "NaN": lambda content: content["benchmark"]["engine"][0].update(p50_ms=float("nan")),
+    "unknown key": lambda content: content.update(extra=1),
+    "missing key": lambda content: content.pop("plan"),
+    "path": lambda content: content["plan"]["files"][0].update(path="../../plan"),
+    "schema": lambda content: content.update(schema_version=2),
+}
+
+
+def edit(registry: LocalRegistry, change: Callable[[dict[str, Any]], object], *, sealed: bool) -> None:
+    """Change a manifest; `sealed` puts its digest right too, as one would who means harm."""
+    path = manifest_path(registry)
+    envelope = json.loads(path.read_bytes())
+    change(envelope["manifest"])
+    if sealed:
+        envelope["digest"] = digest_json(envelope["manifest"])
+    path.write_bytes(json.dumps(envelope).encode())
+
+
+@pytest.mark.parametrize("change", EDITS.values(), ids=EDITS)
+def test_an_edited_manifest_is_refused_and_named(
+    registered: LocalRegistry, manifest: EngineManifest, change: Callable[[dict[str, Any]], object]
+) -> None:
+    edit(registered, change, sealed=False)
+    (fault,) = registered.verify(manifest.cell)
+    assert fault.startswith("tiny-cpu-fp32@0123456789ab: its manifest ")
+    with pytest.raises(RefusedError, match="its manifest"):
+        registered.read_manifest(manifest.cell)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda content: content["verdict"].update(outcome="fail"), "verdict: is fail, and only a pass"),
+        (lambda content: content["policy"]["rules"][0].update(max=0.5), "verdict: does not follow"),
+        (lambda content: content["comparison"].update(defects=["score: NaN"]), "verdict: does not follow"),
+        (lambda content: content["comparison"].update(samples=0), "verdict: does not follow"),
+        (lambda content: content["plan"].update(files=[]), "plan: the list of files does not match"),
+        (lambda content: content.update(engine_id="tiny-t4-fp32@0123456789ab"), "engine_id: tiny-t4-fp32@0123456789ab"),
+    ],
+)
+def test_an_edited_manifest_with_its_digest_put_right_contradicts_itself(
+    registered: LocalRegistry, manifest: EngineManifest, change: Callable[[dict[str, Any]], object], words: str
+) -> None:
+    edit(registered, change, sealed=True)
+    assert [fault for fault in registered.verify(manifest.cell) if words in fault]
+
+
+def test_a_failing_verdict_edited_to_pass_is_found_out(
+    registered: LocalRegistry, manifest: EngineManifest, store: LocalStore
+) -> None:
+    failed = manifest_of(make_outcome(store, noise=0.3), put_reference(store)).model_dump(mode="json")
+    failed["verdict"]["outcome"] = "pass"
+    for rule in failed["verdict"]["rules"]:
+        rule["outcome"] = "pass"
+    failed["verdict"]["defects"] = []
+    path = manifest_path(registered)
+    path.write_bytes(canonical_json({"digest": digest_json(failed), "manifest": failed}))
+    assert registered.verify(manifest.cell) == [
+        "verdict: does not follow from the stored comparison under the stored policy"
+    ]
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"{}", b'{"manifest": 1}', b"\xff"])
+def test_a_damaged_manifest_is_refused_with_the_remedy(
+    registered: LocalRegistry, manifest: EngineManifest, content: bytes
+) -> None:
+    manifest_path(registered).write_bytes(content)
+    (fault,) = registered.verify(manifest.cell)
+    assert "its manifest is damaged" in fault
+    assert "convert the model again" in fault
+
+
+def test_removing_a_damaged_manifest_and_publishing_again_is_the_remedy(
+    registered: LocalRegistry, manifest: EngineManifest, folders: dict[str, Path]
+) -> None:
+    manifest_path(registered).write_bytes(b"{")
+    with pytest.raises(RefusedError):
+        registered.publish(manifest, folders)
+    manifest_path(registered).unlink()
+    assert registered.publish(manifest, folders)
+    assert registered.verify(manifest.cell) == []
+
+
+def test_an_unknown_engine_is_an_input_error(registry: LocalRegistry) -> None:
+    for ask in (registry.verify, registry.read_manifest):
+        with pytest.raises(InputError, match=r"tiny-cpu-fp32@0123456789ab is not registered; `enginegate engines`"):
+            ask(cell())
+
+
+def test_engines_are_listed_by_id(registry: LocalRegistry, store: LocalStore, tmp_path: Path) -> None:
+    cells = [cell("int8"), cell("fp16", target="a100-mig-1g.5gb"), cell("fp32", version="f" * 12)]
+    for number, one in enumerate(cells):
+        outcome = make_outcome(store).model_copy(update={"cell": one})
+        found = manifest_of(outcome, put_reference(store))
+        registry.publish(found, lay_out(store, found, tmp_path / str(number)))
+    assert visible(registry) == sorted(one.engine_id for one in cells)
+
+
+def test_of_many_publishers_of_one_engine_exactly_one_registers_it(
+    registry: LocalRegistry, manifest: EngineManifest, folders: dict[str, Path]
+) -> None:
+    found = race([lambda: LocalRegistry(registry.root).publish(manifest, folders)] * 5)
+    assert sorted(found) == ["False"] * 4 + ["True"]
+    assert registry.verify(manifest.cell) == []
+    assert list((registry.root / "scratch").iterdir()) == []
+
+
+def test_of_many_publishers_of_different_engines_under_one_id_one_wins_and_the_others_are_told(
+    registry: LocalRegistry, store: LocalStore, tmp_path: Path
+) -> None:
+    manifests = [manifest_of(make_outcome(store, plan=b"plan %d" % n), put_reference(store)) for n in range(5)]
+    works = [
+        lambda manifest=manifest, folders=lay_out(store, manifest, tmp_path / str(n)): LocalRegistry(
+            registry.root
+        ).publish(manifest, folders)
+        for n, manifest in enumerate(manifests)
+    ]
+    found = race(works)
+    assert sorted(found) == ["RefusedError"] * 4 + ["True"]
+    assert registry.read_manifest(cell()) == manifests[found.index("True")]
+    assert registry.verify(cell()) == []
+
+
+def test_killed_at_any_line_a_publisher_leaves_the_whole_engine_or_none(
+    manifest: EngineManifest, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    line, hidden, root = 0, 0, tmp_path / "0"
+    while is_killed_at(line, lambda: LocalRegistry(root).publish(manifest, folders)):
+        registry = LocalRegistry(root)
+        assert list((root / "scratch").iterdir()) == []
+        if visible(registry):
+            assert registry.verify(manifest.cell) == []
+        else:
+            hidden += 1
+            assert registry.publish(manifest, folders)
+        line += 8
+        root = tmp_path / str(line)
+    assert line > 200
+    assert hidden > 20

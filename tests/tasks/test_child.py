@@ -1,0 +1,207 @@
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil
+import pytest
+
+from tasks import child
+from tasks.child import Child, ChildFailedError, call_in_child
+from tasks.errors import EnginegateError, InputError, RefusedError, StageError
+from tests.tasks.child_entries import Answer, Ask
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+ENTRIES = "tests.tasks.child_entries"
+REPOSITORY = Path(__file__).resolve().parents[2]
+PATIENCE_S = 30
+LIMIT_S = 60.0
+
+
+def call(entry: str, folder: Path, text: str = "", *, time_limit_s: float = LIMIT_S) -> str:
+    return call_in_child(f"{ENTRIES}:{entry}", Ask(text=text), Answer, folder, time_limit_s=time_limit_s).text
+
+
+def failure(entry: str, folder: Path, text: str = "", *, time_limit_s: float = LIMIT_S) -> str:
+    with pytest.raises(ChildFailedError) as caught:
+        call(entry, folder, text, time_limit_s=time_limit_s)
+    return str(caught.value)
+
+
+def is_gone(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE  # dead, and not yet collected by its parent
+    except psutil.NoSuchProcess:
+        return True
+
+
+def all_go(pids: Iterable[int]) -> bool:
+    deadline = time.monotonic() + PATIENCE_S
+    left = set(pids)
+    while left and time.monotonic() < deadline:
+        left = {pid for pid in left if not is_gone(pid)}
+        time.sleep(0.02)
+    return not left
+
+
+def wait_for(path: Path) -> str:
+    deadline = time.monotonic() + PATIENCE_S
+    while not path.exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return path.read_text()
+
+
+def test_a_child_answers_what_it_was_asked(tmp_path: Path) -> None:
+    text = "line\nline\t✓ \u2028 \x00" * 3
+    assert call("echo", tmp_path, text) == text
+
+
+def test_an_answer_may_be_large(tmp_path: Path) -> None:
+    text = "x" * 3_000_000
+    assert call("echo", tmp_path, text) == text
+
+
+def test_what_is_printed_goes_to_the_log_and_corrupts_no_answer(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert call("print_everywhere", tmp_path, "true") == "true"
+    assert capfd.readouterr() == ("", "")
+    assert (tmp_path / "child.log").read_text().count("forged") == 5
+
+
+def test_one_child_serves_several_requests_and_keeps_what_it_loaded(tmp_path: Path) -> None:
+    with Child(f"{ENTRIES}:remember_calls", tmp_path) as opened:
+        answers = [opened.ask(Ask(), Answer, time_limit_s=LIMIT_S).text for _ in range(3)]
+    assert answers == ["1", "2", "3"]
+
+
+def test_progress_arrives_whole_and_in_order(tmp_path: Path) -> None:
+    steps: list[tuple[int, int]] = []
+    with Child(f"{ENTRIES}:count", tmp_path) as opened:
+        opened.ask(
+            Ask(text="500"), Answer, time_limit_s=LIMIT_S, on_progress=lambda done, total: steps.append((done, total))
+        )
+    assert steps == [(number, 500) for number in range(1, 501)]
+
+
+def test_expected_errors_keep_their_class_and_message_and_the_child_lives_on(tmp_path: Path) -> None:
+    kinds: dict[str, type[EnginegateError]] = {
+        "InputError": InputError,
+        "StageError": StageError,
+        "RefusedError": RefusedError,
+    }
+    with Child(f"{ENTRIES}:fail_with", tmp_path) as opened:
+        for name, kind in kinds.items():
+            with pytest.raises(EnginegateError) as caught:
+                opened.ask(Ask(text=name), Answer, time_limit_s=LIMIT_S)
+            assert (type(caught.value), str(caught.value)) == (kind, f"a {name} from the child")
+
+
+def test_an_unexpected_error_names_itself_and_ends_with_the_log(tmp_path: Path) -> None:
+    text = failure("raise_unexpected", tmp_path)
+    assert f"{ENTRIES}:raise_unexpected raised LookupError: no such layer: \ud800 ✓" in text
+    assert "\n    | the last thing it said" in text
+    assert "\n    | Traceback" in text
+
+
+@pytest.mark.parametrize(
+    ("entry", "text", "words"),
+    [
+        ("leave", "0", "exited with code 0 before it answered"),
+        ("leave", "7", "exited with code 7 before it answered"),
+        ("exit_politely", "", "exited with code 3 before it answered"),
+        ("segfault", "", "was killed by SIGSEGV before it answered"),
+        ("no_such_function", "", "raised AttributeError"),
+    ],
+)
+def test_a_child_that_ends_itself_is_a_failed_stage(tmp_path: Path, entry: str, text: str, words: str) -> None:
+    assert f"{ENTRIES}:{entry} {words}" in failure(entry, tmp_path, text)
+
+
+def test_asking_a_dead_child_says_how_it_died(tmp_path: Path) -> None:
+    with Child(f"{ENTRIES}:leave", tmp_path) as opened:
+        for _ in range(2):
+            with pytest.raises(ChildFailedError, match="exited with code 7"):
+                opened.ask(Ask(text="7"), Answer, time_limit_s=LIMIT_S)
+
+
+def test_a_child_that_never_returns_is_killed_with_all_that_it_started(tmp_path: Path) -> None:
+    # The limit must let the child start on a busy machine: it is lowered only once the child says that it runs.
+    pids = tmp_path / "pids"
+    seen: list[list[int]] = []
+
+    class Impatient(Child):
+        def _messages(self, deadline: float, time_limit_s: float):  # type: ignore[no-untyped-def] # noqa: ANN202
+            for message in super()._messages(deadline, time_limit_s):
+                yield message
+                seen.append([int(pid) for pid in wait_for(pids).split()])
+                yield from super()._messages(time.monotonic() + 0.1, 0.1)
+
+    with Impatient(f"{ENTRIES}:never_return", tmp_path) as opened:
+        with pytest.raises(ChildFailedError, match=r"did not end within 0.1 s and was stopped; raise .* --time-limit"):
+            opened.ask(Ask(text=str(pids)), Answer, time_limit_s=LIMIT_S)
+        assert len(seen[0]) == 2
+        assert all_go(seen[0])
+
+
+def test_a_small_limit_ends_a_child_whatever_it_does(tmp_path: Path) -> None:
+    before = set(psutil.Process().children(recursive=True))
+    assert "did not end within 0.2 s" in failure("never_return", tmp_path, str(tmp_path / "pids"), time_limit_s=0.2)
+    assert set(psutil.Process().children(recursive=True)) <= before
+
+
+def test_a_child_that_closes_its_pipe_and_lives_on_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(child, "EXIT_LIMIT_S", 0.2)
+    before = set(psutil.Process().children(recursive=True))
+    assert "closed its pipe before it answered" in failure("close_the_pipe", tmp_path)
+    assert set(psutil.Process().children(recursive=True)) <= before
+
+
+def test_a_child_dies_when_its_parent_is_killed(tmp_path: Path) -> None:
+    pids = tmp_path / "pids"
+    script = textwrap.dedent(f"""
+        from pathlib import Path
+        from tasks.child import call_in_child
+        from tests.tasks.child_entries import Answer, Ask
+        folder = Path({str(tmp_path)!r})
+        call_in_child("{ENTRIES}:never_return", Ask(text=str(folder / "pids")), Answer, folder, time_limit_s=600)
+    """)
+    parent = subprocess.Popen([sys.executable, "-c", script], cwd=REPOSITORY)
+    started, grandchild = (int(pid) for pid in wait_for(pids).split())
+    try:
+        parent.send_signal(signal.SIGKILL)
+        parent.wait()
+        assert all_go([started])
+    finally:
+        psutil.Process(grandchild).kill()
+
+
+def test_a_child_outlives_the_thread_that_started_it_as_long_as_it_is_asked(tmp_path: Path) -> None:
+    answers: list[str] = []
+    thread = threading.Thread(target=lambda: answers.append(call("echo", tmp_path, "from a thread")))
+    thread.start()
+    thread.join(PATIENCE_S)
+    assert answers == ["from a thread"]
+
+
+def test_the_environment_holds_no_credentials_and_a_home_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secrets = ("AWS_SECRET_ACCESS_KEY", "MLFLOW_TRACKING_PASSWORD", "HF_TOKEN", "GITHUB_TOKEN", "ENGINEGATE_HOME")
+    for name in secrets:
+        monkeypatch.setenv(name, "secret-value")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    environment = dict(line.partition("=")[::2] for line in call("show_environment", tmp_path).splitlines())
+    assert "secret-value" not in json.dumps(environment)
+    assert not set(secrets) & set(environment)
+    assert environment["HOME"] == environment["TMPDIR"] == str(tmp_path)
+    assert environment["OMP_NUM_THREADS"] == "1"

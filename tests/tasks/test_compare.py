@@ -1,0 +1,241 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from tasks.backends.ort import OnnxRuntimeBackend
+from tasks.build import build_engine
+from tasks.compare import CompareRequest, compare_engine, compare_in_child, peak_memory_bytes, run_shard
+from tasks.data import load_arrays, save_shard, shard_paths
+from tasks.errors import StageError
+from tasks.specs import Dim, ReferenceArtifact
+from tests.tasks.tiny import (
+    SCORER,
+    cell,
+    make_features,
+    put_data,
+    put_model,
+    put_shards,
+    score,
+    tiny_policy,
+    tiny_spec,
+    write_onnx,
+)
+from validation.verdict import Outcome, decide
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tasks.data import Arrays
+    from tasks.workbench import Workbench
+    from validation.comparison import ComparisonResult
+
+SAMPLES = 250
+BATCH = {"min": 1, "opt": 8, "max": 16}
+
+
+def compare(
+    folder: Path,
+    *,
+    cuts: Sequence[int] = (100,),
+    batch: dict[str, int] = BATCH,
+    kind: str = "score",
+    slices: Sequence[str] | None = None,
+    **graph: str,
+) -> ComparisonResult:
+    """Compare a graph with the scorer on 250 samples in shards that end at `cuts`, in this process."""
+    folder.mkdir(exist_ok=True)
+    spec = tiny_spec(outputs={"score": {"kind": kind}})
+    folders = {name: folder / name for name in ("plan", "inputs", "annotations", "reference", "candidate")}
+    for path in folders.values():
+        path.mkdir()
+    OnnxRuntimeBackend().build(write_onnx(folder / "onnx", **graph), folders["plan"], spec.inputs, spec.dims)
+    features = make_features(SAMPLES)
+    labels = np.array(slices if slices is not None else ["all"] * SAMPLES)
+    for number, rows in enumerate(np.split(np.arange(SAMPLES), cuts)):
+        save_shard(folders["inputs"], number, {"features": features[rows]})
+        save_shard(folders["annotations"], number, {"label": rows, "slice.group": labels[rows]})
+        save_shard(folders["reference"], number, {"score": score(features[rows])})
+    everything = score(features)
+    request = CompareRequest(
+        target="cpu",
+        **{name: str(path) for name, path in folders.items()},
+        outputs=spec.outputs,
+        ranges={"score": (float(everything.min()), float(everything.max()))},
+        batch=Dim(**batch),
+    )
+    steps: list[tuple[int, int]] = []
+    reply = compare_in_child(request.model_dump(mode="json"), lambda done, total: steps.append((done, total)))
+    shards = len(cuts) + 1
+    assert steps == [(number + 1, shards) for number in range(shards)]
+    assert [path.name for path in shard_paths(folders["candidate"])] == [f"{n:05d}.npz" for n in range(shards)]
+    return reply.comparison
+
+
+def verdict(result: ComparisonResult) -> Outcome:
+    return decide(tiny_policy(), result).outcome
+
+
+def values(result: ComparisonResult) -> dict[str, float | None]:
+    return {measured.metric: measured.value for measured in result.measurements}
+
+
+def test_the_same_function_passes(tmp_path: Path) -> None:
+    result = compare(tmp_path / "c")
+    assert result.samples == SAMPLES
+    assert result.defects == ()
+    found = values(result)
+    assert found["mae"] is not None
+    assert found["mae"] < 1e-6
+    assert result.slices[0].slice == "group"
+    assert result.slices[0].n == SAMPLES
+
+
+def test_another_function_is_measured_as_numpy_does(tmp_path: Path) -> None:
+    result = compare(tmp_path / "c", body=SCORER.replace("score =", "s =") + " score = Mul(s, s)")
+    reference = score(make_features(SAMPLES)).astype(np.float64)
+    found = values(result)
+    assert found["mae"] == pytest.approx(np.abs(reference - reference**2).mean(), rel=1e-5)
+    assert found["max_abs"] == pytest.approx(np.abs(reference - reference**2).max(), rel=1e-5)
+    assert found["pearson"] == pytest.approx(np.corrcoef(reference, reference**2)[0, 1], rel=1e-6)
+    assert verdict(result) is Outcome.FAIL
+
+
+NOT_A_NUMBER = SCORER.replace("score =", "s =") + " score = Log(t)"
+INFINITE = SCORER.replace("score =", "s =") + " z = Sub(s, s) score = Div(s, z)"
+
+
+@pytest.mark.parametrize(("body", "words"), [(NOT_A_NUMBER, "NaN, Inf"), (INFINITE, "NaN, Inf")], ids=["NaN", "Inf"])
+def test_a_candidate_that_is_not_finite_fails_and_the_samples_are_named(tmp_path: Path, body: str, words: str) -> None:
+    result = compare(tmp_path / "c", body=body)
+    (defect,) = result.defects
+    assert defect.startswith("score: the candidate has ")
+    assert words in defect
+    assert verdict(result) is Outcome.FAIL
+
+
+WRONG_SHAPES = {
+    "a column too many": ("float[batch,1] score", "p = Mul(features, w) score = ReduceSum<keepdims=1>(p, one)"),
+    "columns": ("float[batch,4] score", "score = Mul(features, w)"),
+    "twice the rows": ("float[rows] score", SCORER.replace("score =", "s =") + " score = Concat<axis=0>(s, s)"),
+    "a row too many": (
+        "float[rows] score",
+        SCORER.replace("score =", "s =") + " o = Constant<value_floats=[0.5]>() score = Concat<axis=0>(s, o)",
+    ),
+    "one row": ("float[one_row] score", SCORER.replace("score =", "s =") + " score = ReduceMax<keepdims=1>(s)"),
+    "no row": (
+        "float[rows] score",
+        SCORER.replace("score =", "s =")
+        + " z = Constant<value_ints=[0]>() i = Constant<value_ints=[0]>() score = Slice(s, z, i)",
+    ),
+}
+
+
+@pytest.mark.parametrize(("outputs", "body"), WRONG_SHAPES.values(), ids=WRONG_SHAPES)
+@pytest.mark.parametrize("opt", [1, 8])
+def test_a_candidate_of_a_wrong_shape_fails_and_does_not_crash(
+    tmp_path: Path, outputs: str, body: str, opt: int, request: pytest.FixtureRequest
+) -> None:
+    if opt == 1 and "one row" in request.node.callspec.id:
+        pytest.skip("one row for one sample is right")
+    result = compare(tmp_path / "c", outputs=outputs, body=body, batch={"min": 1, "opt": opt, "max": 16})
+    assert result.defects
+    assert result.samples == SAMPLES
+    assert verdict(result) is Outcome.FAIL
+
+
+def test_a_candidate_without_an_output_fails(tmp_path: Path) -> None:
+    result = compare(tmp_path / "c", outputs="float[batch] scores", body=SCORER.replace("score =", "scores ="))
+    assert [defect.partition(" (")[0] for defect in result.defects] == [
+        "score: the candidate lacks this output",
+        "scores: the candidate has this output, which is not declared",
+    ]
+    assert verdict(result) is Outcome.FAIL
+
+
+@pytest.mark.parametrize("kind", ["score", "tensor"])
+@pytest.mark.parametrize("cuts", [(), (1,), (100, 101, 249), tuple(range(10, 250, 10))], ids=len)
+def test_the_result_does_not_depend_on_the_shards(tmp_path: Path, kind: str, cuts: tuple[int, ...]) -> None:
+    body = SCORER.replace("score =", "s =") + " score = Mul(s, s)"
+    slices = ["odd" if number % 2 else "even" for number in range(SAMPLES)]
+    whole = compare(tmp_path / "whole", cuts=(125,), kind=kind, slices=slices, body=body)
+    parts = compare(tmp_path / "parts", cuts=cuts, kind=kind, slices=slices, body=body)
+    assert parts.samples == whole.samples
+    assert [(m.metric, m.n, m.note) for m in parts.measurements] == [
+        (m.metric, m.n, m.note) for m in whole.measurements
+    ]
+    for one, other in zip(whole.measurements, parts.measurements, strict=True):
+        assert other.value == pytest.approx(one.value, rel=1e-9, abs=1e-12)
+    assert [(s.value, s.n) for s in parts.slices] == [("even", 125), ("odd", 125)]
+    assert [worst.index for worst in parts.worst] == [worst.index for worst in whole.worst]
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [{"min": 1, "opt": 7, "max": 7}, {"min": 6, "opt": 7, "max": 9}, {"min": 64, "opt": 64, "max": 64}],
+    ids=str,
+)
+def test_a_last_partial_batch_is_filled_up_and_only_real_samples_count(tmp_path: Path, batch: dict[str, int]) -> None:
+    result = compare(tmp_path / "c", cuts=(100, 101), batch=batch)
+    assert (result.samples, result.defects) == (SAMPLES, ())
+    assert {measured.n for measured in result.measurements} == {SAMPLES}
+    found = values(result)["max_abs"]
+    assert found is not None
+    assert found < 1e-6
+
+
+class Scripted:
+    """An engine that gives what a function makes of the features."""
+
+    def __init__(self, function: Any) -> None:
+        self.function = function
+
+    def run(self, feeds: Arrays) -> Arrays:
+        return {"score": self.function(feeds["features"])}
+
+
+def test_rows_that_only_filled_the_batch_are_dropped() -> None:
+    features = make_features(5)
+    sizes: list[int] = []
+
+    def first(batch: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        sizes.append(len(batch))
+        return np.asarray(batch[:, 0])
+
+    found = run_shard(Scripted(first), {"features": features}, Dim(min=4, opt=4, max=4))
+    assert sizes == [4, 4]
+    np.testing.assert_array_equal(found["score"], features[:, 0])
+
+
+@pytest.mark.parametrize("function", [lambda batch: batch.T, lambda batch: np.float32(batch.mean())])
+def test_outputs_that_cannot_be_joined_are_a_failed_stage(function: Any) -> None:
+    with pytest.raises(StageError, match="cannot be joined over batches"):
+        run_shard(Scripted(function), {"features": make_features(5)}, Dim(min=1, opt=4, max=4))
+
+
+def test_a_whole_comparison_in_a_child_is_stored_and_found_again(bench: Workbench, tmp_path: Path) -> None:
+    spec = tiny_spec()
+    shards = [{"features": make_features(n, seed=n)} for n in (100, 150)]
+    data = put_data(bench.store, shards, [{"slice.part": np.full(len(s["features"]), i)} for i, s in enumerate(shards)])
+    outputs = [{"score": score(shard["features"])} for shard in shards]
+    reference = ReferenceArtifact(outputs=put_shards(bench.store, outputs), ranges={"score": (0.0, 1.0)})
+    engine = build_engine(bench, spec, put_model(bench.store, tmp_path / "onnx"), cell()).result
+    first = compare_engine(bench, spec, engine, cell(), data, reference)
+    again = compare_engine(bench, spec, engine, cell(), data, reference)
+    assert (first.cached, again.cached) == (False, True)
+    assert again.result == first.result
+    assert [(s.value, s.n) for s in first.result.comparison.slices] == [("0", 100), ("1", 150)]
+    assert first.result.peak_memory_bytes > 1 << 20
+    folder = bench.store.fetch(first.result.outputs, tmp_path / "candidate")
+    for path, expected in zip(shard_paths(folder), outputs, strict=True):
+        np.testing.assert_allclose(load_arrays(path)["score"], expected["score"], atol=1e-6)
+
+
+def test_peak_memory_is_that_of_this_process() -> None:
+    before = peak_memory_bytes()
+    block = np.ones(40_000_000 // 8)
+    assert peak_memory_bytes() >= before
+    assert block.nbytes < peak_memory_bytes()

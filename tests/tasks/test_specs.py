@@ -1,0 +1,170 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from tasks.errors import InputError
+from tasks.specs import TARGETS, ArtifactFile, Cell, EngineManifest, ModelSpec, Precision
+from tests.tasks.tiny import changed, make_outcome, manifest_of, put_reference, tiny_spec
+
+if TYPE_CHECKING:
+    from tasks.store.local import LocalStore
+
+DIGEST = "sha256:" + "a" * 64
+
+# Names that hide a target, a precision or both; and any others.
+words = st.sampled_from(["a", "cpu", "a100", "fp16", "int8", "mig", "1g", "t4", "0", "h100"]) | st.from_regex(
+    r"[a-z0-9]{1,6}", fullmatch=True
+)
+names = st.lists(words, min_size=1, max_size=6).map("-".join)
+mig = st.tuples(st.sampled_from(TARGETS), st.integers(1, 7), st.sampled_from([5, 10, 20, 40, 80]))
+targets = st.sampled_from(TARGETS) | mig.map(lambda parts: f"{parts[0]}-mig-{parts[1]}g.{parts[2]}gb")
+versions = st.text("0123456789abcdef", min_size=12, max_size=12)
+cells = st.builds(Cell, model=names, target=targets, precision=st.sampled_from(Precision), version=versions)
+
+
+@settings(derandomize=True, deadline=None)
+@given(cells)
+def test_an_engine_id_reads_back_as_its_cell(cell: Cell) -> None:
+    assert Cell.parse(cell.engine_id) == cell
+
+
+@settings(derandomize=True, deadline=None)
+@given(cells, cells)
+def test_two_cells_never_share_an_engine_id(one: Cell, other: Cell) -> None:
+    assert (one.engine_id == other.engine_id) == (one == other)
+
+
+def test_a_model_named_like_a_cell_keeps_its_name() -> None:
+    cell = Cell(model="a-cpu-fp16", target="a100-mig-1g.5gb", precision=Precision.INT8, version="0123456789ab")
+    assert cell.engine_id == "a-cpu-fp16-a100-mig-1g.5gb-int8@0123456789ab"
+    assert Cell.parse(cell.engine_id) == cell
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "tiny",
+        "tiny-cpu-fp16",
+        "cpu-fp16@0123456789ab",
+        "-cpu-fp16@0123456789ab",
+        "tiny-tpu-fp16@0123456789ab",
+        "tiny-cpu-fp8@0123456789ab",
+        "tiny-cpu-fp16@0123456789AB",
+        "tiny-cpu-fp16@0123456789ab\n",
+        " tiny-cpu-fp16@0123456789ab",
+        "../tiny-cpu-fp16@0123456789ab",
+        "Tiny-cpu-fp16@0123456789ab",
+        "tiny--x-cpu-fp16@0123456789ab",
+        f"{'a' * 65}-cpu-fp16@0123456789ab",
+        f"tiny-cpu-fp16@{'٣' * 12}",  # noqa: RUF001 - digits that are not ASCII
+    ],
+)
+def test_what_is_no_engine_id_is_refused_with_an_example(text: str) -> None:
+    with pytest.raises(InputError, match=r"is no engine id; .*like essay-scorer-cpu-int8@0123456789ab"):
+        Cell.parse(text)
+
+
+@settings(derandomize=True, deadline=None)
+@given(st.text(max_size=40))
+def test_any_text_is_an_engine_id_or_a_clear_error(text: str) -> None:
+    with pytest.raises(InputError):
+        Cell.parse(f"{text}@x")
+
+
+def test_specs_cannot_be_changed() -> None:
+    spec = tiny_spec()
+    with pytest.raises(ValidationError, match="frozen"):
+        spec.name = "other"
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"dims": {"batch": {"min": 1, "opt": 9, "max": 8}}}, ["dims.batch", "opt 9", "above max 8", "raise max"]),
+        ({"dims": {"batch": {"min": 5, "opt": 4, "max": 8}}}, ["dims.batch", "min 5", "above opt 4", "lower min"]),
+        ({"dims": {}}, ["inputs.features.shape", "'batch'", "not declared", "under dims"]),
+        ({"dims": {**changed()["dims"], "idle": {"min": 1, "opt": 1, "max": 1}}}, ["dims.idle", "no input uses it"]),
+        ({"dims": {"batch": {"min": 0, "opt": 4, "max": 8}}}, ["dims.batch.min", "greater than or equal to 1"]),
+        ({"dims": {"batch": {"min": True, "opt": 4, "max": 8}}}, ["dims.batch.min", "valid integer"]),
+        ({"dims": {"batch": {"min": "1", "opt": 4, "max": 8}}}, ["dims.batch.min", "valid integer"]),
+        ({"dims": {"batch": {"min": 1.0, "opt": 4, "max": 8}}}, ["dims.batch.min", "valid integer"]),
+        ({"inputs": {}}, ["inputs", "at least 1"]),
+        ({"outputs": {}}, ["outputs", "at least 1"]),
+        ({"targets": []}, ["targets", "at least 1"]),
+        ({"precisions": []}, ["precisions", "at least 1"]),
+        ({"targets": ["cpu", "tpu"]}, ["targets", "'tpu'", "choose from cpu, t4", "a100-mig-1g.5gb"]),
+        ({"targets": ["cpu\n"]}, ["targets", "is no target"]),
+        ({"targets": ["cpu", "cpu"]}, ["targets", "cpu is listed twice"]),
+        ({"precisions": ["fp16", "fp16"]}, ["precisions", "fp16 is listed twice"]),
+        ({"precisions": ["fp17"]}, ["precisions.0", "'fp32', 'fp16' or 'int8'", "'fp17'"]),
+        ({"precisions": ["int8"]}, ["calibration", "missing", "int8 needs it"]),
+        ({"outputs": {"score": {"kind": "score", "range": [1, 1]}}}, ["outputs.score", "empty", "low < high"]),
+        ({"outputs": {"score": {"kind": "score", "range": [0, float("inf")]}}}, ["outputs.score.range", "finite"]),
+        ({"outputs": {"score": {"kind": "logits", "range": [0, 1]}}}, ["outputs.score", "kind score", "remove it"]),
+        ({"outputs": {"score": {"kind": "rank"}}}, ["outputs.score.kind", "'logits'", "'rank'"]),
+        ({"name": "Tiny Scorer"}, ["name", "pattern"]),
+        ({"name": "a" * 65}, ["name", "64"]),
+        ({"source": "model:build"}, ["source", "pattern"]),
+        ({"export": {"opset": 12}}, ["export.opset", "13"]),
+        ({"export": {"exporter": "onnx"}}, ["export.exporter", "'dynamo' or 'torchscript'"]),
+        ({"inputs": {"features": {"dtype": "float31", "shape": ["batch"]}}}, ["inputs.features.dtype", "'float31'"]),
+        ({"inputs": {"features": {"dtype": "float32", "shape": []}}}, ["inputs.features.shape", "at least 1"]),
+        (
+            {"inputs": {"features": {"dtype": "float32", "shape": [8, 4]}}, "dims": {}},
+            ["first axis", "named dimension"],
+        ),
+        ({"inputs": {"../x": {"dtype": "float32", "shape": ["batch"]}}}, ["inputs", "pattern"]),
+    ],
+)
+def test_a_mistake_in_the_declaration_is_named(changes: dict[str, Any], words: list[str]) -> None:
+    with pytest.raises(ValidationError) as caught:
+        ModelSpec.model_validate(changed(**changes))
+    fields = [".".join(map(str, detail["loc"])) for detail in caught.value.errors()]
+    text = f"{caught.value} {fields}"
+    assert [word for word in words if word not in text] == []
+
+
+def test_inputs_that_count_samples_by_different_dimensions_are_refused() -> None:
+    inputs = {
+        "a": {"dtype": "float32", "shape": ["batch", 4]},
+        "b": {"dtype": "float32", "shape": ["sequence", 4]},
+    }
+    dims = {name: {"min": 1, "opt": 1, "max": 1} for name in ("batch", "sequence")}
+    with pytest.raises(ValidationError, match="the first axis of every input must be one named dimension"):
+        tiny_spec(inputs=inputs, dims=dims)
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "../plan", "a/../../b", "", "."])
+def test_a_file_of_an_artifact_cannot_lie_outside_it(path: str) -> None:
+    with pytest.raises(ValidationError, match="leaves the artifact"):
+        ArtifactFile(path=path, digest=DIGEST, size_bytes=1)
+
+
+@pytest.mark.parametrize("digest", ["md5:" + "a" * 64, "sha256:" + "A" * 64, "sha256:" + "a" * 63, DIGEST + "\n"])
+def test_only_a_sha256_is_a_digest(digest: str) -> None:
+    with pytest.raises(ValidationError):
+        ArtifactFile(path="a", digest=digest, size_bytes=1)
+
+
+def test_a_manifest_reads_back_the_same_from_its_json(store: LocalStore) -> None:
+    manifest = manifest_of(make_outcome(store), put_reference(store))
+    assert EngineManifest.model_validate_json(manifest.model_dump_json()) == manifest
+    assert EngineManifest.model_validate(manifest.model_dump(mode="json")) == manifest
+
+
+def test_a_manifest_of_another_schema_is_refused(store: LocalStore) -> None:
+    content = manifest_of(make_outcome(store), put_reference(store)).model_dump(mode="json")
+    with pytest.raises(ValidationError, match="schema_version"):
+        EngineManifest.model_validate({**content, "schema_version": 2})
+
+
+def test_the_headline_is_the_latency_at_the_opt_batch(store: LocalStore) -> None:
+    benchmark = make_outcome(store).benchmark
+    assert benchmark
+    assert (benchmark.headline.batch, benchmark.headline.p50_ms) == (8, 4.0)
