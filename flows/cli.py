@@ -49,8 +49,14 @@ def _command(work: Callable[..., tuple[Document, int]]) -> Callable[..., None]:
         try:
             document, code = work(Session(read_settings(), reporter), **arguments)
         except EnginegateError as error:
-            reporter.error(error)
+            reporter.error(str(error))
             document, code = {"error": str(error), "exit_code": error.exit_code}, error.exit_code
+        except OSError as error:  # a full disk, a folder that cannot be written
+            message = (
+                f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}; mend that and run again"
+            )
+            reporter.error(message)
+            document, code = {"error": message, "exit_code": UNEXPECTED}, UNEXPECTED
         if as_json:
             click.echo(json.dumps(document, indent=2))
         raise SystemExit(code)

@@ -27,7 +27,8 @@ PASSED, FAILED, UNDECIDED = "✓", "✕", "?"
 COLOURS = {PASSED: "green", FAILED: "red", UNDECIDED: "yellow"}
 STEP_WIDTH = 34
 DIGEST_CHARACTERS = 19
-UNDECODABLE_WIDTH = 100
+# Wider than any line: an engine id that is cut off cannot be copied. A terminal wraps what is too long for it.
+TABLE_WIDTH = 500
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,8 @@ class Reporter:
 
     def __init__(self, *, to_stderr: bool = False) -> None:
         stream = sys.stderr if to_stderr else sys.stdout
-        width = None if stream.isatty() else UNDECODABLE_WIDTH + 60
-        self._console = Console(file=stream, highlight=False, width=width, soft_wrap=True)
+        self._console = Console(file=stream, highlight=False, soft_wrap=True)
+        self._tables = Console(file=stream, highlight=False, soft_wrap=True, width=TABLE_WIDTH)
         self.steps: list[Step] = []
 
     def say(self, text: str = "") -> None:
@@ -116,7 +117,7 @@ class Reporter:
                 "yes" if outcome.cell.engine_id in known else "no",
             )
         self._console.print()
-        self._console.print(table)
+        self._tables.print(table)
 
     def table(self, headings: list[str], rows: list[list[str]]) -> None:
         """Print a plain table."""
@@ -125,11 +126,11 @@ class Reporter:
             table.add_column(heading, no_wrap=True)
         for row in rows:
             table.add_row(*(Text(cell, style=COLOURS.get(cell[:1], "")) for cell in row))
-        self._console.print(table)
+        self._tables.print(table)
 
-    def error(self, error: EnginegateError) -> None:
+    def error(self, message: str) -> None:
         """Print an error in full."""
-        self._console.print(Text(f"error: {error}", style="red"))
+        self._console.print(Text(f"error: {message}", style="red"))
 
 
 def _mark(outcome: EngineOutcome) -> str:

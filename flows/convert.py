@@ -89,7 +89,7 @@ def convert_model(
     directory = read_model_directory(Path(model_directory))
     plan = plan_conversion(directory, targets=targets or (), precisions=precisions or (), only=only)
     data = _data(session, "validation data", directory, directory.validation, "validation.data")
-    exported = _stage(session, "export", export_task, _describe_export, directory)
+    exported = _stage(session, "export", export_task, _describe_export, directory, data)
     reference = _stage(session, "reference", reference_task, lambda _: "PyTorch FP32 outputs", directory, data)
     typed = _convert_precisions(session, plan, exported)
     outcomes = []

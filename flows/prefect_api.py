@@ -1,8 +1,7 @@
 """A Prefect API for a host that has none: a temporary server on loopback, as Prefect starts one itself.
 
-It differs from Prefect's own in two things: it starts while the command still reads its input, which hides most of
-its seconds, and it dies with the command, even by kill -9. Where PREFECT_API_URL or a Prefect profile names a server,
-that one is used and none is started.
+It differs from Prefect's own in two things: MLflow opens while it starts, and it dies with the command, even by
+kill -9. Where PREFECT_API_URL or a Prefect profile names a server, that one is used and none is started.
 
 Run as a module, this is the server process: `python -m flows.prefect_api PORT PARENT`.
 """
@@ -17,7 +16,6 @@ import sys
 import time
 import urllib.request
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tasks.child import die_with
@@ -25,6 +23,7 @@ from tasks.errors import EnginegateError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 HOST = "127.0.0.1"
 START_LIMIT_S = 120.0
@@ -48,7 +47,11 @@ def prefect_api(log: Path) -> Iterator[Callable[[], None]]:
     The server's output goes to the file `log`. It is stopped when this process exits, after Prefect has flushed.
     """
     set_prefect_defaults()
-    if os.environ.get("PREFECT_API_URL") or _profile_names_a_server():
+
+    from prefect.context import refresh_global_settings_context  # noqa: PLC0415 - reads its settings when imported
+    from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, get_current_settings, temporary_settings  # noqa: PLC0415
+
+    if get_current_settings().api.url is not None:
         yield lambda: None
         return
     port = _free_port()
@@ -63,18 +66,11 @@ def prefect_api(log: Path) -> Iterator[Callable[[], None]]:
         )
     atexit.register(_stop, process)
     os.environ["PREFECT_API_URL"] = f"http://{HOST}:{port}/api"
-
-    from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings  # noqa: PLC0415
-
+    refresh_global_settings_context()
     # A heartbeat tells a server that outlives the flow that the flow has died. This one does not outlive it, and
     # waiting for the heartbeat's thread costs a second at the end of every flow.
     with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
         yield lambda: _wait(process, port, log)
-
-
-def _profile_names_a_server() -> bool:
-    profiles = Path(os.environ.get("PREFECT_HOME", Path.home() / ".prefect")) / "profiles.toml"
-    return profiles.is_file() and "PREFECT_API_URL" in profiles.read_text(encoding="utf-8", errors="replace")
 
 
 def _free_port() -> int:

@@ -75,6 +75,9 @@ class Child:
                     "TMPDIR": str(folder),
                     "PYTHONPATH": str(Path(__file__).resolve().parent.parent),
                     "PYTHONDONTWRITEBYTECODE": "1",
+                    # What it said before it crashed, and where it crashed, must be in the log.
+                    "PYTHONUNBUFFERED": "1",
+                    "PYTHONFAULTHANDLER": "1",
                     # Threads that spin at a barrier starve each other when the machine has other work: a call of
                     # 0.05 ms then took 13.6 ms. ONNX Runtime's are told the same in `backends.ort`.
                     "OMP_WAIT_POLICY": "PASSIVE",

@@ -56,6 +56,8 @@ def host_of_address(arguments: tuple[Any, ...]) -> object:
 def _sealed_machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """No network but loopback, an empty home folder, and none of the settings that were inherited.
 
+    The current folder is an empty one too, for what fixtures of modules and sessions write.
+
     Child processes inherit the home folder and the settings, and a proxy that nobody listens at.
     """
     with pytest.MonkeyPatch.context() as patch:
@@ -63,6 +65,7 @@ def _sealed_machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
             if name.startswith(SETTINGS):
                 patch.delenv(name)
         patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
+        patch.chdir(tmp_path_factory.mktemp("folder"))
         for name in PROXIES:
             patch.setenv(name, NOBODY_LISTENS)
         for name in ("NO_PROXY", "no_proxy"):

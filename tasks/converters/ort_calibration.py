@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from tasks.converters.interface import CalibrationReader
     from tasks.data import Arrays
 
+
 def find_ranges(model: Path, activations: tuple[str, ...], method: CalibrationMethod, reader: CalibrationReader) -> Any:
     """Return ONNX Runtime's TensorsData: a range for each of `activations`."""
     external = (model.parent / WEIGHTS_FILE).exists()

@@ -45,7 +45,10 @@ def without_credentials(uri: str) -> str:
     """
     if uri.startswith("sqlite:"):
         return uri.partition("?")[0]
-    parts = urlsplit(uri)
+    try:
+        parts = urlsplit(uri)
+    except ValueError:
+        return "an address that is none"
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 

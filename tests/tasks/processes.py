@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
 import os
 import signal
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from types import FrameType
 
 PACKAGE = str(Path(__file__).resolve().parents[2] / "tasks")
@@ -37,6 +38,17 @@ def race(workers: Sequence[Callable[[], object]]) -> list[str]:
         process.join(LIMIT_S)
         assert process.exitcode == 0
     return [text for _, text in sorted(results.get() for _ in workers)]
+
+
+def kill_points(work: Callable[[Path], object], root: Path, *, stride: int = 1) -> Iterator[Path]:
+    """Run `work` again and again, each time in a new folder below `root`, killed `stride` lines of tasks/ later.
+
+    Yields each folder as the killed process left it; ends with the first run that came to its end.
+    """
+    line = 0
+    while is_killed_at(line, functools.partial(work, root / str(line))):
+        yield root / str(line)
+        line += stride
 
 
 def is_killed_at(line: int, work: Callable[[], object]) -> bool:

@@ -127,6 +127,13 @@ def test_a_child_that_ends_itself_is_a_failed_stage(tmp_path: Path, entry: str, 
     assert f"{ENTRIES}:{entry} {words}" in failure(entry, tmp_path, text)
 
 
+def test_a_crash_shows_what_was_said_last_and_where_it_happened(tmp_path: Path) -> None:
+    text = failure("segfault", tmp_path)
+    assert "\n    | the last thing it said" in text
+    assert "Segmentation fault" in text
+    assert "child_entries.py" in text
+
+
 def test_asking_a_dead_child_says_how_it_died(tmp_path: Path) -> None:
     with Child(f"{ENTRIES}:leave", tmp_path) as opened:
         for _ in range(2):

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,6 +27,7 @@ from validation.verdict import Outcome, decide
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from tasks.data import Arrays
     from tasks.workbench import Workbench
@@ -135,12 +135,10 @@ WRONG_SHAPES = {
 
 
 @pytest.mark.parametrize(("outputs", "body"), WRONG_SHAPES.values(), ids=WRONG_SHAPES)
-@pytest.mark.parametrize("opt", [1, 8])
+@pytest.mark.parametrize("opt", [2, 8])
 def test_a_candidate_of_a_wrong_shape_fails_and_does_not_crash(
-    tmp_path: Path, outputs: str, body: str, opt: int, request: pytest.FixtureRequest
+    tmp_path: Path, outputs: str, body: str, opt: int
 ) -> None:
-    if opt == 1 and "one row" in request.node.callspec.id:
-        pytest.skip("one row for one sample is right")
     result = compare(tmp_path / "c", outputs=outputs, body=body, batch={"min": 1, "opt": opt, "max": 16})
     assert result.defects
     assert result.samples == SAMPLES
@@ -168,7 +166,10 @@ def test_the_result_does_not_depend_on_the_shards(tmp_path: Path, kind: str, cut
         (m.metric, m.n, m.note) for m in whole.measurements
     ]
     for one, other in zip(whole.measurements, parts.measurements, strict=True):
-        assert other.value == pytest.approx(one.value, rel=1e-9, abs=1e-12)
+        if one.value is None or other.value is None:
+            assert one == other
+        else:
+            assert other.value == pytest.approx(one.value, rel=1e-9, abs=1e-12)
     assert [(s.value, s.n) for s in parts.slices] == [("even", 125), ("odd", 125)]
     assert [worst.index for worst in parts.worst] == [worst.index for worst in whole.worst]
 

@@ -11,6 +11,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from tasks import convert, onnx_files
 from tasks.convert import Converter, convert_precision
+from tasks.converters.interface import CalibrationReader, ConvertRequest
+from tasks.converters.ort_calibration import find_ranges
+from tasks.converters.quantizable import find_quantizable, fold_transposed_weights, name_nodes
+from tasks.data import save_shard
 from tasks.errors import InputError, StageError
 from tasks.export import export_onnx
 from tasks.specs import CalibrationMethod, CalibrationSpec, DataArtifact, ExportedModel, Precision
@@ -269,6 +273,71 @@ def test_external_data_outside_the_model_is_refused_before_any_converter_runs(tm
     model = by_hand(tmp_path, [helper.make_node("MatMul", ["features", "w"], ["score"])], [tensor])
     with pytest.raises(InputError, match="outside the model's folder"):
         model.convert(Precision.FP16)
+
+
+def ranges_of(model: Model, folder: Path, shards: list[Arrays], method: CalibrationMethod) -> dict[str, list[float]]:
+    """Ranges that the calibrators find for the two activations of the perceptron."""
+    samples = folder / "samples"
+    samples.mkdir(parents=True)
+    for number, shard in enumerate(shards):
+        save_shard(samples, number, shard)
+    request = ConvertRequest(
+        onnx="",
+        output=str(folder),
+        inputs=model.spec.inputs,
+        dims=model.spec.dims,
+        batch_dim="batch",
+        external_bytes=1 << 30,
+        samples=str(samples),
+        method=method,
+    )
+    path = model.bench.store.fetch(model.exported.onnx, folder / "onnx") / "model.onnx"
+    reader = CalibrationReader(request, lambda _done, _total: None)
+    found = find_ranges(path, ("features", "r"), method, reader)
+    return {name: [np.asarray(end).item() for end in data.range_value] for name, data in found.items()}
+
+
+@pytest.mark.parametrize("method", [m for m in CalibrationMethod if m is not CalibrationMethod.MAX])
+def test_ranges_do_not_depend_on_the_order_of_the_samples(
+    perceptron: Model, tmp_path: Path, method: CalibrationMethod
+) -> None:
+    shards = [make_features(40, seed=1), {"features": make_features(9, seed=2)["features"] * 30}]
+    forward = ranges_of(perceptron, tmp_path / "a", shards, method)
+    backward = ranges_of(perceptron, tmp_path / "b", shards[::-1], method)
+    # Batches of another make-up may round a sum of the matrix product differently in its last bit.
+    for name, found in forward.items():
+        assert found == pytest.approx(backward[name], rel=1e-5)
+
+
+def test_minmax_and_percentile_ranges_are_those_that_numpy_finds(perceptron: Model, tmp_path: Path) -> None:
+    generator = np.random.default_rng(1)
+    shards = [{"features": generator.uniform(-1, 2, (rows, 24)).astype(np.float32)} for rows in (3000, 1000)]
+    values = np.concatenate([shard["features"].ravel() for shard in shards])
+    extremes = ranges_of(perceptron, tmp_path / "a", shards, CalibrationMethod.MINMAX)["features"]
+    assert extremes == [values.min(), values.max()]
+    cut = ranges_of(perceptron, tmp_path / "b", shards, CalibrationMethod.PERCENTILE)["features"]
+    bin_width = 2 * np.abs(values).max() / 2048
+    spare = (100 - 99.999) / 2
+    np.testing.assert_allclose(cut, np.percentile(values, [spare, 100 - spare]), atol=2 * bin_width)
+
+
+def test_a_transposed_weight_is_folded_so_that_it_can_be_quantized() -> None:
+    graph = helper.make_graph(
+        [
+            helper.make_node("Transpose", ["w"], ["wt"], perm=[1, 0]),
+            helper.make_node("MatMul", ["x", "wt"], ["y"]),
+        ],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 24])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 16])],
+        [numpy_helper.from_array(np.arange(16 * 24, dtype=np.float32).reshape(16, 24), "w")],
+    )
+    model = helper.make_model(graph)
+    fold_transposed_weights(model)
+    name_nodes(model)
+    assert [node.op_type for node in model.graph.node] == ["MatMul"]
+    assert [(tensor.name, list(tensor.dims)) for tensor in model.graph.initializer] == [("wt", [24, 16])]
+    assert find_quantizable(model).activations == ("x",)
 
 
 def test_a_converter_says_its_versions_and_parameters() -> None:

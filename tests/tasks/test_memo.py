@@ -4,12 +4,13 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from pydantic import Field
 
 from tasks.errors import StageError
 from tasks.memo import artifacts_in, remember
 from tasks.specs import Artifact, DataArtifact, Frozen
 from tasks.store.local import LocalStore
-from tests.tasks.processes import is_killed_at, race
+from tests.tasks.processes import kill_points, race
 from tests.tasks.tiny import put
 
 if TYPE_CHECKING:
@@ -24,9 +25,9 @@ class Result(Frozen):
 
     artifact: Artifact
     others: tuple[Artifact, ...] = ()
-    named: dict[str, Artifact] = {}
+    named: dict[str, Artifact] = Field(default_factory=dict)
     data: DataArtifact | None = None
-    checks: dict[int, float] = {}
+    checks: dict[int, float] = Field(default_factory=dict)
 
 
 def maker(store: LocalStore, content: bytes = b"made") -> tuple[Callable[[], Result], list[int]]:
@@ -177,11 +178,10 @@ def test_killed_at_any_line_the_next_run_ends_with_the_same_result(tmp_path: Pat
         return remember(store, "build", KEY, Result, produce)
 
     expected = work(tmp_path / "undisturbed").result
-    line, root = 0, tmp_path / "0"
-    while is_killed_at(line, lambda: work(root)):
+    killed = 0
+    for root in kill_points(work, tmp_path, stride=7):
         assert work(root).result == expected
         assert work(root).cached
         assert list((root / "scratch").iterdir()) == []
-        line += 7
-        root = tmp_path / str(line)
-    assert line > 100
+        killed += 1
+    assert killed > 15

@@ -37,8 +37,8 @@ def test_a_folder_is_gone_after_an_error_too(tmp_path: Path) -> None:
 def test_the_folder_of_a_live_process_is_never_swept(tmp_path: Path) -> None:
     with ScratchSpace(tmp_path).folder() as folder:
         (folder / "file").touch()
-        ScratchSpace(tmp_path)
-        assert race([lambda: ScratchSpace(tmp_path) and "swept"] * 3) == [str(ScratchSpace(tmp_path) and "swept")] * 3
+        ScratchSpace(tmp_path)  # flock holds between two openings of a file, in one process too
+        race([lambda: ScratchSpace(tmp_path)] * 3)
         assert (folder / "file").exists()
     assert contents(tmp_path) == []
 

@@ -62,7 +62,7 @@ def test_a_model_named_like_a_cell_keeps_its_name() -> None:
         "Tiny-cpu-fp16@0123456789ab",
         "tiny--x-cpu-fp16@0123456789ab",
         f"{'a' * 65}-cpu-fp16@0123456789ab",
-        f"tiny-cpu-fp16@{'٣' * 12}",  # noqa: RUF001 - digits that are not ASCII
+        f"tiny-cpu-fp16@{'٣' * 12}",
     ],
 )
 def test_what_is_no_engine_id_is_refused_with_an_example(text: str) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -8,7 +9,7 @@ import pytest
 from tasks.digests import canonical_json, digest_json
 from tasks.errors import InputError, RefusedError
 from tasks.registry.local import LocalRegistry
-from tests.tasks.processes import is_killed_at, race
+from tests.tasks.processes import kill_points, race
 from tests.tasks.tiny import cell, compare_scores, lay_out, make_outcome, manifest_of, put_reference
 from validation.verdict import Outcome
 
@@ -321,11 +322,9 @@ def test_of_many_publishers_of_different_engines_under_one_id_one_wins_and_the_o
     registry: LocalRegistry, store: LocalStore, tmp_path: Path
 ) -> None:
     manifests = [manifest_of(make_outcome(store, plan=b"plan %d" % n), put_reference(store)) for n in range(5)]
+    folders = [lay_out(store, manifest, tmp_path / str(n)) for n, manifest in enumerate(manifests)]
     works = [
-        lambda manifest=manifest, folders=lay_out(store, manifest, tmp_path / str(n)): LocalRegistry(
-            registry.root
-        ).publish(manifest, folders)
-        for n, manifest in enumerate(manifests)
+        functools.partial(LocalRegistry(registry.root).publish, *each) for each in zip(manifests, folders, strict=True)
     ]
     found = race(works)
     assert sorted(found) == ["RefusedError"] * 4 + ["True"]
@@ -336,16 +335,15 @@ def test_of_many_publishers_of_different_engines_under_one_id_one_wins_and_the_o
 def test_killed_at_any_line_a_publisher_leaves_the_whole_engine_or_none(
     manifest: EngineManifest, folders: dict[str, Path], tmp_path: Path
 ) -> None:
-    line, hidden, root = 0, 0, tmp_path / "0"
-    while is_killed_at(line, lambda: LocalRegistry(root).publish(manifest, folders)):
+    seen = {True: 0, False: 0}
+    for root in kill_points(lambda root: LocalRegistry(root).publish(manifest, folders), tmp_path / "killed", stride=8):
         registry = LocalRegistry(root)
         assert list((root / "scratch").iterdir()) == []
-        if visible(registry):
+        there = visible(registry) == [manifest.engine_id]
+        if there:
             assert registry.verify(manifest.cell) == []
-        else:
-            hidden += 1
-            assert registry.publish(manifest, folders)
-        line += 8
-        root = tmp_path / str(line)
-    assert line > 200
-    assert hidden > 20
+        assert registry.publish(manifest, folders) is not there
+        assert registry.verify(manifest.cell) == []
+        seen[there] += 1
+    assert min(seen.values()) > 0
+    assert seen[False] > 20

@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from flows.console import Reporter
+from flows.planning import ConversionPlan
+from tasks.errors import InputError, StageError
+from tasks.memo import Remembered
+from tasks.model_directory import ModelDirectory
+from tasks.specs import Cell, EngineOutcome, Precision
+from tests.tasks.tiny import cell, make_outcome, tiny_spec
+from validation.verdict import Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tasks.store.local import LocalStore
+
+    Capture = pytest.CaptureFixture[str]
+
+PLAN = ConversionPlan(
+    directory=ModelDirectory(Path("/m"), tiny_spec(), None, (), None, ()),
+    version="0123456789ab",
+    source_commit="c" * 40 + "-dirty",
+    cells=(cell("fp16"), cell("int8")),
+)
+
+
+def work(result: object) -> Callable[[Callable[[int, int], None]], object]:
+    def run(progress: Callable[[int, int], None]) -> object:
+        progress(1, 2)
+        progress(2, 2)
+        return result
+
+    return run
+
+
+def test_people_s_text_goes_to_standard_error_where_standard_output_is_json_s(capsys: Capture) -> None:
+    for to_stderr in (False, True):
+        reporter = Reporter(to_stderr=to_stderr)
+        reporter.say("said")
+        reporter.step("step", work(1), str)
+        reporter.plan(PLAN)
+        reporter.error(InputError("wrong"))
+        out, err = capsys.readouterr()
+        assert (bool(out), bool(err)) == (not to_stderr, to_stderr)
+
+
+def test_the_matrix_is_printed_before_work_starts(capsys: Capture) -> None:
+    Reporter().plan(PLAN)
+    assert capsys.readouterr().out.splitlines() == [
+        "tiny, version 0123456789ab, commit cccccccccccc: 2 engines to make",
+        "  tiny-cpu-fp16@0123456789ab",
+        "  tiny-cpu-int8@0123456789ab",
+    ]
+
+
+def test_a_step_is_one_line_with_its_mark_and_seconds(capsys: Capture) -> None:
+    reporter = Reporter()
+    assert reporter.step("export", work("made"), lambda result: f"result {result}") == "made"
+    reporter.step("build", work(Remembered(tiny_spec(), cached=True, seconds=0.0)), lambda _found: "found")
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2
+    assert lines[0].startswith("✓ export ")
+    assert "result made" in lines[0]
+    assert lines[0].endswith(" s")
+    assert "found (cached)" in lines[1]
+    assert [(step.name, step.cached) for step in reporter.steps] == [("export", False), ("build", True)]
+
+
+def test_a_failed_step_shows_the_first_line_of_its_error_and_raises_it(capsys: Capture) -> None:
+    def fail(_progress: Callable[[int, int], None]) -> None:
+        raise StageError("the builder crashed\n    | a long log")
+
+    reporter = Reporter()
+    with pytest.raises(StageError, match="a long log"):
+        reporter.step("build fp16", fail, str)
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("✕ build fp16")
+    assert "the builder crashed" in line
+    assert reporter.steps == []
+
+
+def test_text_is_printed_as_it_is_whatever_it_looks_like(capsys: Capture) -> None:
+    text = "[red]shape [batch, 4][/red] " + "x" * 400
+    reporter = Reporter()
+    reporter.say(text)
+    reporter.error(InputError(text))
+    reporter.step("s", work(None), lambda _none: text)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == [text, f"error: {text}"]
+    assert text in lines[2]
+    assert len(lines) == 3
+
+
+def test_an_engine_s_verdict_names_its_worst_rule_or_the_reason(capsys: Capture, store: LocalStore) -> None:
+    reporter = Reporter()
+    reporter.verdict(make_outcome(store))
+    reporter.verdict(make_outcome(store, noise=0.3))
+    reporter.verdict(EngineOutcome(cell=cell("int8"), outcome=Outcome.FAIL, reason="the converter crashed\nlog"))
+    passed, failed, none, log = capsys.readouterr().out.splitlines()
+    assert passed.startswith("✓ ")
+    assert failed.startswith("✕ ")
+    assert none.startswith("✕ ")
+    assert none.endswith("fail: the converter crashed")
+    assert log == "log"
+
+
+def test_the_last_table_has_a_row_for_each_engine_with_nothing_cut_off(capsys: Capture, store: LocalStore) -> None:
+    long = Cell(model="a" * 64, target="a100-mig-1g.5gb", precision=Precision.FP16, version="0" * 12)
+    passed = make_outcome(store).model_copy(update={"cell": long})
+    failed = EngineOutcome(cell=cell("int8"), outcome=Outcome.FAIL, reason="the converter crashed")
+    Reporter().engines([passed, failed], [long.engine_id])
+    text = capsys.readouterr().out
+    row = next(line for line in text.splitlines() if line.startswith(long.engine_id))
+    assert passed.engine
+    for word in ("✓ pass", "4.00 ms", "1.50x", passed.engine.plan.digest[:19], "yes"):
+        assert word in row
+    row = next(line for line in text.splitlines() if line.startswith("tiny-cpu-int8@0123456789ab"))
+    assert "✕ fail" in row
+    assert "the converter crashed" in row
+    assert row.rstrip().endswith("no")
+    assert "…" not in text
+
+
+def test_a_plain_table_keeps_every_cell(capsys: Capture) -> None:
+    Reporter().table(["a", "b"], [["✓", "x" * 60], ["✕", "y" * 80]])
+    text = capsys.readouterr().out
+    assert "x" * 60 in text
+    assert "y" * 80 in text
+
+
+def test_nothing_is_written_but_text_where_nobody_watches(capsys: Capture, store: LocalStore) -> None:
+    reporter = Reporter()
+    reporter.step("export", work(1), str)
+    reporter.engines([make_outcome(store)], [])
+    assert "\x1b" not in capsys.readouterr().out
+
+
+def test_a_narrow_terminal_cuts_nothing_off(
+    capsys: Capture, store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    outcome = make_outcome(store)
+    reporter = Reporter()
+    reporter.engines([outcome], [])
+    reporter.step("export", work(1), lambda _one: "within 1.2e-07 of PyTorch at 12 shapes")
+    text = capsys.readouterr().out
+    assert outcome.engine
+    assert outcome.engine.plan.digest[:19] in text
+    assert "within 1.2e-07 of PyTorch at 12 shapes" in text
+    assert "…" not in text

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from flows.settings import Settings, read_settings
+from tasks.errors import InputError
+
+
+def test_without_any_variable_all_lies_in_one_folder_of_the_current_one(tmp_path: Path) -> None:
+    settings = read_settings()
+    home = tmp_path / ".enginegate"
+    assert settings.store_path == home / "store"
+    assert settings.registry_path == home / "registry"
+    assert settings.artifact_root == home / "mlartifacts"
+    assert settings.tracking_uri == f"sqlite:///{home}/mlflow.db"
+    assert (settings.time_limit_s, settings.benchmark_s) == (1800.0, 3.0)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_variables_move_each_part(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("ENGINEGATE_HOME", "elsewhere")
+    monkeypatch.setenv("ENGINEGATE_REGISTRY", "/registry")
+    monkeypatch.setenv("ENGINEGATE_TIME_LIMIT_S", "12.5")
+    monkeypatch.setenv("ENGINEGATE_BENCHMARK_S", "1")
+    settings = read_settings()
+    assert settings.store_path == tmp_path / "elsewhere" / "store"
+    assert settings.registry_path == Path("/registry")
+    assert (settings.time_limit_s, settings.benchmark_s) == (12.5, 1.0)
+    monkeypatch.setenv("ENGINEGATE_STORE", "store")
+    assert read_settings().store_path == tmp_path / "store"
+
+
+def test_mlflow_s_own_variable_is_honoured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000")
+    assert read_settings().tracking_uri == "http://127.0.0.1:5000"
+
+
+@pytest.mark.parametrize("name", ["ENGINEGATE_HOME", "ENGINEGATE_STORE", "ENGINEGATE_REGISTRY", "MLFLOW_TRACKING_URI"])
+def test_an_empty_variable_is_none(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    expected = [read_settings().store_path, read_settings().registry_path, read_settings().tracking_uri]
+    monkeypatch.setenv(name, "")
+    assert [read_settings().store_path, read_settings().registry_path, read_settings().tracking_uri] == expected
+
+
+@pytest.mark.parametrize("name", ["ENGINEGATE_TIME_LIMIT_S", "ENGINEGATE_BENCHMARK_S"])
+@pytest.mark.parametrize("value", ["0", "-1", "soon", "nan", "inf", "1e999"])
+def test_a_limit_that_is_none_is_refused_with_its_variable(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match=rf"^{name}: .*given: "):
+        read_settings()
+
+
+def test_settings_cannot_be_changed() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        Settings().home = Path("x")
