@@ -21,6 +21,7 @@ Command = TypeVar("Command", bound="Callable[..., Any]")
 
 EXIT_CODES = {"pass": 0, "fail": 3, "inconclusive": 4}
 UNEXPECTED, REFUSED = 1, 5
+MONTH_S = 30 * 24 * 3600
 PRECISIONS = ("fp32", "fp16", "int8")
 
 
@@ -77,7 +78,7 @@ def _command(work: Callable[..., tuple[Document, int]]) -> Callable[..., None]:
 @click.option("--only", metavar="ENGINE_ID", help="Only this engine.")
 @click.option(
     "--time-limit",
-    type=click.FloatRange(min=0, min_open=True),
+    type=click.FloatRange(min=0, min_open=True, max=MONTH_S),
     metavar="SECONDS",
     help="Longest time of a stage's child process (default 1800).",
 )
@@ -128,13 +129,23 @@ def gate(session: Session, reference: Path, candidate: Path, policy: Path) -> tu
 @_command
 def engines(session: Session) -> tuple[Document, int]:
     """List the registered engines."""
-    manifests = session.registry.list_engines()
+    from tasks.errors import RefusedError  # noqa: PLC0415
+
+    manifests, damaged = [], []
+    for cell in session.registry.list_cells():
+        try:
+            manifests.append(session.registry.read_manifest(cell))
+        except RefusedError as error:
+            damaged.append(str(error))
     if manifests:
         headings = ["engine", "verdict", "p50 ms", "speed-up", "size MB", "digest", "registered"]
         session.reporter.table(headings, [_engine_row(manifest) for manifest in manifests])
-    else:
+    elif not damaged:
         session.reporter.say("no engines are registered; `enginegate convert DIRECTORY` makes some")
-    return {"engines": [manifest.model_dump(mode="json") for manifest in manifests]}, 0
+    for message in damaged:
+        session.reporter.error(message)
+    document = {"engines": [manifest.model_dump(mode="json") for manifest in manifests], "damaged": damaged}
+    return document, REFUSED if damaged else 0
 
 
 def _engine_row(manifest: EngineManifest) -> list[str]:

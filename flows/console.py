@@ -100,21 +100,20 @@ class Reporter:
         columns = (TextColumn(f"  {name:<{STEP_WIDTH}}"), BarColumn(), TimeElapsedColumn())
         return Progress(*columns, console=self._console, transient=True, disable=not self._console.is_terminal)
 
-    def engines(self, outcomes: Iterable[EngineOutcome], registered: Iterable[str]) -> None:
-        """Print the last table."""
+    def engines(self, outcomes: Iterable[EngineOutcome]) -> None:
+        """Print the last table; every engine that passed is registered by then."""
         table = Table(box=None, pad_edge=False)
         for heading in ("engine", "verdict", "worst rule", "p50", "speed-up", "size", "digest", "registered"):
             table.add_column(
                 heading, justify="right" if heading in {"p50", "speed-up", "size"} else "left", no_wrap=True
             )
-        known = set(registered)
         for outcome in outcomes:
             mark = _mark(outcome)
             table.add_row(
                 outcome.cell.engine_id,
                 Text(f"{mark} {outcome.outcome.value}", style=COLOURS[mark]),
                 *_row(outcome),
-                "yes" if outcome.cell.engine_id in known else "no",
+                "yes" if outcome.outcome.value == "pass" else "no",
             )
         self._console.print()
         self._tables.print(table)

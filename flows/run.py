@@ -55,14 +55,13 @@ def run_conversion(
         wait_until_it_answers()
         with use_session(session):
             outcomes = convert_model(str(directory), list(targets) or None, list(precisions) or None, only)
-    registered = {manifest.engine_id for manifest in session.registry.list_engines()}
-    session.reporter.engines(outcomes, registered)
+    session.reporter.engines(outcomes)
     document = {
         "model": plan.directory.spec.name,
         "version": plan.version,
         "source_commit": plan.source_commit,
         "steps": [asdict(step) for step in session.reporter.steps],
-        "engines": [_summary(outcome, registered) for outcome in outcomes],
+        "engines": [_summary(outcome) for outcome in outcomes],
     }
     return document, _exit_code(outcomes)
 
@@ -91,12 +90,12 @@ def _check_data(session: Session, plan: ConversionPlan) -> None:
         ingest(bench, directory.spec, directory.calibration, "calibration.set")
 
 
-def _summary(outcome: EngineOutcome, registered: set[str]) -> dict[str, Any]:
+def _summary(outcome: EngineOutcome) -> dict[str, Any]:
     return {
         "engine_id": outcome.cell.engine_id,
         "verdict": outcome.outcome.value,
         "reason": outcome.reason,
-        "registered": outcome.cell.engine_id in registered,
+        "registered": outcome.outcome is Outcome.PASS,
         "digest": outcome.engine.plan.digest if outcome.engine else None,
         "size_bytes": outcome.engine.plan.size_bytes if outcome.engine else None,
         "rules": [

@@ -11,6 +11,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from tasks.errors import InputError
 
+PREFIX = "ENGINEGATE_"
+
 
 class Settings(BaseSettings):
     """What ENGINEGATE_HOME, _STORE, _REGISTRY, _TIME_LIMIT_S and _BENCHMARK_S say; and MLflow's own variable.
@@ -19,7 +21,7 @@ class Settings(BaseSettings):
     again its reference, is called at one batch size.
     """
 
-    model_config = SettingsConfigDict(env_prefix="ENGINEGATE_", env_ignore_empty=True, frozen=True)
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, frozen=True)
 
     home: Path = Path(".enginegate")
     store: Path | None = None
@@ -54,6 +56,10 @@ def read_settings() -> Settings:
     Raises:
         InputError: a variable holds nothing usable.
     """
+    known = {f"{PREFIX}{field.upper()}" for field in Settings.model_fields}
+    for name in sorted(set(os.environ) - known):
+        if name.startswith(PREFIX):
+            raise InputError(f"{name}: is no setting; choose from {', '.join(sorted(known))}, or unset it")
     try:
         return Settings()
     except ValidationError as error:

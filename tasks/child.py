@@ -166,12 +166,16 @@ class Child:
         except subprocess.TimeoutExpired:
             how = "closed its pipe"
         else:
-            how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
+            how = f"was killed by {_signal_name(-code)}" if code < 0 else f"exited with code {code}"
         return ChildFailedError(f"{self._entry} {how} before it answered{self._log_tail()}")
 
     def _log_tail(self) -> str:
         lines = self._log.read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:]
         return "".join(f"\n    | {line}" for line in lines)
+
+
+def _signal_name(number: int) -> str:
+    return next((known.name for known in signal.Signals if known == number), f"signal {number}")
 
 
 def call_in_child(

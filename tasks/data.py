@@ -44,9 +44,10 @@ def ingest(bench: Workbench, spec: ModelSpec, files: Sequence[Path], field: str)
     Raises:
         InputError: naming file, array, and what is wrong with it.
     """
+    digests = [digest_file(path)[0] for path in files]
     key: dict[str, object] = {
         "recipe": RECIPE,
-        "files": [digest_file(path)[0] for path in files],
+        "files": digests,
         "inputs": {name: tensor.model_dump(mode="json") for name, tensor in spec.inputs.items()},
         "dims": {name: dim.model_dump() for name, dim in spec.dims.items()},
     }
@@ -61,6 +62,8 @@ def ingest(bench: Workbench, spec: ModelSpec, files: Sequence[Path], field: str)
                 save_shard(inputs, number, {name: shard[name] for name in spec.inputs})
                 save_shard(annotations, number, {name: a for name, a in shard.items() if name not in spec.inputs})
                 samples += len(shard[next(iter(spec.inputs))])
+            if [digest_file(path)[0] for path in files] != digests:
+                raise InputError(f"{field}: a file changed while it was read; run the conversion again")
             return DataArtifact(
                 inputs=bench.store.put(inputs), annotations=bench.store.put(annotations), samples=samples
             )
@@ -70,7 +73,11 @@ def ingest(bench: Workbench, spec: ModelSpec, files: Sequence[Path], field: str)
 
 def save_shard(folder: Path, number: int, arrays: Mapping[str, np.ndarray[Any, Any]]) -> None:
     """Write shard `number` as `{number:05d}.npz`. The same arrays give the same bytes."""
-    np.savez(folder / f"{number:05d}.npz", **arrays)  # type: ignore[arg-type]
+    # numpy.savez would take an array named `file` for its own argument.
+    with zipfile.ZipFile(folder / f"{number:05d}.npz", "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, array, allow_pickle=False)
 
 
 def shard_paths(folder: Path) -> list[Path]:

@@ -22,7 +22,8 @@ Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
 Dtype = Literal["float32", "float16", "float64", "int64", "int32", "int16", "int8", "uint8", "bool"]
 
 TARGETS = ("cpu", "t4", "a10g", "l4", "a100", "h100", "h200")
-_TARGET = rf"(?:{'|'.join(TARGETS)})(?:-mig-[0-9]g\.[0-9]+gb)?"
+# Only these can be cut into MIG slices.
+_TARGET = rf"(?:{'|'.join(TARGETS)}|(?:a100|h100|h200)-mig-[0-9]g\.[0-9]+gb)"
 TARGET = re.compile(rf"^{_TARGET}$")
 ENGINE_ID = re.compile(
     rf"^(?P<model>[a-z0-9]+(?:-[a-z0-9]+)*)-(?P<target>{_TARGET})"

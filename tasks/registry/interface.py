@@ -24,8 +24,8 @@ class Registry(Protocol):
                 an engine of other content.
         """
 
-    def list_engines(self) -> list[EngineManifest]:
-        """Manifests of all engines, by engine id."""
+    def list_cells(self) -> list[Cell]:
+        """All engines, sorted by engine id; their manifests are not read yet."""
 
     def read_manifest(self, cell: Cell) -> EngineManifest:
         """The manifest of one engine.

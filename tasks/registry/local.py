@@ -78,16 +78,13 @@ class LocalRegistry:
                 " a registered engine never changes: convert a new version of the model, or keep the registered one"
             )
 
-    def _cells(self) -> list[Cell]:
+    def list_cells(self) -> list[Cell]:
+        """Find every manifest; see the interface."""
         cells = []
         for path in (self.root / "engines").glob("*/*/*/*/manifest.json"):
             model, version, target, precision = path.parent.relative_to(self.root / "engines").parts
             cells.append(Cell(model=model, version=version, target=target, precision=Precision(precision)))
         return sorted(cells, key=lambda cell: cell.engine_id)
-
-    def list_engines(self) -> list[EngineManifest]:
-        """Read every manifest; see the interface."""
-        return [self.read_manifest(cell) for cell in self._cells()]
 
     def read_manifest(self, cell: Cell) -> EngineManifest:
         """Read and check one manifest; see the interface."""

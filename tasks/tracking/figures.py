@@ -119,7 +119,7 @@ def _draw_gap(axes: Axes, grid: Values, gap: Values, at: float, limits: tuple[fl
     widest = float(gap[np.abs(gap).argmax()])
     axes.plot([at, at], [0, widest], color=_MARK, linewidth=2.5)
     reach = max(1.25 * float(np.abs(gap).max()), 1e-3)
-    axes.set(ylabel="candidate\nminus reference", xlim=limits, ylim=(-reach, reach))
+    axes.set(ylabel="difference", xlim=limits, ylim=(-reach, reach))
     axes.yaxis.set_major_locator(MaxNLocator(3, symmetric=True))
 
 

@@ -113,7 +113,7 @@ def test_the_last_table_has_a_row_for_each_engine_with_nothing_cut_off(capsys: C
     long = Cell(model="a" * 64, target="a100-mig-1g.5gb", precision=Precision.FP16, version="0" * 12)
     passed = make_outcome(store).model_copy(update={"cell": long})
     failed = EngineOutcome(cell=cell("int8"), outcome=Outcome.FAIL, reason="the converter crashed")
-    Reporter().engines([passed, failed], [long.engine_id])
+    Reporter().engines([passed, failed])
     text = capsys.readouterr().out
     row = next(line for line in text.splitlines() if line.startswith(long.engine_id))
     assert passed.engine
@@ -136,7 +136,7 @@ def test_a_plain_table_keeps_every_cell(capsys: Capture) -> None:
 def test_nothing_is_written_but_text_where_nobody_watches(capsys: Capture, store: LocalStore) -> None:
     reporter = Reporter()
     reporter.step("export", work(1), str)
-    reporter.engines([make_outcome(store)], [])
+    reporter.engines([make_outcome(store)])
     assert "\x1b" not in capsys.readouterr().out
 
 
@@ -146,7 +146,7 @@ def test_a_narrow_terminal_cuts_nothing_off(
     monkeypatch.setenv("COLUMNS", "40")
     outcome = make_outcome(store)
     reporter = Reporter()
-    reporter.engines([outcome], [])
+    reporter.engines([outcome])
     reporter.step("export", work(1), lambda _one: "within 1.2e-07 of PyTorch at 12 shapes")
     text = capsys.readouterr().out
     assert outcome.engine

@@ -133,6 +133,12 @@ def test_a_path_that_leads_nowhere_is_named(
     assert "correct" in text
 
 
+def test_an_absolute_path_is_refused_even_into_the_directory(write_model: WriteModel, tmp_path: Path) -> None:
+    folder = write_model(validation={"data": str(tmp_path / "model" / "validation.npz")})
+    assert (folder / "validation.npz").exists()
+    assert "leaves the model directory" in refusal(folder)
+
+
 def test_a_folder_is_no_weights_file(write_model: WriteModel) -> None:
     folder = write_model(weights="sub.safetensors")
     (folder / "sub.safetensors").mkdir()

@@ -32,7 +32,7 @@ def test_a_passing_engine_is_registered_byte_for_byte_as_it_was_measured(
 ) -> None:
     outcome = make_outcome(bench.store)
     assert publish(bench, registry, outcome)
-    (found,) = registry.list_engines()
+    (found,) = (registry.read_manifest(cell) for cell in registry.list_cells())
     expected = manifest_of(outcome, put_reference(bench.store), created_at=found.created_at)
     assert found == expected
     assert registry.verify(outcome.cell) == []
@@ -42,7 +42,7 @@ def test_a_passing_engine_is_registered_byte_for_byte_as_it_was_measured(
 def test_an_engine_that_failed_is_refused(bench: Workbench, registry: LocalRegistry) -> None:
     with pytest.raises(RefusedError, match="verdict: is fail"):
         publish(bench, registry, make_outcome(bench.store, noise=0.3))
-    assert registry.list_engines() == []
+    assert registry.list_cells() == []
 
 
 @pytest.mark.parametrize("lacking", ["typed", "engine", "compared", "verdict", "policy", "benchmark"])
@@ -52,7 +52,7 @@ def test_an_engine_that_was_not_wholly_measured_is_refused(
     outcome = make_outcome(bench.store).model_copy(update={lacking: None, "reason": "the builder crashed"})
     with pytest.raises(RefusedError, match=r"not everything was measured \(the builder crashed\)"):
         publish(bench, registry, outcome)
-    assert registry.list_engines() == []
+    assert registry.list_cells() == []
 
 
 def test_a_plan_that_was_damaged_after_it_was_compared_is_refused(
@@ -66,7 +66,7 @@ def test_a_plan_that_was_damaged_after_it_was_compared_is_refused(
     blob.write_bytes(b"plaN")
     with pytest.raises(RefusedError, match=r"artifact store: engine.onnx .* has digest"):
         publish(bench, registry, outcome)
-    assert registry.list_engines() == []
+    assert registry.list_cells() == []
 
 
 def test_killed_on_the_way_nothing_is_visible_and_the_next_run_registers_it(bench: Workbench, tmp_path: Path) -> None:
@@ -74,7 +74,7 @@ def test_killed_on_the_way_nothing_is_visible_and_the_next_run_registers_it(benc
     killed = 0
     for root in kill_points(lambda root: publish(bench, LocalRegistry(root), outcome), tmp_path / "killed", stride=60):
         registry = LocalRegistry(root)
-        assert [registry.verify(found.cell) for found in registry.list_engines()] in ([], [[]])
+        assert [registry.verify(found) for found in registry.list_cells()] in ([], [[]])
         publish(bench, registry, outcome)
         assert registry.verify(outcome.cell) == []
         killed += 1

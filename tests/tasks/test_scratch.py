@@ -1,16 +1,15 @@
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import IO
 
 import pytest
 
 from tasks.scratch import ScratchSpace
 from tests.tasks.processes import is_killed_at, race
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def contents(root: Path) -> list[str]:
@@ -100,6 +99,26 @@ def test_readers_see_whole_contents_while_others_replace_them(tmp_path: Path) ->
         return str(all(len(content) == 5000 and len(set(content)) == 1 for content in seen))
 
     assert race([lambda: write(b"a"), lambda: write(b"b"), read]) == ["done", "done", "True"]
+
+
+def test_a_lock_that_was_swept_before_it_was_held_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flock, swept = fcntl.flock, []
+
+    def sweep_first(lock: IO[bytes], operation: int) -> None:
+        if not swept:
+            swept.append(lock.name)
+            ScratchSpace(tmp_path)
+        flock(lock, operation)
+
+    space = ScratchSpace(tmp_path)
+    monkeypatch.setattr(fcntl, "flock", sweep_first)
+    with space.folder() as folder:
+        assert not Path(swept[0]).exists()
+        ScratchSpace(tmp_path)
+        assert contents(tmp_path) == [folder.name, f"{folder.name}.lock"]
+    assert contents(tmp_path) == []
 
 
 def test_many_openers_and_users_at_once_never_sweep_each_other(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ words = st.sampled_from(["a", "cpu", "a100", "fp16", "int8", "mig", "1g", "t4", 
     r"[a-z0-9]{1,6}", fullmatch=True
 )
 names = st.lists(words, min_size=1, max_size=6).map("-".join)
-mig = st.tuples(st.sampled_from(TARGETS), st.integers(1, 7), st.sampled_from([5, 10, 20, 40, 80]))
+mig = st.tuples(st.sampled_from(["a100", "h100", "h200"]), st.integers(1, 7), st.sampled_from([5, 10, 20, 40, 80]))
 targets = st.sampled_from(TARGETS) | mig.map(lambda parts: f"{parts[0]}-mig-{parts[1]}g.{parts[2]}gb")
 versions = st.text("0123456789abcdef", min_size=12, max_size=12)
 cells = st.builds(Cell, model=names, target=targets, precision=st.sampled_from(Precision), version=versions)

@@ -44,7 +44,7 @@ def registered(registry: LocalRegistry, manifest: EngineManifest, folders: dict[
 
 
 def visible(registry: LocalRegistry) -> list[str]:
-    return [found.engine_id for found in registry.list_engines()]
+    return [found.engine_id for found in registry.list_cells()]
 
 
 def blob(registry: LocalRegistry, digest: str) -> Path:
@@ -60,7 +60,7 @@ def test_a_registered_engine_is_listed_read_back_and_verified(
     registered: LocalRegistry, manifest: EngineManifest
 ) -> None:
     again = LocalRegistry(registered.root)
-    assert again.list_engines() == [manifest]
+    assert [again.read_manifest(found) for found in again.list_cells()] == [manifest]
     assert again.read_manifest(manifest.cell) == manifest
     assert again.verify(manifest.cell) == []
 
@@ -256,6 +256,19 @@ def test_an_edited_manifest_with_its_digest_put_right_contradicts_itself(
 ) -> None:
     edit(registered, change, sealed=True)
     assert [fault for fault in registered.verify(manifest.cell) if words in fault]
+
+
+def test_a_manifest_moved_to_another_engine_s_place_is_refused(
+    registered: LocalRegistry, manifest: EngineManifest
+) -> None:
+    path = manifest_path(registered)
+    other = path.parent.parent / "int8" / "manifest.json"
+    other.parent.mkdir()
+    path.rename(other)
+    (fault,) = registered.verify(cell("int8"))
+    assert fault.startswith("tiny-cpu-int8@0123456789ab: its manifest was changed")
+    with pytest.raises(InputError, match="is not registered"):
+        registered.verify(manifest.cell)
 
 
 def test_a_failing_verdict_edited_to_pass_is_found_out(
