@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import traceback
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -58,6 +59,10 @@ def _command(work: Callable[..., tuple[Document, int]]) -> Callable[..., None]:
             )
             reporter.error(message)
             document, code = {"error": message, "exit_code": UNEXPECTED}, UNEXPECTED
+        except Exception as error:  # noqa: BLE001 - with --json, even what nobody expected is one document
+            traceback.print_exc()
+            reporter.error(f"unexpected: {type(error).__name__}: {error}; please report it with the lines above")
+            document, code = {"error": f"{type(error).__name__}: {error}", "exit_code": UNEXPECTED}, UNEXPECTED
         if as_json:
             click.echo(json.dumps(document, indent=2))
         raise SystemExit(code)

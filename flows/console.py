@@ -75,6 +75,8 @@ class Reporter:
             self._line(FAILED, name, str(error).partition("\n")[0], time.perf_counter() - started)
             raise
         cached = isinstance(result, Remembered) and result.cached
+        if cached and any(step.name == name for step in self.steps):
+            return result  # told already: the command did it before the flow that finds it done
         detail = describe(result) + (" (cached)" if cached else "")
         self.steps.append(Step(name, cached, time.perf_counter() - started))
         self._line(PASSED, name, detail, self.steps[-1].seconds)

@@ -13,14 +13,14 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel
 
-from flows.planning import plan_conversion
+from flows.planning import plan_conversion, version_of
 from flows.session import current_session
 from tasks.benchmark import benchmark_engine
 from tasks.build import build_engine
 from tasks.compare import compare_engine
 from tasks.convert import convert_precision
 from tasks.data import ingest
-from tasks.errors import StageError
+from tasks.errors import InputError, RefusedError, StageError
 from tasks.export import export_onnx
 from tasks.model_directory import read_model_directory
 from tasks.publish import publish_engine
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from flows.session import Session
     from tasks.memo import Remembered
     from tasks.model_directory import ModelDirectory
-    from tasks.specs import Benchmark, BuiltEngine, ExportedModel
+    from tasks.specs import Benchmark, BuiltEngine, ExportedModel, ModelSpec
     from tasks.workbench import Workbench
 
 
@@ -72,6 +72,19 @@ def _stage(
     ).result
 
 
+def prepare(session: Session, plan: ConversionPlan) -> None:
+    """Read the data and export the module outside Prefect: what the flow's own tasks then find done.
+
+    Raises:
+        InputError: the data, the source or the weights cannot be used.
+    """
+    directory = plan.directory
+    data = _data(session, ingest, "validation data", directory, directory.validation, "validation.data")
+    if Precision.INT8 in plan.precisions:
+        _data(session, ingest, "calibration data", directory, directory.calibration, "calibration.set")
+    _stage(session, "export", export_onnx, _describe_export, directory, data)
+
+
 @flow(name="convert", flow_run_name="{model_directory}", persist_result=False)
 def convert_model(
     model_directory: str,
@@ -88,7 +101,7 @@ def convert_model(
     session = current_session()
     directory = read_model_directory(Path(model_directory))
     plan = plan_conversion(directory, targets=targets or (), precisions=precisions or (), only=only)
-    data = _data(session, "validation data", directory, directory.validation, "validation.data")
+    data = _data(session, ingest_task, "validation data", directory, directory.validation, "validation.data")
     exported = _stage(session, "export", export_task, _describe_export, directory, data)
     reference = _stage(session, "reference", reference_task, lambda _: "PyTorch FP32 outputs", directory, data)
     typed = _convert_precisions(session, plan, exported)
@@ -100,15 +113,42 @@ def convert_model(
         else:
             outcomes.append(EngineOutcome(cell=cell, outcome=Outcome.FAIL, reason=converted))
         session.reporter.verdict(outcomes[-1])
+    # Every stage read its own files of the directory: only if all of it is still the same do they belong together.
+    if version_of(read_model_directory(Path(model_directory))) != plan.version:
+        raise InputError(f"{model_directory}: changed while it was converted; run the conversion again")
     runs = _track(session, plan, exported, data, reference, outcomes)
-    for outcome in outcomes:
-        if outcome.outcome is Outcome.PASS:
-            _register(session, plan, outcome, reference, runs[outcome.cell.engine_id])
+    _register_all(session, plan, outcomes, reference, runs)
     return outcomes
 
 
-def _data(session: Session, name: str, directory: ModelDirectory, files: tuple[Path, ...], field: str) -> DataArtifact:
-    return _stage(session, name, ingest_task, lambda found: f"{found.samples:,} samples", directory.spec, files, field)
+def _register_all(
+    session: Session,
+    plan: ConversionPlan,
+    outcomes: list[EngineOutcome],
+    reference: ReferenceArtifact,
+    runs: dict[str, str],
+) -> None:
+    """Register every engine that passed; one that is refused does not keep the others out."""
+    refusals = []
+    for outcome in outcomes:
+        if outcome.outcome is Outcome.PASS:
+            try:
+                _register(session, plan, outcome, reference, runs[outcome.cell.engine_id])
+            except RefusedError as error:
+                refusals.append(str(error))
+    if refusals:
+        raise RefusedError("\n".join(refusals))
+
+
+def _data(
+    session: Session,
+    stage: Callable[[Workbench, ModelSpec, tuple[Path, ...], str], Remembered[DataArtifact]],
+    name: str,
+    directory: ModelDirectory,
+    files: tuple[Path, ...],
+    field: str,
+) -> DataArtifact:
+    return _stage(session, name, stage, lambda found: f"{found.samples:,} samples", directory.spec, files, field)
 
 
 def _describe_export(exported: ExportedModel) -> str:
@@ -125,7 +165,8 @@ def _convert_precisions(
     for precision in plan.precisions:
         calibration = None
         if precision is Precision.INT8:
-            calibration = _data(session, "calibration data", directory, directory.calibration, "calibration.set")
+            files = directory.calibration
+            calibration = _data(session, ingest_task, "calibration data", directory, files, "calibration.set")
         name = f"convert {precision.value}"
         try:
             typed[precision] = _stage(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 from dataclasses import dataclass
 from importlib import metadata
@@ -22,7 +23,8 @@ VERSION_DIGITS = 12
 OF_ANOTHER_REPOSITORY = frozenset({"GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_PREFIX"})
 # An engine made by another release of one of these is another engine, and so another version.
 TOOLCHAIN = (
-    "enginegate", "torch", "onnx", "onnxscript", "onnxslim", "onnxruntime", "onnxconverter-common", "nvidia-modelopt",
+    "enginegate", "torch", "safetensors", "numpy", "scipy", "onnx", "onnx-ir", "onnxscript", "onnxslim", "onnxruntime",
+    "onnxconverter-common", "onnx-graphsurgeon", "nvidia-modelopt",
 )  # fmt: skip
 
 
@@ -82,13 +84,18 @@ def _narrow(field: str, declared: Sequence[str], wanted: Sequence[str]) -> list[
 
 def version_of(directory: ModelDirectory) -> str:
     """Twelve hexadecimal digits over everything that the engines depend on: all of the directory, and the toolchain."""
-    files = [directory.weights, directory.policy_file, *directory.validation, *directory.calibration]
+    roles = {
+        "weights": [directory.weights] if directory.weights else [],
+        "policy": [directory.policy_file] if directory.policy_file else [],
+        "validation": directory.validation,
+        "calibration": directory.calibration,
+    }
     content = {
         "spec": directory.spec.model_dump(mode="json"),
         "outputs": list(directory.spec.outputs),  # their order names what the module returns
         "source": directory.source_files(),
-        "files": [digest_file(path)[0] if path else None for path in files],
-        "toolchain": {name: _installed(name) for name in TOOLCHAIN},
+        "files": {role: [digest_file(path)[0] for path in paths] for role, paths in roles.items()},
+        "toolchain": {name: _installed(name) for name in TOOLCHAIN} | {"python": platform.python_version()},
     }
     return digest_json(content).removeprefix("sha256:")[:VERSION_DIGITS]
 
@@ -108,8 +115,15 @@ def source_commit(root: Path) -> str | None:
     # A repository's own configuration could name programs to run (fsmonitor, hooks, filters): none of them are.
     filters = _git(root, "config", "--local", "--includes", "--name-only", "--get-regexp", r"^filter\.") or ""
     disarmed = [argument for name in filters.splitlines() for argument in ("-c", f"{name}=")]
-    changes = _git(root, *disarmed, "status", "--porcelain", "--", ".")
-    return commit if changes == "" else f"{commit}-dirty"
+    changes = _git(root, *disarmed, "status", "--porcelain", "--ignored", "--", ".")
+    clean = changes is not None and all(_is_no_input(line) for line in changes.splitlines())
+    return commit if clean else f"{commit}-dirty"
+
+
+def _is_no_input(status: str) -> bool:
+    """Whether a line of `git status` names an ignored file that no stage reads; ignored weights are read."""
+    parts = status[3:].strip('"').rstrip("/").split("/")
+    return status.startswith("!!") and any(part.startswith(".") or part == "__pycache__" for part in parts)
 
 
 def _git(root: Path, *arguments: str) -> str | None:

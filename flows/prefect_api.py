@@ -3,11 +3,12 @@
 It differs from Prefect's own in two things: MLflow opens while it starts, and it dies with the command, even by
 kill -9. Where PREFECT_API_URL or a Prefect profile names a server, that one is used and none is started.
 
-Run as a module, this is the server process: `python -m flows.prefect_api PORT PARENT`.
+Run as a module, this is the server process: `python -m flows.prefect_api PORT PARENT LOCK`.
 """
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import os
 import socket
@@ -18,8 +19,11 @@ import urllib.request
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from filelock import FileLock
+
 from tasks.child import die_with
 from tasks.errors import EnginegateError
+from tasks.tracking.connection import without_credentials
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -29,6 +33,7 @@ HOST = "127.0.0.1"
 START_LIMIT_S = 120.0
 STOP_LIMIT_S = 5.0
 POLL_S = 0.05
+ANSWER_LIMIT_S = 5.0
 LOG_TAIL_LINES = 8
 
 
@@ -51,18 +56,27 @@ def prefect_api(log: Path) -> Iterator[Callable[[], None]]:
     from prefect.context import refresh_global_settings_context  # noqa: PLC0415 - reads its settings when imported
     from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, get_current_settings, temporary_settings  # noqa: PLC0415
 
-    if get_current_settings().api.url is not None:
-        yield lambda: None
+    configured = get_current_settings().api.url
+    if configured is not None:
+        yield lambda: _check(configured)
         return
+    for variable in ("NO_PROXY", "no_proxy"):  # no proxy stands between a host and itself
+        os.environ[variable] = ",".join(filter(None, (os.environ.get(variable), HOST)))
     port = _free_port()
     log.parent.mkdir(parents=True, exist_ok=True)
+    database = log.with_name("prefect.db")
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "flows.prefect_api", str(port), str(os.getpid())],
+            [sys.executable, "-m", "flows.prefect_api", str(port), str(os.getpid()), f"{database}.lock"],
             stdout=output,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
-            env={**os.environ, "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT_UI_ENABLED": "0"},
+            env={
+                "PREFECT_API_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{database}",
+                **os.environ,
+                "PREFECT__SERVER_EPHEMERAL": "1",
+                "PREFECT_UI_ENABLED": "0",
+            },
         )
     atexit.register(_stop, process)
     os.environ["PREFECT_API_URL"] = f"http://{HOST}:{port}/api"
@@ -82,17 +96,32 @@ def _free_port() -> int:
 def _wait(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
     deadline = time.monotonic() + START_LIMIT_S
     while time.monotonic() < deadline and process.poll() is None:
-        try:
-            # The address is this host's own.
-            with urllib.request.urlopen(f"http://{HOST}:{port}/api/health", timeout=POLL_S * 20):
-                return
-        except OSError:
-            time.sleep(POLL_S)
+        if _answers(f"http://{HOST}:{port}/api"):
+            return
+        time.sleep(POLL_S)
     last = "".join(f"\n    | {line}" for line in log.read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:])
     raise EnginegateError(
-        "the temporary Prefect server did not start; set PREFECT_API_URL to a running server,"
-        f" or mend what its log says{last}"
+        "the temporary Prefect server did not start: (1) remove prefect.db beside its log in the home folder, a run"
+        " killed while it was made leaves it broken; (2) or set PREFECT_API_URL to a running server;"
+        f" (3) or mend what its log says{last}"
     )
+
+
+def _check(url: str) -> None:
+    if not _answers(url):
+        raise EnginegateError(
+            f"Prefect at {without_credentials(url)} does not answer; start it, correct PREFECT_API_URL or the Prefect"
+            " profile, or unset them: then a temporary server is started"
+        )
+
+
+def _answers(url: str) -> bool:
+    try:
+        # Prefect's own setting, or this host's address: http or https.
+        with urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=ANSWER_LIMIT_S):  # noqa: S310
+            return True
+    except (OSError, ValueError):
+        return False
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
@@ -104,9 +133,12 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def _serve(port: int) -> None:
+def _serve(port: int, lock: str) -> None:
     import uvicorn  # noqa: PLC0415 - only in the server process
+    from prefect.server.database import provide_database_interface  # noqa: PLC0415 - as above
 
+    with FileLock(lock):  # two servers that make one database at once break it
+        asyncio.run(provide_database_interface().create_db())
     uvicorn.run(
         "prefect.server.api.server:create_app", factory=True, host=HOST, port=port, log_level="error", lifespan="on"
     )
@@ -114,4 +146,4 @@ def _serve(port: int) -> None:
 
 if __name__ == "__main__":
     die_with(int(sys.argv[2]))
-    _serve(int(sys.argv[1]))
+    _serve(int(sys.argv[1]), sys.argv[3])

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from flows.planning import plan_conversion
 from flows.prefect_api import prefect_api
 from flows.session import Session, use_session
-from tasks.data import ingest
 from tasks.errors import InputError
 from tasks.model_directory import read_model_directory
-from tasks.specs import Precision
 from validation.verdict import Outcome
 
 if TYPE_CHECKING:
@@ -45,13 +44,16 @@ def run_conversion(
         session = Session(settings, session.reporter)
     plan = plan_conversion(read_model_directory(directory), targets=targets, precisions=precisions, only=only)
     _refuse_other_targets(plan)
-    _check_data(session, plan)
     session.reporter.plan(plan)
     with prefect_api(session.settings.home.resolve() / "prefect-server.log") as wait_until_it_answers:
-        from flows.convert import convert_model  # noqa: PLC0415 - Prefect reads its settings when it is imported
+        from flows.convert import convert_model, prepare  # noqa: PLC0415 - Prefect reads its settings when imported
 
-        # MLflow opens while Prefect's server starts; and an address that is wrong shows before the work, not after.
-        session.tracker.connect()
+        # Prefect's server and MLflow start while the input is read and exported, which only shows whether it is any
+        # good; and an address that is wrong shows before the long work, not after it.
+        with ThreadPoolExecutor(1) as pool:
+            connecting = pool.submit(session.tracker.connect)
+            prepare(session, plan)
+            connecting.result()
         wait_until_it_answers()
         with use_session(session):
             outcomes = convert_model(str(directory), list(targets) or None, list(precisions) or None, only)
@@ -80,14 +82,6 @@ def _refuse_other_targets(plan: ConversionPlan) -> None:
             f"model.yaml: targets: {', '.join(elsewhere)}: this release builds for {HERE} only;"
             f" convert with --target {HERE}"
         )
-
-
-def _check_data(session: Session, plan: ConversionPlan) -> None:
-    # Bad data is refused before anything starts. What is taken in here is found again by the flow's own task.
-    directory, bench = plan.directory, session.bench(lambda _done, _total: None)
-    ingest(bench, directory.spec, directory.validation, "validation.data")
-    if Precision.INT8 in plan.precisions:
-        ingest(bench, directory.spec, directory.calibration, "calibration.set")
 
 
 def _summary(outcome: EngineOutcome) -> dict[str, Any]:

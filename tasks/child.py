@@ -37,7 +37,7 @@ LOG_TAIL_LINES = 12
 EXIT_LIMIT_S = 10.0
 PR_SET_PDEATHSIG = 1
 # A child sees these variables and no others: user code must find no credentials in its environment.
-ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "OMP_NUM_THREADS")
+ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH", "VIRTUAL_ENV")
 ERRORS: dict[str, type[EnginegateError]] = {kind.__name__: kind for kind in (InputError, StageError, RefusedError)}
 
 
@@ -75,6 +75,7 @@ class Child:
                     "TMPDIR": str(folder),
                     "PYTHONPATH": str(Path(__file__).resolve().parent.parent),
                     "PYTHONDONTWRITEBYTECODE": "1",
+                    "PYTHONHASHSEED": "0",  # the order of a converter's sets must not change its bytes
                     # What it said before it crashed, and where it crashed, must be in the log.
                     "PYTHONUNBUFFERED": "1",
                     "PYTHONFAULTHANDLER": "1",

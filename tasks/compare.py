@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import functools
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+import validation
 from tasks.backends import backend_for
 from tasks.child import call_in_child
 from tasks.data import load_arrays, save_shard, shard_paths
+from tasks.digests import digest_file, digest_json
 from tasks.errors import StageError
 from tasks.feeds import split_batches
 from tasks.memo import Remembered, remember
@@ -59,7 +63,8 @@ def compare_engine(
 ) -> Remembered[ComparedEngine]:
     """Run the engine on the validation data and compare with the reference, in a child process.
 
-    Memory is bounded by one shard and the accumulators of `validation.comparison`, not by the number of samples.
+    Memory holds one shard and the accumulators of `validation.comparison`: some 9 bytes for each pair of a score, and
+    a fixed amount for outputs of other kinds, however many samples there are.
 
     Raises:
         StageError: the engine cannot be loaded, or it crashes while it runs.
@@ -67,6 +72,7 @@ def compare_engine(
     batch = spec.dims[spec.batch_dim]
     key: dict[str, object] = {
         "recipe": RECIPE,
+        "statistics": _statistics_digest(),
         "plan": engine.plan.digest,
         "backend": engine.backend.model_dump(),
         "inputs": data.inputs.digest,
@@ -105,6 +111,14 @@ def compare_engine(
             )
 
     return remember(bench.store, "compare", key, ComparedEngine, produce)
+
+
+@functools.cache
+def _statistics_digest() -> str:
+    """Digest of the code that measures: figures of an older one are not to be judged by newer rules."""
+    folder = Path(validation.__file__).parent
+    sources = {path.name: digest_file(path)[0] for path in sorted(folder.glob("*.py"))}
+    return digest_json(sources | {name: metadata.version(name) for name in ("numpy", "scipy")})
 
 
 def compare_in_child(payload: dict[str, Any], progress: Callable[[int, int], None]) -> CompareReply:

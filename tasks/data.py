@@ -196,8 +196,8 @@ class _Checker:
             raise self._error(
                 f"{name} has shape {array.shape}, but there are {samples} samples; give one value for each"
             )
-        if array.dtype.kind not in "biufUS":
-            raise self._error(f"{name} has dtype {array.dtype.name}; use numbers or strings")
+        if array.dtype.kind not in "biufU":
+            raise self._error(f"{name} has dtype {array.dtype.name}; use numbers or text (numpy's str dtype)")
         if array.dtype.kind == "f":
             self._check_finite(name, array)
 

@@ -60,6 +60,8 @@ def _pairs(reference: Path, candidate: Path) -> Iterator[tuple[Path, Path]]:
     for path in (reference, candidate):
         if not path.exists():
             raise InputError(f"{path}: does not exist; name an .npz file or a folder of them")
+    if reference.samefile(candidate):
+        raise InputError(f"{reference} is compared with itself; name the candidate's own outputs")
     if reference.is_file() and candidate.is_file():
         yield reference, candidate
         return

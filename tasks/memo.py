@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from tasks.digests import digest_json
 from tasks.specs import Artifact
@@ -44,7 +44,8 @@ def remember(
         if found is not None:
             return Remembered(found, cached=True, seconds=time.perf_counter() - started)
         result = produce()
-        store.write_record(stage, key_digest, {"key": dict(key), "result": result.model_dump(mode="json")})
+        content = result.model_dump(mode="json")
+        store.write_record(stage, key_digest, {"key": dict(key), "result": content, "digest": digest_json(content)})
     return Remembered(result, cached=False, seconds=time.perf_counter() - started)
 
 
@@ -55,8 +56,10 @@ def _find(
     if record is None or record.get("key") != dict(key):
         return None
     try:
+        if record.get("digest") != digest_json(record.get("result")):
+            return None
         result = kind.model_validate(record.get("result"))
-    except ValidationError:
+    except ValueError:  # no JSON number, or no such result
         return None
     return result if all(store.contains(artifact) for artifact in artifacts_in(result)) else None
 

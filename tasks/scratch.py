@@ -23,17 +23,16 @@ class ScratchSpace:
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        root.mkdir(parents=True, exist_ok=True)
         self._sweep()
 
     def _sweep(self) -> None:
         for path in self._root.glob("*.lock"):
             try:
-                with path.open("r+b") as lock:
+                with path.open("rb") as lock:
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     shutil.rmtree(path.with_suffix(""), ignore_errors=True)
                     path.unlink(missing_ok=True)
-            except (BlockingIOError, FileNotFoundError):  # in use, or swept by another process
+            except OSError:  # in use, swept by another process, or another user's
                 continue
 
     @contextmanager
@@ -48,6 +47,7 @@ class ScratchSpace:
                 Path(lock.name).unlink(missing_ok=True)
 
     def _claim(self) -> tuple[IO[bytes], Path]:
+        self._root.mkdir(parents=True, exist_ok=True)
         while True:
             path = self._root / f"{uuid.uuid4().hex}.lock"
             lock = path.open("xb")

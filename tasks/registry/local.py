@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
@@ -19,9 +20,12 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-# Two manifests that differ in these alone describe the same engine; a benchmark taken again never gives the same times,
-# and a commit elsewhere in the repository leaves the version as it is.
-CIRCUMSTANCES = {"created_at", "mlflow_run", "benchmark", "source_commit"}
+# Two passing manifests that differ in these alone describe the same engine, whose bytes and policy are the same. A
+# benchmark taken again never gives the same times, a commit elsewhere in the repository leaves the version as it is,
+# and on another processor the last digits of a comparison differ. What was registered first stands.
+CIRCUMSTANCES = {
+    "created_at", "mlflow_run", "benchmark", "source_commit", "backend", "cache_key", "comparison", "verdict",
+}  # fmt: skip
 
 
 class LocalRegistry:
@@ -83,7 +87,8 @@ class LocalRegistry:
         cells = []
         for path in (self.root / "engines").glob("*/*/*/*/manifest.json"):
             model, version, target, precision = path.parent.relative_to(self.root / "engines").parts
-            cells.append(Cell(model=model, version=version, target=target, precision=Precision(precision)))
+            with suppress(ValueError):  # a folder that no publisher made
+                cells.append(Cell(model=model, version=version, target=target, precision=Precision(precision)))
         return sorted(cells, key=lambda cell: cell.engine_id)
 
     def read_manifest(self, cell: Cell) -> EngineManifest:

@@ -144,7 +144,7 @@ def prefect_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     environment = {**os.environ, "PREFECT_HOME": str(home), "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
     with (home / "log").open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "flows.prefect_api", str(port), str(os.getpid())],
+            [sys.executable, "-m", "flows.prefect_api", str(port), str(os.getpid()), str(home / "lock")],
             cwd=REPOSITORY, env=environment, stdout=log, stderr=log,
         )  # fmt: skip
     url = f"http://127.0.0.1:{port}/api"
