@@ -61,6 +61,10 @@ class Reporter:
         )
         for cell in plan.cells:
             self.say(f"  {cell.engine_id}")
+        judged = {rule.output for rule in plan.directory.policy(plan.cells[0].precision).rules}
+        unjudged = [name for name in plan.directory.spec.outputs if name not in judged]
+        if unjudged:
+            self.say(f"! the policy has no rule for {', '.join(unjudged)}: measured and logged, but not judged")
 
     def step(
         self, name: str, work: Callable[[Callable[[int, int], None]], Result], describe: Callable[[Result], str]

@@ -46,6 +46,14 @@ class Converter:
     packages: tuple[str, ...]
     parameters: dict[str, object]
 
+    def is_installed(self) -> bool:
+        """Whether all its packages are there."""
+        try:
+            package_versions(*self.packages)
+        except StageError:
+            return False
+        return True
+
     def describe(self) -> dict[str, str]:
         """What a recipe says of it: name, versions and parameters."""
         versions = package_versions(*self.packages)
@@ -74,7 +82,7 @@ def converters_for(precision: Precision, method: CalibrationMethod | None) -> tu
     if precision is Precision.FP32:
         return ()
     if precision is Precision.FP16:
-        return FP16
+        return tuple(converter for converter in FP16 if converter.is_installed()) or FP16
     assert method is not None  # noqa: S101 - convert_precision refuses INT8 without calibration
     shared: dict[str, object] = {"method": method.value, "batch": CALIBRATION_BATCH}
     if method is CalibrationMethod.MAX:

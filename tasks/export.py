@@ -90,7 +90,7 @@ def export_onnx(
         "dims": {name: dim.model_dump() for name, dim in spec.dims.items()},
         "export": spec.export.model_dump(mode="json"),
         "external_bytes": onnx_files.EXTERNAL_DATA_BYTES,
-        "versions": package_versions("torch", "onnx", "onnxscript", "onnxslim", "onnxruntime"),
+        "versions": package_versions("torch", "onnx", "onnx-ir", "onnxscript", "onnxslim", "onnxruntime"),
         "traced_on": samples.inputs.digest if samples is not None and spec.export.exporter == "torchscript" else None,
     }
 

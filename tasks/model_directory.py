@@ -37,16 +37,6 @@ class ModelDirectory:
     policy_file: Path | None
     calibration: tuple[Path, ...]
 
-    @property
-    def source_file(self) -> str:
-        """The module's file, relative to the root."""
-        return self.spec.source.rpartition(":")[0]
-
-    @property
-    def source_callable(self) -> str:
-        """The function in the source file that returns the module."""
-        return self.spec.source.rpartition(":")[2]
-
     def source_files(self) -> dict[str, str]:
         """Digest by relative path of every file that the module's code may read.
 

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import platform
 import shutil
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, TypeVar
 
 from pydantic import BaseModel
 
 from tasks.child import ChildFailedError, call_in_child
 from tasks.digests import digest_file
-from tasks.errors import InputError
+from tasks.errors import InputError, StageError
 from tasks.model_directory import SPEC_FILE
 from tasks.specs import Frozen, InputSpec
 
@@ -51,8 +51,16 @@ def module_key(directory: ModelDirectory) -> dict[str, object]:
 
 
 def package_versions(*packages: str) -> dict[str, str]:
-    """Installed versions by package, and Python's own, without importing any of them."""
-    return {"python": ".".join(platform.python_version_tuple()[:2]), **{name: version(name) for name in packages}}
+    """Installed versions by package, and Python's own, without importing any of them.
+
+    Raises:
+        StageError: one is not installed.
+    """
+    try:
+        versions = {name: version(name) for name in packages}
+    except PackageNotFoundError as error:
+        raise StageError(f"{error.name} is not installed here; pip install '.[export]' brings it") from None
+    return {"python": ".".join(platform.python_version_tuple()[:2]), **versions}
 
 
 def lay_out(directory: ModelDirectory, folder: Path, key: dict[str, object]) -> ModuleRequest:

@@ -60,7 +60,7 @@ def outcome_document(outcome: EngineOutcome) -> dict[str, Any]:
 
 def engine_evidence(outcome: EngineOutcome) -> str:
     """`sha256:…` of the outcome: two runs with the same evidence say the same."""
-    return digest_json(outcome_document(outcome))
+    return digest_json(scrub(outcome_document(outcome)))  # a reason may quote a path of this very run
 
 
 def conversion_evidence(conversion: ConversionRecord, outcomes: Iterable[EngineOutcome]) -> str:

@@ -124,7 +124,7 @@ def test_bad_data_names_file_array_reason_and_remedy(
     assert "1.npz" in text
     assert [word for word in words if word not in text] == []
     assert not list((tmp_path / "store").glob("records/*/*"))
-    assert not list((tmp_path / "store" / "scratch").iterdir())
+    assert not list((tmp_path / "store" / "scratch").glob("*"))
 
 
 @pytest.mark.parametrize(

@@ -159,4 +159,10 @@ def test_folders_must_hold_the_same_shards_and_some(tmp_path: Path) -> None:
         judge(tmp_path, [SCORES, SCORES], [SCORES])
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=r"holds no .npz file; an empty comparison is never a pass"):
-        judge_files(tmp_path / "empty", tmp_path / "empty", tmp_path / "policy.yaml")
+        judge_files(tmp_path / "empty", tmp_path / "candidate", tmp_path / "policy.yaml")
+
+
+def test_a_comparison_with_itself_is_refused(tmp_path: Path) -> None:
+    judge(tmp_path, [SCORES], [SCORES])
+    with pytest.raises(InputError, match=r"compared with itself"):
+        judge_files(tmp_path / "reference", tmp_path / "reference", tmp_path / "policy.yaml")

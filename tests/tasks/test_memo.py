@@ -182,6 +182,6 @@ def test_killed_at_any_line_the_next_run_ends_with_the_same_result(tmp_path: Pat
     for root in kill_points(work, tmp_path, stride=7):
         assert work(root).result == expected
         assert work(root).cached
-        assert list((root / "scratch").iterdir()) == []
+        assert list((root / "scratch").glob("*")) == []
         killed += 1
     assert killed > 15

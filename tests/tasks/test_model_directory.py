@@ -30,7 +30,6 @@ def test_a_good_directory_is_read_whole(write_model: WriteModel) -> None:
         calibration={"set": "../calibration", "method": "max"},
     )
     found = read_model_directory(folder)
-    assert (found.source_file, found.source_callable) == ("model.py", "build")
     assert found.weights == folder / "weights.safetensors"
     assert [path.name for path in found.validation] == ["validation.npz"]
     assert [path.name for path in found.calibration] == ["set.npz"]
