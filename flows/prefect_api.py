@@ -58,7 +58,8 @@ def prefect_api(log: Path) -> Iterator[Callable[[], None]]:
 
     configured = get_current_settings().api.url
     if configured is not None:
-        yield lambda: _check(configured)
+        _check(configured)
+        yield lambda: None
         return
     for variable in ("NO_PROXY", "no_proxy"):  # no proxy stands between a host and itself
         os.environ[variable] = ",".join(filter(None, (os.environ.get(variable), HOST)))

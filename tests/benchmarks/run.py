@@ -105,7 +105,8 @@ def again(scratch: Path) -> list[Row]:
 
 
 def _change_policy(project: Project) -> None:
-    (project.model / "policy.yaml").write_text("rules: [{output: score, metric: mae, max: 0.02}]\n")
+    rules = [f"{{output: {output}, metric: mae, max: 0.02}}" for output in ("score", "traits")]
+    (project.model / "policy.yaml").write_text(f"rules: [{', '.join(rules)}]\n")
     specification = project.model / "model.yaml"
     text = specification.read_text()
     specification.write_text(text.replace("data: validation}", "data: validation, policy: policy.yaml}"))
@@ -168,10 +169,11 @@ def kills(scratch: Path) -> list[Row]:
     seconds = {step["name"]: step["seconds"] for step in stages(Project(scratch / "timed", 0.3).convert()[1])}
     project = Project(scratch / "killed", benchmark_s=0.3)
     names = [name for name in seconds if not name.endswith("data")]
+    finished: list[str] = []
     for before, name in zip([None, *names[:-1]], names, strict=True):
-        _kill_during(project, before, seconds[name] / 2)
-    _, document = project.convert()
-    extra = [name for name in worked(document) if name in names[:-1]]
+        finished += _kill_during(project, before, seconds[name] / 2)
+    finished += worked(project.convert()[1])
+    extra = [name for name in names if finished.count(name) > 1]
     unfinished = [str(path) for path in (project.home / "store" / "scratch").glob("*")]
     blobs = [path for path in (project.home / "store" / "blobs").rglob("*") if path.is_file()]
     broken = [path for path in blobs if digest_file(path)[0] != f"sha256:{path.parent.name}{path.name}"]
@@ -182,15 +184,20 @@ def kills(scratch: Path) -> list[Row]:
     ]
 
 
-def _kill_during(project: Project, after: str | None, seconds: float) -> None:
+def _kill_during(project: Project, after: str | None, seconds: float) -> list[str]:
+    """Kill a run `seconds` after its step `after`; return the steps that it had done itself by then."""
+    done = []
     process = subprocess.Popen(project.command(), env=project.environment, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     for line in process.stdout:
+        if line.startswith("✓") and "(cached)" not in line:
+            done.append(line[2:].partition("  ")[0])
         if line.startswith(f"✓ {after or 'validation data'}"):
             break
     time.sleep(seconds)
     process.send_signal(signal.SIGKILL)
     process.wait()
+    return done
 
 
 def start_up(_scratch: Path) -> list[Row]:
