@@ -25,7 +25,7 @@ from onnx import numpy_helper
 from safetensors.numpy import load_file, save_file
 
 from flows.cli import main
-from tasks.digests import digest_file
+from tasks.digests import digest_file, digest_json
 from tasks.specs import TypedModel
 from tasks.store.local import LocalStore
 
@@ -349,6 +349,7 @@ def damage_int8(project: Project, damage: Callable[[np.ndarray], np.ndarray]) ->
         (folder / "damaged").mkdir()
         onnx.save(model, folder / "damaged" / path.name)
         record["result"]["onnx"] = store.put(folder / "damaged").model_dump(mode="json")
+    record["digest"] = digest_json(record["result"])
     record_path.write_text(json.dumps(record))
 
 

@@ -211,4 +211,4 @@ def test_the_environment_holds_no_credentials_and_a_home_of_its_own(
     assert "secret-value" not in json.dumps(environment)
     assert not set(secrets) & set(environment)
     assert environment["HOME"] == environment["TMPDIR"] == str(tmp_path)
-    assert environment["OMP_NUM_THREADS"] == "1"
+    assert "OMP_NUM_THREADS" not in environment, "no stage has the number of threads in its key"
