@@ -460,7 +460,7 @@ def test_killed_at_every_stage_the_same_command_goes_on_where_it_was(tmp_path: P
     assert not redone & {"export", "reference", "convert int8", "build int8", "compare int8"}
     assert project.registered() == {document["engines"][0]["engine_id"]}
     assert project.run("verify", *project.registered())[0] == 0
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while leftovers(project) and time.monotonic() < deadline:
         time.sleep(0.2)
     assert leftovers(project) == []
