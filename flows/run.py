@@ -70,9 +70,7 @@ def run_conversion(
 
 def _exit_code(outcomes: Sequence[EngineOutcome]) -> int:
     found = {outcome.outcome for outcome in outcomes}
-    return next(
-        EXIT_CODES[outcome] for outcome in (Outcome.FAIL, Outcome.INCONCLUSIVE, Outcome.PASS) if outcome in found
-    )
+    return next(code for outcome, code in EXIT_CODES.items() if outcome in found)
 
 
 def _refuse_other_targets(plan: ConversionPlan) -> None:
