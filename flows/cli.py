@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from flows.session import Session
-    from tasks.specs import EngineManifest
+    from tasks.records import EngineManifest
 
 Document = dict[str, Any]
 Command = TypeVar("Command", bound="Callable[..., Any]")
@@ -155,7 +155,7 @@ def engines(session: Session) -> tuple[Document, int]:
 
 def _engine_row(manifest: EngineManifest) -> list[str]:
     benchmark = manifest.benchmark
-    speedup = benchmark.speedup.get(benchmark.headline_batch)
+    speedup = benchmark.headline_speedup
     return [
         manifest.engine_id,
         manifest.verdict.outcome.value,
@@ -172,7 +172,7 @@ def _engine_row(manifest: EngineManifest) -> list[str]:
 @_command
 def verify(session: Session, engine_ids: tuple[str, ...]) -> tuple[Document, int]:
     """Re-read registered engines and check every digest, and that the verdict follows from the evidence."""
-    from tasks.specs import Cell  # noqa: PLC0415
+    from tasks.records import Cell  # noqa: PLC0415
 
     faults = {engine_id: session.registry.verify(Cell.parse(engine_id)) for engine_id in engine_ids}
     for engine_id, found in faults.items():
@@ -185,12 +185,13 @@ def verify(session: Session, engine_ids: tuple[str, ...]) -> tuple[Document, int
 
 
 @main.command()
+@click.option("--target", default="cpu", show_default=True, metavar="TARGET", help="What this host should make.")
 @_command
-def doctor(session: Session) -> tuple[Document, int]:
-    """Say what this host can do, and what it lacks."""
-    from flows.doctor import as_json, examine, healthy  # noqa: PLC0415
+def doctor(session: Session, target: str) -> tuple[Document, int]:
+    """Say what this host can do, and what it lacks; with a GPU's --target, whether it is a runner of that target."""
+    from flows.doctor import as_json, examine_runner, healthy  # noqa: PLC0415
 
-    checks = examine(session.settings)
+    checks = examine_runner(session.settings, target)
     rows = [["✓" if check.ok else "✕" if check.needed else "-", check.name, check.detail] for check in checks]
     session.reporter.table(["", "", ""], rows)
     return as_json(checks), 0 if healthy(checks) else UNEXPECTED

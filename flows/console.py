@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
+from tasks.backends import CPU
 from tasks.errors import EnginegateError
 from tasks.memo import Remembered
 
@@ -19,12 +20,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from flows.planning import ConversionPlan
-    from tasks.specs import EngineOutcome
+    from tasks.records import Cell, EngineOutcome
 
 Result = TypeVar("Result")
 
-PASSED, FAILED, UNDECIDED = "✓", "✕", "?"
-COLOURS = {PASSED: "green", FAILED: "red", UNDECIDED: "yellow"}
+PASSED, FAILED, UNDECIDED, ELSEWHERE = "✓", "✕", "?", "→"
+COLOURS = {PASSED: "green", FAILED: "red", UNDECIDED: "yellow", ELSEWHERE: "cyan"}
 STEP_WIDTH = 34
 DIGEST_CHARACTERS = 19
 # Wider than any line: an engine id that is cut off cannot be copied. A terminal wraps what is too long for it.
@@ -92,7 +93,11 @@ class Reporter:
         detail = outcome.reason
         if outcome.verdict is not None:
             detail = outcome.verdict.defects[0] if outcome.verdict.defects else outcome.verdict.worst_rule.sentence
-        self._line(mark, f"verdict {outcome.cell.precision.value}", f"{outcome.outcome.value}: {detail}", None)
+        self._line(mark, f"verdict {label_of(outcome.cell)}", f"{outcome.outcome.value}: {detail}", None)
+
+    def elsewhere(self, cell: Cell, text: str) -> None:
+        """Print how an engine that a runner makes is getting on."""
+        self._line(ELSEWHERE, label_of(cell), text, None)
 
     def _line(self, mark: str, name: str, detail: str, seconds: float | None) -> None:
         line = Text(f"{mark} ", style=COLOURS[mark])
@@ -138,6 +143,11 @@ class Reporter:
         self._console.print(Text(f"error: {message}", style="red"))
 
 
+def label_of(cell: Cell) -> str:
+    """What tells the engines of one conversion apart in step lines: the precision, after the target if not `cpu`."""
+    return cell.precision.value if cell.target == CPU else f"{cell.target} {cell.precision.value}"
+
+
 def _mark(outcome: EngineOutcome) -> str:
     return {"pass": PASSED, "fail": FAILED}.get(outcome.outcome.value, UNDECIDED)
 
@@ -152,9 +162,9 @@ def _row(outcome: EngineOutcome) -> tuple[str, ...]:
     if outcome.engine is not None:
         size, digest = f"{outcome.engine.plan.size_bytes / 1e6:.1f} MB", outcome.engine.plan.digest[:DIGEST_CHARACTERS]
     if outcome.benchmark is not None:
-        batch = outcome.benchmark.headline_batch
         p50 = f"{outcome.benchmark.headline.p50_ms:.2f} ms"
-        speedup = f"{outcome.benchmark.speedup[batch]:.2f}x" if batch in outcome.benchmark.speedup else "-"
+        ratio = outcome.benchmark.headline_speedup
+        speedup = "-" if ratio is None else f"{ratio:.2f}x"
     return rule, p50, speedup, size, digest
 
 

@@ -1,33 +1,31 @@
-"""The conversion of one model: a flow, with a sub-flow for each engine.
-
-The stages are plain functions of `tasks/`; here they become Prefect tasks and are put in order. The stage cache is
-the artifact store's own (`tasks.memo`), because it must hold without Prefect too; Prefect's is off.
-"""
+"""The conversion of one model: a flow, with a sub-flow for each engine, here or on a runner."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING
 
-from prefect import flow, task
-from prefect.cache_policies import NO_CACHE
-from pydantic import BaseModel
+from prefect import flow
+from prefect.context import FlowRunContext
 
+from flows.console import label_of
+from flows.dispatch import dispatched, targets_elsewhere
+from flows.engine import as_task, make_engine, run_stage
+from flows.handover import leave_job
 from flows.planning import plan_conversion, version_of
 from flows.session import current_session
-from tasks.benchmark import benchmark_engine
-from tasks.build import build_engine
-from tasks.compare import compare_engine
 from tasks.convert import convert_precision
 from tasks.data import ingest
 from tasks.errors import InputError, RefusedError, StageError
 from tasks.export import export_onnx
 from tasks.model_directory import read_model_directory
+from tasks.module_source import store_module, store_plugins
 from tasks.publish import publish_engine
+from tasks.records import DataArtifact, EngineJob, EngineOutcome, TypedModel
 from tasks.reference import run_reference
-from tasks.specs import Cell, DataArtifact, EngineOutcome, Precision, ReferenceArtifact, TypedModel
+from tasks.specs import Precision
 from tasks.track import describe_conversion, track_conversion
-from validation.verdict import Outcome, decide
+from validation.verdict import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,40 +34,16 @@ if TYPE_CHECKING:
     from flows.session import Session
     from tasks.memo import Remembered
     from tasks.model_directory import ModelDirectory
-    from tasks.specs import Benchmark, BuiltEngine, ExportedModel, ModelSpec
+    from tasks.records import ExportedModel, ReferenceArtifact
+    from tasks.specs import ModelSpec
     from tasks.workbench import Workbench
 
-
-Result = TypeVar("Result", bound=BaseModel)
-Arguments = ParamSpec("Arguments")
-
-_as_task = task(cache_policy=NO_CACHE, persist_result=False)
-
-ingest_task = _as_task(ingest)
-export_task = _as_task(export_onnx)
-reference_task = _as_task(run_reference)
-convert_task = _as_task(convert_precision)
-build_task = _as_task(build_engine)
-compare_task = _as_task(compare_engine)
-benchmark_task = _as_task(benchmark_engine)
-track_task = _as_task(track_conversion)
-publish_task = _as_task(publish_engine)
-
-
-def _stage(
-    session: Session,
-    name: str,
-    stage: Callable[Concatenate[Workbench, Arguments], Remembered[Result]],
-    describe: Callable[[Result], str],
-    *arguments: Arguments.args,
-    **options: Arguments.kwargs,
-) -> Result:
-    """Run a cached stage under the reporter, and return its result."""
-    return session.reporter.step(
-        name,
-        lambda progress: stage(session.bench(progress), *arguments, **options),
-        lambda remembered: describe(remembered.result),
-    ).result
+ingest_task = as_task(ingest)
+export_task = as_task(export_onnx)
+reference_task = as_task(run_reference)
+convert_task = as_task(convert_precision)
+track_task = as_task(track_conversion)
+publish_task = as_task(publish_engine)
 
 
 def prepare(session: Session, plan: ConversionPlan) -> None:
@@ -82,7 +56,7 @@ def prepare(session: Session, plan: ConversionPlan) -> None:
     data = _data(session, ingest, "validation data", directory, directory.validation, "validation.data")
     if Precision.INT8 in plan.precisions:
         _data(session, ingest, "calibration data", directory, directory.calibration, "calibration.set")
-    _stage(session, "export", export_onnx, _describe_export, directory, data)
+    run_stage(session, "export", export_onnx, _describe_export, directory, data)
 
 
 @flow(name="convert", flow_run_name="{model_directory}", persist_result=False)
@@ -95,30 +69,84 @@ def convert_model(
     """Convert the model in `model_directory`: make, judge, track and register its engines.
 
     Raises:
-        InputError: the directory cannot be used.
+        InputError: the directory cannot be used, or a target has no runner that could be asked.
         StageError: export, reference or tracking failed. A failure of one engine only is its outcome instead.
     """
     session = current_session()
+    _require_lasting_folders(session)
     directory = read_model_directory(Path(model_directory))
     plan = plan_conversion(directory, targets=targets or (), precisions=precisions or (), only=only)
+    elsewhere = targets_elsewhere(plan.cells)
     data = _data(session, ingest_task, "validation data", directory, directory.validation, "validation.data")
-    exported = _stage(session, "export", export_task, _describe_export, directory, data)
-    reference = _stage(session, "reference", reference_task, lambda _: "PyTorch FP32 outputs", directory, data)
+    exported = run_stage(session, "export", export_task, _describe_export, directory, data)
+    reference = run_stage(session, "reference", reference_task, lambda _: "PyTorch FP32 outputs", directory, data)
     typed = _convert_precisions(session, plan, exported)
-    outcomes = []
-    for cell in plan.cells:
-        converted = typed[cell.precision]
-        if isinstance(converted, TypedModel):
-            outcomes.append(make_engine(model_directory, cell, converted, data, reference))
-        else:
-            outcomes.append(EngineOutcome(cell=cell, outcome=Outcome.FAIL, reason=converted))
-        session.reporter.verdict(outcomes[-1])
+    jobs = _jobs(session, plan, typed, data, reference)
+    outcomes = _make_all(session, plan, jobs, typed, elsewhere)
     # Every stage read its own files of the directory: only if all of it is still the same do they belong together.
     if version_of(read_model_directory(Path(model_directory))) != plan.version:
         raise InputError(f"{model_directory}: changed while it was converted; run the conversion again")
     runs = _track(session, plan, exported, data, reference, outcomes)
     _register_all(session, plan, outcomes, reference, runs)
     return outcomes
+
+
+def _require_lasting_folders(session: Session) -> None:
+    """A worker runs a flow in a temporary folder: nothing may be kept in the current one there."""
+    context = FlowRunContext.get()
+    by_worker = context is not None and context.flow_run is not None and context.flow_run.deployment_id is not None
+    if by_worker and not session.settings.home.is_absolute():
+        raise InputError("ENGINEGATE_HOME: a worker needs it, as an absolute path; set it where the worker is started")
+
+
+def _jobs(
+    session: Session,
+    plan: ConversionPlan,
+    typed: dict[Precision, TypedModel | str],
+    data: DataArtifact,
+    reference: ReferenceArtifact,
+) -> list[EngineJob]:
+    """For each engine that can be made, everything that its runner needs."""
+    bench, directory = session.bench(), plan.directory
+    module, plugins = store_module(bench, directory).result, store_plugins(bench, directory)
+    return [
+        EngineJob(
+            cell=cell,
+            spec=directory.spec,
+            policy=directory.policy(cell.precision),
+            typed=converted,
+            data=data,
+            reference=reference,
+            module=module,
+            plugins=plugins,
+        )
+        for cell in plan.cells
+        if isinstance(converted := typed[cell.precision], TypedModel)
+    ]
+
+
+def _make_all(
+    session: Session,
+    plan: ConversionPlan,
+    jobs: list[EngineJob],
+    typed: dict[Precision, TypedModel | str],
+    elsewhere: set[str],
+) -> list[EngineOutcome]:
+    """Make every engine: those of runners at once, meanwhile the others here, one after the other."""
+    outcomes = [
+        EngineOutcome(cell=cell, outcome=Outcome.FAIL, reason=reason)
+        for cell in plan.cells
+        if isinstance(reason := typed[cell.precision], str)
+    ]
+    for outcome in outcomes:
+        session.reporter.verdict(outcome)
+    with dispatched(session, [job for job in jobs if job.cell.target in elsewhere]) as collect:
+        for job in jobs:
+            if job.cell.target not in elsewhere:
+                outcomes.append(make_engine(job.cell.engine_id, leave_job(session.store, job)))
+                session.reporter.verdict(outcomes[-1])
+        outcomes += collect()
+    return sorted(outcomes, key=lambda outcome: plan.cells.index(outcome.cell))
 
 
 def _register_all(
@@ -148,7 +176,7 @@ def _data(
     files: tuple[Path, ...],
     field: str,
 ) -> DataArtifact:
-    return _stage(session, name, stage, lambda found: f"{found.samples:,} samples", directory.spec, files, field)
+    return run_stage(session, name, stage, lambda found: f"{found.samples:,} samples", directory.spec, files, field)
 
 
 def _describe_export(exported: ExportedModel) -> str:
@@ -169,7 +197,7 @@ def _convert_precisions(
             calibration = _data(session, ingest_task, "calibration data", directory, files, "calibration.set")
         name = f"convert {precision.value}"
         try:
-            typed[precision] = _stage(
+            typed[precision] = run_stage(
                 session, name, convert_task, _describe_recipe, exported, precision, directory.spec, calibration
             )
         except StageError as error:
@@ -179,50 +207,6 @@ def _convert_precisions(
 
 def _describe_recipe(typed: TypedModel) -> str:
     return typed.recipe["converter"]
-
-
-@flow(name="make-engine", flow_run_name="{cell.engine_id}", persist_result=False)
-def make_engine(
-    model_directory: str, cell: Cell, typed: TypedModel, data: DataArtifact, reference: ReferenceArtifact
-) -> EngineOutcome:
-    """Build, compare and time one engine on its target, and judge it.
-
-    An engine that cannot be built or run is a `fail` with the reason.
-    """
-    session = current_session()
-    directory = read_model_directory(Path(model_directory))
-    spec, precision = directory.spec, cell.precision
-    made = EngineOutcome(cell=cell, outcome=Outcome.FAIL, typed=typed, policy=directory.policy(precision))
-    try:
-        engine = _stage(session, f"build {precision.value}", build_task, _describe_build, spec, typed, cell)
-        made = made.model_copy(update={"engine": engine})
-        compared = _stage(
-            session,
-            f"compare {precision.value}",
-            compare_task,
-            lambda found: f"{found.comparison.samples:,} samples",
-            spec,
-            engine,
-            cell,
-            data,
-            reference,
-        )
-        made = made.model_copy(update={"compared": compared})
-        benchmark = _stage(
-            session, f"benchmark {precision.value}", benchmark_task, _describe_benchmark, directory, engine, cell, data
-        )
-    except StageError as error:
-        return made.model_copy(update={"reason": str(error)})
-    verdict = decide(directory.policy(precision), compared.comparison)
-    return made.model_copy(update={"benchmark": benchmark, "verdict": verdict, "outcome": verdict.outcome})
-
-
-def _describe_build(built: BuiltEngine) -> str:
-    return f"{built.backend.name} {built.backend.version}, {built.plan.size_bytes / 1e6:.1f} MB"
-
-
-def _describe_benchmark(timed: Benchmark) -> str:
-    return f"p50 {timed.headline.p50_ms:.2f} ms at batch {timed.headline_batch}"
 
 
 def _track(
@@ -245,7 +229,7 @@ def _register(
     session: Session, plan: ConversionPlan, outcome: EngineOutcome, reference: ReferenceArtifact, run: str
 ) -> None:
     session.reporter.step(
-        f"register {outcome.cell.precision.value}",
+        f"register {label_of(outcome.cell)}",
         lambda progress: publish_task(
             session.bench(progress),
             session.registry,

@@ -1,4 +1,4 @@
-"""What this host can do: the packages, devices, services and folders that a conversion needs."""
+"""What this host can do: the packages, devices, services and folders that a conversion, or a GPU runner, needs."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tasks.backends import CPU
+from tasks.errors import EnginegateError, InputError, StageError
+from tasks.specs import TARGET, TARGETS
 from tasks.tracking.connection import without_credentials
 
 if TYPE_CHECKING:
@@ -54,13 +57,41 @@ def examine(settings: Settings) -> list[Check]:
     ]
 
 
+def examine_runner(settings: Settings, target: str) -> list[Check]:
+    """Look at this host as a runner of a GPU target, which needs no torch; of `cpu`, as `examine` does.
+
+    Raises:
+        InputError: there is no such target.
+    """
+    if not TARGET.fullmatch(target):
+        raise InputError(
+            f"--target {target}: is no target; choose from {', '.join(TARGETS)}, or a MIG slice like a100-mig-1g.5gb"
+        )
+    if target == CPU:
+        return examine(settings)
+    remedy = "pip install '.[tensorrt]'"
+    return [
+        _gpu_of(target),
+        _tensorrt(),
+        *(
+            _package(package, package, needed=True, without=remedy)
+            for package in ("cuda-bindings", "nvidia-ml-py", "polygraphy")
+        ),
+        _package("torch", "torch", needed=False, without="no PyTorch is timed beside the engines"),
+        _prefect(),
+        _pool(target),
+        _folder("artifact store", settings.store_path),
+        _disk(settings.home.resolve()),
+    ]
+
+
 def as_json(checks: list[Check]) -> dict[str, object]:
     """The report as a JSON document."""
     return {"ok": healthy(checks), "checks": [asdict(check) for check in checks]}
 
 
 def healthy(checks: list[Check]) -> bool:
-    """Whether this host can convert for target `cpu`."""
+    """Whether this host has all that is needed."""
     return all(check.ok for check in checks if check.needed)
 
 
@@ -78,6 +109,53 @@ def _gpu() -> Check:
     except (FileNotFoundError, subprocess.SubprocessError):
         return Check("GPU", ok=False, needed=False, detail="no NVIDIA GPU found (nvidia-smi does not answer)")
     return Check("GPU", ok=True, needed=False, detail="; ".join(found.splitlines()))
+
+
+def _gpu_of(target: str) -> Check:
+    from tasks.backends.gpu import find_gpu  # noqa: PLC0415 - tests put another in its place
+
+    try:
+        gpu = find_gpu()
+    except StageError as error:
+        return Check("GPU", ok=False, needed=True, detail=str(error))
+    found = f"{gpu.name} (SM {gpu.compute_capability}, driver {gpu.driver})"
+    if gpu.target == target:
+        return Check("GPU", ok=True, needed=True, detail=f"{found} is target {target}")
+    is_called = "no target" if gpu.target is None else f"target {gpu.target}"
+    return Check("GPU", ok=False, needed=True, detail=f"{found} is {is_called}, not {target}")
+
+
+def _tensorrt() -> Check:
+    from tasks.backends.trt import import_tensorrt  # noqa: PLC0415 - tests put another in its place
+
+    try:
+        return Check("TensorRT", ok=True, needed=True, detail=str(import_tensorrt().__version__))
+    except StageError as error:
+        return Check("TensorRT", ok=False, needed=True, detail=str(error))
+
+
+def _pool(target: str) -> Check:
+    """Whether conversions elsewhere could send work here. Without a Prefect API this host still converts by itself."""
+    from flows.prefect_api import require_configured_api  # noqa: PLC0415 - Prefect takes seconds to import
+
+    try:
+        if not require_configured_api():
+            return Check(
+                "pool", ok=False, needed=False, detail="none without PREFECT_API_URL: engines for own use only"
+            )
+
+        from prefect.client.orchestration import get_client  # noqa: PLC0415 - as above
+
+        from flows.pools import pool_of, read_pool, require_pool  # noqa: PLC0415 - as above
+
+        pool = pool_of(target)
+        with get_client(sync_client=True) as client:
+            require_pool(client, pool)
+            online = read_pool(client, pool).online
+    except EnginegateError as error:
+        return Check("pool", ok=False, needed=True, detail=str(error))
+    start = "" if online else f"; start one: prefect worker start --pool {pool} --limit 1"
+    return Check("pool", ok=True, needed=True, detail=f"{pool}, workers online: {online}{start}")
 
 
 def _mlflow(settings: Settings) -> Check:

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 
 from tasks.digests import digest_file, digest_json
 from tasks.errors import InputError
-from tasks.specs import Cell, Precision
+from tasks.records import Cell
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
     from tasks.model_directory import ModelDirectory
+    from tasks.specs import Precision
 
 VERSION_DIGITS = 12
 OF_ANOTHER_REPOSITORY = frozenset({"GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_PREFIX"})
@@ -89,6 +90,7 @@ def version_of(directory: ModelDirectory) -> str:
         "policy": [directory.policy_file] if directory.policy_file else [],
         "validation": directory.validation,
         "calibration": directory.calibration,
+        "plugins": directory.plugins,
     }
     content = {
         "spec": directory.spec.model_dump(mode="json"),

@@ -35,6 +35,7 @@ STOP_LIMIT_S = 5.0
 POLL_S = 0.05
 ANSWER_LIMIT_S = 5.0
 LOG_TAIL_LINES = 8
+_temporary: set[str] = set()
 
 
 def set_prefect_defaults() -> None:
@@ -43,6 +44,29 @@ def set_prefect_defaults() -> None:
     os.environ.setdefault("DO_NOT_TRACK", "1")
     # The console is ours; Prefect's page still gets every record.
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+
+
+def require_configured_api() -> bool:
+    """Whether PREFECT_API_URL or a Prefect profile names a server, which workers can reach too, and it answers.
+
+    Raises:
+        EnginegateError: one is named and does not answer.
+    """
+    set_prefect_defaults()
+
+    from prefect.context import refresh_global_settings_context  # noqa: PLC0415 - reads its settings when imported
+    from prefect.settings import get_current_settings  # noqa: PLC0415 - as above
+
+    refresh_global_settings_context()  # what it read when it was imported may be another command's
+    url = get_current_settings().api.url
+    if url is None or url in _temporary:
+        return False
+    if not _answers(url):
+        raise EnginegateError(
+            f"Prefect at {without_credentials(url)} does not answer; start it, correct PREFECT_API_URL or the Prefect"
+            " profile, or unset them: then a temporary server is started"
+        )
+    return True
 
 
 @contextmanager
@@ -54,11 +78,9 @@ def prefect_api(log: Path) -> Iterator[Callable[[], None]]:
     set_prefect_defaults()
 
     from prefect.context import refresh_global_settings_context  # noqa: PLC0415 - reads its settings when imported
-    from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, get_current_settings, temporary_settings  # noqa: PLC0415
+    from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings  # noqa: PLC0415 - as above
 
-    configured = get_current_settings().api.url
-    if configured is not None:
-        _check(configured)
+    if require_configured_api():
         yield lambda: None
         return
     for variable in ("NO_PROXY", "no_proxy"):  # no proxy stands between a host and itself
@@ -80,6 +102,7 @@ def prefect_api(log: Path) -> Iterator[Callable[[], None]]:
             },
         )
     atexit.register(_stop, process)
+    _temporary.add(f"http://{HOST}:{port}/api")
     os.environ["PREFECT_API_URL"] = f"http://{HOST}:{port}/api"
     refresh_global_settings_context()
     # A heartbeat tells a server that outlives the flow that the flow has died. This one does not outlive it, and
@@ -106,14 +129,6 @@ def _wait(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
         " killed while it was made leaves it broken; (2) or set PREFECT_API_URL to a running server;"
         f" (3) or mend what its log says{last}"
     )
-
-
-def _check(url: str) -> None:
-    if not _answers(url):
-        raise EnginegateError(
-            f"Prefect at {without_credentials(url)} does not answer; start it, correct PREFECT_API_URL or the Prefect"
-            " profile, or unset them: then a temporary server is started"
-        )
 
 
 def _answers(url: str) -> bool:

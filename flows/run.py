@@ -7,9 +7,9 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from flows.planning import plan_conversion
-from flows.prefect_api import prefect_api
+from flows.prefect_api import prefect_api, set_prefect_defaults
 from flows.session import Session, use_session
-from tasks.errors import InputError
+from tasks.backends import CPU
 from tasks.model_directory import read_model_directory
 from validation.verdict import Outcome
 
@@ -18,9 +18,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from flows.planning import ConversionPlan
-    from tasks.specs import EngineOutcome
+    from tasks.records import EngineOutcome
 
-HERE = "cpu"
 # In the order in which one engine's outcome decides the command's exit code.
 EXIT_CODES = {Outcome.FAIL: 3, Outcome.INCONCLUSIVE: 4, Outcome.PASS: 0}
 
@@ -43,7 +42,7 @@ def run_conversion(
         settings = session.settings.model_copy(update={"time_limit_s": time_limit_s})
         session = Session(settings, session.reporter)
     plan = plan_conversion(read_model_directory(directory), targets=targets, precisions=precisions, only=only)
-    _refuse_other_targets(plan)
+    _refuse_targets_without_runner(plan)
     session.reporter.plan(plan)
     with prefect_api(session.settings.home.resolve() / "prefect-server.log") as wait_until_it_answers:
         from flows.convert import convert_model, prepare  # noqa: PLC0415 - Prefect reads its settings when imported
@@ -73,13 +72,13 @@ def _exit_code(outcomes: Sequence[EngineOutcome]) -> int:
     return next(code for outcome, code in EXIT_CODES.items() if outcome in found)
 
 
-def _refuse_other_targets(plan: ConversionPlan) -> None:
-    elsewhere = sorted({cell.target for cell in plan.cells if cell.target != HERE})
-    if elsewhere:
-        raise InputError(
-            f"model.yaml: targets: {', '.join(elsewhere)}: this release builds for {HERE} only;"
-            f" convert with --target {HERE}"
-        )
+def _refuse_targets_without_runner(plan: ConversionPlan) -> None:
+    if any(cell.target != CPU for cell in plan.cells):
+        set_prefect_defaults()
+
+        from flows.dispatch import targets_elsewhere  # noqa: PLC0415 - as above
+
+        targets_elsewhere(plan.cells)
 
 
 def _summary(outcome: EngineOutcome) -> dict[str, Any]:

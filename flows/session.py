@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from flows.console import Reporter
 from flows.settings import Settings, read_settings
+from tasks.child import ignore_progress
 from tasks.registry.local import LocalRegistry
 from tasks.store.local import LocalStore
 from tasks.workbench import Workbench
@@ -44,9 +45,17 @@ class Session:
 
         return MlflowTracker(self.settings.tracking_uri, str(self.settings.artifact_root))
 
-    def bench(self, on_progress: Callable[[int, int], None]) -> Workbench:
+    def bench(self, on_progress: Callable[[int, int], None] = ignore_progress) -> Workbench:
         """What a stage needs, with its progress shown through `on_progress`."""
-        return Workbench(self.store, self.settings.time_limit_s, self.settings.benchmark_s, on_progress)
+        return Workbench(
+            self.store,
+            self.settings.time_limit_s,
+            self.settings.benchmark_s,
+            on_progress,
+            on_warning=lambda text: self.reporter.say(f"! {text}"),
+            timing_caches=self.settings.home.resolve() / "timing-caches",
+            torch_python=self.settings.torch_python,
+        )
 
 
 _CURRENT: ContextVar[Session | None] = ContextVar("session", default=None)

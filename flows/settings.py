@@ -12,13 +12,17 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from tasks.errors import InputError
 
 PREFIX = "ENGINEGATE_"
+# How often a runner gives a sign of life.
+SIGN_EVERY_S = 3.0
 
 
 class Settings(BaseSettings):
-    """What ENGINEGATE_HOME, _STORE, _REGISTRY, _TIME_LIMIT_S and _BENCHMARK_S say; and MLflow's own variable.
+    """What ENGINEGATE_HOME, _STORE, _REGISTRY, _TIME_LIMIT_S, … say; and MLflow's own variable.
 
     `time_limit_s` is the longest time of a child process, `benchmark_s` the time for which an engine, and as long
-    again its reference, is called at one batch size.
+    again its reference, is called at one batch size. `torch_python` is an interpreter that has torch, for runners
+    where TensorRT's has none. `runner_wait_s` is how long an engine waits while no worker is on its pool, and
+    `runner_silence_s` how long a runner may give no sign of life before another takes its place.
     """
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, frozen=True)
@@ -27,7 +31,10 @@ class Settings(BaseSettings):
     store: Path | None = None
     registry: Path | None = None
     time_limit_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1800.0
+    torch_python: Path | None = None
     benchmark_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 3.0
+    runner_wait_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 900.0
+    runner_silence_s: Annotated[float, Field(ge=SIGN_EVERY_S * 2, allow_inf_nan=False)] = 120.0
 
     @property
     def store_path(self) -> Path:

@@ -1,14 +1,14 @@
-"""Stage 5, on the target: latency and throughput of an engine and of the PyTorch reference, measured in turns.
+"""Stage 5, on the target: latency and throughput of an engine and of the module in PyTorch, measured in turns.
 
-A shared machine speeds up and slows down by a factor of two within minutes. So the two are never measured one after
-the other: each lives in a child process of its own, and they take short turns (A-B-A-B). The speed-up is the median
+A shared machine speeds up and slows down by a factor of two within minutes. So sides are never measured one after
+the other: each lives in a child process of its own, and they take short turns (A-B-A-B). A speed-up is the median
 over rounds of the ratio within a round.
 """
 
 from __future__ import annotations
 
 import functools
-import importlib.util
+import json
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,132 +16,198 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tasks.backends import backend_for
+from tasks.backends import CPU, backend_for
+from tasks.backends.compatibility import refuse_elsewhere
+from tasks.backends.interface import LayerTime
 from tasks.child import Child
+from tasks.errors import StageError
 from tasks.feeds import make_feeds
 from tasks.memo import Remembered, remember
-from tasks.module_source import ModuleRequest, lay_out, module_key
-from tasks.specs import Benchmark, Frozen, InputSpec, Latency
+from tasks.module_source import ModuleRequest, fetch_module
+from tasks.records import Artifact, Benchmark, Latency, PytorchForm, Timing
+from tasks.specs import Frozen, InputSpec
+from tasks.torch_python import torch_versions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from tasks.backends.interface import Engine
     from tasks.data import Arrays
-    from tasks.model_directory import ModelDirectory
-    from tasks.specs import BuiltEngine, Cell, DataArtifact, Dim
+    from tasks.records import BuiltEngine, EngineJob
     from tasks.workbench import Workbench
 
-RECIPE = 1
+RECIPE = 2
 ROUNDS = 12
 WARM_UP_SHARE = 0.2
 LEAST_CALLS = 2
+LAYERS_FILE = "layers.json"
+REASON_LENGTH = 300
+# On the CPU the reference is what an engine has to beat; FP16 there is emulated, and nobody serves it.
+FORMS_ON_CPU = (PytorchForm.EAGER_FP32,)
 
 
 class Turn(Frozen):
     """One turn: call an engine, or else the module, on a batch of `extents` for about `seconds`."""
 
-    target: str = ""
+    target: str
     plan: str = ""
     module: ModuleRequest | None = None
+    form: PytorchForm = PytorchForm.EAGER_FP32
     data: str
     inputs: dict[str, InputSpec]
     extents: dict[str, int]
     seconds: float
+    with_layers: bool = False
 
 
 class TurnReply(Frozen):
-    """Wall time of each call, in milliseconds."""
+    """Time of each call, in milliseconds, the device memory taken so far, in bytes, and the layers if asked for."""
 
     latencies_ms: tuple[float, ...]
+    device_memory_bytes: int | None = None
+    layers: tuple[LayerTime, ...] = ()
 
 
-def benchmark_engine(
-    bench: Workbench, directory: ModelDirectory, engine: BuiltEngine, cell: Cell, data: DataArtifact
-) -> Remembered[Benchmark]:
-    """Time an engine, and beside it the PyTorch reference where torch is installed.
+def benchmark_engine(bench: Workbench, job: EngineJob, engine: BuiltEngine) -> Remembered[Benchmark]:
+    """Time an engine, and beside it the module in PyTorch where torch is installed.
 
-    Batch sizes are the batch dimension's min, opt and max, with every other dimension at its opt; the inputs are
-    validation samples. Warm-up calls are not counted.
+    Batch sizes are the batch dimension's buckets, or else its min, opt and max, with every other dimension at its opt;
+    the inputs are validation samples. Warm-up calls are not counted. On a GPU, times are those of the device.
 
     Raises:
-        StageError: the engine or the reference crashed.
+        RefusedError: the engine was built for another GPU or runtime than this host's.
+        StageError: the engine crashed, or the reference did.
     """
-    source = module_key(directory) if importlib.util.find_spec("torch") is not None else None
+    spec, target = job.spec, job.cell.target
+    identity = backend_for(target).identity()
+    refuse_elsewhere(engine.backend, identity)
+    versions = torch_versions(bench.torch_python)
     key: dict[str, object] = {
         "recipe": RECIPE,
         "plan": engine.plan.digest,
-        "backend": backend_for(cell.target).identity().model_dump(),
-        "reference": source,
-        "data": data.inputs.digest,
-        "dims": {name: dim.model_dump() for name, dim in directory.spec.dims.items()},
+        "backend": identity.model_dump(),
+        "pytorch": None if versions is None else {"module": job.module.model_dump(mode="json"), "versions": versions},
+        "data": job.data.inputs.digest,
+        "inputs": {name: tensor.model_dump(mode="json") for name, tensor in spec.inputs.items()},
+        "dims": {name: dim.model_dump(mode="json") for name, dim in spec.dims.items()},
         "rounds": ROUNDS,
         "seconds": bench.benchmark_s,
     }
 
     def produce() -> Benchmark:
-        with bench.store.scratch() as folder:
-            samples = str(bench.store.fetch(data.inputs, folder / "inputs"))
+        with bench.store.scratch() as folder, ExitStack() as stack:
+            base: dict[str, Any] = {"target": target, "inputs": spec.inputs, "extents": {}, "seconds": 0.0}
+            base["data"] = str(bench.store.fetch(job.data.inputs, folder / "inputs"))
             plan = str(bench.store.fetch(engine.plan, folder / "plan"))
-            base: dict[str, Any] = {"data": samples, "inputs": directory.spec.inputs, "extents": {}, "seconds": 0.0}
-            sides = [Turn(target=cell.target, plan=plan, **base)]
-            if source is not None:
-                (folder / "reference").mkdir()
-                sides.append(Turn(module=lay_out(directory, folder / "reference", source), **base))
-            rounds = _take_turns(bench, folder, sides, directory.spec.dims, directory.spec.batch_dim)
-        return summarise(rounds, engine.plan.size_bytes, directory.spec.dims[directory.spec.batch_dim].opt)
+            race = _Race(bench, job, folder, stack)
+            race.enter(None, Turn(plan=plan, **base))
+            if versions is not None:
+                module = fetch_module(bench.store, job.module, spec, folder / "module")
+                for form in FORMS_ON_CPU if target == CPU else PytorchForm:
+                    race.enter(form, Turn(module=module, form=form, **base))
+            rounds = race.run()
+            layers = _keep_layers(bench, race.layers(), folder / "layers")
+        found = summarise(rounds, race.memory, engine.plan.size_bytes, spec.dims[spec.batch_dim].opt)
+        return found.model_copy(update={"missing": race.missing, "layers": layers})
 
     return remember(bench.store, "benchmark", key, Benchmark, produce)
 
 
-Rounds = dict[int, list[list[tuple[float, ...]]]]
+Side = PytorchForm | None
+"""Who takes a turn: a form of PyTorch, or None for the engine."""
+Rounds = dict[int, list[dict[Side, tuple[float, ...]]]]
+"""Latencies in milliseconds by batch size, round and side."""
 
 
-def _take_turns(bench: Workbench, folder: Path, sides: Sequence[Turn], dims: dict[str, Dim], batch_dim: str) -> Rounds:
-    """Latencies in milliseconds by batch size, round and side."""
-    batch = dims[batch_dim]
-    sizes = sorted({batch.min, batch.opt, batch.max})
-    rounds: Rounds = {}
-    with ExitStack() as stack:
-        children = []
-        for number, _ in enumerate(sides):
-            (folder / f"side{number}").mkdir()
-            children.append(stack.enter_context(Child("tasks.benchmark:take_turn", folder / f"side{number}")))
+class _Race:
+    """The sides of one benchmark, each in its child."""
+
+    def __init__(self, bench: Workbench, job: EngineJob, folder: Path, stack: ExitStack) -> None:
+        self._bench, self._spec, self._folder, self._stack = bench, job.spec, folder, stack
+        self._children: dict[Side, Child] = {}
+        self._turns: dict[Side, Turn] = {}
+        self.memory: dict[Side, int] = {}
+        self.missing: dict[PytorchForm, str] = {}
+
+    def enter(self, side: Side, turn: Turn) -> None:
+        """Start the child of a side."""
+        folder = self._folder / f"side{len(self._turns)}"
+        folder.mkdir()
+        python = None if side is None else self._bench.torch_python
+        self._children[side] = self._stack.enter_context(Child("tasks.benchmark:take_turn", folder, python=python))
+        self._turns[side] = turn
+
+    def run(self) -> Rounds:
+        """Let the sides take turns at every batch size. A form of PyTorch other than the reference may drop out."""
+        sizes = self._spec.dims[self._spec.batch_dim].extents
+        for size in sizes:
+            for side in list(self._turns):
+                self._warm_up(side, size)
+        rounds: Rounds = {size: [] for size in sizes}
+        seconds = self._bench.benchmark_s / ROUNDS
         for position, size in enumerate(sizes):
-            extents = {name: dim.opt for name, dim in dims.items()} | {batch_dim: size}
-
-            def turn(side: int, seconds: float, extents: dict[str, int] = extents) -> tuple[float, ...]:
-                request = sides[side].model_copy(update={"extents": extents, "seconds": seconds})
-                return children[side].ask(request, TurnReply, time_limit_s=bench.time_limit_s).latencies_ms
-
-            for side in range(len(sides)):
-                turn(side, bench.benchmark_s * WARM_UP_SHARE)
-            rounds[size] = []
+            for side in self._turns:  # a side may have moved on to another size, and its first call pays for that
+                self._ask(side, size, 0.0)
             for number in range(ROUNDS):
-                rounds[size].append([turn(side, bench.benchmark_s / ROUNDS) for side in range(len(sides))])
-                bench.on_progress(position * ROUNDS + number + 1, len(sizes) * ROUNDS)
-    return rounds
+                rounds[size].append({side: self._ask(side, size, seconds).latencies_ms for side in self._turns})
+                self._bench.on_progress(position * ROUNDS + number + 1, len(sizes) * ROUNDS)
+        return rounds
+
+    def layers(self) -> tuple[LayerTime, ...]:
+        """The engine's layers, at every dimension's opt."""
+        size = self._spec.dims[self._spec.batch_dim].opt
+        return self._ask(None, size, 0.0, with_layers=True).layers
+
+    def _warm_up(self, side: Side, size: int) -> None:
+        try:
+            self._ask(side, size, self._bench.benchmark_s * WARM_UP_SHARE)
+        except StageError as error:
+            if side in {None, PytorchForm.EAGER_FP32}:
+                raise
+            self.missing[PytorchForm(side)] = str(error).partition("\n")[0][:REASON_LENGTH]
+            self._children.pop(side).close()
+            del self._turns[side]
+
+    def _ask(self, side: Side, size: int, seconds: float, *, with_layers: bool = False) -> TurnReply:
+        dims = self._spec.dims
+        extents = {name: dim.opt for name, dim in dims.items()} | {self._spec.batch_dim: size}
+        change = {"extents": extents, "seconds": seconds, "with_layers": with_layers}
+        request = self._turns[side].model_copy(update=change)
+        reply = self._children[side].ask(request, TurnReply, time_limit_s=self._bench.time_limit_s)
+        if reply.device_memory_bytes is not None:
+            self.memory[side] = max(reply.device_memory_bytes, self.memory.get(side, 0))
+        return reply
 
 
-def summarise(rounds: Rounds, engine_size_bytes: int, headline_batch: int) -> Benchmark:
+def _keep_layers(bench: Workbench, layers: Sequence[LayerTime], folder: Path) -> Artifact | None:
+    if not layers:
+        return None
+    folder.mkdir()
+    text = json.dumps([layer.__dict__ for layer in layers], indent=1)
+    (folder / LAYERS_FILE).write_text(text + "\n", encoding="utf-8")
+    return bench.store.put(folder)
+
+
+def summarise(rounds: Rounds, memory: Mapping[Side, int], engine_size_bytes: int, headline_batch: int) -> Benchmark:
     """Percentiles of each side over all its calls, and the median over rounds of the ratio within a round."""
-    sides = [
-        tuple(_latency(size, [turns[side] for turns in taken]) for size, taken in rounds.items())
-        for side in range(len(next(iter(rounds.values()))[0]))
-    ]
-    with_reference = len(sides) > 1
-    speedup = {
-        size: float(np.median([np.median(reference) / np.median(engine) for engine, reference in taken]))
-        for size, taken in rounds.items()
-        if with_reference
-    }
+    sides = list(next(iter(rounds.values()))[0])
+
+    def timing(side: Side) -> Timing:
+        latencies = tuple(_latency(size, [turns[side] for turns in taken]) for size, taken in rounds.items())
+        return Timing(latencies=latencies, device_memory_bytes=memory.get(side))
+
+    forms = [side for side in sides if side is not None]
     return Benchmark(
-        engine=sides[0],
-        reference=sides[1] if with_reference else (),
-        speedup=speedup,
+        engine=timing(None),
+        pytorch={form: timing(form) for form in forms},
+        speedup={form: {size: _speedup(taken, form) for size, taken in rounds.items()} for form in forms},
         engine_size_bytes=engine_size_bytes,
         headline_batch=headline_batch,
     )
+
+
+def _speedup(taken: Sequence[Mapping[Side, tuple[float, ...]]], form: PytorchForm) -> float:
+    return float(np.median([np.median(turns[form]) / np.median(turns[None]) for turns in taken]))
 
 
 def _latency(batch: int, turns: Sequence[Sequence[float]]) -> Latency:
@@ -155,14 +221,14 @@ def _latency(batch: int, turns: Sequence[Sequence[float]]) -> Latency:
 def take_turn(payload: dict[str, Any], _progress: Callable[[int, int], None]) -> TurnReply:
     """Child entry: call the engine or the module for the time of one turn. Both stay loaded between turns."""
     turn = Turn.model_validate(payload)
+    if turn.with_layers:
+        return TurnReply(latencies_ms=(), layers=tuple(_engine(turn.target, turn.plan).layer_times(_feeds_of(turn))))
     call = _engine_call(turn) if turn.module is None else _module_call(turn)
     latencies: list[float] = []
     ends = time.perf_counter() + turn.seconds
     while len(latencies) < LEAST_CALLS or time.perf_counter() < ends:
-        started = time.perf_counter()
-        call()
-        latencies.append(1000 * (time.perf_counter() - started))
-    return TurnReply(latencies_ms=tuple(latencies))
+        latencies.append(call())
+    return TurnReply(latencies_ms=tuple(latencies), device_memory_bytes=_memory_of(turn))
 
 
 @functools.cache
@@ -172,7 +238,7 @@ def _feeds(turn: str) -> Arrays:
 
 
 def _feeds_of(turn: Turn) -> Arrays:
-    return _feeds(turn.model_copy(update={"seconds": 0.0}).model_dump_json())
+    return _feeds(turn.model_copy(update={"seconds": 0.0, "with_layers": False}).model_dump_json())
 
 
 @functools.cache
@@ -180,29 +246,21 @@ def _engine(target: str, plan: str) -> Engine:
     return backend_for(target).load(Path(plan))
 
 
-def _engine_call(turn: Turn) -> Callable[[], object]:
-    engine, feeds = _engine(turn.target, turn.plan), _feeds_of(turn)
-    return lambda: engine.run(feeds)
+def _engine_call(turn: Turn) -> Callable[[], float]:
+    return _engine(turn.target, turn.plan).timed_call(_feeds_of(turn))
 
 
-@functools.cache
-def _module(request: str) -> Any:
-    from tasks.torch_module import load_module  # noqa: PLC0415 - imports torch, which a GPU runner need not have
-
-    return load_module(ModuleRequest.model_validate_json(request))
-
-
-def _module_call(turn: Turn) -> Callable[[], object]:
-    import torch  # noqa: PLC0415 - as above
-
-    from tasks.torch_module import as_tensors  # noqa: PLC0415 - as above
+def _module_call(turn: Turn) -> Callable[[], float]:
+    from tasks.torch_timing import timed_call  # noqa: PLC0415 - imports torch, which a runner need not have
 
     assert turn.module is not None  # noqa: S101 - the caller looked
-    module = _module(turn.module.model_dump_json())
-    tensors = as_tensors({name: _feeds_of(turn)[name] for name in turn.inputs})
+    feeds = {name: _feeds_of(turn)[name] for name in turn.inputs}
+    return timed_call(turn.module, turn.form, feeds, on_gpu=turn.target != CPU)
 
-    def call() -> object:
-        with torch.inference_mode():
-            return module(*tensors)
 
-    return call
+def _memory_of(turn: Turn) -> int | None:
+    if turn.module is None:
+        return _engine(turn.target, turn.plan).device_memory_bytes()
+    from tasks.torch_timing import device_memory_bytes  # noqa: PLC0415 - as above
+
+    return None if turn.target == CPU else device_memory_bytes()

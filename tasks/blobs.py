@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 from tasks.digests import digest_file
 from tasks.errors import RefusedError
-from tasks.specs import ArtifactFile
+from tasks.records import ArtifactFile
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tasks.specs import Artifact
+    from tasks.records import Artifact
 
 READ_ONLY = 0o444
 

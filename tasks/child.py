@@ -37,7 +37,10 @@ LOG_TAIL_LINES = 12
 EXIT_LIMIT_S = 10.0
 PR_SET_PDEATHSIG = 1
 # A child sees these variables and no others: user code must find no credentials in its environment.
-ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH", "VIRTUAL_ENV")
+ENVIRONMENT = (
+    *("PATH", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH", "VIRTUAL_ENV"),
+    *("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "NVIDIA_VISIBLE_DEVICES"),
+)
 ERRORS: dict[str, type[EnginegateError]] = {kind.__name__: kind for kind in (InputError, StageError, RefusedError)}
 
 
@@ -52,18 +55,26 @@ def ignore_progress(_done: int, _total: int) -> None:
 class Child:
     """A child process that serves requests to one function until it is closed.
 
-    `entry` is `module:function`; the function takes a request (a dict of JSON values) and a callable for progress
-    (done, total), and returns a pydantic model. What it must keep between requests it keeps in its own module.
+    `entry` is `module:function`, run by this interpreter or by `python`. The function takes a request (a dict of JSON
+    values) and a callable for progress (done, total), and returns a pydantic model. What it must keep between requests
+    it keeps in its own module.
     """
 
-    def __init__(self, entry: str, folder: Path, *, environment: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        entry: str,
+        folder: Path,
+        *,
+        environment: dict[str, str] | None = None,
+        python: Path | None = None,
+    ) -> None:
         self._entry = entry
         self._log = folder / "child.log"
         reader, writer = os.pipe()
         inherited = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "tasks.child", entry, str(writer), str(os.getpid())],
+                [python or sys.executable, "-m", "tasks.child", entry, str(writer), str(os.getpid())],
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -73,7 +84,7 @@ class Child:
                     **inherited,
                     "HOME": str(folder),
                     "TMPDIR": str(folder),
-                    "PYTHONPATH": str(Path(__file__).resolve().parent.parent),
+                    "PYTHONPATH": _python_path(own=python is None),
                     "PYTHONDONTWRITEBYTECODE": "1",
                     "PYTHONHASHSEED": "0",  # the order of a converter's sets must not change its bytes
                     # What it said before it crashed, and where it crashed, must be in the log.
@@ -173,6 +184,12 @@ class Child:
     def _log_tail(self) -> str:
         lines = self._log.read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:]
         return "".join(f"\n    | {line}" for line in lines)
+
+
+def _python_path(*, own: bool) -> str:
+    """This project's folder, and, for this very interpreter, where else it was told to look for packages."""
+    inherited = os.environ.get("PYTHONPATH") if own else None
+    return os.pathsep.join(filter(None, (str(Path(__file__).resolve().parent.parent), inherited)))
 
 
 def _signal_name(number: int) -> str:

@@ -11,13 +11,15 @@ import numpy as np
 
 import validation
 from tasks.backends import backend_for
+from tasks.backends.compatibility import refuse_elsewhere
 from tasks.child import call_in_child
 from tasks.data import load_arrays, save_shard, shard_paths
 from tasks.digests import digest_file, digest_json
 from tasks.errors import StageError
 from tasks.feeds import split_batches
 from tasks.memo import Remembered, remember
-from tasks.specs import ComparedEngine, Dim, Frozen, OutputDeclaration
+from tasks.records import ComparedEngine
+from tasks.specs import Dim, Frozen, OutputDeclaration
 from validation.comparison import Comparison, ComparisonResult
 
 if TYPE_CHECKING:
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 
     from tasks.backends.interface import Engine
     from tasks.data import Arrays
-    from tasks.specs import BuiltEngine, Cell, DataArtifact, ModelSpec, ReferenceArtifact
+    from tasks.records import BuiltEngine, EngineJob
     from tasks.workbench import Workbench
 
 RECIPE = 1
@@ -53,22 +55,18 @@ class CompareReply(Frozen):
     peak_memory_bytes: int
 
 
-def compare_engine(
-    bench: Workbench,
-    spec: ModelSpec,
-    engine: BuiltEngine,
-    cell: Cell,
-    data: DataArtifact,
-    reference: ReferenceArtifact,
-) -> Remembered[ComparedEngine]:
+def compare_engine(bench: Workbench, job: EngineJob, engine: BuiltEngine) -> Remembered[ComparedEngine]:
     """Run the engine on the validation data and compare with the reference, in a child process.
 
     Memory holds one shard and the accumulators of `validation.comparison`: some 9 bytes for each pair of a score, and
     a fixed amount for outputs of other kinds, however many samples there are.
 
     Raises:
+        RefusedError: the engine was built for another GPU or runtime than this host's.
         StageError: the engine cannot be loaded, or it crashes while it runs.
     """
+    spec, cell, data, reference = job.spec, job.cell, job.data, job.reference
+    refuse_elsewhere(engine.backend, backend_for(cell.target).identity())
     batch = spec.dims[spec.batch_dim]
     key: dict[str, object] = {
         "recipe": RECIPE,

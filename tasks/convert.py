@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from tasks import onnx_files
 from tasks.child import call_in_child
 from tasks.converters.interface import (
+    AUTOCAST_DATA_MAX,
     CALIBRATION_BATCH,
     HISTOGRAM_BINS,
     PERCENTILE,
@@ -26,12 +27,14 @@ from tasks.converters.interface import (
 from tasks.errors import InputError, StageError
 from tasks.memo import Remembered, remember
 from tasks.module_source import package_versions
-from tasks.specs import CalibrationMethod, Precision, TypedModel
+from tasks.records import TypedModel
+from tasks.specs import CalibrationMethod, Precision
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tasks.specs import DataArtifact, ExportedModel, ModelSpec
+    from tasks.records import DataArtifact, ExportedModel
+    from tasks.specs import ModelSpec
     from tasks.workbench import Workbench
 
 RECIPE = 1
@@ -72,7 +75,7 @@ _HISTOGRAM: dict[CalibrationMethod, dict[str, object]] = {
     CalibrationMethod.PERCENTILE: {"bins": HISTOGRAM_BINS, "percentile": PERCENTILE},
 }
 FP16 = (
-    Converter("modelopt-autocast", "autocast", _MODELOPT, {"keep_io_types": True}),
+    Converter("modelopt-autocast", "autocast", _MODELOPT, {"keep_io_types": True, "data_max": AUTOCAST_DATA_MAX}),
     Converter("onnxconverter-float16", "float16", ("onnxconverter-common", "onnx"), {"keep_io_types": True}),
 )
 

@@ -13,7 +13,7 @@ import numpy as np
 from tasks.digests import digest_file
 from tasks.errors import InputError
 from tasks.memo import Remembered, remember
-from tasks.specs import DataArtifact
+from tasks.records import DataArtifact
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    from tasks.specs import ArtifactFile
+    from tasks.records import ArtifactFile
 
 CHUNK_BYTES = 1 << 20
 

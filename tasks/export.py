@@ -16,12 +16,13 @@ from tasks.digests import artifact_digest
 from tasks.errors import StageError
 from tasks.memo import Remembered, remember
 from tasks.module_source import ModuleRequest, call_with_module, lay_out, module_key, package_versions
+from tasks.records import Artifact, ExportedModel
 from tasks.shapes import check_shapes
-from tasks.specs import Artifact, Dim, ExportedModel, ExportSpec, Frozen, InputSpec
+from tasks.specs import Dim, ExportSpec, Frozen, InputSpec
 
 if TYPE_CHECKING:
     from tasks.model_directory import ModelDirectory
-    from tasks.specs import DataArtifact
+    from tasks.records import DataArtifact
     from tasks.workbench import Workbench
 
 RECIPE = 1

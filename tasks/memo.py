@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from pydantic import BaseModel
 
 from tasks.digests import digest_json
-from tasks.specs import Artifact
+from tasks.records import Artifact
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

@@ -36,6 +36,7 @@ class ModelDirectory:
     validation: tuple[Path, ...]
     policy_file: Path | None
     calibration: tuple[Path, ...]
+    plugins: tuple[Path, ...] = ()
 
     def source_files(self) -> dict[str, str]:
         """Digest by relative path of every file that the module's code may read.
@@ -43,7 +44,8 @@ class ModelDirectory:
         That is every file of the directory but model.yaml, the weights, the data, the policy, hidden files and
         compiled Python. The export child gets a copy of just these, so nothing that it depends on goes unnoticed.
         """
-        others = {self.root / SPEC_FILE, self.weights, self.policy_file, *self.validation, *self.calibration}
+        others = {self.root / SPEC_FILE, self.weights, self.policy_file}
+        others |= {*self.validation, *self.calibration, *self.plugins}
         files = {}
         for path in sorted(self.root.rglob("*")):
             relative = path.relative_to(self.root)
@@ -94,6 +96,7 @@ def read_model_directory(path: Path) -> ModelDirectory:
         ),
         policy_file=inside(root, spec.validation.policy, "validation.policy") if spec.validation.policy else None,
         calibration=_calibration_files(root, spec),
+        plugins=_plugin_files(root, spec),
     )
     for precision in spec.precisions:
         directory.policy(precision)  # a bad policy is refused before any work
@@ -108,6 +111,14 @@ def _calibration_files(root: Path, spec: ModelSpec) -> tuple[Path, ...]:
     if not folder.is_dir():
         raise InputError(f"{SPEC_FILE}: calibration.set: {spec.calibration.set} is no folder; name a calibration set")
     return data_files(folder, "calibration.set")
+
+
+def _plugin_files(root: Path, spec: ModelSpec) -> tuple[Path, ...]:
+    files = tuple(inside(root, library, "build.plugins") for library in spec.build.plugins)
+    names = [file.name for file in files]
+    if len(set(names)) != len(names):
+        raise InputError(f"{SPEC_FILE}: build.plugins: {', '.join(names)}: two have the same name; rename one")
+    return files
 
 
 def inside(root: Path, relative: str, field: str, *, folder_too: bool = False) -> Path:

@@ -15,7 +15,9 @@ from pydantic import BaseModel
 from tasks.child import ChildFailedError, call_in_child
 from tasks.digests import digest_file
 from tasks.errors import InputError, StageError
+from tasks.memo import Remembered, remember
 from tasks.model_directory import SPEC_FILE
+from tasks.records import Artifact, ModuleArtifact
 from tasks.specs import Frozen, InputSpec
 
 if TYPE_CHECKING:
@@ -23,8 +25,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tasks.model_directory import ModelDirectory
+    from tasks.specs import ModelSpec
+    from tasks.store.interface import ArtifactStore
+    from tasks.workbench import Workbench
 
 Reply = TypeVar("Reply", bound=BaseModel)
+SOURCE_FOLDER = "source"
 
 
 class ModuleRequest(Frozen):
@@ -50,6 +56,53 @@ def module_key(directory: ModelDirectory) -> dict[str, object]:
     }
 
 
+def store_module(bench: Workbench, directory: ModelDirectory) -> Remembered[ModuleArtifact]:
+    """Put copies of the module's source files and weights into the store, for runners without the model directory.
+
+    Raises:
+        InputError: a file changed while it was read.
+    """
+    sources = directory.source_files()
+    weights = None if directory.weights is None else digest_file(directory.weights)[0]
+    key: dict[str, object] = {"sources": sources, "source": directory.spec.source, "weights": weights}
+
+    def produce() -> ModuleArtifact:
+        with bench.store.scratch() as folder:
+            files = folder / "module"
+            lay_out(directory, files, key)
+            name = None if directory.weights is None else directory.weights.name
+            return ModuleArtifact(files=bench.store.put(files), source=directory.spec.source, weights=name)
+
+    return remember(bench.store, "module", key, ModuleArtifact, produce)
+
+
+def fetch_module(store: ArtifactStore, module: ModuleArtifact, spec: ModelSpec, folder: Path) -> ModuleRequest:
+    """Lay a stored module out below `folder`.
+
+    Raises:
+        RefusedError: a file is missing or its bytes have changed.
+    """
+    files = store.fetch(module.files, folder)
+    return ModuleRequest(
+        folder=str(files / SOURCE_FOLDER),
+        source=module.source,
+        weights=None if module.weights is None else str(files / module.weights),
+        inputs=spec.inputs,
+        outputs=tuple(spec.outputs),
+    )
+
+
+def store_plugins(bench: Workbench, directory: ModelDirectory) -> Artifact | None:
+    """Put copies of the plugin libraries that model.yaml names into the store; None where it names none."""
+    if not directory.plugins:
+        return None
+    with bench.store.scratch() as folder:
+        (folder / "plugins").mkdir()
+        for library in directory.plugins:
+            shutil.copyfile(library, folder / "plugins" / library.name)
+        return bench.store.put(folder / "plugins")
+
+
 def package_versions(*packages: str) -> dict[str, str]:
     """Installed versions by package, and Python's own, without importing any of them.
 
@@ -69,7 +122,7 @@ def lay_out(directory: ModelDirectory, folder: Path, key: dict[str, object]) -> 
     Raises:
         InputError: a file is no longer the one that `key`, from `module_key`, was made of.
     """
-    sources = folder / "source"
+    sources = folder / SOURCE_FOLDER
     digests = key["sources"]
     assert isinstance(digests, dict)  # noqa: S101 - as module_key made it
     for relative, digest in digests.items():

@@ -5,12 +5,14 @@ from __future__ import annotations
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
+from tasks.backends.profiles import PROFILE_RULE
 from tasks.errors import RefusedError
-from tasks.specs import EngineManifest
+from tasks.records import EngineManifest
 
 if TYPE_CHECKING:
+    from tasks.records import EngineOutcome, ReferenceArtifact
     from tasks.registry.interface import Registry
-    from tasks.specs import EngineOutcome, ModelSpec, ReferenceArtifact
+    from tasks.specs import ModelSpec
     from tasks.workbench import Workbench
 
 
@@ -65,6 +67,8 @@ def _manifest(
         outputs=spec.outputs,
         backend=engine.backend,
         options=engine.options,
+        profiles=engine.profiles,
+        profile_rule=PROFILE_RULE,
         cache_key=engine.cache_key,
         policy=policy,
         verdict=verdict,

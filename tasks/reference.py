@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING
 
 from tasks.memo import Remembered, remember
 from tasks.module_source import ModuleRequest, call_with_module, lay_out, module_key
-from tasks.specs import Dim, Frozen, ReferenceArtifact
+from tasks.records import ReferenceArtifact
+from tasks.specs import Dim, Frozen
 
 if TYPE_CHECKING:
     from tasks.model_directory import ModelDirectory
-    from tasks.specs import DataArtifact
+    from tasks.records import DataArtifact
     from tasks.workbench import Workbench
 
 RECIPE = 1

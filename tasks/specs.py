@@ -1,19 +1,14 @@
-"""Frozen models of model.yaml and of what the stages hand each other."""
+"""Frozen models of model.yaml."""
 
 from __future__ import annotations
 
 import re
 from enum import Enum
-from pathlib import PurePosixPath
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from tasks.errors import InputError
-from validation.comparison import ComparisonResult
 from validation.outputs import OutputKind, OutputSpec
-from validation.policy import Policy
-from validation.verdict import Outcome, Verdict
 
 NAME_LENGTH = 64
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", max_length=NAME_LENGTH)]
@@ -52,11 +47,16 @@ class Precision(str, Enum):
 
 
 class Dim(Declared):
-    """Extent of a named dimension, in elements, as TensorRT's optimisation profile wants it."""
+    """Extent of a named dimension, in elements, as TensorRT's optimisation profile wants it.
+
+    With `buckets`, TensorRT builds one plan of fixed shape for each, and an input is padded to the smallest that
+    holds it; backends without a need for fixed shapes ignore them.
+    """
 
     min: Annotated[int, Field(ge=1)]
     opt: Annotated[int, Field(ge=1)]
     max: Annotated[int, Field(ge=1)]
+    buckets: Annotated[tuple[Annotated[int, Field(ge=1)], ...] | None, Field(strict=False, min_length=1)] = None
 
     @model_validator(mode="after")
     def _in_order(self) -> Dim:
@@ -66,12 +66,37 @@ class Dim(Declared):
             raise ValueError(f"min {self.min} is above opt {self.opt}; raise opt or lower min")
         return self
 
+    @model_validator(mode="after")
+    def _buckets_cover_the_range(self) -> Dim:
+        buckets = self.buckets or (self.min, self.opt, self.max)
+        if self.buckets is not None and list(buckets) != sorted(set(buckets)):
+            raise ValueError(f"buckets {list(buckets)} do not rise; write each extent once, smallest first")
+        if self.opt not in buckets or buckets[-1] != self.max or buckets[0] < self.min:
+            raise ValueError(
+                f"buckets {list(buckets)}: must lie between min {self.min} and max {self.max}, end with max and hold"
+                f" opt {self.opt}; change them, or the range"
+            )
+        return self
+
+    def without_buckets(self) -> Dim:
+        """The same range, all of it in one plan."""
+        return self.model_copy(update={"buckets": None})
+
+    @property
+    def extents(self) -> tuple[int, ...]:
+        """The extents worth measuring: the buckets, or else min, opt and max; no repeats, smallest first."""
+        return self.buckets or tuple(sorted({self.min, self.opt, self.max}))
+
 
 class InputSpec(Declared):
-    """An input of the module: its dtype, and per axis a dimension's name or a fixed extent."""
+    """An input of the module: its dtype, per axis a dimension's name or a fixed extent, and what pads it to a bucket.
+
+    Padding goes at the end of an axis; the module must give the same outputs with it, as by a mask that is zero there.
+    """
 
     dtype: Dtype
     shape: Annotated[tuple[ArrayName | Annotated[int, Field(ge=1)], ...], Field(min_length=1, strict=False)]
+    pad: int | float = 0
 
 
 class OutputDeclaration(Declared):
@@ -124,6 +149,20 @@ class ExportSpec(Declared):
     exporter: Literal["dynamo", "torchscript"] = "dynamo"
 
 
+class BuildSpec(Declared):
+    """How TensorRT builds and runs engines. ONNX Runtime has no such options and ignores them.
+
+    `memory_limit_mib` bounds the builder's workspace, in MiB (None: all of the device's memory). `plugins` are shared
+    libraries, by path inside the model directory. `sparsity` lets the builder use 2:4 structured sparsity of weights.
+    """
+
+    memory_limit_mib: Annotated[int, Field(ge=1)] | None = None
+    optimization_level: Annotated[int, Field(ge=0, le=5)] = 3
+    plugins: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(strict=False)] = ()
+    sparsity: bool = False
+    cuda_graph: bool = True
+
+
 class ModelSpec(Declared):
     """model.yaml. Relations between fields are checked here, files in `model_directory`."""
 
@@ -138,6 +177,7 @@ class ModelSpec(Declared):
     calibration: CalibrationSpec | None = None
     validation: ValidationSpec
     export: ExportSpec = ExportSpec()
+    build: BuildSpec = BuildSpec()
 
     @field_validator("targets", "precisions")
     @classmethod
@@ -192,187 +232,3 @@ class ModelSpec(Declared):
     def output_specs(self) -> dict[str, OutputSpec]:
         """The outputs in the words of the validation room."""
         return {name: declaration.as_output_spec() for name, declaration in self.outputs.items()}
-
-
-class Cell(Frozen):
-    """One engine to make: a cell of the matrix of targets and precisions."""
-
-    model: Name
-    target: Annotated[str, Field(pattern=TARGET.pattern)]
-    precision: Precision
-    version: Annotated[str, Field(pattern=r"^[0-9a-f]{12}$")]
-
-    @property
-    def engine_id(self) -> str:
-        """`{model}-{target}-{precision}@{version}`."""
-        return f"{self.model}-{self.target}-{self.precision.value}@{self.version}"
-
-    @classmethod
-    def parse(cls, engine_id: str) -> Cell:
-        """Read an engine id; raise InputError when it is none."""
-        match = ENGINE_ID.fullmatch(engine_id)
-        if match is None or len(match["model"]) > NAME_LENGTH:
-            raise InputError(
-                f"{engine_id!r} is no engine id; it reads model-target-precision@version,"
-                " like essay-scorer-cpu-int8@0123456789ab (see `enginegate engines`)"
-            )
-        return cls.model_validate(match.groupdict())
-
-
-class ArtifactFile(Frozen):
-    """One file of an artifact: its path inside it, its digest and size."""
-
-    path: str
-    digest: Digest
-    size_bytes: Annotated[int, Field(ge=0)]
-
-    @field_validator("path")
-    @classmethod
-    def _stays_inside(cls, value: str) -> str:
-        path = PurePosixPath(value)
-        if path.is_absolute() or ".." in path.parts or not path.parts:
-            raise ValueError(f"{value!r} leaves the artifact; give a path inside it")
-        return value
-
-
-class Artifact(Frozen):
-    """Content-addressed set of files in the artifact store. `digest` covers every path, digest and size."""
-
-    digest: Digest
-    files: tuple[ArtifactFile, ...]
-
-    @property
-    def size_bytes(self) -> int:
-        """Bytes of all files together."""
-        return sum(file.size_bytes for file in self.files)
-
-
-class DataArtifact(Frozen):
-    """Data in shards: `{index:05d}.npz` files, each with arrays of one shape per sample."""
-
-    inputs: Artifact
-    annotations: Artifact
-    samples: Annotated[int, Field(ge=1)]
-
-
-class ReferenceArtifact(Frozen):
-    """The reference's outputs on the validation data, sharded as its inputs; and the range of each output."""
-
-    outputs: Artifact
-    ranges: dict[str, tuple[float, float]]
-
-
-class ExportedModel(Frozen):
-    """The exported ONNX model, and how closely it agrees with the reference (largest |difference| by shape).
-
-    `recipe` names the exporter, and the simplifier or why its result was not kept.
-    """
-
-    onnx: Artifact
-    opset: int
-    checks: dict[str, float]
-    recipe: dict[str, str] = {}
-
-
-class TypedModel(Frozen):
-    """A strongly typed ONNX model of one precision. `recipe` names the converter, its version and parameters."""
-
-    onnx: Artifact
-    precision: Precision
-    recipe: dict[str, str]
-
-
-class BackendIdentity(Frozen):
-    """What built an engine and where: everything of a runtime and its device that an engine may depend on."""
-
-    name: str
-    version: str
-    device: str
-    compute_capability: str | None = None
-    cuda: str | None = None
-    driver: str | None = None
-
-
-class BuiltEngine(Frozen):
-    """A built engine. `plan` is the exact bytes that are compared, benchmarked and published."""
-
-    plan: Artifact
-    backend: BackendIdentity
-    options: dict[str, str]
-    cache_key: Digest
-
-
-class ComparedEngine(Frozen):
-    """An engine's outputs on the validation data, sharded as its inputs, and their comparison with the reference."""
-
-    outputs: Artifact
-    comparison: ComparisonResult
-    peak_memory_bytes: int
-
-
-class Latency(Frozen):
-    """Wall time of one call at a batch size, in milliseconds, and the samples a second that its median allows."""
-
-    batch: int
-    p50_ms: float
-    p90_ms: float
-    p99_ms: float
-    throughput_per_s: float
-    calls: int
-
-
-class Benchmark(Frozen):
-    """Latencies of an engine and, where torch is present, of the PyTorch reference, measured in turns.
-
-    `speedup` maps a batch size to the reference's p50 over the engine's.
-    """
-
-    engine: tuple[Latency, ...]
-    reference: tuple[Latency, ...]
-    speedup: dict[int, float]
-    engine_size_bytes: int
-    headline_batch: int
-
-    @property
-    def headline(self) -> Latency:
-        """The engine's latency at the batch size that the model's `opt` names."""
-        return next(latency for latency in self.engine if latency.batch == self.headline_batch)
-
-
-class EngineManifest(Frozen):
-    """What an engine is, and why it may be trusted: kept beside it in the registry."""
-
-    schema_version: Literal[1] = 1
-    engine_id: str
-    cell: Cell
-    source_commit: str | None
-    plan: Artifact
-    onnx: Artifact
-    reference_outputs: Artifact
-    recipe: dict[str, str]
-    dims: dict[str, Dim]
-    inputs: dict[str, InputSpec]
-    outputs: dict[str, OutputDeclaration]
-    backend: BackendIdentity
-    options: dict[str, str]
-    cache_key: Digest
-    policy: Policy
-    verdict: Verdict
-    comparison: ComparisonResult
-    benchmark: Benchmark
-    mlflow_run: str | None
-    created_at: str
-
-
-class EngineOutcome(Frozen):
-    """How a cell ended: its verdict with what was measured, or the reason why there is no engine."""
-
-    cell: Cell
-    outcome: Outcome
-    reason: str = ""
-    typed: TypedModel | None = None
-    engine: BuiltEngine | None = None
-    compared: ComparedEngine | None = None
-    verdict: Verdict | None = None
-    policy: Policy | None = None
-    benchmark: Benchmark | None = None

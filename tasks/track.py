@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tasks.model_directory import ModelDirectory
-    from tasks.specs import DataArtifact, EngineOutcome, ExportedModel, ReferenceArtifact
+    from tasks.records import DataArtifact, EngineOutcome, ExportedModel, ReferenceArtifact
     from tasks.tracking.interface import Tracker
     from tasks.workbench import Workbench
 
@@ -73,6 +73,7 @@ def track_conversion(
                 reference=reference_outputs,
                 candidate=_candidate(bench, outcome, folder / str(number)),
                 annotations=annotations,
+                layers=_layers(bench, outcome, folder / f"{number}-layers"),
             )
             for number, outcome in enumerate(outcomes)
         ]
@@ -81,3 +82,9 @@ def track_conversion(
 
 def _candidate(bench: Workbench, outcome: EngineOutcome, folder: Path) -> Path | None:
     return bench.store.fetch(outcome.compared.outputs, folder) if outcome.compared is not None else None
+
+
+def _layers(bench: Workbench, outcome: EngineOutcome, folder: Path) -> Path | None:
+    if outcome.benchmark is None or outcome.benchmark.layers is None:
+        return None
+    return next(bench.store.fetch(outcome.benchmark.layers, folder).iterdir())

@@ -108,7 +108,9 @@ class EssayScorer(nn.Module):
 
     def _embed(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Token plus position embeddings, normalised: [batch, sequence, hidden]."""
-        positions = torch.cumsum(attention_mask, dim=1) * attention_mask + self.config.pad_id
+        # A range, not a running sum over the mask: padding comes last, and TensorRT 8.6 makes a loop of a running sum.
+        positions = torch.arange(1, input_ids.shape[1] + 1, device=input_ids.device) * attention_mask
+        positions = positions + self.config.pad_id
         return self.embedding_norm(self.tokens(input_ids) + self.positions(positions))  # type: ignore[no-any-return]  # nn.Module returns Any
 
     def logits(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:

@@ -2,15 +2,46 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     import numpy as np
 
-    from tasks.specs import BackendIdentity, Dim, InputSpec
+    from tasks.records import BackendIdentity, EngineProfile
+    from tasks.specs import BuildSpec, Dim, InputSpec, Precision
+
+
+@dataclass(frozen=True)
+class BuildJob:
+    """What to build, and where: a typed ONNX file into the empty folder `plan`.
+
+    `plugins` are shared libraries that the engine needs. `timing_cache` is a file that the backend may read and
+    replace, to time no kernel twice; None where nothing is kept.
+    """
+
+    onnx: Path
+    plan: Path
+    precision: Precision
+    inputs: Mapping[str, InputSpec]
+    dims: Mapping[str, Dim]
+    settings: BuildSpec
+    plugins: tuple[Path, ...] = ()
+    timing_cache: Path | None = None
+
+
+@dataclass(frozen=True)
+class LayerTime:
+    """A layer of an engine: its name, kind, what it computes with, and its median time in milliseconds."""
+
+    name: str
+    kind: str
+    formats: str
+    tactic: str
+    time_ms: float
 
 
 class Engine(Protocol):
@@ -19,25 +50,44 @@ class Engine(Protocol):
     def run(self, feeds: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
         """Outputs by name for one batch. Every named dimension of `feeds` lies within the engine's dims."""
 
+    def timed_call(self, feeds: Mapping[str, np.ndarray[Any, Any]]) -> Callable[[], float]:
+        """A function that runs one batch and returns how long that took, in milliseconds.
+
+        On a GPU that is the time on the device, with inputs and outputs there; on the CPU it is the call's.
+        """
+
+    def device_memory_bytes(self) -> int | None:
+        """Memory on the device that the engine has taken so far; None on the CPU."""
+
+    def layer_times(self, feeds: Mapping[str, np.ndarray[Any, Any]]) -> list[LayerTime]:
+        """The engine's layers with the time of each for one batch, in order; empty where the runtime tells none."""
+
 
 class Backend(Protocol):
     """A runtime on this host."""
 
     def identity(self) -> BackendIdentity:
-        """What an engine built here depends on, beside its ONNX file and options."""
+        """What an engine built here depends on, beside its ONNX file and options.
 
-    def options(self) -> dict[str, str]:
+        Raises:
+            StageError: the runtime or its device is not here, or is one that is not supported.
+        """
+
+    def options(self, settings: BuildSpec) -> dict[str, str]:
         """The builder's options; they are a part of the cache key."""
 
-    def build(self, onnx: Path, plan: Path, inputs: Mapping[str, InputSpec], dims: Mapping[str, Dim]) -> None:
-        """Build an engine from a typed ONNX file into the empty folder `plan`.
+    def profiles(self, dims: Mapping[str, Dim]) -> tuple[EngineProfile, ...]:
+        """The plans that an engine of these dims consists of."""
+
+    def build(self, job: BuildJob, progress: Callable[[int, int], None]) -> tuple[str, ...]:
+        """Build an engine; return warnings, a sentence each.
 
         Raises:
             StageError: the runtime cannot build it.
         """
 
     def load(self, plan: Path) -> Engine:
-        """Load the engine in folder `plan`, whose digest the caller has checked.
+        """Load the engine in folder `plan`, whose digest and compatibility the caller has checked.
 
         Raises:
             StageError: the runtime cannot load it.

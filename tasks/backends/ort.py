@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import os
 import platform
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import onnxruntime as ort
 
 from tasks.errors import StageError
-from tasks.specs import BackendIdentity
+from tasks.records import BackendIdentity, EngineProfile
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     import numpy as np
 
-    from tasks.specs import Dim, InputSpec
+    from tasks.backends.interface import BuildJob, LayerTime
+    from tasks.specs import BuildSpec, Dim
 
 PLAN_FILE = "engine.onnx"
 WEIGHTS_FILE = "engine.onnx.data"
@@ -48,6 +50,24 @@ class OnnxRuntimeEngine:
         """Run one batch; see the interface."""
         return dict(zip(self._outputs, self._session.run(self._outputs, dict(feeds)), strict=True))
 
+    def timed_call(self, feeds: Mapping[str, np.ndarray[Any, Any]]) -> Callable[[], float]:
+        """The wall time of `run`; see the interface."""
+
+        def call() -> float:
+            started = time.perf_counter()
+            self.run(feeds)
+            return 1000 * (time.perf_counter() - started)
+
+        return call
+
+    def device_memory_bytes(self) -> None:
+        """The CPU has no memory of its own; see the interface."""
+
+    def layer_times(self, feeds: Mapping[str, np.ndarray[Any, Any]]) -> list[LayerTime]:
+        """None are measured; see the interface."""
+        del feeds
+        return []
+
 
 class OnnxRuntimeBackend:
     """Engines as graphs that ONNX Runtime has optimised ahead of time; see the interface."""
@@ -59,13 +79,19 @@ class OnnxRuntimeBackend:
             name="onnxruntime", version=ort.__version__, device=f"{platform.machine()} {_processor()}, {cores} cores"
         )
 
-    def options(self) -> dict[str, str]:
+    def options(self, settings: BuildSpec) -> dict[str, str]:
         """The level is the highest whose result does not depend on this processor's instruction set."""
+        del settings
         return {"graph_optimization_level": "extended"}
 
-    def build(self, onnx: Path, plan: Path, inputs: Mapping[str, InputSpec], dims: Mapping[str, Dim]) -> None:
-        """Optimise the graph offline and write it; shapes stay dynamic, so `inputs` and `dims` are not needed."""
-        del inputs, dims
+    def profiles(self, dims: Mapping[str, Dim]) -> tuple[EngineProfile, ...]:
+        """One graph takes every shape; see the interface."""
+        return (EngineProfile(file=PLAN_FILE, dims={name: dim.without_buckets() for name, dim in dims.items()}),)
+
+    def build(self, job: BuildJob, progress: Callable[[int, int], None]) -> tuple[str, ...]:
+        """Optimise the graph offline and write it; shapes stay dynamic."""
+        del progress
+        onnx, plan = job.onnx, job.plan
         options = session_options()
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
         options.optimized_model_filepath = str(plan / PLAN_FILE)
@@ -75,6 +101,7 @@ class OnnxRuntimeBackend:
             ort.InferenceSession(str(onnx), options, providers=PROVIDERS)
         except Exception as error:  # noqa: BLE001 - ONNX Runtime's errors share no base class but this one
             raise StageError(f"ONNX Runtime cannot build an engine from the converted model: {error}") from None
+        return ()
 
     def load(self, plan: Path) -> OnnxRuntimeEngine:
         """Load the optimised graph."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from modelopt.onnx.autocast import convert_to_mixed_precision
 
-from tasks.converters.interface import ConvertReply, ConvertRequest
+from tasks.converters.interface import AUTOCAST_DATA_MAX, ConvertReply, ConvertRequest
 from tasks.data import save_shard
 from tasks.onnx_files import write_model
 from tasks.shapes import optimal_extents, seeded_feeds
@@ -26,7 +26,12 @@ def convert(raw: dict[str, Any], _progress: Callable[[int, int], None]) -> Conve
     probe.mkdir()
     save_shard(probe, 0, seeded_feeds(request.inputs, optimal_extents(request.dims)))
     model = convert_to_mixed_precision(
-        request.onnx, low_precision_type="fp16", keep_io_types=True, calibration_data=str(probe), providers=["cpu"]
+        request.onnx,
+        low_precision_type="fp16",
+        keep_io_types=True,
+        data_max=AUTOCAST_DATA_MAX,
+        calibration_data=str(probe),
+        providers=["cpu"],
     )
     write_model(model, request.folder, external_bytes=request.external_bytes)
     return ConvertReply(recipe={})

@@ -21,6 +21,11 @@ PERCENTILE = 99.999
 HISTOGRAM_BINS = 2048
 QUANTIZED_BINS = 128
 
+# Nodes with values beyond this stay in FP32. FP16 ends at 65504. AutoCast's own limit of 512 would leave every softmax
+# behind an additive mask in FP32, and so break TensorRT's fused attention; whether the engine is still right is for
+# the gate to say.
+AUTOCAST_DATA_MAX = 32768.0
+
 
 class ConvertRequest(Frozen):
     """The graph to convert and the folder for the result; paths are of this host.

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from tasks.specs import Cell, EngineManifest
+    from tasks.records import Cell, EngineManifest
 
 
 class Registry(Protocol):

@@ -12,8 +12,9 @@ from pydantic import ValidationError
 from tasks.blobs import BlobFolder
 from tasks.digests import artifact_digest, canonical_json, digest_json
 from tasks.errors import InputError, RefusedError
+from tasks.records import Artifact, Cell, EngineManifest
 from tasks.scratch import ScratchSpace
-from tasks.specs import Artifact, Cell, EngineManifest, Precision
+from tasks.specs import Precision
 from validation.verdict import Outcome, decide
 
 if TYPE_CHECKING:

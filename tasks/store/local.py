@@ -11,8 +11,8 @@ from filelock import FileLock
 from tasks.blobs import BlobFolder
 from tasks.digests import artifact_digest
 from tasks.errors import RefusedError
+from tasks.records import Artifact
 from tasks.scratch import ScratchSpace
-from tasks.specs import Artifact
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

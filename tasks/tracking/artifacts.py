@@ -8,7 +8,7 @@ from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 from tasks.tracking.figures import Pairs, draw_agreement, draw_distribution, draw_error_by_slice
-from tasks.tracking.run_content import WORST_SAMPLES, outcome_document, safe_name, scrub, without_host_paths
+from tasks.tracking.run_content import LAYERS, WORST_SAMPLES, outcome_document, safe_name, scrub, without_host_paths
 from tasks.tracking.samples import annotate, sample_pairs
 from validation.outputs import OutputKind
 
@@ -18,13 +18,14 @@ if TYPE_CHECKING:
 
     from matplotlib.figure import Figure
 
-    from tasks.specs import EngineOutcome
+    from tasks.records import EngineOutcome
     from tasks.tracking.interface import EngineRecord
     from tasks.tracking.samples import Key, PairSample
     from validation.breakdowns import SliceError
     from validation.comparison import ComparisonResult
     from validation.outputs import OutputSpec
 
+SHARE_DIGITS = 4
 _DRAWN = {OutputKind.SCORE: "", OutputKind.LOGITS: ", top-1 confidence", OutputKind.PROBABILITIES: ", top-1 confidence"}
 # What the figures of a confidence must not quote: these metrics are of the raw numbers.
 _OF_RAW_NUMBERS = frozenset({"mae", "max_abs", "pearson"})
@@ -40,6 +41,8 @@ def write_engine_files(record: EngineRecord, outputs: Mapping[str, OutputSpec], 
             _write_json(folder / f"{part}.json", document[part])
     if outcome.reason:
         (folder / "reason.txt").write_text(f"{document['reason']}\n", encoding="utf-8")
+    if record.layers is not None:
+        _write_json(folder / LAYERS, layer_table(json.loads(record.layers.read_bytes())))
     if outcome.compared is None:
         return
     comparison = outcome.compared.comparison
@@ -67,6 +70,24 @@ def worst_table(comparison: ComparisonResult, annotations: Path) -> dict[str, li
         for worst in comparison.worst
     ]
     return {"columns": columns + extra, "data": data}
+
+
+def layer_table(layers: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """The layers of an engine in their order, with the share of each in their time, as MLflow's page shows a table."""
+    whole = sum(layer["time_ms"] for layer in layers) or 1.0
+    columns = ["layer", "kind", "time_ms", "share", "formats", "tactic"]
+    data = [
+        [
+            scrub(layer["name"]),
+            layer["kind"],
+            _shown(layer["time_ms"]),
+            round(layer["time_ms"] / whole, SHARE_DIGITS),
+            layer["formats"],
+            layer["tactic"],
+        ]
+        for layer in layers
+    ]
+    return {"columns": columns, "data": data}
 
 
 def _shown(value: Any) -> Any:
@@ -157,7 +178,7 @@ def _summary_row(outcome: EngineOutcome) -> str:
     if outcome.benchmark is not None:
         headline = outcome.benchmark.headline
         p50 = f"{headline.p50_ms:.2f} (batch {headline.batch})"
-        ratio = outcome.benchmark.speedup.get(headline.batch)
+        ratio = outcome.benchmark.headline_speedup
         speedup = "" if ratio is None else f"{ratio:.2f}x"
     cells = (outcome.cell.engine_id, outcome.outcome.value, _worst(outcome), p50, speedup, size, digest)
     return f"| {' | '.join(cells)} |"

@@ -9,7 +9,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from tasks.specs import Dim, EngineOutcome
+    from tasks.records import EngineOutcome
+    from tasks.specs import Dim
     from validation.outputs import OutputSpec
 
 
@@ -38,12 +39,14 @@ class EngineRecord:
 
     The folders hold shards `{index:05d}.npz`, alike in number and order: the reference's outputs, the candidate's
     (None where none were made), and the annotations (`label`, `slice.<name>`), one array per name, first axis samples.
+    `layers` is the file of the engine's layers with their times, where the runtime tells them.
     """
 
     outcome: EngineOutcome
     reference: Path
     candidate: Path | None
     annotations: Path
+    layers: Path | None = None
 
 
 class Tracker(Protocol):

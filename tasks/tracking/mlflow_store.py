@@ -32,7 +32,7 @@ from tasks.tracking.run_content import (
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from tasks.specs import EngineOutcome
+    from tasks.records import EngineOutcome
     from tasks.tracking.interface import ConversionRecord, EngineRecord
 
 _SHOWN_DIGEST = 12  # MLflow takes 36 characters at most and shows them all; the whole digest is in the source

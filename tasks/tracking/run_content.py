@@ -14,22 +14,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks.digests import digest_json
+from tasks.records import PytorchForm
 from validation.verdict import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from tasks.specs import Benchmark, Dim, EngineOutcome, Latency
+    from tasks.records import Benchmark, EngineOutcome, Latency, Timing
+    from tasks.specs import Dim
     from tasks.tracking.interface import ConversionRecord
     from validation.breakdowns import SliceError
 
 WORST_SAMPLES = "worst_samples.json"
 """Name of the table of worst samples."""
+LAYERS = "layers.json"
+"""Name of the table of an engine's layers."""
 MOST_SLICE_VALUES = 50
 """A slice with more distinct values is left out of the metrics (it is in `outcome.json`): nobody compares so many."""
 _LONGEST_NAME = 250
 _LONGEST_PARAM = 6000
 _LONGEST_TAG = 8000
+_SIDES = {form: "reference" if form is PytorchForm.EAGER_FP32 else form.value for form in PytorchForm}
 _UNNAMEABLE = re.compile(r"[^\w.\- ]")
 _PATH = re.compile(r"""(?:file://|(?<![\w./]))/([^\s/'":,;()]+)/(?:[^\s/'":,;()]+/)*([^\s/'":,;()]*)""")
 _USUAL_ROOTS = frozenset(
@@ -111,17 +116,26 @@ def _slice_metrics(slices: Sequence[SliceError]) -> dict[str, float | None]:
 
 def _benchmark_metrics(benchmark: Benchmark) -> dict[str, float | None]:
     found: dict[str, float | None] = {"engine_size_bytes": float(benchmark.engine_size_bytes)}
-    for prefix, latencies in (("", benchmark.engine), ("reference.", benchmark.reference)):
-        for latency in latencies:
-            found |= _latency_metrics(f"{prefix}latency.batch_{latency.batch}.", latency)
-            found[f"{prefix}latency.batch_{latency.batch}.throughput_per_s"] = latency.throughput_per_s
-            if latency.batch == benchmark.headline_batch:
-                found |= _latency_metrics(f"{prefix}latency.", latency)
-                found[f"{prefix}throughput_per_s"] = latency.throughput_per_s
-    for batch, speedup in benchmark.speedup.items():
-        found[f"speedup.batch_{batch}"] = speedup
-    if benchmark.headline_batch in benchmark.speedup:
-        found["speedup"] = benchmark.speedup[benchmark.headline_batch]
+    sides = {"": benchmark.engine} | {f"{_SIDES[form]}.": timing for form, timing in benchmark.pytorch.items()}
+    for prefix, timing in sides.items():
+        found |= _timing_metrics(prefix, timing, benchmark.headline_batch)
+    for form, speedup in benchmark.speedup.items():
+        suffix = "" if form is PytorchForm.EAGER_FP32 else f".vs_{form.value}"
+        found |= {f"speedup{suffix}.batch_{batch}": ratio for batch, ratio in speedup.items()}
+        found[f"speedup{suffix}"] = speedup.get(benchmark.headline_batch)
+    return found
+
+
+def _timing_metrics(prefix: str, timing: Timing, headline_batch: int) -> dict[str, float | None]:
+    found: dict[str, float | None] = {}
+    if timing.device_memory_bytes is not None:
+        found[f"{prefix}device_memory_bytes"] = float(timing.device_memory_bytes)
+    for latency in timing.latencies:
+        found |= _latency_metrics(f"{prefix}latency.batch_{latency.batch}.", latency)
+        found[f"{prefix}latency.batch_{latency.batch}.throughput_per_s"] = latency.throughput_per_s
+        if latency.batch == headline_batch:
+            found |= _latency_metrics(f"{prefix}latency.", latency)
+            found[f"{prefix}throughput_per_s"] = latency.throughput_per_s
     return found
 
 
@@ -175,10 +189,16 @@ def engine_tags(conversion: ConversionRecord, outcome: EngineOutcome, undefined:
     }
     if outcome.engine is not None:
         own["enginegate.plan_digest"] = outcome.engine.plan.digest
-    if outcome.compared is not None and outcome.compared.comparison.worst:
+    if tables := _tables(outcome):
         # By this tag MLflow's page knows that a JSON file is a table.
-        own["mlflow.loggedArtifacts"] = json.dumps([{"path": WORST_SAMPLES, "type": "table"}])
+        own["mlflow.loggedArtifacts"] = json.dumps([{"path": path, "type": "table"} for path in tables])
     return _fit({**conversion.tags, **_shared_tags(conversion), **own}, _LONGEST_TAG)
+
+
+def _tables(outcome: EngineOutcome) -> list[str]:
+    worst = outcome.compared is not None and bool(outcome.compared.comparison.worst)
+    layers = outcome.benchmark is not None and outcome.benchmark.layers is not None
+    return [path for path, is_there in ((WORST_SAMPLES, worst), (LAYERS, layers)) if is_there]
 
 
 def _shared_tags(conversion: ConversionRecord) -> dict[str, str]:

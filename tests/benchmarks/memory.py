@@ -11,7 +11,8 @@ from onnx import TensorProto, helper, numpy_helper
 from tasks.build import build_engine
 from tasks.compare import compare_engine
 from tasks.data import ingest, save_shard, shard_paths
-from tasks.specs import Cell, ModelSpec, Precision, ReferenceArtifact, TypedModel
+from tasks.records import Cell, ReferenceArtifact, TypedModel
+from tasks.specs import ModelSpec, Precision
 from tasks.store.local import LocalStore
 from tasks.workbench import Workbench
 

@@ -5,12 +5,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from flows.console import Reporter
+from flows.console import Reporter, label_of
 from flows.planning import ConversionPlan
 from tasks.errors import InputError, StageError
 from tasks.memo import Remembered
 from tasks.model_directory import ModelDirectory
-from tasks.specs import Cell, EngineOutcome, Precision
+from tasks.records import Cell, EngineOutcome
+from tasks.specs import Precision
 from tests.tasks.tiny import cell, make_outcome, tiny_spec
 from validation.verdict import Outcome
 
@@ -153,3 +154,12 @@ def test_a_narrow_terminal_cuts_nothing_off(
     assert outcome.engine.plan.digest[:19] in text
     assert "within 1.2e-07 of PyTorch at 12 shapes" in text
     assert "…" not in text
+
+
+def test_engines_of_other_targets_are_told_apart_and_their_runners_have_lines_of_their_own(capsys: Capture) -> None:
+    assert (label_of(cell("int8")), label_of(cell("int8", target="a10g"))) == ("int8", "a10g int8")
+    Reporter().elsewhere(cell("int8", target="a10g"), "waiting: no worker on pool gpu-a10g since 14:02")
+    assert capsys.readouterr().out.split(maxsplit=3) == [
+        *("→", "a10g", "int8"),
+        "waiting: no worker on pool gpu-a10g since 14:02\n",
+    ]

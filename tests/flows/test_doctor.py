@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from flows import doctor
-from flows.doctor import Check, as_json, examine, healthy, without_credentials
+from flows.doctor import Check, as_json, examine, examine_runner, healthy, without_credentials
 from flows.settings import Settings, read_settings
+from tasks.backends import gpu, trt
+from tasks.errors import InputError, StageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -177,3 +179,58 @@ def test_a_full_disk_is_reported_with_what_is_needed(monkeypatch: pytest.MonkeyP
     found = checks()["disk"]
     assert not found.ok
     assert found.detail == "4.9 GB free; a conversion wants 5 GB, so free some or move ENGINEGATE_HOME"
+
+
+RUNNER_NEEDS = ["GPU", "TensorRT", "cuda-bindings", "nvidia-ml-py", "polygraphy", "Prefect", "artifact store", "disk"]
+
+
+@pytest.fixture
+def runner(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host with an A10G and all that goes with it, but torch."""
+    found = gpu.Gpu("NVIDIA A10G", "8.6", "580.1", "13.0", None, 1 << 34, "GPU-1")
+
+    def version(name: str) -> str:
+        if name == "torch":
+            raise metadata.PackageNotFoundError(name)
+        return "1.0"
+
+    monkeypatch.setattr(gpu, "find_gpu", lambda: found)
+    monkeypatch.setattr(trt, "import_tensorrt", lambda: SimpleNamespace(__version__="10.13.0"))
+    monkeypatch.setattr(metadata, "version", version)
+
+
+@pytest.mark.usefixtures("runner")
+def test_a_gpu_runner_needs_no_torch_and_is_healthy_for_its_own_target_alone() -> None:
+    found = examine_runner(read_settings(), "a10g")
+    assert [check.name for check in found if check.needed] == RUNNER_NEEDS
+    assert healthy(found)
+    assert found[0].detail == "NVIDIA A10G (SM 8.6, driver 580.1) is target a10g"
+    other = examine_runner(read_settings(), "t4")
+    assert not healthy(other)
+    assert other[0].detail == "NVIDIA A10G (SM 8.6, driver 580.1) is target a10g, not t4"
+
+
+def test_a_host_without_gpu_or_tensorrt_is_no_runner_and_says_what_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise StageError("there is none; get one")
+
+    monkeypatch.setattr(gpu, "find_gpu", fail)
+    monkeypatch.setattr(trt, "import_tensorrt", fail)
+    found = {check.name: check for check in examine_runner(read_settings(), "a10g")}
+    for name in ("GPU", "TensorRT"):
+        assert (found[name].ok, found[name].needed, found[name].detail) == (False, True, "there is none; get one")
+
+
+@pytest.mark.usefixtures("runner")
+def test_a_prefect_api_that_does_not_answer_makes_a_runner_ill(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
+    found = {check.name: check for check in examine_runner(read_settings(), "a10g")}
+    assert not found["pool"].ok
+    assert "does not answer" in found["pool"].detail
+    assert not healthy(list(found.values()))
+
+
+def test_for_the_cpu_a_runner_is_what_converts_and_a_target_that_is_none_is_refused() -> None:
+    assert [check.name for check in examine_runner(read_settings(), "cpu")] == NAMES
+    with pytest.raises(InputError, match="--target b200: is no target; choose from cpu, t4"):
+        examine_runner(read_settings(), "b200")

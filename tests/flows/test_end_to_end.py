@@ -4,125 +4,29 @@ from __future__ import annotations
 
 import getpass
 import json
-import os
 import shutil
 import signal
-import socket
 import subprocess
-import sys
 import time
-import urllib.request
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
 import psutil
 import pytest
-from click.testing import CliRunner
 from onnx import numpy_helper
 from safetensors.numpy import load_file, save_file
 
-from flows.cli import main
 from tasks.digests import digest_file, digest_json
-from tasks.specs import TypedModel
+from tasks.records import TypedModel
 from tasks.store.local import LocalStore
+from tests.flows.projects import REPOSITORY, RUN_LIMIT_S, Project, prefect_server, write_data, write_project
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 pytestmark = pytest.mark.end_to_end
-
-REPOSITORY = Path(__file__).resolve().parents[2]
-SERVER_LIMIT_S = 120
-RUN_LIMIT_S = 300
-
-SOURCE = """
-import torch
-
-
-class Scorer(torch.nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.layers = torch.nn.Sequential(
-            torch.nn.Linear(16, 32), torch.nn.ReLU(), torch.nn.Linear(32, 32), torch.nn.ReLU(), torch.nn.Linear(32, 2)
-        )
-
-    def forward(self, features):
-        print("user code prints")
-        return torch.sigmoid(self.layers(features))
-
-
-def build():
-    return Scorer()
-"""
-
-SPEC = """
-name: tiny-scorer
-source: model.py:build
-weights: weights.safetensors
-inputs:
-  features: {dtype: float32, shape: [batch, 16]}
-dims:
-  batch: {min: 1, opt: 8, max: 32}
-outputs:
-  score: {kind: score, range: [0, 1]}
-targets: [cpu]
-precisions: [fp32, int8]
-calibration: {set: ../calibration, method: minmax}
-validation: {data: validation.npz, policy: policy.yaml}
-"""
-
-POLICY = """
-rules:
-  - {output: score, metric: mae, max: 0.05}
-  - {output: score, metric: pearson, min: 0.99}
-"""
-
-
-@dataclass(frozen=True)
-class Project:
-    """A model directory with its calibration set, and a home of its own."""
-
-    root: Path
-    environment: dict[str, str]
-
-    @property
-    def model(self) -> Path:
-        return self.root / "model"
-
-    @property
-    def home(self) -> Path:
-        return self.root / "home"
-
-    def start(self, *arguments: str, **options: Any) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, "-m", "flows.cli", *arguments],
-            cwd=self.root,
-            env=self.environment,
-            text=True,
-            stdin=subprocess.DEVNULL,
-            **options,
-        )
-
-    def run(self, *arguments: str) -> tuple[int, dict[str, Any], str]:
-        """Exit code, JSON document and people's text; in this process, which has imported Prefect and MLflow once."""
-        result = CliRunner().invoke(main, [*arguments, "--json"], env=self.environment)
-        assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-        return result.exit_code, json.loads(result.stdout), result.stderr
-
-    def convert(self, *arguments: str) -> tuple[int, dict[str, Any], str]:
-        return self.run("convert", str(self.model), *arguments)
-
-    def edit(self, name: str, before: str, after: str) -> None:
-        path = self.model / name
-        text = path.read_text()
-        assert before in text
-        path.write_text(text.replace(before, after))
-
-    def registered(self) -> set[str]:
-        return {engine["engine_id"] for engine in self.run("engines")[1]["engines"]}
 
 
 def work_done(document: dict[str, Any]) -> set[str]:
@@ -131,69 +35,11 @@ def work_done(document: dict[str, Any]) -> set[str]:
     return {step["name"] for step in stages if not step["cached"]}
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @pytest.fixture(scope="module")
 def prefect_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """One Prefect server for the module, so that each run need not start its own."""
-    home, port = tmp_path_factory.mktemp("prefect"), free_port()
-    environment = {**os.environ, "PREFECT_HOME": str(home), "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
-    with (home / "log").open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "flows.prefect_api", str(port), str(os.getpid()), str(home / "lock")],
-            cwd=REPOSITORY, env=environment, stdout=log, stderr=log,
-        )  # fmt: skip
-    url = f"http://127.0.0.1:{port}/api"
-    deadline = time.monotonic() + SERVER_LIMIT_S
-    while time.monotonic() < deadline:
-        try:
-            urllib.request.urlopen(f"{url}/health", timeout=1).close()  # noqa: S310 - loopback
-            break
-        except OSError:
-            time.sleep(0.2)
-    yield url
-    process.kill()
-    process.wait()
-
-
-def write_project(root: Path, prefect_url: str) -> Project:
-    model, calibration = root / "model", root / "calibration"
-    model.mkdir(parents=True)
-    calibration.mkdir()
-    (model / "model.py").write_text(SOURCE)
-    (model / "model.yaml").write_text(SPEC)
-    (model / "policy.yaml").write_text(POLICY)
-    random = np.random.default_rng(7)
-    weights = {}
-    for layer, shape in {"0": (32, 16), "2": (32, 32), "4": (2, 32)}.items():
-        weights[f"layers.{layer}.weight"] = (random.standard_normal(shape) / np.sqrt(shape[1])).astype(np.float32)
-        weights[f"layers.{layer}.bias"] = (0.1 * random.standard_normal(shape[0])).astype(np.float32)
-    save_file(weights, model / "weights.safetensors")
-    write_data(model / "validation.npz", seed=1)
-    write_data(calibration / "set.npz", seed=2)
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "ENGINEGATE_"))}
-    environment = inherited | {
-        "ENGINEGATE_HOME": str(root / "home"),
-        "ENGINEGATE_BENCHMARK_S": "0.2",
-        "PREFECT_API_URL": prefect_url,
-        "PREFECT_HOME": str(root / "prefect"),
-        "PYTHONPATH": str(REPOSITORY),
-    }
-    return Project(root, environment)
-
-
-def write_data(path: Path, seed: int, samples: int = 300) -> None:
-    random = np.random.default_rng(seed)
-    np.savez(
-        path,
-        features=random.standard_normal((samples, 16)).astype(np.float32),
-        label=random.random(samples).astype(np.float32),
-        **{"slice.level": random.integers(1, 7, samples)},
-    )
+    with prefect_server(tmp_path_factory.mktemp("prefect")) as url:
+        yield url
 
 
 @pytest.fixture(scope="module")
@@ -238,8 +84,8 @@ def test_a_conversion_registers_what_passes_and_tells_each_step(
     assert "user code prints" not in text
     assert "Warning" not in text
     benchmark = document["engines"][0]["benchmark"]
-    assert [latency["batch"] for latency in benchmark["engine"]] == [1, 8, 32]
-    assert len(benchmark["reference"]) == 3
+    assert [latency["batch"] for latency in benchmark["engine"]["latencies"]] == [1, 8, 32]
+    assert len(benchmark["pytorch"]["eager_fp32"]["latencies"]) == 3
 
 
 def test_verify_passes_for_every_registered_engine(converted: tuple[Project, dict[str, Any], str]) -> None:

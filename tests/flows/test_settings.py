@@ -16,6 +16,7 @@ def test_without_any_variable_all_lies_in_one_folder_of_the_current_one(tmp_path
     assert settings.artifact_root == home / "mlartifacts"
     assert settings.tracking_uri == f"sqlite:///{home}/mlflow.db"
     assert (settings.time_limit_s, settings.benchmark_s) == (1800.0, 3.0)
+    assert (settings.runner_wait_s, settings.runner_silence_s) == (900.0, 120.0)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -44,7 +45,13 @@ def test_an_empty_variable_is_none(monkeypatch: pytest.MonkeyPatch, name: str) -
     assert [read_settings().store_path, read_settings().registry_path, read_settings().tracking_uri] == expected
 
 
-@pytest.mark.parametrize("name", ["ENGINEGATE_TIME_LIMIT_S", "ENGINEGATE_BENCHMARK_S"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("ENGINEGATE_TIME_LIMIT_S", "ENGINEGATE_BENCHMARK_S"),
+        *("ENGINEGATE_RUNNER_WAIT_S", "ENGINEGATE_RUNNER_SILENCE_S"),
+    ],
+)
 @pytest.mark.parametrize("value", ["0", "-1", "soon", "nan", "inf", "1e999"])
 def test_a_limit_that_is_none_is_refused_with_its_variable(
     monkeypatch: pytest.MonkeyPatch, name: str, value: str

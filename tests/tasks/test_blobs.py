@@ -8,7 +8,7 @@ import pytest
 from tasks.blobs import BlobFolder
 from tasks.digests import digest_file
 from tasks.errors import RefusedError
-from tasks.specs import Artifact, ArtifactFile
+from tasks.records import Artifact, ArtifactFile
 
 DIGEST = "sha256:" + "a" * 64
 

@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tasks.backends.ort import OnnxRuntimeBackend
-from tasks.build import build_engine
+from tasks.build import BuildReply, BuildRequest, build_engine
 from tasks.errors import StageError
-from tasks.specs import BackendIdentity
-from tests.tasks.tiny import cell, make_features, put_model, score, tiny_spec
+from tasks.records import BackendIdentity
+from tests.tasks.tiny import job, make_features, put_model, score, tiny_spec
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 def test_an_engine_is_built_in_a_child_and_found_again(bench: Workbench, tmp_path: Path) -> None:
     typed = put_model(bench.store, tmp_path / "onnx")
-    first = build_engine(bench, tiny_spec(), typed, cell())
-    assert (first.cached, build_engine(bench, tiny_spec(), typed, cell()).cached) == (False, True)
+    first = build_engine(bench, job(bench.store, typed))
+    assert (first.cached, build_engine(bench, job(bench.store, typed)).cached) == (False, True)
     assert [file.path for file in first.result.plan.files] == ["engine.onnx"]
     assert first.result.backend == OnnxRuntimeBackend().identity()
     engine = OnnxRuntimeBackend().load(bench.store.fetch(first.result.plan, tmp_path / "plan"))
@@ -31,18 +31,23 @@ def test_everything_that_an_engine_depends_on_changes_its_key(
     bench: Workbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     built: list[str] = []
-    monkeypatch.setattr("tasks.build.call_in_child", lambda _entry, request, *_a, **_o: built.append(request.onnx))
+
+    def fake_build(_entry: str, request: BuildRequest, *_arguments: object, **_options: object) -> BuildReply:
+        built.append(request.onnx)
+        return BuildReply()
+
+    monkeypatch.setattr("tasks.build.call_in_child", fake_build)
     typed = put_model(bench.store, tmp_path / "onnx")
     wider = {"batch": {"min": 1, "opt": 8, "max": 32}}
     other = put_model(bench.store, tmp_path / "other", body="t = ReduceSum<keepdims=0>(features, one) score = Tanh(t)")
 
     def keys() -> list[str]:
         return [
-            build_engine(bench, tiny_spec(), typed, cell()).result.cache_key,
-            build_engine(bench, tiny_spec(dims=wider), typed, cell()).result.cache_key,
-            build_engine(bench, tiny_spec(), other, cell()).result.cache_key,
+            build_engine(bench, job(bench.store, typed)).result.cache_key,
+            build_engine(bench, job(bench.store, typed, spec=tiny_spec(dims=wider))).result.cache_key,
+            build_engine(bench, job(bench.store, other)).result.cache_key,
             build_engine(
-                bench, tiny_spec(), typed.model_copy(update={"recipe": {"converter": "cast"}}), cell()
+                bench, job(bench.store, typed.model_copy(update={"recipe": {"converter": "cast"}}))
             ).result.cache_key,
         ]
 
@@ -52,19 +57,19 @@ def test_everything_that_an_engine_depends_on_changes_its_key(
     changed = BackendIdentity(name="onnxruntime", version="0", device="cpu")
     monkeypatch.setattr(OnnxRuntimeBackend, "identity", lambda _self: changed)
     second = keys()
-    monkeypatch.setattr(OnnxRuntimeBackend, "options", lambda _self: {"graph_optimization_level": "none"})
+    monkeypatch.setattr(OnnxRuntimeBackend, "options", lambda _self, _settings: {"graph_optimization_level": "none"})
     assert len({*first, *second, *keys()}) == 12
 
 
 def test_a_target_that_this_host_cannot_build_for_is_refused_before_any_work(bench: Workbench, tmp_path: Path) -> None:
     typed = put_model(bench.store, tmp_path / "onnx")
-    with pytest.raises(StageError, match="target t4 needs a runner"):
-        build_engine(bench, tiny_spec(), typed, cell(target="t4"))
+    with pytest.raises(StageError, match=r"no NVIDIA GPU can be used here|nvidia-ml-py is not installed"):
+        build_engine(bench, job(bench.store, typed, target="t4"))
 
 
 def test_a_graph_that_cannot_be_built_is_a_failed_stage_and_leaves_nothing(bench: Workbench, tmp_path: Path) -> None:
     typed = put_model(bench.store, tmp_path / "onnx", body="score = Sigmund(features)")
     with pytest.raises(StageError, match="cannot build an engine"):
-        build_engine(bench, tiny_spec(), typed, cell())
+        build_engine(bench, job(bench.store, typed))
     assert not list((tmp_path / "store").glob("records/build/*"))
     assert list((tmp_path / "store" / "scratch").glob("*")) == []

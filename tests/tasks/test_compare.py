@@ -7,13 +7,16 @@ import pytest
 
 from tasks.backends.ort import OnnxRuntimeBackend
 from tasks.build import build_engine
+from tasks.child import ignore_progress
 from tasks.compare import CompareRequest, compare_engine, compare_in_child, peak_memory_bytes, run_shard
 from tasks.data import load_arrays, save_shard, shard_paths
 from tasks.errors import StageError
-from tasks.specs import Dim, ReferenceArtifact
+from tasks.records import ReferenceArtifact
+from tasks.specs import Dim
 from tests.tasks.tiny import (
     SCORER,
-    cell,
+    build_job,
+    job,
     make_features,
     put_data,
     put_model,
@@ -52,7 +55,8 @@ def compare(
     folders = {name: folder / name for name in ("plan", "inputs", "annotations", "reference", "candidate")}
     for path in folders.values():
         path.mkdir()
-    OnnxRuntimeBackend().build(write_onnx(folder / "onnx", **graph), folders["plan"], spec.inputs, spec.dims)
+    made = build_job(write_onnx(folder / "onnx", **graph), folders["plan"])
+    OnnxRuntimeBackend().build(made, ignore_progress)
     features = make_features(SAMPLES)
     labels = np.array(slices if slices is not None else ["all"] * SAMPLES)
     for number, rows in enumerate(np.split(np.arange(SAMPLES), cuts)):
@@ -223,9 +227,10 @@ def test_a_whole_comparison_in_a_child_is_stored_and_found_again(bench: Workbenc
     data = put_data(bench.store, shards, [{"slice.part": np.full(len(s["features"]), i)} for i, s in enumerate(shards)])
     outputs = [{"score": score(shard["features"])} for shard in shards]
     reference = ReferenceArtifact(outputs=put_shards(bench.store, outputs), ranges={"score": (0.0, 1.0)})
-    engine = build_engine(bench, spec, put_model(bench.store, tmp_path / "onnx"), cell()).result
-    first = compare_engine(bench, spec, engine, cell(), data, reference)
-    again = compare_engine(bench, spec, engine, cell(), data, reference)
+    work = job(bench.store, put_model(bench.store, tmp_path / "onnx"), spec=spec, data=data, reference=reference)
+    engine = build_engine(bench, work).result
+    first = compare_engine(bench, work, engine)
+    again = compare_engine(bench, work, engine)
     assert (first.cached, again.cached) == (False, True)
     assert again.result == first.result
     assert [(s.value, s.n) for s in first.result.comparison.slices] == [("0", 100), ("1", 150)]

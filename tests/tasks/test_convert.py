@@ -17,7 +17,8 @@ from tasks.converters.quantizable import find_quantizable, fold_transposed_weigh
 from tasks.data import save_shard
 from tasks.errors import InputError, StageError
 from tasks.export import export_onnx
-from tasks.specs import CalibrationMethod, CalibrationSpec, DataArtifact, ExportedModel, Precision
+from tasks.records import DataArtifact, ExportedModel
+from tasks.specs import CalibrationMethod, CalibrationSpec, Precision
 from tasks.store.local import LocalStore
 from tasks.workbench import Workbench
 from tests.tasks.models.directories import (
@@ -32,7 +33,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tasks.data import Arrays
-    from tasks.specs import ModelSpec, TypedModel
+    from tasks.records import TypedModel
+    from tasks.specs import ModelSpec
 
 TORCHSCRIPT = {"exporter": "torchscript", "opset": 17}
 

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tasks.data import Arrays
-    from tasks.specs import DataArtifact, ModelSpec
+    from tasks.records import DataArtifact
+    from tasks.specs import ModelSpec
     from tasks.workbench import Workbench
 
 TEXTS = {

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tasks import digests
 from tasks.digests import artifact_digest, canonical_json, digest_file, digest_json
-from tasks.specs import ArtifactFile
+from tasks.records import ArtifactFile
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from tasks.memo import Remembered
     from tasks.model_directory import ModelDirectory
-    from tasks.specs import ExportedModel
+    from tasks.records import ExportedModel
 
 CHILDREN = "tests.tasks.models.children"
 TORCHSCRIPT = {"exporter": "torchscript", "opset": 17}  # also traces in a fraction of dynamo's time

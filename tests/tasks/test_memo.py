@@ -8,7 +8,8 @@ from pydantic import Field
 
 from tasks.errors import StageError
 from tasks.memo import artifacts_in, remember
-from tasks.specs import Artifact, DataArtifact, Frozen
+from tasks.records import Artifact, DataArtifact
+from tasks.specs import Frozen
 from tasks.store.local import LocalStore
 from tests.tasks.processes import kill_points, race
 from tests.tasks.tiny import put

@@ -13,7 +13,7 @@ from tests.tasks.tiny import make_outcome, manifest_of, put_reference, tiny_spec
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tasks.specs import EngineOutcome
+    from tasks.records import EngineOutcome
     from tasks.workbench import Workbench
 
 

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from tasks.errors import InputError
-from tasks.specs import TARGETS, ArtifactFile, Cell, EngineManifest, ModelSpec, Precision
+from tasks.records import ArtifactFile, Cell, EngineManifest
+from tasks.specs import TARGETS, ModelSpec, Precision
 from tests.tasks.tiny import changed, make_outcome, manifest_of, put_reference, tiny_spec
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ import pytest
 
 from tasks.errors import StageError
 from tasks.model_directory import read_model_directory
-from tasks.specs import EngineOutcome, ExportedModel
+from tasks.records import EngineOutcome, ExportedModel
 from tasks.track import describe_conversion, track_conversion
 from tests.tasks.tiny import VERSION, cell, make_features, make_outcome, put, put_data, put_reference
 from validation.verdict import Outcome
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from tasks.specs import DataArtifact
+    from tasks.records import DataArtifact
     from tasks.tracking.interface import ConversionRecord, EngineRecord
     from tasks.workbench import Workbench
 

@@ -9,9 +9,11 @@ import onnx
 import onnx.parser
 import yaml
 
+from tasks.backends.interface import BuildJob
+from tasks.backends.profiles import PROFILE_RULE
 from tasks.data import save_shard
 from tasks.digests import digest_json
-from tasks.specs import (
+from tasks.records import (
     Artifact,
     BackendIdentity,
     Benchmark,
@@ -19,14 +21,18 @@ from tasks.specs import (
     Cell,
     ComparedEngine,
     DataArtifact,
+    EngineJob,
     EngineManifest,
     EngineOutcome,
+    EngineProfile,
     Latency,
-    ModelSpec,
-    Precision,
+    ModuleArtifact,
+    PytorchForm,
     ReferenceArtifact,
+    Timing,
     TypedModel,
 )
+from tasks.specs import ModelSpec, Precision
 from validation.comparison import Comparison
 from validation.policy import default_policy
 from validation.verdict import decide
@@ -148,6 +154,38 @@ def cell(precision: str = "fp32", version: str = VERSION, target: str = "cpu") -
     return Cell(model="tiny", target=target, precision=Precision(precision), version=version)
 
 
+def job(
+    store: ArtifactStore,
+    typed: TypedModel,
+    *,
+    spec: ModelSpec | None = None,
+    target: str = "cpu",
+    data: DataArtifact | None = None,
+    reference: ReferenceArtifact | None = None,
+    module: ModuleArtifact | None = None,
+) -> EngineJob:
+    """The job of making the tiny scorer's engine; data, reference and module stand in where a stage needs none."""
+    spec = spec or tiny_spec()
+    nothing = put(store, {"source/model.py": b""})
+    return EngineJob(
+        cell=cell(target=target),
+        spec=spec,
+        policy=tiny_policy(),
+        typed=typed,
+        data=data or DataArtifact(inputs=nothing, annotations=nothing, samples=1),
+        reference=reference or ReferenceArtifact(outputs=nothing, ranges={}),
+        module=module or ModuleArtifact(files=nothing, source=spec.source, weights=None),
+    )
+
+
+def build_job(onnx_file: Path, plan: Path) -> BuildJob:
+    """What a backend is asked: the tiny scorer's engine, from a graph of it."""
+    spec = tiny_spec()
+    return BuildJob(
+        onnx=onnx_file, plan=plan, precision=Precision.FP32, inputs=spec.inputs, dims=spec.dims, settings=spec.build
+    )
+
+
 def compare_scores(noise: float, samples: int = SAMPLES) -> ComparisonResult:
     """The comparison of a candidate with normal errors of this standard deviation."""
     rng = np.random.default_rng(3)
@@ -188,6 +226,7 @@ def make_outcome(store: ArtifactStore, *, noise: float = 0.0001, plan: bytes = b
             plan=put(store, {"engine.onnx": plan, "engine.onnx.data": b"data of " + plan}),
             backend=BackendIdentity(name="onnxruntime", version="1", device="cpu"),
             options={"level": "extended"},
+            profiles=(EngineProfile(file="engine.onnx", dims=tiny_spec().dims),),
             cache_key=digest_json("key"),
         ),
         compared=ComparedEngine(
@@ -196,9 +235,9 @@ def make_outcome(store: ArtifactStore, *, noise: float = 0.0001, plan: bytes = b
         verdict=verdict,
         policy=tiny_policy(),
         benchmark=Benchmark(
-            engine=(latency(1, 1.0), latency(8, 4.0)),
-            reference=(latency(1, 2.0), latency(8, 6.0)),
-            speedup={1: 2.0, 8: 1.5},
+            engine=Timing(latencies=(latency(1, 1.0), latency(8, 4.0))),
+            pytorch={PytorchForm.EAGER_FP32: Timing(latencies=(latency(1, 2.0), latency(8, 6.0)))},
+            speedup={PytorchForm.EAGER_FP32: {1: 2.0, 8: 1.5}},
             engine_size_bytes=10,
             headline_batch=8,
         ),
@@ -229,6 +268,8 @@ def manifest_of(outcome: EngineOutcome, reference: ReferenceArtifact, **changes:
         "outputs": spec.outputs,
         "backend": outcome.engine.backend,
         "options": outcome.engine.options,
+        "profiles": outcome.engine.profiles,
+        "profile_rule": PROFILE_RULE,
         "cache_key": outcome.engine.cache_key,
         "policy": outcome.policy,
         "verdict": outcome.verdict,

@@ -10,8 +10,11 @@ import pytest
 from tasks.backends import backend_for
 from tasks.backends import ort as backend_module
 from tasks.backends.ort import OnnxRuntimeBackend
+from tasks.backends.trt import TensorRtBackend
+from tasks.child import ignore_progress
 from tasks.errors import StageError
-from tests.tasks.tiny import make_features, score, tiny_spec, write_onnx
+from tasks.specs import BuildSpec
+from tests.tasks.tiny import build_job, make_features, score, write_onnx
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,8 +23,7 @@ if TYPE_CHECKING:
 def build(folder: Path, **graph: str) -> Path:
     plan = folder / "plan"
     plan.mkdir()
-    spec = tiny_spec()
-    OnnxRuntimeBackend().build(write_onnx(folder / "onnx", **graph), plan, spec.inputs, spec.dims)
+    assert OnnxRuntimeBackend().build(build_job(write_onnx(folder / "onnx", **graph), plan), ignore_progress) == ()
     return plan
 
 
@@ -70,10 +72,9 @@ def test_large_weights_lie_beside_the_engine_and_go_with_it(tmp_path: Path, monk
 @pytest.mark.parametrize("content", [b"", b"no graph", b"\x08\x09"])
 def test_what_is_no_graph_cannot_be_built_or_loaded(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "engine.onnx").write_bytes(content)
-    spec = tiny_spec()
     (tmp_path / "plan").mkdir()
     with pytest.raises(StageError, match="ONNX Runtime cannot build an engine from the converted model"):
-        OnnxRuntimeBackend().build(tmp_path / "engine.onnx", tmp_path / "plan", spec.inputs, spec.dims)
+        OnnxRuntimeBackend().build(build_job(tmp_path / "engine.onnx", tmp_path / "plan"), ignore_progress)
     with pytest.raises(StageError, match="ONNX Runtime cannot load the engine"):
         OnnxRuntimeBackend().load(tmp_path)
     with pytest.raises(StageError, match="ONNX Runtime cannot load the engine"):
@@ -90,10 +91,9 @@ def test_the_identity_names_the_runtime_and_the_processor_and_no_host() -> None:
     assert (identity.name, identity.version) == ("onnxruntime", ort.__version__)
     assert identity.device.endswith(" cores")
     assert identity == OnnxRuntimeBackend().identity()
-    assert OnnxRuntimeBackend().options() == {"graph_optimization_level": "extended"}
+    assert OnnxRuntimeBackend().options(BuildSpec()) == {"graph_optimization_level": "extended"}
 
 
-def test_only_the_processor_is_a_target_here() -> None:
+def test_the_processor_is_onnx_runtime_s_target_and_every_gpu_is_tensorrt_s() -> None:
     assert isinstance(backend_for("cpu"), OnnxRuntimeBackend)
-    with pytest.raises(StageError, match=r"target a100-mig-1g.5gb needs a runner .*convert with --target cpu"):
-        backend_for("a100-mig-1g.5gb")
+    assert isinstance(backend_for("a100-mig-1g.5gb"), TensorRtBackend)

@@ -11,7 +11,7 @@ import yaml
 
 from tasks.data import save_shard
 from tasks.model_directory import ModelDirectory, read_model_directory
-from tasks.specs import DataArtifact
+from tasks.records import DataArtifact
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from tasks.specs import Artifact, EngineManifest
+    from tasks.records import Artifact, EngineManifest
     from tasks.store.local import LocalStore
 
 
@@ -211,7 +211,7 @@ EDITS: dict[str, Callable[[dict[str, Any]], object]] = {
     "commit": lambda content: content.update(source_commit="0" * 40),
     "cell": lambda content: content["cell"].update(precision="int8"),
     "measurement": lambda content: content["comparison"]["measurements"][0].update(value=0.0),
-    "NaN": lambda content: content["benchmark"]["engine"][0].update(p50_ms=float("nan")),
+    "NaN": lambda content: content["benchmark"]["engine"]["latencies"][0].update(p50_ms=float("nan")),
     "unknown key": lambda content: content.update(extra=1),
     "missing key": lambda content: content.pop("plan"),
     "path": lambda content: content["plan"]["files"][0].update(path="../../plan"),

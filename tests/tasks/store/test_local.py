@@ -13,7 +13,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invar
 
 from tasks.digests import artifact_digest, digest_file
 from tasks.errors import RefusedError
-from tasks.specs import Artifact
+from tasks.records import Artifact
 from tasks.store.local import LocalStore
 from tests.tasks.processes import is_killed_at, race
 from tests.tasks.tiny import put

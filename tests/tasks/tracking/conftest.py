@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from tasks.specs import (
+from tasks.records import (
     Artifact,
     ArtifactFile,
     BackendIdentity,
@@ -16,12 +16,14 @@ from tasks.specs import (
     BuiltEngine,
     Cell,
     ComparedEngine,
-    Dim,
     EngineOutcome,
+    EngineProfile,
     Latency,
-    Precision,
+    PytorchForm,
+    Timing,
     TypedModel,
 )
+from tasks.specs import Dim, Precision
 from tasks.tracking.interface import ConversionRecord, EngineRecord
 from validation.comparison import Comparison
 from validation.outputs import OutputKind, OutputSpec
@@ -61,9 +63,9 @@ def _latency(batch: int, p50_ms: float) -> Latency:
 
 def _benchmark(p50_ms: float) -> Benchmark:
     return Benchmark(
-        engine=(_latency(8, p50_ms), _latency(32, 4 * p50_ms)),
-        reference=(_latency(8, 10.0), _latency(32, 40.0)),
-        speedup={8: 10.0 / p50_ms, 32: 10.0 / p50_ms},
+        engine=Timing(latencies=(_latency(8, p50_ms), _latency(32, 4 * p50_ms))),
+        pytorch={PytorchForm.EAGER_FP32: Timing(latencies=(_latency(8, 10.0), _latency(32, 40.0)))},
+        speedup={PytorchForm.EAGER_FP32: {8: 10.0 / p50_ms, 32: 10.0 / p50_ms}},
         engine_size_bytes=1_234_567,
         headline_batch=8,
     )
@@ -86,6 +88,7 @@ def _outcome(cell: Cell, compared: ComparedEngine, p50_ms: float) -> EngineOutco
             plan=_artifact("b"),
             backend=BackendIdentity(name="onnxruntime", version="1.23.0", device="cpu", driver="none"),
             options={"threads": "1", "cache": "/home/ann/secret-folder/cache.bin"},
+            profiles=(EngineProfile(file="engine.onnx", dims={}),),
             cache_key=_digest("c"),
         ),
         compared=compared,

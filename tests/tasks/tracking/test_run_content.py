@@ -17,7 +17,7 @@ from validation.breakdowns import SliceError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tasks.specs import EngineOutcome
+    from tasks.records import EngineOutcome
     from tasks.tracking.interface import EngineRecord
     from tests.tasks.tracking.conftest import Case
 

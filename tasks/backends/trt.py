@@ -1,0 +1,81 @@
+"""TensorRT on an NVIDIA GPU: the backend of every target but `cpu`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from tasks.backends.gpu import find_gpu
+from tasks.backends.profiles import profiles_of
+from tasks.backends.trt_dialect import dialect_of
+from tasks.errors import StageError
+from tasks.records import BackendIdentity
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from tasks.backends.interface import BuildJob
+    from tasks.backends.trt_engine import TensorRtEngine
+    from tasks.records import EngineProfile
+    from tasks.specs import BuildSpec, Dim
+
+
+def import_tensorrt() -> Any:
+    """The installed TensorRT.
+
+    Raises:
+        StageError: there is none that can be loaded, or one that is not supported.
+    """
+    try:
+        import tensorrt  # noqa: PLC0415 - only GPU runners have it
+    except (ImportError, OSError, RuntimeError) as error:  # RuntimeError: the wheel that fetches libraries has failed
+        raise StageError(
+            f"TensorRT cannot be loaded here ({error}); pip install '.[tensorrt]' on a GPU runner"
+        ) from None
+    dialect_of(tensorrt)
+    return tensorrt
+
+
+class TensorRtBackend:
+    """Engines as TensorRT plans for the GPU of this host; see the interface."""
+
+    def identity(self) -> BackendIdentity:
+        """TensorRT's version, and the GPU with its driver."""
+        gpu = find_gpu()
+        return BackendIdentity(
+            name="tensorrt",
+            version=str(import_tensorrt().__version__),
+            device=gpu.name,
+            compute_capability=gpu.compute_capability,
+            cuda=gpu.cuda,
+            driver=gpu.driver,
+            mig=gpu.mig,
+        )
+
+    def options(self, settings: BuildSpec) -> dict[str, str]:
+        """The settings of model.yaml's `build`, and what is the same for all; plugins are in the key by digest."""
+        limit = settings.memory_limit_mib
+        return {
+            "optimization_level": str(settings.optimization_level),
+            "memory_limit_mib": "all" if limit is None else str(limit),
+            "sparsity": str(settings.sparsity).lower(),
+            "cuda_graph": str(settings.cuda_graph).lower(),
+            "tactics": "without cuBLAS and cuDNN",
+        }
+
+    def profiles(self, dims: Mapping[str, Dim]) -> tuple[EngineProfile, ...]:
+        """One plan for each combination of buckets; see the interface."""
+        return profiles_of(dims)
+
+    def build(self, job: BuildJob, progress: Callable[[int, int], None]) -> tuple[str, ...]:
+        """Build every plan; see the interface."""
+        from tasks.backends.trt_build import build_plans  # noqa: PLC0415 - only builders need onnx and polygraphy
+
+        import_tensorrt()
+        return build_plans(job, progress)
+
+    def load(self, plan: Path) -> TensorRtEngine:
+        """Open the engine; see the interface."""
+        from tasks.backends.trt_engine import TensorRtEngine  # noqa: PLC0415 - loads CUDA
+
+        return TensorRtEngine(import_tensorrt(), plan)

@@ -1,0 +1,229 @@
+"""Builds TensorRT plans from a typed ONNX file. Runs in a child process: a builder can crash, or never end."""
+
+from __future__ import annotations
+
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+import onnx
+
+from tasks.backends.profiles import check_outputs_can_be_cut, profiles_of
+from tasks.backends.timing_cache import TimingCache
+from tasks.backends.trt_dialect import dialect_of
+from tasks.backends.trt_log import TrtLog, load_plugins
+from tasks.backends.trt_plan import PlanIndex
+from tasks.errors import InputError, StageError
+from tasks.specs import Precision
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tasks.backends.interface import BuildJob
+    from tasks.backends.trt_dialect import Dialect
+    from tasks.records import EngineProfile
+
+# Engines that use these need NVIDIA's libraries of the same name on every host that runs them.
+UNWANTED_TACTICS = ("CUBLAS", "CUBLAS_LT", "CUDNN")
+MIB = 1 << 20
+PROGRESS_STEPS = 1000
+UNNAMED = "?"  # an axis that varies, and of which the graph says no more
+
+
+def build_plans(job: BuildJob, progress: Callable[[int, int], None]) -> tuple[str, ...]:
+    """Build the plan of every profile into `job.plan`, with the index that loading needs; return warnings.
+
+    Raises:
+        InputError: the model has a shape or an operation that cannot be built.
+        StageError: the builder failed; its errors are in the message.
+    """
+    import tensorrt as trt  # noqa: PLC0415 - only GPU runners have it
+
+    dialect = dialect_of(trt)
+    model = onnx.load(str(job.onnx), load_external_data=False)
+    _check_opset(model, dialect, trt.__version__)
+    outputs = {value.name: _axes(value) for value in model.graph.output}
+    batch_dim = str(next(iter(job.inputs.values())).shape[0])
+    check_outputs_can_be_cut(outputs, job.dims, batch_dim)
+    profiles = profiles_of(job.dims)
+    index = PlanIndex.describe(job, profiles, outputs)
+    index.write(job.plan, job.plugins)
+    log = TrtLog(trt)
+    load_plugins(trt, log, job.plugins)
+    cache = TimingCache(job.timing_cache, log)
+    for number, profile in enumerate(profiles):
+
+        def step(share: float, number: int = number) -> None:
+            progress(int(PROGRESS_STEPS * (number + share)), PROGRESS_STEPS * len(profiles))
+
+        step(0.0)
+        plan = _build_plan(trt, log, job, dialect, profile, cache, step)
+        (job.plan / profile.file).write_bytes(plan)
+    progress(PROGRESS_STEPS * len(profiles), PROGRESS_STEPS * len(profiles))
+    return cache.warnings
+
+
+def _check_opset(model: onnx.ModelProto, dialect: Dialect, version: str) -> None:
+    opset = next(entry.version for entry in model.opset_import if entry.domain in {"", "ai.onnx"})
+    if dialect.newest_opset is not None and opset > dialect.newest_opset:
+        raise InputError(
+            f"model.yaml: export.opset: TensorRT {version} takes opset {dialect.newest_opset} at most, and the"
+            f" converted model has {opset}; set export.opset: {dialect.newest_opset} (and for INT8 a calibration.method"
+            " other than max, whose converter raises the opset), or build with a newer TensorRT"
+        )
+
+
+def _axes(value: onnx.ValueInfoProto) -> tuple[str | int, ...]:
+    tensor = value.type.tensor_type
+    if not tensor.HasField("shape"):
+        return (UNNAMED,)
+    return tuple(axis.dim_param or axis.dim_value or UNNAMED for axis in tensor.shape.dim)
+
+
+def _build_plan(
+    trt: Any,
+    log: TrtLog,
+    job: BuildJob,
+    dialect: Dialect,
+    profile: EngineProfile,
+    cache: TimingCache,
+    step: Callable[[float], None],
+) -> bytes:
+    builder = trt.Builder(log.logger)
+    network = builder.create_network(dialect.network_flags)
+    _parse(trt, log, network, job.onnx)
+    shapes = _fix_inputs(network, job, profile)
+
+    def configure(cache_file: str | None) -> Any:
+        return _configure(trt, builder, network, job, dialect, shapes, step, cache_file)
+
+    config = cache.configure(configure)
+    log.clear()
+    plan = builder.build_serialized_network(network, config)
+    if plan is None:
+        raise StageError(f"TensorRT {trt.__version__} cannot build {profile.file}: {log.errors()}")
+    cache.keep(config)
+    return bytes(plan)
+
+
+def _parse(trt: Any, log: TrtLog, network: Any, onnx_file: Path) -> None:
+    """Fill the network from the ONNX file.
+
+    Raises:
+        InputError: naming every node that TensorRT does not take.
+    """
+    parser = trt.OnnxParser(network, log.logger)
+    if parser.parse_from_file(str(onnx_file)):
+        return
+    from tasks.backends.trt_unsupported import unsupported_nodes  # noqa: PLC0415 - only where something is
+
+    nodes = unsupported_nodes(trt, log, parser, onnx_file)
+    lines = "".join(f"\n  {node}" for node in nodes)
+    raise InputError(
+        f"TensorRT {trt.__version__} does not take {len(nodes)} nodes of the converted model; rewrite what they come"
+        f" from in the module, or name a plugin library that holds them under build.plugins in model.yaml:{lines}"
+    )
+
+
+def _fix_inputs(network: Any, job: BuildJob, profile: EngineProfile) -> dict[str, tuple[tuple[int, ...], ...]]:
+    """Give inputs the extents that the profile fixes; return (min, opt, max) shapes of those that stay dynamic."""
+    shapes: dict[str, tuple[tuple[int, ...], ...]] = {}
+    for number in range(network.num_inputs):
+        tensor = network.get_input(number)
+        dims = [profile.dims[axis] if isinstance(axis, str) else axis for axis in job.inputs[tensor.name].shape]
+        low, opt, high = (
+            tuple(d if isinstance(d, int) else getattr(d, which) for d in dims) for which in ("min", "opt", "max")
+        )
+        if low == high:
+            tensor.shape = high
+        else:
+            tensor.shape = tuple(a if a == b else -1 for a, b in zip(low, high, strict=True))
+            shapes[tensor.name] = (low, opt, high)
+    return shapes
+
+
+def _configure(
+    trt: Any,
+    builder: Any,
+    network: Any,
+    job: BuildJob,
+    dialect: Dialect,
+    shapes: dict[str, tuple[tuple[int, ...], ...]],
+    step: Callable[[float], None],
+    cache_file: str | None,
+) -> Any:
+    from polygraphy.backend.trt import CreateConfig, Profile  # noqa: PLC0415 - as above
+
+    settings = job.settings
+    profile = Profile()
+    for name, (low, opt, high) in shapes.items():
+        profile.add(name, low, opt, high)
+    sources = [source for name, source in trt.TacticSource.__members__.items() if name not in UNWANTED_TACTICS]
+    limit = settings.memory_limit_mib
+    monitor = progress_monitor(trt, step)
+    create = CreateConfig(
+        profiles=[profile] if shapes else [],
+        load_timing_cache=cache_file,
+        tf32=job.precision is not Precision.FP32,
+        sparse_weights=settings.sparsity,
+        tactic_sources=sources,
+        profiling_verbosity=trt.ProfilingVerbosity.DETAILED,
+        memory_pool_limits=None if limit is None else {trt.MemoryPoolType.WORKSPACE: limit * MIB},
+        builder_optimization_level=settings.optimization_level,
+        progress_monitor=monitor,
+    )
+    config = create(builder, network)
+    for flag in dialect.builder_flags[job.precision]:
+        config.set_flag(getattr(trt.BuilderFlag, flag))
+    return config
+
+
+def progress_monitor(trt: Any, step: Callable[[float], None]) -> Any:
+    """A monitor that calls `step` with the share of the build that is done; None where TensorRT has none."""
+    if not hasattr(trt, "IProgressMonitor"):
+        return None
+
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]  # its base has no type
+        """Phases nest; a step of a phase is that share of its parent's step. TensorRT calls from several threads.
+
+        Nothing says how many phases a step has, so the second of them would begin where the first began: the share
+        that was told last stays until it is passed.
+        """
+
+        def __init__(self) -> None:
+            super().__init__()
+            self._phases: dict[str, tuple[str | None, int, int]] = {}
+            self._told = 0.0
+            self._lock = Lock()
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            with self._lock:
+                self._phases[phase_name] = (parent_phase, max(num_steps, 1), 0)
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            with self._lock:
+                parent, total, _ = self._phases[phase_name]
+                self._phases[phase_name] = (parent, total, step + 1)
+                self._tell()
+            return True
+
+        def phase_finish(self, phase_name: str) -> None:
+            with self._lock:
+                self._phases.pop(phase_name, None)
+
+        def _tell(self) -> None:
+            self._told = max(self._told, min(1.0, sum(self._share(name) for name in self._phases)))
+            step(self._told)
+
+        def _share(self, name: str) -> float:
+            """What the finished steps of a phase count for in the whole build."""
+            parent, total, done = self._phases[name]
+            return done / total * self._weight(parent)
+
+        def _weight(self, name: str | None) -> float:
+            if name is None or name not in self._phases:
+                return 1.0
+            parent, total, _ = self._phases[name]
+            return self._weight(parent) / total
+
+    return Monitor()

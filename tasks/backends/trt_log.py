@@ -1,0 +1,60 @@
+"""TensorRT's log: into the child's log file, its errors kept for the message; and the loading of plugin libraries."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from tasks.errors import StageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+MOST_ERRORS = 8
+
+
+class TrtLog:
+    """Prints what TensorRT says, from warnings on, and remembers its errors."""
+
+    def __init__(self, trt: Any) -> None:
+        kept: list[str] = []
+
+        class Logger(trt.ILogger):  # type: ignore[misc]  # its base has no type
+            def log(self, severity: Any, msg: str) -> None:
+                if severity in {trt.Logger.INTERNAL_ERROR, trt.Logger.ERROR}:
+                    kept.append(msg)
+                if severity not in {trt.Logger.INFO, trt.Logger.VERBOSE}:
+                    print(f"TensorRT: {msg}")  # noqa: T201 - a child's standard output is its log
+
+        self._errors = kept
+        self.logger: Any = Logger()
+
+    @property
+    def has_errors(self) -> bool:
+        """Whether TensorRT reported an error since the errors were last taken or cleared."""
+        return bool(self._errors)
+
+    def errors(self) -> str:
+        """Take the errors: one text of the last ones."""
+        found = "; ".join(self._errors[-MOST_ERRORS:]) or "it gave no reason"
+        self.clear()
+        return found
+
+    def clear(self) -> None:
+        """Forget the errors so far."""
+        self._errors.clear()
+
+
+def load_plugins(trt: Any, log: TrtLog, libraries: Iterable[Path]) -> None:
+    """Load plugin libraries: a library registers its plugins as it is loaded.
+
+    Raises:
+        StageError: one cannot be loaded.
+    """
+    for library in libraries:
+        try:
+            loaded = trt.get_plugin_registry().load_library(str(library))
+        except Exception as error:  # noqa: BLE001 - pybind11 has errors of its own
+            raise StageError(f"build.plugins: {library.name} cannot be loaded: {error}") from None
+        if loaded is None:
+            raise StageError(f"build.plugins: {library.name} cannot be loaded: {log.errors()}")

@@ -1,0 +1,276 @@
+"""Frozen models of what the stages hand each other, and of what is kept of an engine."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import PurePosixPath
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+
+from tasks.errors import InputError
+from tasks.specs import (
+    ENGINE_ID,
+    NAME_LENGTH,
+    TARGET,
+    Digest,
+    Dim,
+    Frozen,
+    InputSpec,
+    ModelSpec,
+    Name,
+    OutputDeclaration,
+    Precision,
+)
+from validation.comparison import ComparisonResult
+from validation.policy import Policy
+from validation.verdict import Outcome, Verdict
+
+
+class Cell(Frozen):
+    """One engine to make: a cell of the matrix of targets and precisions."""
+
+    model: Name
+    target: Annotated[str, Field(pattern=TARGET.pattern)]
+    precision: Precision
+    version: Annotated[str, Field(pattern=r"^[0-9a-f]{12}$")]
+
+    @property
+    def engine_id(self) -> str:
+        """`{model}-{target}-{precision}@{version}`."""
+        return f"{self.model}-{self.target}-{self.precision.value}@{self.version}"
+
+    @classmethod
+    def parse(cls, engine_id: str) -> Cell:
+        """Read an engine id; raise InputError when it is none."""
+        match = ENGINE_ID.fullmatch(engine_id)
+        if match is None or len(match["model"]) > NAME_LENGTH:
+            raise InputError(
+                f"{engine_id!r} is no engine id; it reads model-target-precision@version,"
+                " like essay-scorer-cpu-int8@0123456789ab (see `enginegate engines`)"
+            )
+        return cls.model_validate(match.groupdict())
+
+
+class ArtifactFile(Frozen):
+    """One file of an artifact: its path inside it, its digest and size."""
+
+    path: str
+    digest: Digest
+    size_bytes: Annotated[int, Field(ge=0)]
+
+    @field_validator("path")
+    @classmethod
+    def _stays_inside(cls, value: str) -> str:
+        path = PurePosixPath(value)
+        if path.is_absolute() or ".." in path.parts or not path.parts:
+            raise ValueError(f"{value!r} leaves the artifact; give a path inside it")
+        return value
+
+
+class Artifact(Frozen):
+    """Content-addressed set of files in the artifact store. `digest` covers every path, digest and size."""
+
+    digest: Digest
+    files: tuple[ArtifactFile, ...]
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all files together."""
+        return sum(file.size_bytes for file in self.files)
+
+
+class DataArtifact(Frozen):
+    """Data in shards: `{index:05d}.npz` files, each with arrays of one shape per sample."""
+
+    inputs: Artifact
+    annotations: Artifact
+    samples: Annotated[int, Field(ge=1)]
+
+
+class ReferenceArtifact(Frozen):
+    """The reference's outputs on the validation data, sharded as its inputs; and the range of each output."""
+
+    outputs: Artifact
+    ranges: dict[str, tuple[float, float]]
+
+
+class ModuleArtifact(Frozen):
+    """The module's source files and weights in the store, so that a runner can time it without the model directory.
+
+    Files lie below `source/`; `weights` is the path of the weights inside the artifact.
+    """
+
+    files: Artifact
+    source: str
+    weights: str | None
+
+
+class ExportedModel(Frozen):
+    """The exported ONNX model, and how closely it agrees with the reference (largest |difference| by shape).
+
+    `recipe` names the exporter, and the simplifier or why its result was not kept.
+    """
+
+    onnx: Artifact
+    opset: int
+    checks: dict[str, float]
+    recipe: dict[str, str] = Field(default_factory=dict)
+
+
+class TypedModel(Frozen):
+    """A strongly typed ONNX model of one precision. `recipe` names the converter, its version and parameters."""
+
+    onnx: Artifact
+    precision: Precision
+    recipe: dict[str, str]
+
+
+class BackendIdentity(Frozen):
+    """What built an engine and where: everything of a runtime and its device that an engine may depend on."""
+
+    name: str
+    version: str
+    device: str
+    compute_capability: str | None = None
+    cuda: str | None = None
+    driver: str | None = None
+    mig: str | None = None
+
+
+class EngineProfile(Frozen):
+    """One plan of an engine: its file, and the extents it takes of each named dimension."""
+
+    file: str
+    dims: dict[str, Dim]
+
+
+class BuiltEngine(Frozen):
+    """A built engine. `plan` is the exact bytes that are compared, benchmarked and published.
+
+    It may be several plans, one a profile; the first profile that holds an input takes it.
+    """
+
+    plan: Artifact
+    backend: BackendIdentity
+    options: dict[str, str]
+    profiles: tuple[EngineProfile, ...]
+    cache_key: Digest
+
+
+class ComparedEngine(Frozen):
+    """An engine's outputs on the validation data, sharded as its inputs, and their comparison with the reference."""
+
+    outputs: Artifact
+    comparison: ComparisonResult
+    peak_memory_bytes: int
+
+
+class Latency(Frozen):
+    """Wall time of one call at a batch size, in milliseconds, and the samples a second that its median allows."""
+
+    batch: int
+    p50_ms: float
+    p90_ms: float
+    p99_ms: float
+    throughput_per_s: float
+    calls: int
+
+
+class PytorchForm(str, Enum):
+    """How the module is run in PyTorch to be timed beside an engine. `EAGER_FP32` is the reference."""
+
+    EAGER_FP32 = "eager_fp32"
+    EAGER_FP16 = "eager_fp16"
+    COMPILE_FP16 = "compile_fp16"
+
+
+class Timing(Frozen):
+    """Latencies of one side of a benchmark by batch size, and the device memory it took (None: not known), in bytes."""
+
+    latencies: tuple[Latency, ...]
+    device_memory_bytes: int | None = None
+
+
+class Benchmark(Frozen):
+    """Latencies of an engine and, where torch is present, of the module in PyTorch, measured in turns.
+
+    `speedup` maps a form of PyTorch and a batch size to its p50 over the engine's. `missing` says why a form of
+    PyTorch was not timed. `layers` holds `layers.json`, the engine's layers with the time of each.
+    """
+
+    engine: Timing
+    pytorch: dict[PytorchForm, Timing]
+    speedup: dict[PytorchForm, dict[int, float]]
+    missing: dict[PytorchForm, str] = Field(default_factory=dict)
+    engine_size_bytes: int
+    headline_batch: int
+    layers: Artifact | None = None
+
+    @property
+    def headline(self) -> Latency:
+        """The engine's latency at the batch size that the model's `opt` names."""
+        return self.at(self.headline_batch)
+
+    def at(self, batch: int) -> Latency:
+        """The engine's latency at a batch size."""
+        return next(latency for latency in self.engine.latencies if latency.batch == batch)
+
+    @property
+    def headline_speedup(self) -> float | None:
+        """The reference's p50 over the engine's at the batch size that `opt` names; None where it was not timed."""
+        return self.speedup.get(PytorchForm.EAGER_FP32, {}).get(self.headline_batch)
+
+
+class EngineManifest(Frozen):
+    """What an engine is, and why it may be trusted: kept beside it in the registry."""
+
+    schema_version: Literal[1] = 1
+    engine_id: str
+    cell: Cell
+    source_commit: str | None
+    plan: Artifact
+    onnx: Artifact
+    reference_outputs: Artifact
+    recipe: dict[str, str]
+    dims: dict[str, Dim]
+    inputs: dict[str, InputSpec]
+    outputs: dict[str, OutputDeclaration]
+    backend: BackendIdentity
+    options: dict[str, str]
+    profiles: tuple[EngineProfile, ...]
+    profile_rule: str
+    cache_key: Digest
+    policy: Policy
+    verdict: Verdict
+    comparison: ComparisonResult
+    benchmark: Benchmark
+    mlflow_run: str | None
+    created_at: str
+
+
+class EngineJob(Frozen):
+    """Everything that a runner needs to make one engine and judge it; the artifacts lie in the store."""
+
+    cell: Cell
+    spec: ModelSpec
+    policy: Policy
+    typed: TypedModel
+    data: DataArtifact
+    reference: ReferenceArtifact
+    module: ModuleArtifact
+    plugins: Artifact | None = None
+
+
+class EngineOutcome(Frozen):
+    """How a cell ended: its verdict with what was measured, or the reason why there is no engine."""
+
+    cell: Cell
+    outcome: Outcome
+    reason: str = ""
+    typed: TypedModel | None = None
+    engine: BuiltEngine | None = None
+    compared: ComparedEngine | None = None
+    verdict: Verdict | None = None
+    policy: Policy | None = None
+    benchmark: Benchmark | None = None

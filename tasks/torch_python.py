@@ -1,0 +1,46 @@
+"""What the interpreter that has torch, this one or another, would run the module with; nothing is imported."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+from tasks.errors import InputError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+QUESTION = """
+import json, platform
+from importlib.metadata import PackageNotFoundError, version
+found = {"python": ".".join(platform.python_version_tuple()[:2])}
+for name in ("torch", "safetensors", "numpy", "pydantic"):
+    try:
+        found[name] = version(name)
+    except PackageNotFoundError:
+        pass
+print(json.dumps(found))
+"""
+TIME_LIMIT_S = 60
+
+
+def torch_versions(python: Path | None) -> dict[str, str] | None:
+    """Versions by package of `python`, by default this interpreter; None where it has no torch.
+
+    Raises:
+        InputError: `python` was named, and cannot run the module.
+    """
+    try:
+        command = [str(python or sys.executable), "-c", QUESTION]
+        answer = subprocess.run(command, capture_output=True, text=True, check=True, timeout=TIME_LIMIT_S).stdout
+        found: dict[str, str] = json.loads(answer)
+    except (OSError, subprocess.SubprocessError, ValueError) as error:
+        raise InputError(f"ENGINEGATE_TORCH_PYTHON: {python} is no Python that answers ({error}); correct it") from None
+    lacks = [name for name in ("torch", "safetensors", "numpy", "pydantic") if name not in found]
+    if python is not None and lacks:
+        raise InputError(
+            f"ENGINEGATE_TORCH_PYTHON: {python} has no {', '.join(lacks)}; install that there, or unset it"
+        )
+    return None if "torch" in lacks else found

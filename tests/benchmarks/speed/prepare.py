@@ -1,0 +1,100 @@
+"""Fills an artifact store with everything that engines of the models beside this file are made of.
+
+    ENGINEGATE_HOME=DIR python tests/benchmarks/speed/prepare.py [MODEL]…
+
+It needs torch and transformers, but no GPU. The store then holds a job for each engine, and DIR/jobs.json says which:
+`{engine_id: job}`, what the flow `make-engine` is called with on a GPU that shares the store, or was sent a copy. The
+weights repeat one block of numbers, so such a copy compresses to a few MB (`xz`; 5 GB otherwise).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from make_data import complete
+from pydantic import BaseModel
+
+from flows.console import Reporter
+from flows.handover import leave_job
+from flows.planning import plan_conversion
+from flows.session import Session
+from flows.settings import read_settings
+from tasks.convert import convert_precision
+from tasks.data import ingest
+from tasks.export import export_onnx
+from tasks.model_directory import read_model_directory
+from tasks.module_source import store_module
+from tasks.records import EngineJob
+from tasks.reference import run_reference
+from tasks.specs import Precision
+
+if TYPE_CHECKING:
+    from tasks.memo import Remembered
+
+HERE = Path(__file__).resolve().parent
+MODELS = sorted(path.parent.name for path in HERE.glob("*/model.yaml"))
+JOBS_FILE = "jobs.json"
+
+Result = TypeVar("Result", bound=BaseModel)
+
+
+def prepare(session: Session, folder: Path) -> dict[str, str]:
+    """Export and convert the model in `folder`; return the job of each engine by its id."""
+    directory = read_model_directory(folder)
+    spec, bench = directory.spec, session.bench()
+    data = _told("validation data", ingest(bench, spec, directory.validation, "validation.data"))
+    calibration = _told("calibration data", ingest(bench, spec, directory.calibration, "calibration.set"))
+    exported = _told("export", export_onnx(bench, directory, data))
+    reference = _told("reference", run_reference(bench, directory, data))
+    module = store_module(bench, directory).result
+    jobs = {}
+    for cell in plan_conversion(directory).cells:
+        samples = calibration if cell.precision is Precision.INT8 else None
+        typed = _told(
+            f"convert {cell.precision.value}", convert_precision(bench, exported, cell.precision, spec, samples)
+        )
+        print("    " + ", ".join(f"{name}: {value}" for name, value in typed.recipe.items()), flush=True)
+        job = EngineJob(
+            cell=cell,
+            spec=spec,
+            policy=directory.policy(cell.precision),
+            typed=typed,
+            data=data,
+            reference=reference,
+            module=module,
+        )
+        jobs[cell.engine_id] = leave_job(session.store, job)
+    return jobs
+
+
+def _told(name: str, done: Remembered[Result]) -> Result:
+    print(f"  {name:<17} {'found' if done.cached else f'{done.seconds:.1f} s'}", flush=True)
+    return done.result
+
+
+def main() -> None:
+    """Prepare the models that the command line names, or all; add their jobs to those of earlier calls."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("models", nargs="*", metavar="MODEL", help=f"one of {', '.join(MODELS)}; all without any")
+    chosen = parser.parse_args().models or MODELS
+    if unknown := sorted(set(chosen) - set(MODELS)):
+        parser.error(f"{', '.join(unknown)}: no model; choose from {', '.join(MODELS)}")
+    session = Session(read_settings(), Reporter())
+    listing = session.settings.home.resolve() / JOBS_FILE
+    jobs = json.loads(listing.read_text()) if listing.exists() else {}
+    for model in chosen:
+        print(model, flush=True)
+        complete(HERE / model)
+        made = prepare(session, HERE / model)
+        names = {engine_id.partition("@")[0] for engine_id in made}
+        jobs = {engine_id: job for engine_id, job in jobs.items() if engine_id.partition("@")[0] not in names} | made
+        listing.parent.mkdir(parents=True, exist_ok=True)
+        listing.write_text(json.dumps(jobs, indent=1, sort_keys=True) + "\n")
+    print(f"{len(jobs)} jobs in {listing}")
+
+
+if __name__ == "__main__":
+    main()
