@@ -18,7 +18,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(INSTALLED)  ## convert the essay scorer to FP16 and INT8 engines, judge and register them
-	$(BIN)/enginegate convert examples/essay_scorer
+	$(BIN)/enginegate convert examples/essay_scorer --target cpu
 	$(BIN)/enginegate engines
 
 test: $(INSTALLED)  ## run every test

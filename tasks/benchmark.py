@@ -140,9 +140,8 @@ class _Race:
     def run(self) -> Rounds:
         """Let the sides take turns at every batch size. A form of PyTorch other than the reference may drop out."""
         sizes = self._spec.dims[self._spec.batch_dim].extents
-        for size in sizes:
-            for side in list(self._turns):
-                self._warm_up(side, size)
+        for side in list(self._turns):
+            self._warm_up(side, sizes)
         rounds: Rounds = {size: [] for size in sizes}
         seconds = self._bench.benchmark_s / ROUNDS
         for position, size in enumerate(sizes):
@@ -158,25 +157,28 @@ class _Race:
         size = self._spec.dims[self._spec.batch_dim].opt
         return self._ask(None, size, 0.0, with_layers=True).layers
 
-    def _warm_up(self, side: Side, size: int) -> None:
+    def _warm_up(self, side: Side, sizes: Sequence[int]) -> None:
+        """Call a side at every size while the others are idle: what the device's memory grows by is its own."""
         try:
-            self._ask(side, size, self._bench.benchmark_s * WARM_UP_SHARE)
+            replies = [self._ask(side, size, self._bench.benchmark_s * WARM_UP_SHARE) for size in sizes]
         except StageError as error:
-            if side in {None, PytorchForm.EAGER_FP32}:
+            # A torch that sees no GPU is as good as none; on the CPU it is what the engine was exported from.
+            if side is None or (side is PytorchForm.EAGER_FP32 and self._turns[side].target == CPU):
                 raise
             self.missing[PytorchForm(side)] = str(error).partition("\n")[0][:REASON_LENGTH]
             self._children.pop(side).close()
             del self._turns[side]
+            return
+        taken = [reply.device_memory_bytes for reply in replies if reply.device_memory_bytes is not None]
+        if taken:
+            self.memory[side] = max(taken)
 
     def _ask(self, side: Side, size: int, seconds: float, *, with_layers: bool = False) -> TurnReply:
         dims = self._spec.dims
         extents = {name: dim.opt for name, dim in dims.items()} | {self._spec.batch_dim: size}
         change = {"extents": extents, "seconds": seconds, "with_layers": with_layers}
         request = self._turns[side].model_copy(update=change)
-        reply = self._children[side].ask(request, TurnReply, time_limit_s=self._bench.time_limit_s)
-        if reply.device_memory_bytes is not None:
-            self.memory[side] = max(reply.device_memory_bytes, self.memory.get(side, 0))
-        return reply
+        return self._children[side].ask(request, TurnReply, time_limit_s=self._bench.time_limit_s)
 
 
 def _keep_layers(bench: Workbench, layers: Sequence[LayerTime], folder: Path) -> Artifact | None:

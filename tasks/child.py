@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 Reply = TypeVar("Reply", bound=BaseModel)
 
-LOG_TAIL_LINES = 12
+LOG_TAIL_LINES = 24
 EXIT_LIMIT_S = 10.0
 PR_SET_PDEATHSIG = 1
 # A child sees these variables and no others: user code must find no credentials in its environment.

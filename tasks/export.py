@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from tasks.records import DataArtifact
     from tasks.workbench import Workbench
 
-RECIPE = 1
+RECIPE = 2
 SAMPLE_SHARDS = 16
 PLAIN, SIMPLIFIED = "plain", "simplified"
 

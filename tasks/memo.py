@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from pydantic import BaseModel
 
-from tasks.digests import digest_json
+from tasks.digests import canonical_json, digest_json
 from tasks.records import Artifact
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ def remember(
     in full, so that neither a collision nor an edited record can hand out another stage's result. A record whose
     artifacts are gone counts as absent.
     """
+    key = json.loads(canonical_json(key))  # as it is read back: a tuple is a list there
     key_digest = digest_json({"stage": stage, **key}).removeprefix("sha256:")
     started = time.perf_counter()
     with store.lock(stage, key_digest):

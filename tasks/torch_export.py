@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import onnxslim
 import torch
+from onnx import TensorProto, helper
 
 from tasks.data import save_shard
 from tasks.errors import StageError
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from tasks.data import Arrays
     from tasks.shapes import Extents
 
+LAST = 2**63 - 1  # beyond every axis: the end of a slice to the last one
 NAMED, AUTOMATIC = "named", "automatic"
 
 
@@ -51,6 +53,7 @@ def export(raw: dict[str, Any], progress: Callable[[int, int], None]) -> ExportR
         outputs.append({name: array.shape for name, array in expected.items()})
         progress(3 + number, steps)
     _name_axes(model, request, shapes, outputs)
+    spell_out_shapes(model)
     failure = _write_both(model, folder, request.external_bytes)
     return ExportReply(simplify_failure=failure, dynamic_dims=dynamic_dims)
 
@@ -188,6 +191,28 @@ def _set_axis(axis: onnx.TensorShapeProto.Dimension, extent: str | int) -> None:
         axis.dim_param = extent
     else:
         axis.dim_value = extent
+
+
+def spell_out_shapes(model: onnx.ModelProto) -> None:
+    """Write a `Shape` of some axes only, which opset 15 brought, as a slice of the whole shape.
+
+    TensorRT 8.6 reads over the attributes `start` and `end` and takes the whole shape.
+    """
+    graph = model.graph
+    for number, node in reversed(list(enumerate(graph.node))):
+        bounds = {attribute.name: attribute.i for attribute in node.attribute}
+        if node.op_type != "Shape" or not bounds:
+            continue
+        whole, (part,) = f"{node.output[0]}_whole", node.output
+        limits = {"start": bounds.get("start", 0), "end": bounds.get("end", LAST), "axis": 0}
+        names = {name: f"{part}_{name}" for name in limits}
+        graph.initializer.extend(
+            helper.make_tensor(names[name], TensorProto.INT64, [1], [limit]) for name, limit in limits.items()
+        )
+        piece = helper.make_node("Slice", [whole, *names.values()], [part], name=f"{node.name}_slice")
+        graph.node.insert(number + 1, piece)
+        node.output[0] = whole
+        del node.attribute[:]
 
 
 def _write_both(model: onnx.ModelProto, folder: Path, external_bytes: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -32,15 +33,33 @@ def torch_versions(python: Path | None) -> dict[str, str] | None:
     Raises:
         InputError: `python` was named, and cannot run the module.
     """
+    program = str(python or sys.executable)
     try:
-        command = [str(python or sys.executable), "-c", QUESTION]
-        answer = subprocess.run(command, capture_output=True, text=True, check=True, timeout=TIME_LIMIT_S).stdout
-        found: dict[str, str] = json.loads(answer)
+        found = _ask(program, own=python is None)
     except (OSError, subprocess.SubprocessError, ValueError) as error:
-        raise InputError(f"ENGINEGATE_TORCH_PYTHON: {python} is no Python that answers ({error}); correct it") from None
+        raise InputError(
+            f"ENGINEGATE_TORCH_PYTHON: {program} is no Python that answers ({error}); correct it"
+        ) from None
     lacks = [name for name in ("torch", "safetensors", "numpy", "pydantic") if name not in found]
     if python is not None and lacks:
         raise InputError(
             f"ENGINEGATE_TORCH_PYTHON: {python} has no {', '.join(lacks)}; install that there, or unset it"
         )
     return None if "torch" in lacks else found
+
+
+def _ask(program: str, *, own: bool) -> dict[str, str]:
+    """Ask as `tasks.child` would run it: without this interpreter's packages, and without the current folder's code."""
+    environment = {name: value for name, value in os.environ.items() if own or name != "PYTHONPATH"}
+    answer = subprocess.run(
+        [program, "-"],
+        input=QUESTION,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=TIME_LIMIT_S,
+        env=environment,
+        cwd="/",
+    )
+    found: dict[str, str] = json.loads(answer.stdout)
+    return found

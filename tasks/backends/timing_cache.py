@@ -34,8 +34,12 @@ class TimingCache:
     def __init__(self, path: Path | None, log: TrtLog) -> None:
         self._path = path
         self._log = log
-        self._content = self._read()
         self._warnings: list[str] = []
+        self._content = b""
+        try:
+            self._content = self._read()
+        except OSError as error:
+            self._warnings.append(f"the timing cache cannot be read ({error}); every kernel is timed again")
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -76,10 +80,16 @@ class TimingCache:
         self._content = bytes(cache.serialize())
         if self._path is None:
             return
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{self._path}.lock"):
+        try:
+            self._write(self._path, config, cache)
+        except OSError as error:  # the plan is built, and worth more than what it took to build it
+            self._warnings.append(f"the timing cache cannot be kept ({error}); the next build times every kernel again")
+
+    def _write(self, path: Path, config: Any, cache: Any) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{path}.lock"):
             self._add_others(config, cache)
-            _replace(self._path, self._content)
+            _replace(path, self._content)
 
     def _add_others(self, config: Any, cache: Any) -> None:
         others = self._read()

@@ -74,10 +74,17 @@ class TensorRtEngine:
         return self._device.memory_in_use_bytes() - self._taken_before
 
     def layer_times(self, feeds: Arrays) -> list[LayerTime]:
-        """By the engine inspector and a profiler, layer after layer, without a graph; see the interface."""
+        """By the engine inspector and a profiler, layer after layer, without a graph; see the interface.
+
+        The plan is loaded anew afterwards: a profiler stays with its context, and 8.6 gives a plan with a range of
+        shapes no second one.
+        """
         plan = self._ready(feeds)
         self._stream.wait()
-        return measure_layers(self._trt, plan.engine, plan.bound_context(), self._stream)
+        for name, loaded in list(self._plans.items()):
+            if loaded is plan:
+                del self._plans[name]
+        return measure_layers(self._trt, plan.engine, plan.context, self._stream)
 
     @property
     def uses_graph(self) -> bool:
@@ -110,6 +117,7 @@ class _Plan:
         self._with_graph = with_graph
         self._buffers: dict[str, Buffer] = {}
         self._shapes: dict[str, tuple[int, ...]] = {}
+        self._uploaded: Arrays = {}
         names = [engine.get_tensor_name(number) for number in range(engine.num_io_tensors)]
         self._inputs = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
         self._outputs = [name for name in names if name not in self._inputs]
@@ -122,19 +130,11 @@ class _Plan:
         return np.dtype(DTYPES[kind])
 
     @cached_property
-    def _context(self) -> Any:
-        return self._new_context()
-
-    def _new_context(self) -> Any:
+    def context(self) -> Any:
+        """The context that runs the plan."""
         context = self.engine.create_execution_context()
         if context is None:
             raise StageError(f"TensorRT cannot run the engine: {self._log.errors()}")
-        return context
-
-    def bound_context(self) -> Any:
-        """A context of its own on the same buffers and shapes."""
-        context = self._new_context()
-        self._bind(context)
         return context
 
     def upload(self, feeds: Arrays) -> None:
@@ -147,6 +147,10 @@ class _Plan:
             except StageError:
                 self._shapes = {}  # the next batch must not be taken for one of prepared shapes
                 raise
+        self._upload(arrays)
+
+    def _upload(self, arrays: Arrays) -> None:
+        self._uploaded = arrays  # kept until the next ones: a copy may still read them when the call returns
         for name, array in arrays.items():
             self._buffers[name].upload(array, self._stream)
 
@@ -155,9 +159,9 @@ class _Plan:
         self.graph = None
         self._shapes = {name: array.shape for name, array in arrays.items()}
         for name, shape in self._shapes.items():
-            self._accept(self._context.set_input_shape(name, shape), f"the shape {shape} of {name}")
+            self._accept(self.context.set_input_shape(name, shape), f"the shape {shape} of {name}")
         for name in self._outputs:
-            shape = tuple(self._context.get_tensor_shape(name))
+            shape = tuple(self.context.get_tensor_shape(name))
             if min(shape, default=0) < 0:
                 raise StageError(
                     f"the shape of output {name} depends on the values of the inputs, which is not supported"
@@ -167,13 +171,12 @@ class _Plan:
             needed = int(np.prod(shape)) * self._types[name].itemsize
             if name not in self._buffers or self._buffers[name].size_bytes < needed:
                 self._buffers[name] = self._device.buffer(needed)
-        self._bind(self._context)
-        for name, array in arrays.items():
-            self._buffers[name].upload(array, self._stream)
-        self._enqueue()  # the first call at a shape makes what a capture may not
-        self._stream.wait()
+        self._bind(self.context)
+        self._plain(arrays)  # the first call at a shape makes what a capture may not
         if self._with_graph:
-            self.graph = self._captured()
+            self.graph = self._captured(arrays)
+            if self.graph is None:
+                self._give_up_graphs()
 
     def _bind(self, context: Any) -> None:
         for name, shape in self._shapes.items():
@@ -186,13 +189,26 @@ class _Plan:
             raise StageError(f"TensorRT does not take {what}: {self._log.errors()}")
 
     def _enqueue(self) -> None:
-        self._accept(self._context.execute_async_v3(int(self._stream.handle)), "the batch")
+        self._accept(self.context.execute_async_v3(int(self._stream.handle)), "the batch")
 
-    def _captured(self) -> Graph | None:
-        """A graph that gives the same outputs as plain calls, or None where this engine cannot be captured."""
-        expected = self.download()
+    def _plain(self, arrays: Arrays) -> dict[str, np.ndarray[Any, Any]]:
+        """The outputs of a batch without a graph."""
+        self._upload(arrays)
+        self._enqueue()
+        return self.download()
+
+    def _captured(self, arrays: Arrays) -> Graph | None:
+        """A graph that gives the same outputs as plain calls, or None where this engine cannot be captured.
+
+        It is tried on other inputs than those of the last plain call. A graph that misses a part of the work would
+        find that part's results of the last call still there, and give the right outputs for the wrong reason.
+        """
+        others = {name: np.ascontiguousarray(np.roll(array, 1, axis=-1)) for name, array in arrays.items()}
         try:
             graph = self._stream.capture(self._enqueue)
+            expected = self._plain(others)
+            self._plain(arrays)
+            self._upload(others)
             for name in self._outputs:
                 self._buffers[name].fill(0xFF, self._stream)
             graph.launch()
@@ -202,6 +218,12 @@ class _Plan:
             return None
         same = all(_alike(found[name], expected[name]) for name in self._outputs)
         return graph if same else None
+
+    def _give_up_graphs(self) -> None:
+        """Go on without graphs, in a new context: the one that could not be captured is in a state of its own."""
+        self._with_graph = False
+        del self.context
+        self._bind(self.context)
 
     def launch(self) -> None:
         """Put one run on the stream."""

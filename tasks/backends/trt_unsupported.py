@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from tasks.backends.trt_log import TrtLog
 
 
+# What the parser says of an operation that it has no importer and finds no plugin for.
+UNKNOWN_OPERATION = ("Plugin not found", "No importer registered")
+
+
 @dataclass(frozen=True)
 class UnsupportedNode:
     """A node of the graph, and why TensorRT does not take it."""
@@ -35,7 +39,8 @@ def unsupported_nodes(trt: Any, log: TrtLog, parser: Any, onnx_file: Path) -> li
     for number in sorted(_rejected(trt, log, onnx_file, len(model.graph.node)) - found.keys()):
         node = model.graph.node[number]
         reason = _reason(trt, log, _alone(model, number), onnx_file)
-        found[number] = UnsupportedNode(_name(node, number), node.op_type, reason)
+        if reason is not None:
+            found[number] = UnsupportedNode(_name(node, number), node.op_type, reason)
     return [found[number] for number in sorted(found)]
 
 
@@ -72,13 +77,18 @@ def _rejected(trt: Any, log: TrtLog, onnx_file: Path, nodes: int) -> set[int]:
     return set(range(nodes)).difference(*parts)
 
 
-def _reason(trt: Any, log: TrtLog, single: onnx.ModelProto, onnx_file: Path) -> str:
-    """What the parser says of a model of one node, whose weights lie where those of `onnx_file` do."""
+def _reason(trt: Any, log: TrtLog, single: onnx.ModelProto, onnx_file: Path) -> str | None:
+    """What the parser says of a model of one node, whose weights lie where those of `onnx_file` do.
+
+    None if it knows the operation: then the node was left out for what comes before it, or for shapes that it lacks
+    alone.
+    """
     network = trt.Builder(log.logger).create_network(dialect_of(trt).network_flags)
     parser = trt.OnnxParser(network, log.logger)
     if parser.parse(single.SerializeToString(), str(onnx_file)) or not parser.num_errors:
-        return "it is taken alone, but not with the shapes and types that it gets here"
-    return _one_line(parser.get_error(0).desc())
+        return None
+    reason = _one_line(parser.get_error(0).desc())
+    return reason if any(words in reason for words in UNKNOWN_OPERATION) else None
 
 
 def _alone(model: onnx.ModelProto, number: int) -> onnx.ModelProto:

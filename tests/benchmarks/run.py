@@ -66,7 +66,14 @@ class Project:
         }
 
     def command(self, *arguments: str) -> list[str]:
-        return [str(Path(sys.executable).parent / "enginegate"), "convert", str(self.model), *arguments]
+        return [
+            str(Path(sys.executable).parent / "enginegate"),
+            "convert",
+            str(self.model),
+            "--target",
+            "cpu",
+            *arguments,
+        ]
 
     def convert(self) -> tuple[float, dict[str, Any]]:
         """Wall seconds and JSON document of a conversion that must pass."""

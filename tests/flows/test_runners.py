@@ -21,6 +21,7 @@ import pytest
 from mlflow import MlflowClient
 from safetensors.numpy import load_file, save_file
 
+from flows.gpu_lock import LOCKS
 from tests.flows.projects import REPOSITORY, RUN_LIMIT_S, Project, prefect_server, write_project
 
 if TYPE_CHECKING:
@@ -31,8 +32,8 @@ pytestmark = pytest.mark.end_to_end
 POOLS = ("cpu", "gpu-t4", "gpu-a10g", "gpu-l4", "gpu-a100", "gpu-h100", "gpu-h200")
 START_LIMIT_S = 60
 GPU = {"driver": "1", "cuda": "13.0", "mig": None, "memory_bytes": 1 << 34}
-T4 = {"name": "NVIDIA T4", "compute_capability": "7.5", "uuid": "GPU-fake-t4", **GPU}
-A10G = {"name": "NVIDIA A10G", "compute_capability": "8.6", "uuid": "GPU-fake-a10g", **GPU}
+T4 = {"name": "NVIDIA T4", "compute_capability": "7.5", "uuid": f"GPU-fake-t4-{os.getpid()}", **GPU}
+A10G = {"name": "NVIDIA A10G", "compute_capability": "8.6", "uuid": f"GPU-fake-a10g-{os.getpid()}", **GPU}
 # So that the server knows within seconds that a worker is gone, and a worker takes its work at once.
 SERVER = {"PREFECT_SERVER_SERVICES_FOREMAN_LOOP_SECONDS": "1"}
 WORKER = {"PREFECT_WORKER_HEARTBEAT_SECONDS": "1", "PREFECT_WORKER_QUERY_SECONDS": "1"}
@@ -138,11 +139,12 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         for worker in site.workers.values():
             if worker.process.poll() is None:
                 worker.kill()
+    for lock in LOCKS.glob(f"enginegate-gpu-GPU-fake-*-{os.getpid()}.lock"):
+        lock.unlink()
 
 
 def make_pools(url: str) -> None:
     """What `prefect work-pool create --type process POOL` does, in one process."""
-    os.environ["PREFECT_API_URL"] = url
     code = (
         "from prefect.client.orchestration import get_client\n"
         "from prefect.client.schemas.actions import WorkPoolCreate\n"

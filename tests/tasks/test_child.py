@@ -212,3 +212,50 @@ def test_the_environment_holds_no_credentials_and_a_home_of_its_own(
     assert not set(secrets) & set(environment)
     assert environment["HOME"] == environment["TMPDIR"] == str(tmp_path)
     assert "OMP_NUM_THREADS" not in environment, "no stage has the number of threads in its key"
+
+
+def environment_of(folder: Path, python: Path | None = None) -> dict[str, str]:
+    with Child(f"{ENTRIES}:show_environment", folder, python=python) as opened:
+        text = opened.ask(Ask(), Answer, time_limit_s=LIMIT_S).text
+    return dict(line.partition("=")[::2] for line in text.splitlines())
+
+
+@pytest.fixture
+def other_python(tmp_path: Path) -> Path:
+    """An interpreter that is not this one, as far as its path tells."""
+    path = tmp_path / "other-python"
+    path.write_text(f'#!/bin/sh\nWHO=other exec "{sys.executable}" "$@"\n')
+    path.chmod(0o700)
+    return path
+
+
+def test_a_child_can_run_in_another_interpreter(tmp_path: Path, other_python: Path) -> None:
+    assert environment_of(tmp_path, other_python)["WHO"] == "other"
+    assert "WHO" not in environment_of(tmp_path)
+
+
+def test_an_interpreter_that_is_none_ends_before_it_answers(tmp_path: Path) -> None:
+    path = tmp_path / "python"
+    path.write_text("#!/bin/sh\necho I am no Python >&2\nexit 5\n")
+    path.chmod(0o700)
+    with (
+        Child(f"{ENTRIES}:echo", tmp_path, python=path) as opened,
+        pytest.raises(ChildFailedError, match=r"exited with code 5 before it answered\n    \| I am no Python"),
+    ):
+        opened.ask(Ask(), Answer, time_limit_s=LIMIT_S)
+
+
+def test_the_same_interpreter_finds_the_packages_that_this_one_was_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'packages'}:/opt/more")
+    assert environment_of(tmp_path)["PYTHONPATH"] == f"{REPOSITORY}:{tmp_path / 'packages'}:/opt/more"
+    monkeypatch.delenv("PYTHONPATH")
+    assert environment_of(tmp_path)["PYTHONPATH"] == str(REPOSITORY)
+
+
+def test_another_interpreter_finds_this_project_and_none_of_this_ones_packages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other_python: Path
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "packages"))
+    assert environment_of(tmp_path, other_python)["PYTHONPATH"] == str(REPOSITORY)

@@ -94,6 +94,7 @@ def test_pickled_weights_are_refused_with_the_way_out(write_model: WriteModel, n
 ESCAPES: list[tuple[str, Callable[[str], dict[str, Any]]]] = [
     ("weights", lambda name: {"weights": f"{name}.safetensors"}),
     ("source", lambda name: {"source": f"{name}.py:build"}),
+    ("build.plugins", lambda name: {"build": {"plugins": [f"{name}.so"]}}),
     ("validation.data", lambda name: {"validation": {"data": f"{name}.npz"}}),
     ("validation.policy", lambda name: {"validation": {"data": "validation.npz", "policy": f"{name}.yaml"}}),
 ]
@@ -108,7 +109,7 @@ def test_a_path_that_leaves_the_directory_is_refused(
     outside.mkdir()
     name = {"dots": "../outside/file", "absolute": str(outside / "file"), "link": "file", "folder link": "in/file"}[way]
     folder = write_model(**declare(name))
-    for suffix in (".safetensors", ".py", ".npz", ".yaml"):
+    for suffix in (".safetensors", ".py", ".npz", ".yaml", ".so"):
         (outside / f"file{suffix}").write_bytes(b"x")
         if way == "link":
             (folder / f"file{suffix}").symlink_to(outside / f"file{suffix}")
@@ -125,7 +126,7 @@ def test_a_path_that_leads_nowhere_is_named(
     write_model: WriteModel, field: str, declare: Callable[[str], dict[str, Any]], name: str
 ) -> None:
     folder = write_model(**declare(name))
-    for suffix in (".safetensors", ".py", ".npz", ".yaml"):
+    for suffix in (".safetensors", ".py", ".npz", ".yaml", ".so"):
         (folder / f"loop{suffix}").symlink_to(folder / f"loop{suffix}")
     text = refusal(folder)
     assert text.startswith(f"model.yaml: {field}: ")
@@ -209,6 +210,31 @@ def test_source_files_are_all_that_the_module_could_read_and_no_more(write_model
     (folder / "calibration").mkdir()
     (folder / "calibration" / "set.npz").write_bytes(b"x")
     assert sorted(read_model_directory(folder).source_files()) == ["lib/layers.py", "model.py", "vocabulary.json"]
+
+
+def test_plugins_are_found_and_are_no_source(write_model: WriteModel) -> None:
+    folder = write_model(build={"plugins": ["lib/libone.so", "libtwo.so"]})
+    (folder / "lib").mkdir()
+    for name in ("lib/libone.so", "libtwo.so", "libother.so"):
+        (folder / name).write_bytes(b"code")
+    found = read_model_directory(folder)
+    assert found.plugins == (folder / "lib" / "libone.so", folder / "libtwo.so")
+    assert sorted(found.source_files()) == ["libother.so", "model.py"]
+
+
+@pytest.mark.parametrize("names", [["a/lib.so", "b/lib.so"], ["a/lib.so", "a/lib.so"]], ids=["two", "one twice"])
+def test_two_plugins_of_one_name_are_refused(write_model: WriteModel, names: list[str]) -> None:
+    folder = write_model(build={"plugins": names})
+    for name in names:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"code")
+    assert refusal(folder) == ("model.yaml: build.plugins: lib.so, lib.so: two have the same name; rename one")
+
+
+def test_a_folder_is_no_plugin(write_model: WriteModel) -> None:
+    folder = write_model(build={"plugins": ["libs"]})
+    (folder / "libs").mkdir()
+    assert "model.yaml: build.plugins: libs is no file" in refusal(folder)
 
 
 def test_any_file_that_links_out_of_the_directory_is_refused(write_model: WriteModel) -> None:

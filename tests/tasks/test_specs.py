@@ -9,13 +9,19 @@ from pydantic import ValidationError
 
 from tasks.errors import InputError
 from tasks.records import ArtifactFile, Cell, EngineManifest
-from tasks.specs import TARGETS, ModelSpec, Precision
+from tasks.specs import TARGETS, BuildSpec, Dim, ModelSpec, Precision
 from tests.tasks.tiny import changed, make_outcome, manifest_of, put_reference, tiny_spec
 
 if TYPE_CHECKING:
     from tasks.store.local import LocalStore
 
 DIGEST = "sha256:" + "a" * 64
+
+
+def bucketed(*buckets: object) -> dict[str, Any]:
+    """A batch from 1 over 8 to 16 in buckets."""
+    return {"batch": {"min": 1, "opt": 8, "max": 16, "buckets": list(buckets)}}
+
 
 # Names that hide a target, a precision or both; and any others.
 words = st.sampled_from(["a", "cpu", "a100", "fp16", "int8", "mig", "1g", "t4", "0", "h100"]) | st.from_regex(
@@ -121,6 +127,25 @@ def test_specs_cannot_be_changed() -> None:
             ["first axis", "named dimension"],
         ),
         ({"inputs": {"../x": {"dtype": "float32", "shape": ["batch"]}}}, ["inputs", "pattern"]),
+        ({"dims": bucketed(8, 4, 16)}, ["dims.batch", "buckets [8, 4, 16] do not rise", "smallest first"]),
+        ({"dims": bucketed(8, 8, 16)}, ["dims.batch", "do not rise", "write each extent once"]),
+        ({"dims": bucketed(1, 16)}, ["dims.batch", "buckets [1, 16]", "hold opt 8"]),
+        ({"dims": bucketed(1, 8)}, ["dims.batch", "end with max", "between min 1 and max 16"]),
+        ({"dims": bucketed(8, 16, 32)}, ["dims.batch", "end with max"]),
+        ({"dims": {"batch": {**bucketed(2, 8, 16)["batch"], "min": 4}}}, ["dims.batch", "between min 4 and max 16"]),
+        ({"dims": bucketed()}, ["dims.batch.buckets", "at least 1"]),
+        ({"dims": bucketed(0, 8, 16)}, ["dims.batch.buckets.0", "greater than or equal to 1"]),
+        ({"dims": bucketed("8", 16)}, ["dims.batch.buckets.0", "valid integer"]),
+        ({"inputs": {"x": {"dtype": "int64", "shape": ["batch"], "pad": "0"}}}, ["inputs.x.pad", "valid"]),
+        ({"inputs": {"x": {"dtype": "int64", "shape": ["batch"], "pad": float("nan")}}}, ["inputs.x.pad", "finite"]),
+        ({"build": {"memory_limit_mib": 0}}, ["build.memory_limit_mib", "greater than or equal to 1"]),
+        ({"build": {"memory_limit_mib": 1.5}}, ["build.memory_limit_mib", "valid integer"]),
+        ({"build": {"optimization_level": 6}}, ["build.optimization_level", "less than or equal to 5"]),
+        ({"build": {"optimization_level": -1}}, ["build.optimization_level", "greater than or equal to 0"]),
+        ({"build": {"sparsity": 1}}, ["build.sparsity", "valid boolean"]),
+        ({"build": {"cuda_graph": "no"}}, ["build.cuda_graph", "valid boolean"]),
+        ({"build": {"plugins": [""]}}, ["build.plugins.0", "at least 1"]),
+        ({"build": {"plugins": "libplugin.so"}}, ["build.plugins", "valid tuple"]),
     ],
 )
 def test_a_mistake_in_the_declaration_is_named(changes: dict[str, Any], words: list[str]) -> None:
@@ -129,6 +154,54 @@ def test_a_mistake_in_the_declaration_is_named(changes: dict[str, Any], words: l
     fields = [".".join(map(str, detail["loc"])) for detail in caught.value.errors()]
     text = f"{caught.value} {fields}"
     assert [word for word in words if word not in text] == []
+
+
+def test_buckets_say_which_extents_are_worth_measuring() -> None:
+    assert Dim(min=1, opt=8, max=16, buckets=(2, 8, 16)).extents == (2, 8, 16)
+    assert Dim(min=1, opt=8, max=16).extents == (1, 8, 16)
+    assert Dim(min=4, opt=4, max=4).extents == (4,)
+
+
+def test_without_its_buckets_a_dimension_keeps_its_range() -> None:
+    dim = Dim(min=1, opt=8, max=16, buckets=(8, 16))
+    assert dim.without_buckets() == Dim(min=1, opt=8, max=16)
+    assert Dim(min=1, opt=8, max=16).without_buckets() == Dim(min=1, opt=8, max=16)
+
+
+@settings(derandomize=True, deadline=None)
+@given(st.sets(st.integers(1, 99), min_size=1, max_size=5), st.data())
+def test_buckets_that_rise_to_max_and_hold_opt_are_taken(extents: set[int], data: Any) -> None:
+    buckets = sorted(extents)
+    low, opt = data.draw(st.integers(1, buckets[0])), data.draw(st.sampled_from(buckets))
+    dims = {"batch": {"min": low, "opt": opt, "max": buckets[-1], "buckets": buckets}}
+    dim = tiny_spec(dims=dims).dims["batch"]
+    assert dim.buckets == dim.extents == tuple(buckets)
+
+
+@pytest.mark.parametrize("pad", [0, -1, 0.5])
+def test_an_input_may_say_what_pads_it(pad: float) -> None:
+    inputs = {"features": {"dtype": "float32", "shape": ["batch", 4]}}
+    assert tiny_spec(inputs=inputs).inputs["features"].pad == 0
+    inputs["features"]["pad"] = pad
+    assert tiny_spec(inputs=inputs).inputs["features"].pad == pad
+
+
+def test_a_model_that_says_nothing_of_the_build_gets_the_defaults() -> None:
+    assert tiny_spec().build == tiny_spec(build={}).build == BuildSpec()
+    build = BuildSpec()
+    assert (build.memory_limit_mib, build.optimization_level, build.plugins) == (None, 3, ())
+    assert (build.sparsity, build.cuda_graph) == (False, True)
+
+
+def test_the_build_is_read_as_it_is_written() -> None:
+    written = {
+        "memory_limit_mib": 512,
+        "optimization_level": 5,
+        "plugins": ["lib/libplugin.so"],
+        "sparsity": True,
+        "cuda_graph": False,
+    }
+    assert tiny_spec(build=written).build.model_dump(mode="json") == written
 
 
 def test_inputs_that_count_samples_by_different_dimensions_are_refused() -> None:

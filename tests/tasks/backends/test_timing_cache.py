@@ -190,6 +190,42 @@ def test_a_writer_that_is_killed_leaves_the_old_cache_whole(
     assert kept(path) == ["gemm", "old"]
 
 
+def test_a_full_disk_costs_the_cache_and_not_the_build(
+    caches: Caches, log: TrtLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "gpu.cache"
+    path.write_text('["old"]')
+
+    def full(*_: object) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(Path, "replace", full)
+    cache = TimingCache(path, log)
+    caches.build(cache, "gemm")
+    assert caches.build(cache, "norm") == ['["gemm", "old"]']
+    assert cache.warnings == (
+        "the timing cache cannot be kept (no space left on device); the next build times every kernel again",
+    )
+    assert (kept(path), left_over(path)) == (["old"], [])
+
+
+def test_a_cache_that_cannot_be_read_costs_the_cache_and_not_the_build(
+    caches: Caches, log: TrtLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "gpu.cache"
+    path.write_text('["old"]')
+
+    def fail(_path: Path) -> bytes:
+        raise PermissionError("not yours")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", fail)
+        cache = TimingCache(path, log)
+    assert caches.build(cache, "gemm") == [None]
+    assert cache.warnings == ("the timing cache cannot be read (not yours); every kernel is timed again",)
+    assert kept(path) == ["gemm", "old"]
+
+
 def test_without_a_cache_in_the_configuration_nothing_is_written(
     fake: FakeTensorrt, log: TrtLog, tmp_path: Path
 ) -> None:

@@ -309,6 +309,15 @@ def test_a_builder_that_gives_nothing_is_a_failed_stage_with_tensorrts_errors(
         for text in ("Error Code 10: Could not find any implementation", "Error Code 2: no plan"):
             builder.logger.log(severity.ERROR, text)
 
+    def parse(_parser: Any, _path: str) -> bool:
+        loggers[0].log(fake.module.Logger.ERROR, "an error that the parser got over")
+        return True
+
+    loggers: list[Any] = []
+    fake.on(
+        "Builder.create_network", lambda builder, _: loggers.append(builder.logger) or fake.make("INetworkDefinition")
+    )
+    fake.on("OnnxParser.parse_from_file", parse)
     fake.on("Builder.build_serialized_network", fail)
     with pytest.raises(StageError) as caught:
         run(make_job(tmp_path, dims=BUCKETS))

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 # Nodes 1 and 3 are of no TensorRT; node 2 is, but not with what it gets here.
 BODY = "a = Mul(features, w)  b = Sigmund(a)  c = Relu(b)  d = Freud(c)  score = ReduceSum<keepdims=0>(d, one)"
 REASONS = {"Sigmund": "No importer registered\n  for op: Sigmund", "Freud": "Plugin not found: Freud"}
-ALONE = "it is taken alone, but not with the shapes and types that it gets here"
 
 
 class Parser:
@@ -131,11 +130,10 @@ def test_every_node_that_is_not_taken_is_named_with_its_kind_and_the_reason(
     ]
 
 
-def test_a_node_that_is_taken_alone_says_so(fake: FakeTensorrt, tmp_path: Path) -> None:
+def test_a_node_that_is_taken_alone_is_not_blamed_for_what_comes_before_it(fake: FakeTensorrt, tmp_path: Path) -> None:
     Parser(fake, 2, stops=True)
     _, *nodes = refusal(job_of(tmp_path))
-    assert nodes[1] == f"node 2 (Relu): {ALONE}"
-    assert len(nodes) == 3
+    assert [node.partition(" (")[0] for node in nodes] == ["node 1", "node 3"]
 
 
 def test_the_parser_that_is_not_sure_which_node_it_is_names_the_model(fake: FakeTensorrt, tmp_path: Path) -> None:
