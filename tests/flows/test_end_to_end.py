@@ -323,3 +323,13 @@ def test_two_at_once_make_one_conversion(tmp_path: Path, prefect_url: str) -> No
     done = [work_done(document) for document in documents]
     assert not done[0] & done[1], "no stage is done twice"
     assert len(project.registered()) == 1
+
+
+def test_the_oral_scorer_converts_on_the_cpu(tmp_path: Path, prefect_url: str) -> None:
+    project = write_project(tmp_path / "oral", prefect_url)
+    code, document, text = project.run("convert", str(REPOSITORY / "examples" / "oral_scorer"), "--target", "cpu")
+    assert code == 0, text
+    assert {engine["engine_id"].partition("@")[0] for engine in document["engines"]} == {
+        "oral-scorer-cpu-fp16",
+        "oral-scorer-cpu-int8",
+    }

@@ -1,6 +1,6 @@
 """Fills an artifact store with everything that engines of the models beside this file are made of.
 
-    ENGINEGATE_HOME=DIR python tests/benchmarks/speed/prepare.py [MODEL]…
+    ENGINEGATE_HOME=DIR python tests/benchmarks/speed/prepare.py [MODEL | DIRECTORY]…
 
 It needs torch and transformers, but no GPU. The store then holds a job for each engine, and DIR/jobs.json says which:
 `{engine_id: job}`, what the flow `make-engine` is called with on a GPU that shares the store, or was sent a copy. The
@@ -25,7 +25,7 @@ from flows.settings import read_settings
 from tasks.convert import convert_precision
 from tasks.data import ingest
 from tasks.export import export_onnx
-from tasks.model_directory import read_model_directory
+from tasks.model_directory import SPEC_FILE, read_model_directory
 from tasks.module_source import store_module
 from tasks.records import EngineJob
 from tasks.reference import run_reference
@@ -78,17 +78,19 @@ def _told(name: str, done: Remembered[Result]) -> Result:
 def main() -> None:
     """Prepare the models that the command line names, or all; add their jobs to those of earlier calls."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("models", nargs="*", metavar="MODEL", help=f"one of {', '.join(MODELS)}; all without any")
+    help_text = f"one of {', '.join(MODELS)}, or a model directory like examples/essay_scorer; those four without any"
+    parser.add_argument("models", nargs="*", metavar="MODEL", help=help_text)
     chosen = parser.parse_args().models or MODELS
-    if unknown := sorted(set(chosen) - set(MODELS)):
-        parser.error(f"{', '.join(unknown)}: no model; choose from {', '.join(MODELS)}")
+    if unknown := [name for name in chosen if name not in MODELS and not Path(name, SPEC_FILE).is_file()]:
+        parser.error(f"{', '.join(unknown)}: no model; choose from {', '.join(MODELS)}, or name a model directory")
     session = Session(read_settings(), Reporter())
     listing = session.settings.home.resolve() / JOBS_FILE
     jobs = json.loads(listing.read_text()) if listing.exists() else {}
     for model in chosen:
         print(model, flush=True)
-        complete(HERE / model)
-        made = prepare(session, HERE / model)
+        if model in MODELS:
+            complete(HERE / model)
+        made = prepare(session, HERE / model if model in MODELS else Path(model))
         names = {engine_id.partition("@")[0] for engine_id in made}
         jobs = {engine_id: job for engine_id, job in jobs.items() if engine_id.partition("@")[0] not in names} | made
         listing.parent.mkdir(parents=True, exist_ok=True)
