@@ -19,7 +19,7 @@ from flows.session import current_session
 from tasks.benchmark import benchmark_engine
 from tasks.build import build_engine
 from tasks.compare import compare_engine
-from tasks.errors import EnginegateError, StageError
+from tasks.errors import EnginegateError, InputError, StageError
 from tasks.records import EngineOutcome
 from validation.verdict import Outcome, decide
 
@@ -64,7 +64,6 @@ def make_engine(engine_id: str, job: str) -> EngineOutcome:
     An engine that cannot be built or run is a `fail` with the reason.
 
     Raises:
-        InputError: model.yaml wants what cannot be built.
         RefusedError: this host is not the job's target, or what the job needs is not in the store unchanged.
     """
     session = current_session()
@@ -101,7 +100,7 @@ def _make(session: Session, job: EngineJob) -> EngineOutcome:
         )
         made = made.model_copy(update={"compared": compared})
         benchmark = run_stage(session, f"benchmark {label}", benchmark_task, _describe_benchmark, job, engine)
-    except StageError as error:
+    except (InputError, StageError) as error:
         return made.model_copy(update={"reason": str(error)})
     verdict = decide(job.policy, compared.comparison)
     return made.model_copy(update={"benchmark": benchmark, "verdict": verdict, "outcome": verdict.outcome})
