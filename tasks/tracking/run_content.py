@@ -156,6 +156,10 @@ def engine_params(conversion: ConversionRecord, outcome: EngineOutcome) -> dict[
         backend = outcome.engine.backend.model_dump(exclude_none=True)
         params |= {f"backend.{key}": str(value) for key, value in backend.items()}
         params |= {f"option.{key}": value for key, value in outcome.engine.options.items()}
+        if len(outcome.engine.profiles) > 1:
+            params["profiles"] = ", ".join(profile.file for profile in outcome.engine.profiles)
+    if outcome.benchmark is not None:
+        params |= {f"not_timed.{form.value}": reason for form, reason in outcome.benchmark.missing.items()}
     return _fit(params, _LONGEST_PARAM)
 
 
