@@ -20,7 +20,7 @@ from tasks.backends import CPU, backend_for
 from tasks.backends.compatibility import refuse_elsewhere
 from tasks.backends.interface import LayerTime
 from tasks.child import Child
-from tasks.errors import StageError
+from tasks.errors import InputError, StageError
 from tasks.feeds import make_feeds
 from tasks.memo import Remembered, remember
 from tasks.module_source import ModuleRequest, fetch_module
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from tasks.records import BuiltEngine, EngineJob
     from tasks.workbench import Workbench
 
-RECIPE = 2
+RECIPE = 3
 ROUNDS = 12
 WARM_UP_SHARE = 0.2
 LEAST_CALLS = 2
@@ -161,11 +161,14 @@ class _Race:
         """Call a side at every size while the others are idle: what the device's memory grows by is its own."""
         try:
             replies = [self._ask(side, size, self._bench.benchmark_s * WARM_UP_SHARE) for size in sizes]
-        except StageError as error:
+        except (InputError, StageError) as error:
             # A torch that sees no GPU is as good as none; on the CPU it is what the engine was exported from.
             if side is None or (side is PytorchForm.EAGER_FP32 and self._turns[side].target == CPU):
                 raise
-            self.missing[PytorchForm(side)] = str(error).partition("\n")[0][:REASON_LENGTH]
+            from tasks.onnx_files import HOST_DETAILS  # noqa: PLC0415 - the interpreter with torch may lack onnx
+
+            reason = HOST_DETAILS.sub("…", str(error).partition("\n")[0])
+            self.missing[PytorchForm(side)] = reason[:REASON_LENGTH]
             self._children.pop(side).close()
             del self._turns[side]
             return

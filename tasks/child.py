@@ -39,7 +39,7 @@ PR_SET_PDEATHSIG = 1
 # A child sees these variables and no others: user code must find no credentials in its environment.
 ENVIRONMENT = (
     *("PATH", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH", "VIRTUAL_ENV"),
-    *("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "NVIDIA_VISIBLE_DEVICES"),
+    *("CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES"),
 )
 ERRORS: dict[str, type[EnginegateError]] = {kind.__name__: kind for kind in (InputError, StageError, RefusedError)}
 
@@ -86,6 +86,7 @@ class Child:
                     "TMPDIR": str(folder),
                     "PYTHONPATH": _python_path(own=python is None),
                     "PYTHONDONTWRITEBYTECODE": "1",
+                    "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # as NVML counts, by which the GPU was identified
                     "PYTHONHASHSEED": "0",  # the order of a converter's sets must not change its bytes
                     # What it said before it crashed, and where it crashed, must be in the log.
                     "PYTHONUNBUFFERED": "1",

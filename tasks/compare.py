@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,25 +13,26 @@ import numpy as np
 import validation
 from tasks.backends import backend_for
 from tasks.backends.compatibility import refuse_elsewhere
+from tasks.backends.profiles import choose_profile, extents_of
 from tasks.child import call_in_child
 from tasks.data import load_arrays, save_shard, shard_paths
 from tasks.digests import digest_file, digest_json
 from tasks.errors import StageError
 from tasks.feeds import split_batches
 from tasks.memo import Remembered, remember
-from tasks.records import ComparedEngine
-from tasks.specs import Dim, Frozen, OutputDeclaration
+from tasks.records import ComparedEngine, EngineProfile
+from tasks.specs import Dim, Frozen, InputSpec, OutputDeclaration
 from validation.comparison import Comparison, ComparisonResult
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from tasks.backends.interface import Engine
     from tasks.data import Arrays
     from tasks.records import BuiltEngine, EngineJob
     from tasks.workbench import Workbench
 
-RECIPE = 1
+RECIPE = 2
 SLICE = "slice."
 
 
@@ -46,6 +48,8 @@ class CompareRequest(Frozen):
     outputs: dict[str, OutputDeclaration]
     ranges: dict[str, tuple[float, float]]
     batch: Dim
+    inputs_of: dict[str, InputSpec] = {}  # noqa: RUF012 - pydantic copies it
+    profiles: tuple[EngineProfile, ...] = ()
 
 
 class CompareReply(Frozen):
@@ -93,6 +97,8 @@ def compare_engine(bench: Workbench, job: EngineJob, engine: BuiltEngine) -> Rem
                 outputs=spec.outputs,
                 ranges=reference.ranges,
                 batch=batch,
+                inputs_of=spec.inputs,
+                profiles=engine.profiles,
             )
             reply = call_in_child(
                 "tasks.compare:compare_in_child",
@@ -125,8 +131,15 @@ def compare_in_child(payload: dict[str, Any], progress: Callable[[int, int], Non
     engine = backend_for(request.target).load(Path(request.plan))
     comparison = Comparison({name: output.as_output_spec() for name, output in request.outputs.items()}, request.ranges)
     shards = shard_paths(Path(request.inputs))
+    sizes = itertools.cycle(request.batch.buckets or (request.batch.opt,))
+    unused = {profile.file for profile in request.profiles}
+
+    def note(feeds: Arrays) -> None:
+        if unused:
+            unused.discard(choose_profile(request.profiles, extents_of(feeds, request.inputs_of)).file)
+
     for number, path in enumerate(shards):
-        candidate = run_shard(engine, load_arrays(path), request.batch)
+        candidate = run_shard(engine, load_arrays(path), request.batch, sizes, note)
         save_shard(Path(request.candidate), number, candidate)
         annotations = load_arrays(Path(request.annotations) / path.name)
         comparison.update(
@@ -135,17 +148,29 @@ def compare_in_child(payload: dict[str, Any], progress: Callable[[int, int], Non
             slices={name.removeprefix(SLICE): a for name, a in annotations.items() if name.startswith(SLICE)},
         )
         progress(number + 1, len(shards))
+    if unused:  # a plan that no sample has run is not judged, and must not be registered with those that are
+        raise StageError(
+            f"validation.data: no sample runs {', '.join(sorted(unused))}; add samples of such extents (and shards with"
+            " more samples than the smaller batch buckets), or remove the bucket from dims"
+        )
     return CompareReply(comparison=comparison.result(), peak_memory_bytes=peak_memory_bytes())
 
 
-def run_shard(engine: Engine, shard: Arrays, batch: Dim) -> Arrays:
-    """Outputs of a whole shard, run in batches of the `opt` size.
+def run_shard(
+    engine: Engine,
+    shard: Arrays,
+    batch: Dim,
+    sizes: Iterator[int] | None = None,
+    note: Callable[[Arrays], None] = lambda _feeds: None,
+) -> Arrays:
+    """Outputs of a whole shard, run in batches of the `opt` size, or of `sizes` in turn; `note` is told each batch.
 
     Raises:
         StageError: an output's shape differs between batches in more than the number of samples.
     """
     parts: dict[str, list[np.ndarray[Any, Any]]] = {}
-    for feeds, real in split_batches(shard, batch):
+    for feeds, real in split_batches(shard, batch, sizes):
+        note(feeds)
         fed = len(next(iter(feeds.values())))
         for name, array in engine.run(feeds).items():
             parts.setdefault(name, []).append(_without_filling(array, fed, real))

@@ -39,13 +39,15 @@ def _fit(
     return np.ascontiguousarray(array)
 
 
-def split_batches(shard: Arrays, batch: Dim) -> Iterator[tuple[Arrays, int]]:
-    """Cut a shard into batches of `batch.opt` samples; yield each with the number of samples that are real.
+def split_batches(shard: Arrays, batch: Dim, sizes: Iterator[int] | None = None) -> Iterator[tuple[Arrays, int]]:
+    """Cut a shard into batches of `batch.opt` samples, or of `sizes` in turn; yield each with how many are real.
 
     A last batch below `batch.min` is filled up with its own samples, whose outputs the caller drops.
     """
     samples = len(next(iter(shard.values())))
-    for start in range(0, samples, batch.opt):
-        real = min(batch.opt, samples - start)
+    start = 0
+    while start < samples:
+        real = min(batch.opt if sizes is None else next(sizes), samples - start)
         rows = start + np.arange(max(real, batch.min)) % real
         yield {name: array[rows] for name, array in shard.items()}, real
+        start += real

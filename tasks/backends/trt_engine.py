@@ -33,8 +33,9 @@ DTYPES = {
     "INT64": np.int64,
     "BOOL": np.bool_,
 }
-# A graph must give what the plain calls give; kernels that add up in another order each time differ this much at most.
-GRAPH_TOLERANCE = 1e-2
+# How far a graph may be from plain calls, as a share of what other inputs change in the output at all: kernels may add
+# up in another order each time.
+GRAPH_TOLERANCE = 0.05
 WARM_UP_CALLS = 3
 
 
@@ -203,11 +204,11 @@ class _Plan:
         It is tried on other inputs than those of the last plain call. A graph that misses a part of the work would
         find that part's results of the last call still there, and give the right outputs for the wrong reason.
         """
-        others = {name: np.ascontiguousarray(np.roll(array, 1, axis=-1)) for name, array in arrays.items()}
+        others = {name: _other(array) for name, array in arrays.items()}
         try:
             graph = self._stream.capture(self._enqueue)
             expected = self._plain(others)
-            self._plain(arrays)
+            before = self._plain(arrays)
             self._upload(others)
             for name in self._outputs:
                 self._buffers[name].fill(0xFF, self._stream)
@@ -215,9 +216,10 @@ class _Plan:
             found = self.download()
         except (CudaError, StageError):
             self._stream.wait()
+            self._log.clear()  # what a capture may not do is no error of a later call
             return None
-        same = all(_alike(found[name], expected[name]) for name in self._outputs)
-        return graph if same else None
+        proven = all(_proven(found[name], expected[name], before[name]) for name in self._outputs)
+        return graph if proven else None
 
     def _give_up_graphs(self) -> None:
         """Go on without graphs, in a new context: the one that could not be captured is in a state of its own."""
@@ -241,10 +243,21 @@ class _Plan:
         return arrays
 
 
-def _alike(found: np.ndarray[Any, Any], expected: np.ndarray[Any, Any]) -> bool:
+def _other(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Another input of the same kind: rolled by one, or, where that changes nothing, its second half zero."""
+    rolled = np.ascontiguousarray(np.roll(array, 1, axis=-1))
+    if np.array_equal(rolled, array):
+        rolled[..., array.shape[-1] // 2 :] = 0
+    return rolled
+
+
+def _proven(found: np.ndarray[Any, Any], expected: np.ndarray[Any, Any], before: np.ndarray[Any, Any]) -> bool:
+    """Whether a graph's output is the expected one, and clearly not what the call before it left behind."""
     if found.dtype.kind != "f":
         return bool(np.array_equal(found, expected))
-    return bool(np.allclose(found, expected, rtol=GRAPH_TOLERANCE, atol=GRAPH_TOLERANCE, equal_nan=True))
+    effect = np.abs(expected.astype(np.float64) - before)
+    most = float(np.max(effect[np.isfinite(effect)], initial=0.0))
+    return most > 0 and bool(np.allclose(found, expected, rtol=0, atol=GRAPH_TOLERANCE * most, equal_nan=True))
 
 
 def _cast(array: np.ndarray[Any, Any], dtype: np.dtype[Any], name: str) -> np.ndarray[Any, Any]:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tasks.backends.ort import OnnxRuntimeBackend
+from tasks.backends.profiles import profiles_of
 from tasks.build import build_engine
 from tasks.child import ignore_progress
 from tasks.compare import CompareRequest, compare_engine, compare_in_child, peak_memory_bytes, run_shard
@@ -245,3 +246,23 @@ def test_peak_memory_is_that_of_this_process() -> None:
     block = np.ones(40_000_000 // 8)
     assert peak_memory_bytes() >= before
     assert block.nbytes < peak_memory_bytes()
+
+
+def test_a_plan_that_no_sample_runs_is_not_judged_and_fails_the_stage(bench: Workbench, tmp_path: Path) -> None:
+    dims = {"batch": {"min": 1, "opt": 1, "max": 16, "buckets": [1, 16]}}
+    spec = tiny_spec(dims=dims)
+    typed = put_model(bench.store, tmp_path / "onnx")
+    profiles = profiles_of(spec.dims)
+
+    def compared(samples: int) -> int:
+        shard = {"features": make_features(samples)}
+        data = put_data(bench.store, [shard])
+        outputs = put_shards(bench.store, [{"score": score(shard["features"])}])
+        reference = ReferenceArtifact(outputs=outputs, ranges={"score": (0.0, 1.0)})
+        work = job(bench.store, typed, spec=spec, data=data, reference=reference)
+        engine = build_engine(bench, work).result.model_copy(update={"profiles": profiles})
+        return compare_engine(bench, work, engine).result.comparison.samples
+
+    assert compared(40) == 40
+    with pytest.raises(StageError, match=r"no sample runs engine-batch16\.plan"):
+        compared(1)
