@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from contextvars import copy_context
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import httpx
 from prefect.client.orchestration import get_client
+from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelled, Cancelling, Crashed
 
 from flows.handover import last_sign, leave_job, take_outcome
@@ -122,12 +123,13 @@ class _Dispatch:
         return self.outcomes
 
     def cancel(self) -> None:
-        """Cancel what is not done; the server or a runner may be gone, and then nothing is there to cancel."""
+        """Cancel what is not done; where the server or a run is gone, nothing is there to cancel."""
         if not self.errands:
             return
         with suppress(httpx.HTTPError), get_client(sync_client=True) as client:
             for errand in self.errands:
-                client.set_flow_run_state(errand.run, Cancelling(message="The conversion has ended."))
+                with suppress(httpx.HTTPError, ObjectNotFound):
+                    client.set_flow_run_state(errand.run, Cancelling(message="The conversion has ended."))
 
     def _look(self, client: SyncPrefectClient) -> None:
         runs = read_runs(client, [errand.run for errand in self.errands])
@@ -193,6 +195,8 @@ class _Dispatch:
         return self._again(errand, dead)
 
     def _again(self, errand: _Errand, reason: str) -> EngineOutcome | None:
+        if self.stop.is_set():
+            return None
         if errand.sent == MOST_RUNS:
             return _ended(errand, f"{reason}, and that {MOST_RUNS} times; see the logs of the workers of {errand.pool}")
         errand.run = send(errand.pool, errand.job.cell.engine_id, errand.key)
@@ -228,13 +232,12 @@ def dispatched(session: Session, jobs: Sequence[EngineJob]) -> Iterator[Callable
         yield list
         return
     dispatch = _Dispatch(session)
-    with ThreadPoolExecutor(1) as pool:
-        try:
-            for job in jobs:
-                dispatch.send(job)
-            # Prefect finds the flow that runs, whose sub-flows these are, in the context.
-            collecting = pool.submit(copy_context().run, dispatch.collect)
-            yield collecting.result
-        finally:
-            dispatch.stop.set()
-            dispatch.cancel()
+    with ExitStack() as ending:
+        ending.callback(dispatch.cancel)  # last: until the pool's thread has ended, it may send a run again
+        pool = ending.enter_context(ThreadPoolExecutor(1))
+        ending.callback(dispatch.stop.set)
+        for job in jobs:
+            dispatch.send(job)
+        # Prefect finds the flow that runs, whose sub-flows these are, in the context.
+        collecting = pool.submit(copy_context().run, dispatch.collect)
+        yield collecting.result

@@ -140,9 +140,8 @@ def _pool(target: str) -> Check:
 
     try:
         if not require_configured_api():
-            return Check(
-                "pool", ok=False, needed=False, detail="none without PREFECT_API_URL: engines for own use only"
-            )
+            detail = "none without PREFECT_API_URL: only conversions that are started on this host can use its GPU"
+            return Check("pool", ok=False, needed=False, detail=detail)
 
         from prefect.client.orchestration import get_client  # noqa: PLC0415 - as above
 

@@ -69,8 +69,8 @@ def take_outcome(store: ArtifactStore, run: str, job: EngineJob) -> EngineOutcom
     """The outcome that a flow run left, or None where it left none.
 
     Raises:
-        RefusedError: it is not one of this job, its verdict does not follow from its comparison, or an artifact that
-            it names is not in the store.
+        RefusedError: it is not one of this job, its verdict does not follow from a comparison of its plan, or an
+            artifact that it names is not in the store.
     """
     outcome = _read(store, OUTCOME, _key(run), EngineOutcome)
     if outcome is None:
@@ -91,7 +91,8 @@ def _verdict_follows(outcome: EngineOutcome) -> bool:
     if outcome.verdict is None or outcome.compared is None or outcome.policy is None:
         return outcome.outcome is not Outcome.PASS
     right = decide(outcome.policy, outcome.compared.comparison) == outcome.verdict
-    return right and outcome.outcome in {Outcome.FAIL, outcome.verdict.outcome}
+    same_plan = outcome.engine is not None and outcome.engine.plan.digest == outcome.compared.plan
+    return right and same_plan and outcome.outcome in {Outcome.FAIL, outcome.verdict.outcome}
 
 
 @contextmanager

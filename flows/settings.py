@@ -20,9 +20,10 @@ class Settings(BaseSettings):
     """What ENGINEGATE_HOME, _STORE, _REGISTRY, _TIME_LIMIT_S, … say; and MLflow's own variable.
 
     `time_limit_s` is the longest time of a child process, `benchmark_s` the time for which an engine, and as long
-    again its reference, is called at one batch size. `torch_python` is an interpreter that has torch, for runners
-    where TensorRT's has none. `runner_wait_s` is how long an engine waits while no worker is on its pool, and
-    `runner_silence_s` how long a runner may give no sign of life before another takes its place.
+    again its reference, is called at one batch size. `torch_python` is an interpreter that has torch, safetensors,
+    numpy, scipy, pydantic and pyyaml, for runners where TensorRT's has no torch. `runner_wait_s` is how long an engine
+    waits while no worker is on its pool, and `runner_silence_s` how long a runner may give no sign of life before
+    another takes its place.
     """
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, frozen=True)

@@ -41,7 +41,6 @@ ROUNDS = 12
 WARM_UP_SHARE = 0.2
 LEAST_CALLS = 2
 LAYERS_FILE = "layers.json"
-REASON_LENGTH = 300
 # On the CPU the reference is what an engine has to beat; FP16 there is emulated, and nobody serves it.
 FORMS_ON_CPU = (PytorchForm.EAGER_FP32,)
 
@@ -76,7 +75,7 @@ def benchmark_engine(bench: Workbench, job: EngineJob, engine: BuiltEngine) -> R
 
     Raises:
         RefusedError: the engine was built for another GPU or runtime than this host's.
-        StageError: the engine crashed, or the reference did.
+        StageError: the engine crashed, or on the CPU the reference did; or this interpreter does not answer.
     """
     spec, target = job.spec, job.cell.target
     identity = backend_for(target).identity()
@@ -138,7 +137,10 @@ class _Race:
         self._turns[side] = turn
 
     def run(self) -> Rounds:
-        """Let the sides take turns at every batch size. A form of PyTorch other than the reference may drop out."""
+        """Let the sides take turns at every batch size.
+
+        A form of PyTorch that fails when it warms up drops out; on a GPU the reference may too.
+        """
         sizes = self._spec.dims[self._spec.batch_dim].extents
         for side in list(self._turns):
             self._warm_up(side, sizes)
@@ -165,10 +167,9 @@ class _Race:
             # A torch that sees no GPU is as good as none; on the CPU it is what the engine was exported from.
             if side is None or (side is PytorchForm.EAGER_FP32 and self._turns[side].target == CPU):
                 raise
-            from tasks.onnx_files import HOST_DETAILS  # noqa: PLC0415 - the interpreter with torch may lack onnx
+            from tasks.onnx_files import short_reason  # noqa: PLC0415 - the interpreter with torch may lack onnx
 
-            reason = HOST_DETAILS.sub("…", str(error).partition("\n")[0])
-            self.missing[PytorchForm(side)] = reason[:REASON_LENGTH]
+            self.missing[PytorchForm(side)] = short_reason(error)
             self._children.pop(side).close()
             del self._turns[side]
             return

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tasks.records import BackendIdentity, EngineJob
     from tasks.workbench import Workbench
 
-RECIPE = 2
+RECIPE = 3
 
 
 class BuildRequest(Frozen):
@@ -56,7 +56,7 @@ def build_engine(bench: Workbench, job: EngineJob) -> Remembered[BuiltEngine]:
     key: dict[str, object] = {
         "recipe": RECIPE,
         "onnx": job.typed.onnx.digest,
-        "precision": job.typed.recipe,
+        "precision": [cell.precision.value, job.typed.recipe],
         "inputs": {name: tensor.model_dump(mode="json") for name, tensor in spec.inputs.items()},
         "profiles": {name: dim.model_dump(mode="json") for name, dim in spec.dims.items()},
         "options": options,

@@ -13,15 +13,14 @@ import numpy as np
 import validation
 from tasks.backends import backend_for
 from tasks.backends.compatibility import refuse_elsewhere
-from tasks.backends.profiles import choose_profile, extents_of
 from tasks.child import call_in_child
 from tasks.data import load_arrays, save_shard, shard_paths
 from tasks.digests import digest_file, digest_json
 from tasks.errors import StageError
 from tasks.feeds import split_batches
 from tasks.memo import Remembered, remember
-from tasks.records import ComparedEngine, EngineProfile
-from tasks.specs import Dim, Frozen, InputSpec, OutputDeclaration
+from tasks.records import ComparedEngine
+from tasks.specs import Dim, Frozen, OutputDeclaration
 from validation.comparison import Comparison, ComparisonResult
 
 if TYPE_CHECKING:
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
     from tasks.records import BuiltEngine, EngineJob
     from tasks.workbench import Workbench
 
-RECIPE = 2
+RECIPE = 3
 SLICE = "slice."
 
 
@@ -48,8 +47,6 @@ class CompareRequest(Frozen):
     outputs: dict[str, OutputDeclaration]
     ranges: dict[str, tuple[float, float]]
     batch: Dim
-    inputs_of: dict[str, InputSpec] = {}  # noqa: RUF012 - pydantic copies it
-    profiles: tuple[EngineProfile, ...] = ()
 
 
 class CompareReply(Frozen):
@@ -97,8 +94,6 @@ def compare_engine(bench: Workbench, job: EngineJob, engine: BuiltEngine) -> Rem
                 outputs=spec.outputs,
                 ranges=reference.ranges,
                 batch=batch,
-                inputs_of=spec.inputs,
-                profiles=engine.profiles,
             )
             reply = call_in_child(
                 "tasks.compare:compare_in_child",
@@ -109,6 +104,7 @@ def compare_engine(bench: Workbench, job: EngineJob, engine: BuiltEngine) -> Rem
                 on_progress=bench.on_progress,
             )
             return ComparedEngine(
+                plan=engine.plan.digest,
                 outputs=bench.store.put(folder / "candidate"),
                 comparison=reply.comparison,
                 peak_memory_bytes=reply.peak_memory_bytes,
@@ -132,14 +128,8 @@ def compare_in_child(payload: dict[str, Any], progress: Callable[[int, int], Non
     comparison = Comparison({name: output.as_output_spec() for name, output in request.outputs.items()}, request.ranges)
     shards = shard_paths(Path(request.inputs))
     sizes = itertools.cycle(request.batch.buckets or (request.batch.opt,))
-    unused = {profile.file for profile in request.profiles}
-
-    def note(feeds: Arrays) -> None:
-        if unused:
-            unused.discard(choose_profile(request.profiles, extents_of(feeds, request.inputs_of)).file)
-
     for number, path in enumerate(shards):
-        candidate = run_shard(engine, load_arrays(path), request.batch, sizes, note)
+        candidate = run_shard(engine, load_arrays(path), request.batch, sizes)
         save_shard(Path(request.candidate), number, candidate)
         annotations = load_arrays(Path(request.annotations) / path.name)
         comparison.update(
@@ -148,29 +138,24 @@ def compare_in_child(payload: dict[str, Any], progress: Callable[[int, int], Non
             slices={name.removeprefix(SLICE): a for name, a in annotations.items() if name.startswith(SLICE)},
         )
         progress(number + 1, len(shards))
-    if unused:  # a plan that no sample has run is not judged, and must not be registered with those that are
+    if (
+        unused := engine.unused_plans()
+    ):  # a plan that no sample has run is not judged, and must not be registered with those that are
         raise StageError(
-            f"validation.data: no sample runs {', '.join(sorted(unused))}; add samples of such extents (and shards with"
+            f"validation.data: no sample runs {', '.join(unused)}; add samples of such extents (and shards with"
             " more samples than the smaller batch buckets), or remove the bucket from dims"
         )
     return CompareReply(comparison=comparison.result(), peak_memory_bytes=peak_memory_bytes())
 
 
-def run_shard(
-    engine: Engine,
-    shard: Arrays,
-    batch: Dim,
-    sizes: Iterator[int] | None = None,
-    note: Callable[[Arrays], None] = lambda _feeds: None,
-) -> Arrays:
-    """Outputs of a whole shard, run in batches of the `opt` size, or of `sizes` in turn; `note` is told each batch.
+def run_shard(engine: Engine, shard: Arrays, batch: Dim, sizes: Iterator[int] | None = None) -> Arrays:
+    """Outputs of a whole shard, run in batches of the `opt` size, or of `sizes` in turn.
 
     Raises:
         StageError: an output's shape differs between batches in more than the number of samples.
     """
     parts: dict[str, list[np.ndarray[Any, Any]]] = {}
     for feeds, real in split_batches(shard, batch, sizes):
-        note(feeds)
         fed = len(next(iter(feeds.values())))
         for name, array in engine.run(feeds).items():
             parts.setdefault(name, []).append(_without_filling(array, fed, real))

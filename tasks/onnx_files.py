@@ -10,7 +10,7 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx.external_data_helper import ExternalDataInfo, _get_all_tensors, uses_external_data
 
-from tasks.errors import InputError
+from tasks.errors import EnginegateError, InputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -120,9 +120,12 @@ def holds_quantization(path: Path) -> bool:
 
 
 def short_reason(error: BaseException) -> str:
-    """The first line of an error, fit for a recipe: without paths of this host and without addresses."""
-    line = next(iter(str(error).splitlines()), "")
-    return f"{type(error).__name__}: {HOST_DETAILS.sub('…', line)}"[:REASON_LENGTH]
+    """The first line of an error, fit for a record: without paths of this host and without addresses.
+
+    Its class comes first, unless it is one of ours, whose messages say what happened.
+    """
+    line = HOST_DETAILS.sub("…", next(iter(str(error).splitlines()), ""))
+    return (line if isinstance(error, EnginegateError) else f"{type(error).__name__}: {line}")[:REASON_LENGTH]
 
 
 def strip_host_traces(model: onnx.ModelProto) -> None:

@@ -54,6 +54,11 @@ def _manifest(
         raise RefusedError(
             f"{outcome.cell.engine_id}: not everything was measured ({outcome.reason}); it is not registered"
         )
+    if compared.plan != engine.plan.digest:
+        raise RefusedError(
+            f"{outcome.cell.engine_id}: {compared.plan} was compared, and {engine.plan.digest} would be registered;"
+            " an engine is registered byte for byte as it was compared. Convert again"
+        )
     return EngineManifest(
         engine_id=outcome.cell.engine_id,
         cell=outcome.cell,

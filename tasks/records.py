@@ -159,8 +159,12 @@ class BuiltEngine(Frozen):
 
 
 class ComparedEngine(Frozen):
-    """An engine's outputs on the validation data, sharded as its inputs, and their comparison with the reference."""
+    """An engine's outputs on the validation data, sharded as its inputs, and their comparison with the reference.
 
+    `plan` says which engine: the digest of its bytes.
+    """
+
+    plan: Digest
     outputs: Artifact
     comparison: ComparisonResult
     peak_memory_bytes: int

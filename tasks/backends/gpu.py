@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 _WORDS = re.compile(r"[A-Za-z0-9.]+")
 # `1g.5gb`; `1g.5gb+me` has the media engines too; `1c.3g.20gb` is a part of a slice, and no target.
 _MIG_PROFILE = re.compile(r"MIG ((?:[0-9]c\.)?[0-9]g\.[0-9]+gb)", re.IGNORECASE)
+# Gigabytes and series end a vGPU's name: `GRID T4-8Q`, `NVIDIA A16-1B4`, `NVIDIA A100-1-10CME`. It shares its GPU.
+_VGPU = re.compile(r"-[0-9]+[ABCQ](?:[0-9]|ME)?\b")
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,6 @@ class Gpu:
     driver: str
     cuda: str
     mig: str | None
-    memory_bytes: int
     uuid: str
 
     @property
@@ -41,7 +42,9 @@ class Gpu:
 
 
 def target_of(name: str, mig: str | None) -> str | None:
-    """The target of a GPU by the name that NVIDIA gives it: `NVIDIA A100-SXM4-40GB` is `a100`."""
+    """The target of a GPU by the name that NVIDIA gives it: `NVIDIA A100-SXM4-40GB` is `a100`, a vGPU is none."""
+    if _VGPU.search(name):
+        return None
     words = {word.lower() for word in _WORDS.findall(_MIG_PROFILE.sub("", name))}
     found = next((target for target in TARGETS if target != "cpu" and target in words), None)
     if found is None or mig is None:
@@ -120,6 +123,5 @@ def _describe(pynvml: Any, handle: Any) -> Gpu:
         driver=str(pynvml.nvmlSystemGetDriverVersion()),
         cuda=f"{version // 1000}.{version % 1000 // 10}",
         mig=slice_of[1].lower() if slice_of else None,
-        memory_bytes=int(pynvml.nvmlDeviceGetMemoryInfo(handle).total),
         uuid=str(pynvml.nvmlDeviceGetUUID(handle)),
     )

@@ -50,6 +50,9 @@ class Engine(Protocol):
     def run(self, feeds: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
         """Outputs by name for one batch. Every named dimension of `feeds` lies within the engine's dims."""
 
+    def unused_plans(self) -> tuple[str, ...]:
+        """The files of those plans of the engine that no call has run so far."""
+
     def timed_call(self, feeds: Mapping[str, np.ndarray[Any, Any]]) -> Callable[[], float]:
         """A function that runs one batch and returns how long that took, in milliseconds.
 

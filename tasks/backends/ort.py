@@ -50,6 +50,10 @@ class OnnxRuntimeEngine:
         """Run one batch; see the interface."""
         return dict(zip(self._outputs, self._session.run(self._outputs, dict(feeds)), strict=True))
 
+    def unused_plans(self) -> tuple[str, ...]:
+        """None: there is one plan, and `compare` runs it; see the interface."""
+        return ()
+
     def timed_call(self, feeds: Mapping[str, np.ndarray[Any, Any]]) -> Callable[[], float]:
         """The wall time of `run`; see the interface."""
 

@@ -71,8 +71,7 @@ class TensorRtBackend:
         """Build every plan; see the interface."""
         from tasks.backends.trt_build import build_plans  # noqa: PLC0415 - only builders need onnx and polygraphy
 
-        import_tensorrt()
-        return build_plans(job, progress)
+        return build_plans(import_tensorrt(), job, progress)
 
     def load(self, plan: Path) -> TensorRtEngine:
         """Open the engine; see the interface."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import onnx
@@ -12,6 +11,7 @@ from tasks.backends.timing_cache import TimingCache
 from tasks.backends.trt_dialect import dialect_of
 from tasks.backends.trt_log import TrtLog, load_plugins
 from tasks.backends.trt_plan import PlanIndex
+from tasks.backends.trt_progress import progress_monitor
 from tasks.errors import InputError, StageError
 from tasks.specs import Precision
 
@@ -30,15 +30,15 @@ PROGRESS_STEPS = 1000
 UNNAMED = "?"  # an axis that varies, and of which the graph says no more
 
 
-def build_plans(job: BuildJob, progress: Callable[[int, int], None]) -> tuple[str, ...]:
+def build_plans(trt: Any, job: BuildJob, progress: Callable[[int, int], None]) -> tuple[str, ...]:
     """Build the plan of every profile into `job.plan`, with the index that loading needs; return warnings.
+
+    `trt` is the TensorRT module.
 
     Raises:
         InputError: the model has a shape or an operation that cannot be built.
         StageError: the builder failed; its errors are in the message.
     """
-    import tensorrt as trt  # noqa: PLC0415 - only GPU runners have it
-
     dialect = dialect_of(trt)
     model = onnx.load(str(job.onnx), load_external_data=False)
     _check_opset(model, dialect, trt.__version__)
@@ -152,7 +152,7 @@ def _configure(
     step: Callable[[float], None],
     cache_file: str | None,
 ) -> Any:
-    from polygraphy.backend.trt import CreateConfig, Profile  # noqa: PLC0415 - as above
+    from polygraphy.backend.trt import CreateConfig, Profile  # noqa: PLC0415 - only GPU runners have it
 
     settings = job.settings
     profile = Profile()
@@ -176,54 +176,3 @@ def _configure(
     for flag in dialect.builder_flags[job.precision]:
         config.set_flag(getattr(trt.BuilderFlag, flag))
     return config
-
-
-def progress_monitor(trt: Any, step: Callable[[float], None]) -> Any:
-    """A monitor that calls `step` with the share of the build that is done; None where TensorRT has none."""
-    if not hasattr(trt, "IProgressMonitor"):
-        return None
-
-    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]  # its base has no type
-        """Phases nest; a step of a phase is that share of its parent's step. TensorRT calls from several threads.
-
-        Nothing says how many phases a step has, so the second of them would begin where the first began: the share
-        that was told last stays until it is passed.
-        """
-
-        def __init__(self) -> None:
-            super().__init__()
-            self._phases: dict[str, tuple[str | None, int, int]] = {}
-            self._told = 0.0
-            self._lock = Lock()
-
-        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
-            with self._lock:
-                self._phases[phase_name] = (parent_phase, max(num_steps, 1), 0)
-
-        def step_complete(self, phase_name: str, step: int) -> bool:
-            with self._lock:
-                parent, total, _ = self._phases[phase_name]
-                self._phases[phase_name] = (parent, total, step + 1)
-                self._tell()
-            return True
-
-        def phase_finish(self, phase_name: str) -> None:
-            with self._lock:
-                self._phases.pop(phase_name, None)
-
-        def _tell(self) -> None:
-            self._told = max(self._told, min(1.0, sum(self._share(name) for name in self._phases)))
-            step(self._told)
-
-        def _share(self, name: str) -> float:
-            """What the finished steps of a phase count for in the whole build."""
-            parent, total, done = self._phases[name]
-            return done / total * self._weight(parent)
-
-        def _weight(self, name: str | None) -> float:
-            if name is None or name not in self._phases:
-                return 1.0
-            parent, total, _ = self._phases[name]
-            return self._weight(parent) / total
-
-    return Monitor()

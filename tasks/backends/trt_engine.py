@@ -62,6 +62,10 @@ class TensorRtEngine:
         outputs = plan.download()
         return {name: cut_output(array, self._index.outputs[name], extents) for name, array in outputs.items()}
 
+    def unused_plans(self) -> tuple[str, ...]:
+        """Plans that are not loaded: the first input for a plan loads it; see the interface."""
+        return tuple(profile.file for profile in self._index.profiles if profile.file not in self._plans)
+
     def timed_call(self, feeds: Arrays) -> Callable[[], float]:
         """The batch lies on the device from now on; see the interface."""
         plan = self._ready(feeds)

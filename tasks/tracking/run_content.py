@@ -169,7 +169,12 @@ def conversion_params(conversion: ConversionRecord) -> dict[str, str]:
 
 
 def _dims(dims: Mapping[str, Dim]) -> dict[str, str]:
-    return {f"dims.{name}": f"min {dim.min}, opt {dim.opt}, max {dim.max}" for name, dim in dims.items()}
+    return {f"dims.{name}": _range(dim) for name, dim in dims.items()}
+
+
+def _range(dim: Dim) -> str:
+    buckets = "" if dim.buckets is None else f"; buckets {', '.join(map(str, dim.buckets))}"
+    return f"min {dim.min}, opt {dim.opt}, max {dim.max}{buckets}"
 
 
 def conversion_tags(conversion: ConversionRecord, evidence: str, note: str) -> dict[str, str]:

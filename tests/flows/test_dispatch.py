@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
+from threading import Event
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
 
 import httpx
 import pytest
+from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelled, Completed, Crashed, Failed, Pending, Running, Scheduled, State
 
 from flows import dispatch
@@ -242,17 +245,65 @@ def test_a_server_that_is_away_for_a_while_is_waited_for_and_one_that_stays_away
         run(away)
 
 
-def test_what_is_under_way_is_cancelled_when_the_conversion_ends_by_an_error(
-    session: Session, asked: EngineJob, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    prefect = Prefect(session, [Running()])
+@pytest.fixture
+def prefect(session: Session, monkeypatch: pytest.MonkeyPatch) -> Prefect:
+    """A server on which a run crashes, and every later one runs."""
+    prefect = Prefect(session, [Crashed(), Running()])
     for name in ("send", "read_runs"):
         monkeypatch.setattr(dispatch, name, getattr(prefect, name))
     monkeypatch.setattr(dispatch, "get_client", lambda **_options: prefect)
     monkeypatch.setattr(dispatch, "read_pool", lambda _client, _pool: Pool(1, None))
+    return prefect
+
+
+def test_what_is_under_way_is_cancelled_when_the_conversion_ends_by_an_error(
+    session: Session, asked: EngineJob, prefect: Prefect
+) -> None:
     with pytest.raises(StageError, match="the CPU's turn failed"), dispatched(session, [asked]):
         raise StageError("the CPU's turn failed")
     assert prefect.ended == [(prefect.sent[0], "CANCELLING")]
+
+
+def test_a_run_that_cannot_be_cancelled_keeps_no_other_from_it(
+    session: Session, asked: EngineJob, prefect: Prefect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cancel(run: UUID, state: State) -> None:
+        if run == prefect.sent[0]:
+            raise httpx.ReadTimeout("timed out")
+        if run == prefect.sent[1]:
+            raise ObjectNotFound(http_exc=RuntimeError("404"))
+        prefect.ended.append((run, state.type.value))
+
+    monkeypatch.setattr(prefect, "set_flow_run_state", cancel)
+    with pytest.raises(StageError, match="the CPU's turn failed"), dispatched(session, [asked] * 3):
+        raise StageError("the CPU's turn failed")
+    assert prefect.ended == [(prefect.sent[2], "CANCELLING")]
+
+
+def test_a_dispatch_that_was_stopped_sends_no_run_again(session: Session, asked: EngineJob, prefect: Prefect) -> None:
+    stopped = dispatch._Dispatch(session)  # noqa: SLF001 - whether `stop` comes before a look is a matter of moments
+    stopped.send(asked)
+    stopped.stop.set()
+    stopped._look(prefect)  # noqa: SLF001 - as above
+    assert (len(prefect.sent), len(stopped.errands), stopped.outcomes) == (1, 1, [])
+
+
+def test_a_run_that_was_being_sent_again_when_the_conversion_ended_is_cancelled(
+    session: Session, asked: EngineJob, prefect: Prefect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def send(*arguments: str) -> UUID:
+        if prefect.looks:
+            sending.set()
+            time.sleep(0.2)
+        return prefect.send(*arguments)
+
+    sending = Event()
+    monkeypatch.setattr(dispatch, "POLL_S", 0.0)
+    monkeypatch.setattr(dispatch, "send", send)
+    with dispatched(session, [asked]):
+        assert sending.wait(10)
+    assert len(prefect.sent) == 2
+    assert prefect.ended == [(prefect.sent[1], "CANCELLING")]
 
 
 def test_the_date_is_shown_where_it_is_not_today_s() -> None:
@@ -262,7 +313,7 @@ def test_the_date_is_shown_where_it_is_not_today_s() -> None:
 
 
 def test_only_targets_of_this_host_are_made_here_without_a_prefect_api(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = Gpu("NVIDIA T4", "7.5", "1", "13.0", None, 1, "GPU-1")
+    found = Gpu("NVIDIA T4", "7.5", "1", "13.0", None, "GPU-1")
     monkeypatch.setattr(dispatch, "require_configured_api", lambda: False)
     monkeypatch.setattr(dispatch, "find_gpu", lambda: found)
     assert targets_elsewhere([cell(), T4]) == set()

@@ -187,7 +187,7 @@ RUNNER_NEEDS = ["GPU", "TensorRT", "cuda-bindings", "nvidia-ml-py", "polygraphy"
 @pytest.fixture
 def runner(monkeypatch: pytest.MonkeyPatch) -> None:
     """A host with an A10G and all that goes with it, but torch."""
-    found = gpu.Gpu("NVIDIA A10G", "8.6", "580.1", "13.0", None, 1 << 34, "GPU-1")
+    found = gpu.Gpu("NVIDIA A10G", "8.6", "580.1", "13.0", None, "GPU-1")
 
     def version(name: str) -> str:
         if name == "torch":
@@ -219,6 +219,13 @@ def test_a_host_without_gpu_or_tensorrt_is_no_runner_and_says_what_it_lacks(monk
     found = {check.name: check for check in examine_runner(read_settings(), "a10g")}
     for name in ("GPU", "TensorRT"):
         assert (found[name].ok, found[name].needed, found[name].detail) == (False, True, "there is none; get one")
+
+
+@pytest.mark.usefixtures("runner")
+def test_without_a_prefect_api_a_gpu_serves_the_conversions_of_its_own_host() -> None:
+    pool = next(check for check in examine_runner(read_settings(), "a10g") if check.name == "pool")
+    assert (pool.ok, pool.needed) == (False, False)
+    assert pool.detail.endswith(": only conversions that are started on this host can use its GPU")
 
 
 @pytest.mark.usefixtures("runner")

@@ -18,9 +18,7 @@ ALONE = "import fcntl, sys; fcntl.flock(open(sys.argv[1]), fcntl.LOCK_EX | fcntl
 
 
 def gpu(name: str) -> Gpu:
-    return Gpu(
-        name=name, compute_capability="7.5", driver="1", cuda="13.0", mig=None, memory_bytes=1, uuid="GPU-1/../2"
-    )
+    return Gpu(name=name, compute_capability="7.5", driver="1", cuda="13.0", mig=None, uuid="GPU-1/../2")
 
 
 @pytest.fixture(autouse=True)

@@ -8,6 +8,7 @@ import pytest
 
 from flows import handover
 from flows.handover import last_sign, leave_job, leave_outcome, signs_of_life, take_job, take_outcome
+from tasks.digests import digest_json
 from tasks.errors import RefusedError
 from tasks.store.local import LocalStore
 from tests.tasks.tiny import cell, compare_scores, job, make_outcome
@@ -64,6 +65,7 @@ def test_a_job_of_another_engine_or_of_another_store_is_refused(
         {"typed": None},
         {"outcome": Outcome.INCONCLUSIVE},
         {"compared": None},
+        {"engine": None},
         {"verdict": None},
     ],
 )
@@ -81,6 +83,14 @@ def test_a_verdict_that_the_comparison_does_not_bear_out_is_refused(
     assert outcome.compared
     worse = outcome.compared.model_copy(update={"comparison": compare_scores(0.3)})
     leave_outcome(store, RUN, outcome.model_copy(update={"compared": worse}))
+    with pytest.raises(RefusedError, match="is no outcome of it"):
+        take_outcome(store, RUN, asked)
+
+
+def test_a_comparison_of_another_plan_is_refused(store: LocalStore, asked: EngineJob, outcome: EngineOutcome) -> None:
+    assert outcome.compared
+    other = outcome.compared.model_copy(update={"plan": digest_json("another plan")})
+    leave_outcome(store, RUN, outcome.model_copy(update={"compared": other}))
     with pytest.raises(RefusedError, match="is no outcome of it"):
         take_outcome(store, RUN, asked)
 

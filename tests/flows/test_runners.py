@@ -31,7 +31,7 @@ pytestmark = pytest.mark.end_to_end
 
 POOLS = ("cpu", "gpu-t4", "gpu-a10g", "gpu-l4", "gpu-a100", "gpu-h100", "gpu-h200")
 START_LIMIT_S = 60
-GPU = {"driver": "1", "cuda": "13.0", "mig": None, "memory_bytes": 1 << 34}
+GPU = {"driver": "1", "cuda": "13.0", "mig": None}
 T4 = {"name": "NVIDIA T4", "compute_capability": "7.5", "uuid": f"GPU-fake-t4-{os.getpid()}", **GPU}
 A10G = {"name": "NVIDIA A10G", "compute_capability": "8.6", "uuid": f"GPU-fake-a10g-{os.getpid()}", **GPU}
 # So that the server knows within seconds that a worker is gone, and a worker takes its work at once.

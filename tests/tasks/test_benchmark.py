@@ -10,11 +10,12 @@ import pytest
 
 from tasks import benchmark
 from tasks.backends.interface import LayerTime
-from tasks.benchmark import REASON_LENGTH, ROUNDS, Turn, TurnReply, benchmark_engine, summarise, take_turn
+from tasks.benchmark import ROUNDS, Turn, TurnReply, benchmark_engine, summarise, take_turn
 from tasks.build import build_engine
 from tasks.child import ChildFailedError
 from tasks.data import save_shard
 from tasks.errors import EnginegateError, StageError
+from tasks.onnx_files import REASON_LENGTH
 from tasks.records import PytorchForm
 from tests.tasks.tiny import job, make_features, make_outcome, put_data, put_model, tiny_spec
 
@@ -254,12 +255,12 @@ def test_a_form_that_fails_drops_out_with_its_reason_and_the_others_go_on(
 ) -> None:
     children.failing = {
         HALF: ChildFailedError('raised RuntimeError: "cumsum" is not implemented for Half\n    | Traceback\n    | ...'),
-        COMPILED: StageError("no compiler " + "x" * 900),
+        COMPILED: StageError("no compiler at /opt/cc (0x7f00) " + "x" * 900),
     }
     found = benchmark_engine(bench, *make_race(bench, tmp_path)).result
     assert list(found.pytorch) == list(found.speedup) == [REFERENCE]
     assert found.missing[HALF] == 'raised RuntimeError: "cumsum" is not implemented for Half'
-    assert found.missing[COMPILED].startswith("no compiler x")
+    assert found.missing[COMPILED].startswith("no compiler at … (…) x")
     assert len(found.missing[COMPILED]) == REASON_LENGTH
     assert [side for side, _ in children.turns].count(HALF) == 1
 

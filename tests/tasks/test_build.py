@@ -8,7 +8,7 @@ from tasks.backends.ort import OnnxRuntimeBackend
 from tasks.build import BuildReply, BuildRequest, build_engine
 from tasks.errors import StageError
 from tasks.records import BackendIdentity
-from tests.tasks.tiny import job, make_features, put_model, score, tiny_spec
+from tests.tasks.tiny import cell, job, make_features, put_model, score, tiny_spec
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,6 +39,7 @@ def test_everything_that_an_engine_depends_on_changes_its_key(
     monkeypatch.setattr("tasks.build.call_in_child", fake_build)
     typed = put_model(bench.store, tmp_path / "onnx")
     wider = {"batch": {"min": 1, "opt": 8, "max": 32}}
+    half = job(bench.store, typed).model_copy(update={"cell": cell("fp16")})
     other = put_model(bench.store, tmp_path / "other", body="t = ReduceSum<keepdims=0>(features, one) score = Tanh(t)")
 
     def keys() -> list[str]:
@@ -49,16 +50,17 @@ def test_everything_that_an_engine_depends_on_changes_its_key(
             build_engine(
                 bench, job(bench.store, typed.model_copy(update={"recipe": {"converter": "cast"}}))
             ).result.cache_key,
+            build_engine(bench, half).result.cache_key,
         ]
 
     first = keys()
-    assert len(set(first)) == len(built) == 4
+    assert len(set(first)) == len(built) == 5
     assert keys() == first
     changed = BackendIdentity(name="onnxruntime", version="0", device="cpu")
     monkeypatch.setattr(OnnxRuntimeBackend, "identity", lambda _self: changed)
     second = keys()
     monkeypatch.setattr(OnnxRuntimeBackend, "options", lambda _self, _settings: {"graph_optimization_level": "none"})
-    assert len({*first, *second, *keys()}) == 12
+    assert len({*first, *second, *keys()}) == 15
 
 
 def test_a_target_that_this_host_cannot_build_for_is_refused_before_any_work(bench: Workbench, tmp_path: Path) -> None:

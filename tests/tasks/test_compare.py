@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from tasks.backends.ort import OnnxRuntimeBackend
-from tasks.backends.profiles import profiles_of
 from tasks.build import build_engine
 from tasks.child import ignore_progress
 from tasks.compare import CompareRequest, compare_engine, compare_in_child, peak_memory_bytes, run_shard
@@ -248,20 +247,56 @@ def test_peak_memory_is_that_of_this_process() -> None:
     assert block.nbytes < peak_memory_bytes()
 
 
-def test_a_plan_that_no_sample_runs_is_not_judged_and_fails_the_stage(bench: Workbench, tmp_path: Path) -> None:
-    dims = {"batch": {"min": 1, "opt": 1, "max": 16, "buckets": [1, 16]}}
-    spec = tiny_spec(dims=dims)
-    typed = put_model(bench.store, tmp_path / "onnx")
-    profiles = profiles_of(spec.dims)
+class Bucketed:
+    """A backend whose engine has a plan for every bucket of the batch, and computes nothing."""
+
+    def __init__(self, batch: Dim) -> None:
+        self._files = {size: f"engine-batch{size}.plan" for size in batch.buckets}
+        self._run: set[str] = set()
+
+    def load(self, plan: Path) -> Bucketed:
+        assert plan.is_dir()
+        return self
+
+    def run(self, feeds: Arrays) -> Arrays:
+        samples = len(feeds["features"])
+        self._run.add(next(file for size, file in self._files.items() if samples <= size))
+        return {"score": score(feeds["features"])}
+
+    def unused_plans(self) -> tuple[str, ...]:
+        return tuple(file for file in self._files.values() if file not in self._run)
+
+
+def test_a_plan_that_no_sample_runs_is_not_judged_and_fails_the_stage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = Dim(min=1, opt=1, max=16, buckets=(1, 16))
+    monkeypatch.setattr("tasks.compare.backend_for", lambda _target: Bucketed(batch))
 
     def compared(samples: int) -> int:
+        root = tmp_path / str(samples)
         shard = {"features": make_features(samples)}
-        data = put_data(bench.store, [shard])
-        outputs = put_shards(bench.store, [{"score": score(shard["features"])}])
-        reference = ReferenceArtifact(outputs=outputs, ranges={"score": (0.0, 1.0)})
-        work = job(bench.store, typed, spec=spec, data=data, reference=reference)
-        engine = build_engine(bench, work).result.model_copy(update={"profiles": profiles})
-        return compare_engine(bench, work, engine).result.comparison.samples
+        for folder, arrays in {
+            "inputs": shard,
+            "annotations": {},
+            "reference": {"score": score(shard["features"])},
+        }.items():
+            (root / folder).mkdir(parents=True)
+            save_shard(root / folder, 0, arrays)
+        (root / "plan").mkdir()
+        (root / "candidate").mkdir()
+        request = CompareRequest(
+            target="cpu",
+            plan=str(root / "plan"),
+            inputs=str(root / "inputs"),
+            annotations=str(root / "annotations"),
+            reference=str(root / "reference"),
+            candidate=str(root / "candidate"),
+            outputs=tiny_spec().outputs,
+            ranges={"score": (0.0, 1.0)},
+            batch=batch,
+        )
+        return compare_in_child(request.model_dump(mode="json"), ignore_progress).comparison.samples
 
     assert compared(40) == 40
     with pytest.raises(StageError, match=r"no sample runs engine-batch16\.plan"):

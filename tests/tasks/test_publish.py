@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tasks.digests import digest_json
 from tasks.errors import RefusedError
 from tasks.publish import publish_engine
 from tasks.registry.local import LocalRegistry
@@ -66,6 +67,15 @@ def test_a_plan_that_was_damaged_after_it_was_compared_is_refused(
     blob.write_bytes(b"plaN")
     with pytest.raises(RefusedError, match=r"artifact store: engine.onnx .* has digest"):
         publish(bench, registry, outcome)
+    assert registry.list_cells() == []
+
+
+def test_a_plan_that_was_not_the_one_compared_is_refused(bench: Workbench, registry: LocalRegistry) -> None:
+    outcome = make_outcome(bench.store)
+    assert outcome.compared
+    other = outcome.compared.model_copy(update={"plan": digest_json("another plan")})
+    with pytest.raises(RefusedError, match=r"was compared, and sha256:.* would be registered"):
+        publish(bench, registry, outcome.model_copy(update={"compared": other}))
     assert registry.list_cells() == []
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -9,10 +10,19 @@ from pathlib import Path
 import pytest
 
 from tasks import torch_python
-from tasks.errors import InputError
-from tasks.torch_python import torch_versions
+from tasks.errors import InputError, StageError
+from tasks.torch_python import PACKAGES, torch_versions
 
-ALL = {"python": "3.12", "torch": "2.9.0", "safetensors": "0.6", "numpy": "2.1", "pydantic": "2.11"}
+REPOSITORY = Path(__file__).parents[2]
+ALL = {
+    "python": "3.12",
+    "torch": "2.9.0",
+    "safetensors": "0.6",
+    "numpy": "2.1",
+    "scipy": "1.16",
+    "pydantic": "2.11",
+    "pyyaml": "6.0",
+}
 
 
 def write_python(folder: Path, commands: str) -> Path:
@@ -41,6 +51,7 @@ def test_this_interpreter_is_asked_where_no_other_is_named() -> None:
         assert found
         assert found["torch"] == version
         assert found["python"] == f"{sys.version_info.major}.{sys.version_info.minor}"
+        assert found.keys() == ALL.keys()
 
 
 def test_a_named_interpreter_answers_for_itself(tmp_path: Path) -> None:
@@ -58,6 +69,7 @@ def test_an_interpreter_may_lack_torch_unless_it_was_named(tmp_path: Path, monke
         (["torch"], "has no torch; install"),
         (["torch", "pydantic"], "has no torch, pydantic; install"),
         (["safetensors", "numpy"], "has no safetensors, numpy; install"),
+        (["pyyaml", "scipy"], "has no scipy, pyyaml; install"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, list) else "",
 )
@@ -75,6 +87,33 @@ def test_what_does_not_answer_is_no_python(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(torch_python, "TIME_LIMIT_S", 0.3)
     with pytest.raises(InputError, match=r"ENGINEGATE_TORCH_PYTHON: .*/python is no Python that answers"):
         torch_versions(write_python(tmp_path, commands))
+
+
+def test_this_interpreter_is_not_called_by_a_variable_that_is_not_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", str(write_python(tmp_path, "exit 3")))
+    with pytest.raises(StageError, match=r"^this Python, .*/python, does not tell its packages \(.* 3\.\); install"):
+        torch_versions(None)
+
+
+IMPORTS = """
+import builtins, sys
+found, real = set(), builtins.__import__
+def watched(name, globals=None, *rest, **more):
+    if (globals or {}).get("__name__", "").partition(".")[0] in {"tasks", "validation"}:
+        found.add(name.partition(".")[0])
+    return real(name, globals, *rest, **more)
+builtins.__import__ = watched
+import tasks.child, tasks.benchmark, tasks.torch_timing
+print(*found - set(sys.stdlib_module_names) - {"tasks", "validation"})
+"""
+
+
+@pytest.mark.skipif(torch_versions(None) is None, reason="there is no torch here")
+def test_what_is_asked_for_is_what_the_child_that_runs_the_module_imports() -> None:
+    said = subprocess.run([sys.executable, "-c", IMPORTS], capture_output=True, text=True, check=True, cwd=REPOSITORY)
+    assert sorted(said.stdout.replace("yaml", "pyyaml").split()) == sorted(PACKAGES)
 
 
 @pytest.mark.parametrize("name", ["nowhere", "folder", "text"])

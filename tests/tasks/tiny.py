@@ -216,6 +216,7 @@ def make_outcome(store: ArtifactStore, *, noise: float = 0.0001, plan: bytes = b
     """An engine with all that was measured of it, its files in the store; noise 0.3 makes it fail."""
     compared = compare_scores(noise)
     verdict = decide(tiny_policy(), compared)
+    plan_folder = put(store, {"engine.onnx": plan, "engine.onnx.data": b"data of " + plan})
     return EngineOutcome(
         cell=cell(),
         outcome=verdict.outcome,
@@ -223,14 +224,17 @@ def make_outcome(store: ArtifactStore, *, noise: float = 0.0001, plan: bytes = b
             onnx=put(store, {"model.onnx": b"graph"}), precision=Precision.FP32, recipe={"converter": "none"}
         ),
         engine=BuiltEngine(
-            plan=put(store, {"engine.onnx": plan, "engine.onnx.data": b"data of " + plan}),
+            plan=plan_folder,
             backend=BackendIdentity(name="onnxruntime", version="1", device="cpu"),
             options={"level": "extended"},
             profiles=(EngineProfile(file="engine.onnx", dims=tiny_spec().dims),),
             cache_key=digest_json("key"),
         ),
         compared=ComparedEngine(
-            outputs=put(store, {"00000.npz": b"candidate"}), comparison=compared, peak_memory_bytes=1
+            plan=plan_folder.digest,
+            outputs=put(store, {"00000.npz": b"candidate"}),
+            comparison=compared,
+            peak_memory_bytes=1,
         ),
         verdict=verdict,
         policy=tiny_policy(),

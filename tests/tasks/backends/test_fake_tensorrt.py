@@ -39,13 +39,6 @@ SINCE_10 = RELEASES[1:]
 UNTIL_10 = RELEASES[:-1]
 
 
-@pytest.fixture(params=RELEASES)
-def fake(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> FakeTensorrt:
-    fake = FakeTensorrt(request.param)
-    install(monkeypatch, fake)
-    return fake
-
-
 @pytest.fixture
 def trt(fake: FakeTensorrt) -> Any:
     return fake.module

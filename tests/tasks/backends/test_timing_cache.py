@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -11,10 +11,11 @@ from tasks.backends.timing_cache import TimingCache, timing_cache_path
 from tasks.backends.trt_build import build_plans
 from tasks.backends.trt_log import TrtLog
 from tasks.records import BackendIdentity
-from tests.tasks.backends.fake_tensorrt import FakeTensorrt, install
 from tests.tasks.backends.tensorrt_api.kinds import state_of
-from tests.tasks.backends.tensorrt_api.recording import RELEASES
-from tests.tasks.backends.test_trt_build import give_plan, make_fake, make_job
+from tests.tasks.backends.test_trt_build import give_plan, let_build, make_job
+
+if TYPE_CHECKING:
+    from tests.tasks.backends.fake_tensorrt import FakeTensorrt
 
 IDENTITY = BackendIdentity(
     name="tensorrt", version="11.4.0", device="NVIDIA L4", compute_capability="8.9", cuda="13.0", driver="580.65"
@@ -64,13 +65,6 @@ class Caches:
         state_of(config.get_timing_cache())["kernels"] |= set(kernels)
         cache.keep(config)
         return read
-
-
-@pytest.fixture(params=RELEASES)
-def fake(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> FakeTensorrt:
-    fake = FakeTensorrt(request.param)
-    install(monkeypatch, fake)
-    return fake
 
 
 @pytest.fixture
@@ -261,11 +255,8 @@ def test_another_driver_of_the_same_cuda_shares_the_file(tmp_path: Path) -> None
 BUCKETS = {"batch": {"min": 1, "opt": 8, "max": 16, "buckets": [1, 8, 16]}}
 
 
-@pytest.mark.parametrize("release", RELEASES)
-def test_a_build_reads_and_keeps_its_cache_on_every_release(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, release: str
-) -> None:
-    fake = make_fake(release, monkeypatch)
+def test_a_build_reads_and_keeps_its_cache_on_every_release(fake: FakeTensorrt, tmp_path: Path) -> None:
+    let_build(fake)
     Caches(fake)
     path = tmp_path / "gpu.cache"
     path.write_text('["old"]')
@@ -277,7 +268,7 @@ def test_a_build_reads_and_keeps_its_cache_on_every_release(
 
     fake.on("Builder.build_serialized_network", timed)
     job = replace(make_job(tmp_path, dims=BUCKETS), timing_cache=path)
-    assert build_plans(job, lambda _done, _total: None) == ()
+    assert build_plans(fake.module, job, lambda _done, _total: None) == ()
     assert kept(path) == ["old", "plan of (1, 4)", "plan of (16, 4)", "plan of (8, 4)"]
     read = [
         json.loads(found["serialized_timing_cache"]) for found in fake.arguments("IBuilderConfig.create_timing_cache")

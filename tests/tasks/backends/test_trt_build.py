@@ -17,19 +17,17 @@ from typing import TYPE_CHECKING, Any
 
 import onnx
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 import tasks.backends
 from tasks.backends import backend_for, trt
 from tasks.backends.interface import BuildJob
 from tasks.backends.trt import TensorRtBackend, import_tensorrt
-from tasks.backends.trt_build import build_plans, progress_monitor
+from tasks.backends.trt_build import build_plans
 from tasks.backends.trt_dialect import dialect_of
 from tasks.backends.trt_plan import PlanIndex
 from tasks.errors import InputError, StageError
 from tasks.specs import BuildSpec, Precision
-from tests.tasks.backends.fake_tensorrt import FakeTensorrt, install
+from tests.tasks.backends.fake_tensorrt import FakeTensorrt
 from tests.tasks.backends.tensorrt_api.kinds import state_of
 from tests.tasks.backends.tensorrt_api.recording import RELEASES
 from tests.tasks.tiny import tiny_spec, write_onnx
@@ -56,10 +54,8 @@ def give_plan(_builder: Any, network: Any, config: Any) -> bytes:
     return f"plan of {tuple(network.get_input(0).shape)}".encode()
 
 
-def make_fake(release: str, patch: pytest.MonkeyPatch) -> FakeTensorrt:
-    """A release whose networks have the tiny scorer's input, and whose builder reports progress and gives a plan."""
-    fake = FakeTensorrt(release)
-    install(patch, fake)
+def let_build(fake: FakeTensorrt) -> None:
+    """Give the release's networks the tiny scorer's input, and let its builder report progress and give a plan."""
 
     def get_input(network: Any, index: int) -> Any:
         assert index == 0
@@ -70,17 +66,12 @@ def make_fake(release: str, patch: pytest.MonkeyPatch) -> FakeTensorrt:
     fake.on("INetworkDefinition.num_inputs", 1)
     fake.on("INetworkDefinition.get_input", get_input)
     fake.on("Builder.build_serialized_network", give_plan)
-    return fake
-
-
-@pytest.fixture(params=RELEASES)
-def fake(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> FakeTensorrt:
-    return make_fake(request.param, monkeypatch)
 
 
 @pytest.fixture
-def untyped(monkeypatch: pytest.MonkeyPatch) -> FakeTensorrt:
-    return make_fake(UNTYPED, monkeypatch)
+def fake(fake: FakeTensorrt) -> FakeTensorrt:
+    let_build(fake)
+    return fake
 
 
 def make_job(
@@ -102,10 +93,10 @@ def make_job(
     )
 
 
-def run(job: BuildJob) -> list[float]:
+def run(fake: FakeTensorrt, job: BuildJob) -> list[float]:
     """Build; return the shares that were reported."""
     steps: list[tuple[int, int]] = []
-    assert build_plans(job, lambda done, total: steps.append((done, total))) == ()
+    assert build_plans(fake.module, job, lambda done, total: steps.append((done, total))) == ()
     return [done / total for done, total in steps]
 
 
@@ -124,7 +115,7 @@ def files_in(folder: Path) -> list[str]:
 
 
 def test_ranges_become_one_plan_with_one_optimisation_profile(fake: FakeTensorrt, tmp_path: Path) -> None:
-    run(make_job(tmp_path))
+    run(fake, make_job(tmp_path))
     assert files_in(tmp_path / "plan") == ["engine.json", "engine.plan"]
     assert (tmp_path / "plan" / "engine.plan").read_bytes() == b"plan of (-1, 4)"
     assert fake.arguments("IOptimizationProfile.set_shape") == [
@@ -134,7 +125,7 @@ def test_ranges_become_one_plan_with_one_optimisation_profile(fake: FakeTensorrt
 
 
 def test_each_bucket_becomes_a_plan_of_fixed_shape_without_a_profile(fake: FakeTensorrt, tmp_path: Path) -> None:
-    run(make_job(tmp_path, dims=BUCKETS))
+    run(fake, make_job(tmp_path, dims=BUCKETS))
     assert files_in(tmp_path / "plan") == [
         "engine-batch1.plan",
         "engine-batch16.plan",
@@ -152,7 +143,7 @@ def test_the_index_says_what_the_engine_takes_and_gives(
     fake: FakeTensorrt, tmp_path: Path, dims: dict[str, Any]
 ) -> None:
     job = make_job(tmp_path, dims=dims, cuda_graph=False)
-    run(job)
+    run(fake, job)
     assert fake.calls
     index = PlanIndex.read(tmp_path / "plan")
     assert index.inputs == job.inputs
@@ -163,7 +154,7 @@ def test_the_index_says_what_the_engine_takes_and_gives(
 
 
 def test_the_network_is_explicit_on_8_and_strongly_typed_from_10_on(fake: FakeTensorrt, tmp_path: Path) -> None:
-    run(make_job(tmp_path))
+    run(fake, make_job(tmp_path))
     (created,) = fake.arguments("Builder.create_network")
     expected = {"EXPLICIT_BATCH"} if fake.version.startswith("8.") else {"STRONGLY_TYPED"}
     assert members(fake, "NetworkDefinitionCreationFlag", created["flags"]) == expected
@@ -173,7 +164,7 @@ def test_the_network_is_explicit_on_8_and_strongly_typed_from_10_on(fake: FakeTe
 def test_precision_is_a_flag_on_8_and_lies_in_the_graph_from_10_on(
     fake: FakeTensorrt, tmp_path: Path, precision: str, expected: set[str]
 ) -> None:
-    run(make_job(tmp_path, precision=precision))
+    run(fake, make_job(tmp_path, precision=precision))
     wanted = expected if fake.version.startswith("8.") else set()
     assert flags_set(fake) - {"TF32"} == wanted
     assert not any("calibrator" in call.name for call in fake.calls)
@@ -181,14 +172,14 @@ def test_precision_is_a_flag_on_8_and_lies_in_the_graph_from_10_on(
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 def test_fp32_is_not_rounded_to_tf32(fake: FakeTensorrt, tmp_path: Path, precision: str) -> None:
-    run(make_job(tmp_path, precision=precision))
+    run(fake, make_job(tmp_path, precision=precision))
     cleared = [found["flag"].name for found in fake.arguments("IBuilderConfig.clear_flag")]
     assert cleared == (["TF32"] if precision == "fp32" else [])
     assert ("TF32" in flags_set(fake)) == (precision != "fp32")
 
 
 def test_no_tactic_needs_a_library_that_serving_hosts_lack(fake: FakeTensorrt, tmp_path: Path) -> None:
-    run(make_job(tmp_path))
+    run(fake, make_job(tmp_path))
     (found,) = fake.arguments("IBuilderConfig.set_tactic_sources")
     sources = members(fake, "TacticSource", found["tactic_sources"])
     assert sources
@@ -196,7 +187,7 @@ def test_no_tactic_needs_a_library_that_serving_hosts_lack(fake: FakeTensorrt, t
 
 
 def test_the_settings_of_model_yaml_reach_the_builder(fake: FakeTensorrt, tmp_path: Path) -> None:
-    run(make_job(tmp_path, memory_limit_mib=512, optimization_level=5, sparsity=True))
+    run(fake, make_job(tmp_path, memory_limit_mib=512, optimization_level=5, sparsity=True))
     pool = fake.module.MemoryPoolType.WORKSPACE
     assert fake.arguments("IBuilderConfig.set_memory_pool_limit") == [{"pool": pool, "pool_size": 512 << 20}]
     assert fake.arguments("IBuilderConfig.builder_optimization_level") == [{"builder_optimization_level": 5}]
@@ -204,14 +195,14 @@ def test_the_settings_of_model_yaml_reach_the_builder(fake: FakeTensorrt, tmp_pa
 
 
 def test_what_model_yaml_does_not_ask_for_is_left_as_it_is(fake: FakeTensorrt, tmp_path: Path) -> None:
-    run(make_job(tmp_path))
+    run(fake, make_job(tmp_path))
     assert fake.arguments("IBuilderConfig.set_memory_pool_limit") == []
     assert fake.arguments("IBuilderConfig.builder_optimization_level") == [{"builder_optimization_level": 3}]
     assert "SPARSE_WEIGHTS" not in flags_set(fake)
 
 
 def test_layers_can_be_told_apart_in_the_engine(fake: FakeTensorrt, tmp_path: Path) -> None:
-    run(make_job(tmp_path))
+    run(fake, make_job(tmp_path))
     assert fake.arguments("IBuilderConfig.profiling_verbosity") == [
         {"profiling_verbosity": fake.module.ProfilingVerbosity.DETAILED}
     ]
@@ -219,47 +210,12 @@ def test_layers_can_be_told_apart_in_the_engine(fake: FakeTensorrt, tmp_path: Pa
 
 @pytest.mark.parametrize("dims", [RANGE, BUCKETS], ids=["range", "buckets"])
 def test_progress_rises_to_the_whole_over_all_plans(fake: FakeTensorrt, tmp_path: Path, dims: dict[str, Any]) -> None:
-    shares = run(make_job(tmp_path, dims=dims))
+    shares = run(fake, make_job(tmp_path, dims=dims))
     assert (shares[0], shares[-1]) == (0.0, 1.0)
     assert all(low <= high for low, high in pairwise(shares))
     plans = 3 if dims is BUCKETS else 1
     if hasattr(fake.module, "IProgressMonitor"):
         assert {round((plan + 0.5) / plans, 3) for plan in range(plans)} <= {round(share, 3) for share in shares}
-
-
-def test_only_8_has_no_progress_monitor(fake: FakeTensorrt) -> None:
-    monitor = progress_monitor(fake.module, lambda _share: None)
-    assert (monitor is None) == fake.version.startswith("8.")
-
-
-phases: st.SearchStrategy[Any] = st.recursive(
-    st.lists(st.just([]), max_size=4),  # a phase is its steps, a step the phases within it
-    lambda inner: st.lists(st.lists(inner, max_size=3), max_size=3),
-    max_leaves=12,
-)
-
-
-def play(monitor: Any, name: str, parent: str | None, steps: list[Any]) -> None:
-    monitor.phase_start(name, parent, len(steps))
-    for number, inner in enumerate(steps):
-        for index, phase in enumerate(inner):
-            play(monitor, f"{name}.{number}.{index}", name, phase)
-        assert monitor.step_complete(name, number) is True
-    monitor.phase_finish(name)
-
-
-@settings(derandomize=True, deadline=None)
-@given(phases, st.sampled_from(TYPED))
-def test_whatever_phases_a_build_has_its_share_never_falls_and_ends_whole(steps: list[Any], release: str) -> None:
-    shares: list[float] = []
-    monitor = progress_monitor(MONITORS.setdefault(release, FakeTensorrt(release)).module, shares.append)
-    play(monitor, "Building", None, steps)
-    assert all(0 <= low <= high <= 1 for low, high in pairwise([0.0, *shares]))
-    if steps:
-        assert shares[-1] == pytest.approx(1)
-
-
-MONITORS: dict[str, FakeTensorrt] = {}
 
 
 def test_plugins_are_loaded_before_the_model_is_parsed_and_go_with_the_engine(
@@ -268,7 +224,7 @@ def test_plugins_are_loaded_before_the_model_is_parsed_and_go_with_the_engine(
     libraries = (tmp_path / "libfirst.so", tmp_path / "libsecond.so")
     for library in libraries:
         library.write_bytes(library.name.encode())
-    run(replace(make_job(tmp_path), plugins=libraries))
+    run(fake, replace(make_job(tmp_path), plugins=libraries))
     assert fake.arguments("IPluginRegistry.load_library") == [{"plugin_path": str(library)} for library in libraries]
     names = [call.name for call in fake.calls]
     assert names.index("IPluginRegistry.load_library") < names.index("OnnxParser.parse_from_file")
@@ -280,24 +236,22 @@ def test_a_plugin_that_cannot_be_loaded_is_named(fake: FakeTensorrt, tmp_path: P
     (tmp_path / "libplugin.so").write_bytes(b"")
     fake.on("IPluginRegistry.load_library", lambda *_: None)
     with pytest.raises(StageError, match=r"build.plugins: libplugin.so cannot be loaded: it gave no reason"):
-        run(replace(make_job(tmp_path), plugins=(tmp_path / "libplugin.so",)))
+        run(fake, replace(make_job(tmp_path), plugins=(tmp_path / "libplugin.so",)))
 
 
-def test_an_opset_that_8_cannot_read_is_refused_and_the_key_named(untyped: FakeTensorrt, tmp_path: Path) -> None:
+@pytest.mark.parametrize("fake", [UNTYPED], indirect=True)
+def test_an_opset_that_8_cannot_read_is_refused_and_the_key_named(fake: FakeTensorrt, tmp_path: Path) -> None:
     with pytest.raises(
         InputError,
         match=r"model.yaml: export.opset: TensorRT 8.6.0 takes opset 17 at most, .* has 20; set export.opset",
     ):
-        run(make_job(tmp_path, opset=20))
-    assert "Builder.__init__" not in [call.name for call in untyped.calls]
+        run(fake, make_job(tmp_path, opset=20))
+    assert "Builder.__init__" not in [call.name for call in fake.calls]
 
 
-@pytest.mark.parametrize("release", TYPED)
-def test_later_releases_take_the_opset_that_is_exported_by_default(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, release: str
-) -> None:
-    make_fake(release, monkeypatch)
-    run(make_job(tmp_path, opset=20))
+@pytest.mark.parametrize("fake", TYPED, indirect=True)
+def test_later_releases_take_the_opset_that_is_exported_by_default(fake: FakeTensorrt, tmp_path: Path) -> None:
+    run(fake, make_job(tmp_path, opset=20))
 
 
 def test_a_builder_that_gives_nothing_is_a_failed_stage_with_tensorrts_errors(
@@ -320,7 +274,7 @@ def test_a_builder_that_gives_nothing_is_a_failed_stage_with_tensorrts_errors(
     fake.on("OnnxParser.parse_from_file", parse)
     fake.on("Builder.build_serialized_network", fail)
     with pytest.raises(StageError) as caught:
-        run(make_job(tmp_path, dims=BUCKETS))
+        run(fake, make_job(tmp_path, dims=BUCKETS))
     assert str(caught.value) == (
         f"TensorRT {fake.version} cannot build engine-batch1.plan: Error Code 10: Could not find any implementation;"
         " Error Code 2: no plan"
@@ -342,7 +296,7 @@ def test_an_output_that_could_not_be_cut_is_refused_beside_buckets(
         added.dim_param = axis
     onnx.save(model, str(job.onnx))
     with pytest.raises(InputError, match=r"dims.width.buckets: axis 1 of output score varies with the input"):
-        run(replace(job, inputs=spec.inputs, dims=spec.dims))
+        run(fake, replace(job, inputs=spec.inputs, dims=spec.dims))
     assert fake.calls == []
 
 
@@ -351,7 +305,7 @@ def test_a_range_beside_buckets_stays_dynamic_in_each_plan(fake: FakeTensorrt, t
         inputs={"features": {"dtype": "float32", "shape": ["batch", "width"]}},
         dims={**RANGE, "width": {"min": 1, "opt": 4, "max": 4, "buckets": [2, 4]}},
     )
-    run(replace(make_job(tmp_path), inputs=spec.inputs, dims=spec.dims))
+    run(fake, replace(make_job(tmp_path), inputs=spec.inputs, dims=spec.dims))
     assert (tmp_path / "plan" / "engine-width2.plan").read_bytes() == b"plan of (-1, 2)"
     assert fake.arguments("IOptimizationProfile.set_shape") == [
         {"input": "features", "min": (1, width), "opt": (8, width), "max": (16, width)} for width in (2, 4)

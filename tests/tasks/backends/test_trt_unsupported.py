@@ -9,8 +9,7 @@ import pytest
 from tasks.backends.trt_build import build_plans
 from tasks.errors import InputError
 from tests.tasks.backends.tensorrt_api.kinds import state_of
-from tests.tasks.backends.tensorrt_api.recording import RELEASES
-from tests.tasks.backends.test_trt_build import make_fake, make_job
+from tests.tasks.backends.test_trt_build import make_job
 from tests.tasks.tiny import WEIGHTS, write_onnx
 
 if TYPE_CHECKING:
@@ -92,11 +91,6 @@ class Parser:
         return all(taken for _, taken in state_of(parser)["parts"])
 
 
-@pytest.fixture(params=RELEASES)
-def fake(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> FakeTensorrt:
-    return make_fake(request.param, monkeypatch)
-
-
 def job_of(folder: Path, body: str = BODY, names: dict[int, str] | None = None) -> BuildJob:
     job = make_job(folder)
     path = write_onnx(folder / "onnx", body=body)
@@ -108,9 +102,9 @@ def job_of(folder: Path, body: str = BODY, names: dict[int, str] | None = None) 
     return replace(job, onnx=path)
 
 
-def refusal(job: BuildJob) -> list[str]:
+def refusal(fake: FakeTensorrt, job: BuildJob) -> list[str]:
     with pytest.raises(InputError) as caught:
-        build_plans(job, lambda _done, _total: None)
+        build_plans(fake.module, job, lambda _done, _total: None)
     return str(caught.value).split("\n  ")
 
 
@@ -119,7 +113,7 @@ def test_every_node_that_is_not_taken_is_named_with_its_kind_and_the_reason(
     fake: FakeTensorrt, tmp_path: Path, stops: bool
 ) -> None:
     Parser(fake, stops=stops)
-    head, *nodes = refusal(job_of(tmp_path, names={1: "/encoder/Sigmund"}))
+    head, *nodes = refusal(fake, job_of(tmp_path, names={1: "/encoder/Sigmund"}))
     assert head == (
         f"TensorRT {fake.version} does not take 2 nodes of the converted model; rewrite what they come from in the"
         " module, or name a plugin library that holds them under build.plugins in model.yaml:"
@@ -132,7 +126,7 @@ def test_every_node_that_is_not_taken_is_named_with_its_kind_and_the_reason(
 
 def test_a_node_that_is_taken_alone_is_not_blamed_for_what_comes_before_it(fake: FakeTensorrt, tmp_path: Path) -> None:
     Parser(fake, 2, stops=True)
-    _, *nodes = refusal(job_of(tmp_path))
+    _, *nodes = refusal(fake, job_of(tmp_path))
     assert [node.partition(" (")[0] for node in nodes] == ["node 1", "node 3"]
 
 
@@ -140,7 +134,7 @@ def test_the_parser_that_is_not_sure_which_node_it_is_names_the_model(fake: Fake
     parser = Parser(fake, stops=True)
     fake.on("OnnxParser.parse_from_file", lambda found, _path: bool(state_of(found).update(errors=[error])))
     error = parser._error(-1, "Weights of another type")  # noqa: SLF001 - the fake's own
-    _, *nodes = refusal(job_of(tmp_path, body="score = ReduceSum<keepdims=0>(features, one)"))
+    _, *nodes = refusal(fake, job_of(tmp_path, body="score = ReduceSum<keepdims=0>(features, one)"))
     assert nodes == ["the model (): Weights of another type"]
 
 
@@ -150,7 +144,7 @@ def test_a_node_is_asked_about_alone_with_its_weights_types_and_where_they_lie(
     parser = Parser(fake, stops=True)
     body = "a = Sigmund(features)  b = Freud(features, w)  score = ReduceSum<keepdims=0>(b, one)"
     job = job_of(tmp_path, body=body)
-    refusal(job)
+    refusal(fake, job)
     model, path = parser.models[-1]
     assert [node.op_type for node in model.graph.node] == ["Freud"]
     assert [value.name for value in model.graph.input] == ["features"]
@@ -165,7 +159,7 @@ def test_weights_in_a_file_of_their_own_are_not_taken_for_the_reason(fake: FakeT
     model = onnx.load(str(job.onnx))
     model.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(WEIGHTS, "w"))
     onnx.save(model, str(job.onnx), save_as_external_data=True, location="model.onnx.data", size_threshold=0)
-    _, *nodes = refusal(job)
+    _, *nodes = refusal(fake, job)
     assert nodes[1] == "node 1 (Freud): Plugin not found: Freud"
     single, path = parser.models[-1]
     assert single.graph.initializer[0].data_location == onnx.TensorProto.EXTERNAL

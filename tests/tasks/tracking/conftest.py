@@ -132,7 +132,12 @@ class Case:
             np.savez(candidate / f"{index:05d}.npz", **c)
             np.savez(annotations / f"{index:05d}.npz", **{"label": level / 6, "slice.level": level})
             comparison.update(r, c, slices={"level": level})
-        compared = ComparedEngine(outputs=_artifact("e"), comparison=comparison.result(), peak_memory_bytes=1 << 20)
+        compared = ComparedEngine(
+            plan=_artifact("b").digest,
+            outputs=_artifact("e"),
+            comparison=comparison.result(),
+            peak_memory_bytes=1 << 20,
+        )
         return EngineRecord(
             outcome=_outcome(_cell(precision), compared, p50_ms),
             reference=reference,

@@ -11,6 +11,7 @@ import pytest
 
 import tasks.tracking.connection
 import tasks.tracking.run_content
+from tasks.specs import Dim
 from tasks.tracking import run_content as content
 from validation.breakdowns import SliceError
 
@@ -105,6 +106,14 @@ def test_parameters_name_recipe_options_backend_and_dims(case: Case) -> None:
     assert params["backend.device"] == "cpu"
     assert params["dims.batch"] == "min 1, opt 8, max 32"
     assert params["option.cache"] == "…/cache.bin"
+
+
+def test_the_parameter_of_a_dim_names_its_buckets_where_it_has_some(case: Case) -> None:
+    dims = {"batch": Dim(min=1, opt=8, max=32, buckets=(8, 32)), "tokens": Dim(min=1, opt=8, max=32)}
+    conversion, outcome = case.conversion(dims=dims), case.engine("fp16").outcome
+    for params in (content.conversion_params(conversion), content.engine_params(conversion, outcome)):
+        assert params["dims.batch"] == "min 1, opt 8, max 32; buckets 8, 32"
+        assert params["dims.tokens"] == "min 1, opt 8, max 32"
 
 
 def test_texts_are_cut_to_what_mlflow_takes(case: Case) -> None:
