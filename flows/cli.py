@@ -21,6 +21,7 @@ Document = dict[str, Any]
 Command = TypeVar("Command", bound="Callable[..., Any]")
 
 EXIT_CODES = {"pass": 0, "fail": 3, "inconclusive": 4}
+MARKS = {"pass": "✓", "fail": "✕", "inconclusive": "?"}
 UNEXPECTED, REFUSED = 1, 5
 MONTH_S = 30 * 24 * 3600
 PRECISIONS = ("fp32", "fp16", "int8")
@@ -116,18 +117,23 @@ def convert(
 )
 @_command
 def gate(session: Session, reference: Path, candidate: Path, policy: Path) -> tuple[Document, int]:
-    """Judge the outputs in CANDIDATE against those in REFERENCE: .npz files, or folders of shards."""
+    """Judge the outputs in CANDIDATE against those in REFERENCE: .npz files, or folders of shards.
+
+    REFERENCE may also hold label, slice.NAME and the masks that outputs name.
+    """
     from tasks.gate import judge_files  # noqa: PLC0415
 
-    result, verdict = judge_files(reference, candidate, policy)
-    marks = {"pass": "✓", "fail": "✕", "inconclusive": "?"}
-    session.reporter.say(f"{result.samples:,} samples")
-    for rule in verdict.rules:
-        session.reporter.say(f"{marks[rule.outcome.value]} {rule.sentence}")
+    judged = judge_files(reference, candidate, policy)
+    verdict = judged.verdict
+    session.reporter.say(f"{judged.comparison.samples:,} samples")
+    for outcome, sentence in verdict.sentences:
+        session.reporter.say(f"{MARKS[outcome.value]} {sentence}")
     for defect in verdict.defects:
         session.reporter.say(f"✕ {defect}")
-    session.reporter.say(f"{marks[verdict.outcome.value]} verdict: {verdict.outcome.value}")
-    return {"verdict": asdict(verdict), "comparison": asdict(result)}, EXIT_CODES[verdict.outcome.value]
+    for rule in judged.policy.performance:
+        session.reporter.say(f"- {rule.metric} is judged by `enginegate convert`, which measures it, not here.")
+    session.reporter.say(f"{MARKS[verdict.outcome.value]} verdict: {verdict.outcome.value}")
+    return {"verdict": asdict(verdict), "comparison": asdict(judged.comparison)}, EXIT_CODES[verdict.outcome.value]
 
 
 @main.command()

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from tasks.backends import CPU
 from tasks.errors import EnginegateError
+from tasks.judged import deciding_sentence, deciding_words
 from tasks.memo import Remembered
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ PASSED, FAILED, UNDECIDED, ELSEWHERE = "✓", "✕", "?", "→"
 COLOURS = {PASSED: "green", FAILED: "red", UNDECIDED: "yellow", ELSEWHERE: "cyan"}
 STEP_WIDTH = 34
 DIGEST_CHARACTERS = 19
+REASON_CHARACTERS = 60
 # Wider than any line: an engine id that is cut off cannot be copied. A terminal wraps what is too long for it.
 TABLE_WIDTH = 500
 
@@ -88,11 +90,9 @@ class Reporter:
         return result
 
     def verdict(self, outcome: EngineOutcome) -> None:
-        """Print how an engine was judged, with the rule that it came nearest to breaking, or broke."""
+        """Print how an engine was judged, with the rule that it broke, left open, or came nearest to breaking."""
         mark = _mark(outcome)
-        detail = outcome.reason
-        if outcome.verdict is not None:
-            detail = outcome.verdict.defects[0] if outcome.verdict.defects else outcome.verdict.worst_rule.sentence
+        detail = outcome.reason if outcome.verdict is None else deciding_sentence(outcome.verdict)
         self._line(mark, f"verdict {label_of(outcome.cell)}", f"{outcome.outcome.value}: {detail}", None)
 
     def elsewhere(self, cell: Cell, text: str) -> None:
@@ -153,12 +153,10 @@ def _mark(outcome: EngineOutcome) -> str:
 
 
 def _row(outcome: EngineOutcome) -> tuple[str, ...]:
-    rule, p50, speedup, size, digest = outcome.reason.partition("\n")[0][:60] or "-", "-", "-", "-", "-"
+    p50, speedup, size, digest = "-", "-", "-", "-"
+    rule = outcome.reason.partition("\n")[0][:REASON_CHARACTERS] or "-"
     if outcome.verdict is not None:
-        worst = outcome.verdict.worst_rule
-        rule = (
-            f"{worst.rule.output} {worst.rule.metric} {_number(worst.value)} ({_limit(worst.rule.max, worst.rule.min)})"
-        )
+        rule = deciding_words(outcome.verdict)
     if outcome.engine is not None:
         size, digest = f"{outcome.engine.plan.size_bytes / 1e6:.1f} MB", outcome.engine.plan.digest[:DIGEST_CHARACTERS]
     if outcome.benchmark is not None:
@@ -166,14 +164,6 @@ def _row(outcome: EngineOutcome) -> tuple[str, ...]:
         ratio = outcome.benchmark.headline_speedup
         speedup = "-" if ratio is None else f"{ratio:.2f}x"
     return rule, p50, speedup, size, digest
-
-
-def _number(value: float | None) -> str:
-    return "undefined" if value is None else f"{value:.4g}"
-
-
-def _limit(maximum: float | None, minimum: float | None) -> str:
-    return f"≤ {maximum:g}" if maximum is not None else f"≥ {minimum:g}"
 
 
 def _count(number: int, noun: str) -> str:

@@ -14,6 +14,7 @@ from flows.engine import as_task, make_engine, run_stage
 from flows.handover import leave_job
 from flows.planning import plan_conversion, version_of
 from flows.session import current_session
+from flows.verdicts import is_settled, judge_together
 from tasks.convert import convert_precision
 from tasks.data import ingest
 from tasks.errors import InputError, RefusedError, StageError
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from tasks.records import ExportedModel, ReferenceArtifact
     from tasks.specs import ModelSpec
     from tasks.workbench import Workbench
+    from validation.policy import Policy
 
 ingest_task = as_task(ingest)
 export_task = as_task(export_onnx)
@@ -50,10 +52,11 @@ def prepare(session: Session, plan: ConversionPlan) -> None:
     """Read the data and export the module outside Prefect: what the flow's own tasks then find done.
 
     Raises:
-        InputError: the data, the source or the weights cannot be used.
+        InputError: the data, the source or the weights cannot be used, or the policy names a slice that is not there.
     """
     directory = plan.directory
     data = _data(session, ingest, "validation data", directory, directory.validation, "validation.data")
+    _policies(plan, data)
     if Precision.INT8 in plan.precisions:
         _data(session, ingest, "calibration data", directory, directory.calibration, "calibration.set")
     run_stage(session, "export", export_onnx, _describe_export, directory, data)
@@ -78,11 +81,12 @@ def convert_model(
     plan = plan_conversion(directory, targets=targets or (), precisions=precisions or (), only=only)
     elsewhere = targets_elsewhere(plan.cells)
     data = _data(session, ingest_task, "validation data", directory, directory.validation, "validation.data")
+    policies = _policies(plan, data)
     exported = run_stage(session, "export", export_task, _describe_export, directory, data)
     reference = run_stage(session, "reference", reference_task, lambda _: "PyTorch FP32 outputs", directory, data)
     typed = _convert_precisions(session, plan, exported)
-    jobs = _jobs(session, plan, typed, data, reference)
-    outcomes = _make_all(session, plan, jobs, typed, elsewhere)
+    jobs = _jobs(session, plan, policies, typed, data, reference)
+    outcomes = _judge_all(session, _make_all(session, plan, jobs, typed, elsewhere))
     # Every stage read its own files of the directory: only if all of it is still the same do they belong together.
     if version_of(read_model_directory(Path(model_directory))) != plan.version:
         raise InputError(f"{model_directory}: changed while it was converted; run the conversion again")
@@ -99,9 +103,14 @@ def _require_lasting_folders(session: Session) -> None:
         raise InputError("ENGINEGATE_HOME: a worker needs it, as an absolute path; set it where the worker is started")
 
 
+def _policies(plan: ConversionPlan, data: DataArtifact) -> dict[Precision, Policy]:
+    return {precision: plan.directory.policy(precision, data.slices) for precision in plan.precisions}
+
+
 def _jobs(
     session: Session,
     plan: ConversionPlan,
+    policies: dict[Precision, Policy],
     typed: dict[Precision, TypedModel | str],
     data: DataArtifact,
     reference: ReferenceArtifact,
@@ -113,7 +122,7 @@ def _jobs(
         EngineJob(
             cell=cell,
             spec=directory.spec,
-            policy=directory.policy(cell.precision),
+            policy=policies[cell.precision],
             typed=converted,
             data=data,
             reference=reference,
@@ -144,9 +153,19 @@ def _make_all(
         for job in jobs:
             if job.cell.target not in elsewhere:
                 outcomes.append(make_engine(job.cell.engine_id, leave_job(session.store, job)))
-                session.reporter.verdict(outcomes[-1])
+                if is_settled(outcomes[-1]):
+                    session.reporter.verdict(outcomes[-1])
         outcomes += collect()
     return sorted(outcomes, key=lambda outcome: plan.cells.index(outcome.cell))
+
+
+def _judge_all(session: Session, made: list[EngineOutcome]) -> list[EngineOutcome]:
+    """The last verdicts; told are those that were not settled before."""
+    judged = judge_together(made)
+    for before, outcome in zip(made, judged, strict=True):
+        if not is_settled(before):
+            session.reporter.verdict(outcome)
+    return judged
 
 
 def _register_all(

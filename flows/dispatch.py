@@ -24,6 +24,7 @@ from prefect.states import Cancelled, Cancelling, Crashed
 from flows.handover import last_sign, leave_job, take_outcome
 from flows.pools import Pool, pool_of, read_pool, read_runs, require_pool, runs_before, send
 from flows.prefect_api import require_configured_api
+from flows.verdicts import is_settled
 from tasks.backends import CPU
 from tasks.backends.gpu import find_gpu
 from tasks.errors import EnginegateError, InputError, RefusedError, StageError
@@ -139,7 +140,10 @@ class _Dispatch:
             if outcome is not None:
                 self.errands.remove(errand)
                 self.outcomes.append(outcome)
-                self.session.reporter.verdict(outcome)
+                if is_settled(outcome):
+                    self.session.reporter.verdict(outcome)
+                else:
+                    self._show(errand, "measured, to be judged with the other engines")
 
     def _outcome(
         self, client: SyncPrefectClient, errand: _Errand, run: FlowRun | None, pool: Pool

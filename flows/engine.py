@@ -61,7 +61,7 @@ def run_stage(
 def make_engine(engine_id: str, job: str) -> EngineOutcome:
     """Make and judge the engine whose job lies in the store as `job`; leave the outcome there, and return it.
 
-    An engine that cannot be built or run is a `fail` with the reason.
+    The verdict is provisional (see `verdicts`). An engine that cannot be built or run is a `fail` with the reason.
 
     Raises:
         RefusedError: this host is not the job's target, or what the job needs is not in the store unchanged.
@@ -102,7 +102,7 @@ def _make(session: Session, job: EngineJob) -> EngineOutcome:
         benchmark = run_stage(session, f"benchmark {label}", benchmark_task, _describe_benchmark, job, engine)
     except (InputError, StageError) as error:
         return made.model_copy(update={"reason": str(error)})
-    verdict = decide(job.policy, compared.comparison)
+    verdict = decide(job.policy, compared.comparison, precision=job.cell.precision.value)
     return made.model_copy(update={"benchmark": benchmark, "verdict": verdict, "outcome": verdict.outcome})
 
 

@@ -66,11 +66,11 @@ def leave_outcome(store: ArtifactStore, run: str, outcome: EngineOutcome) -> Non
 
 
 def take_outcome(store: ArtifactStore, run: str, job: EngineJob) -> EngineOutcome | None:
-    """The outcome that a flow run left, or None where it left none.
+    """The outcome that a flow run left, or None where it left none. Its verdict is provisional: see `verdicts`.
 
     Raises:
-        RefusedError: it is not one of this job, its verdict does not follow from a comparison of its plan, or an
-            artifact that it names is not in the store.
+        RefusedError: it is not one of this job, its verdict does not follow from a comparison of its plan alone, or
+            an artifact that it names is not in the store.
     """
     outcome = _read(store, OUTCOME, _key(run), EngineOutcome)
     if outcome is None:
@@ -90,9 +90,9 @@ def take_outcome(store: ArtifactStore, run: str, job: EngineJob) -> EngineOutcom
 def _verdict_follows(outcome: EngineOutcome) -> bool:
     if outcome.verdict is None or outcome.compared is None or outcome.policy is None:
         return outcome.outcome is not Outcome.PASS
-    right = decide(outcome.policy, outcome.compared.comparison) == outcome.verdict
+    provisional = decide(outcome.policy, outcome.compared.comparison, precision=outcome.cell.precision.value)
     same_plan = outcome.engine is not None and outcome.engine.plan.digest == outcome.compared.plan
-    return right and same_plan and outcome.outcome in {Outcome.FAIL, outcome.verdict.outcome}
+    return provisional == outcome.verdict and same_plan and outcome.outcome is outcome.verdict.outcome
 
 
 @contextmanager

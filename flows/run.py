@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from flows.planning import ConversionPlan
     from tasks.records import EngineOutcome
+    from validation.verdict import RuleResult
 
 # In the order in which one engine's outcome decides the command's exit code.
 EXIT_CODES = {Outcome.FAIL: 3, Outcome.INCONCLUSIVE: 4, Outcome.PASS: 0}
@@ -89,9 +90,26 @@ def _summary(outcome: EngineOutcome) -> dict[str, Any]:
         "registered": outcome.outcome is Outcome.PASS,
         "digest": outcome.engine.plan.digest if outcome.engine else None,
         "size_bytes": outcome.engine.plan.size_bytes if outcome.engine else None,
-        "rules": [
-            {"output": rule.rule.output, "metric": rule.rule.metric, "value": rule.value, "outcome": rule.outcome.value}
-            for rule in (outcome.verdict.rules if outcome.verdict else ())
-        ],
+        "rules": [_rule(rule) for rule in (outcome.verdict.rules if outcome.verdict else ())],
+        "performance": [asdict(rule) for rule in (outcome.verdict.performance if outcome.verdict else ())],
+        "defects": list(outcome.verdict.defects) if outcome.verdict else [],
         "benchmark": outcome.benchmark.model_dump(mode="json") if outcome.benchmark else None,
+    }
+
+
+def _rule(result: RuleResult) -> dict[str, Any]:
+    rule = result.rule
+    return {
+        "output": rule.output,
+        "metric": rule.metric,
+        "slice": rule.by,
+        "group": result.group,
+        rule.side: rule.limit,
+        "value": result.value,
+        "low": result.low,
+        "high": result.high,
+        "n": result.n,
+        "needed": result.needed,
+        "outcome": result.outcome.value,
+        "sentence": result.sentence,
     }

@@ -1,4 +1,8 @@
-"""Stage 4, on the target: the engine's outputs against the stored reference outputs, shard by shard."""
+"""Stage 4, on the target: the engine's outputs on the validation data, and how they compare with the reference's.
+
+Two steps, each remembered and each in a child process: run the engine, then measure its outputs. A policy with other
+slices, confidence or resamples is measured anew without the engine; one with other limits needs no work at all.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +18,14 @@ import validation
 from tasks.backends import backend_for
 from tasks.backends.compatibility import refuse_elsewhere
 from tasks.child import call_in_child
-from tasks.data import load_arrays, save_shard, shard_paths
+from tasks.data import LABEL, load_arrays, save_shard, shard_paths, slices_in
 from tasks.digests import digest_file, digest_json
 from tasks.errors import StageError
 from tasks.feeds import split_batches
 from tasks.memo import Remembered, remember
-from tasks.records import ComparedEngine
+from tasks.records import Artifact, ComparedEngine
 from tasks.specs import Dim, Frozen, OutputDeclaration
+from validation.bootstrap import Bootstrap
 from validation.comparison import Comparison, ComparisonResult
 
 if TYPE_CHECKING:
@@ -31,25 +36,50 @@ if TYPE_CHECKING:
     from tasks.records import BuiltEngine, EngineJob
     from tasks.workbench import Workbench
 
-RECIPE = 3
-SLICE = "slice."
+RUN_RECIPE = 1
+MEASURE_RECIPE = 1
 
 
-class CompareRequest(Frozen):
-    """What the child compares; paths are folders of this host, with shards alike in number and order."""
+class RunRequest(Frozen):
+    """What the child runs; paths are folders of this host. Outputs go to `candidate`, sharded as `inputs`."""
 
     target: str
     plan: str
     inputs: str
-    annotations: str
-    reference: str
     candidate: str
-    outputs: dict[str, OutputDeclaration]
-    ranges: dict[str, tuple[float, float]]
     batch: Dim
 
 
-class CompareReply(Frozen):
+class RunReply(Frozen):
+    """The child's largest resident memory in bytes."""
+
+    peak_memory_bytes: int
+
+
+class CandidateOutputs(Frozen):
+    """An engine's outputs on the validation data, and the largest resident memory of its process in bytes."""
+
+    outputs: Artifact
+    peak_memory_bytes: int
+
+
+class MeasureRequest(Frozen):
+    """What the child measures, and how; paths are folders of this host, with shards alike in number and order.
+
+    `inputs` holds the masks, where an output names one. `slices` are those of the policy, by output.
+    """
+
+    reference: str
+    candidate: str
+    annotations: str
+    inputs: str | None
+    outputs: dict[str, OutputDeclaration]
+    slices: dict[str, tuple[str, ...]]
+    confidence: float
+    resamples: int
+
+
+class Measured(Frozen):
     """The comparison, and the child's largest resident memory in bytes."""
 
     comparison: ComparisonResult
@@ -57,60 +87,100 @@ class CompareReply(Frozen):
 
 
 def compare_engine(bench: Workbench, job: EngineJob, engine: BuiltEngine) -> Remembered[ComparedEngine]:
-    """Run the engine on the validation data and compare with the reference, in a child process.
+    """Run the engine on the validation data and compare with the reference; cached only if both were.
 
-    Memory holds one shard and the accumulators of `validation.comparison`: some 9 bytes for each pair of a score, and
-    a fixed amount for outputs of other kinds, however many samples there are.
+    Memory holds one shard and the accumulators of `validation.comparison`, which keep a limited number of samples.
 
     Raises:
         RefusedError: the engine was built for another GPU or runtime than this host's.
-        StageError: the engine cannot be loaded, or it crashes while it runs.
+        StageError: the engine cannot be loaded, it crashes while it runs, or no sample runs one of its plans.
     """
-    spec, cell, data, reference = job.spec, job.cell, job.data, job.reference
-    refuse_elsewhere(engine.backend, backend_for(cell.target).identity())
-    batch = spec.dims[spec.batch_dim]
+    refuse_elsewhere(engine.backend, backend_for(job.cell.target).identity())
+    candidate = _run_engine(bench, job, engine)
+    measured = _measure(bench, job, candidate.result.outputs)
+    compared = ComparedEngine(
+        plan=engine.plan.digest,
+        outputs=candidate.result.outputs,
+        comparison=measured.result.comparison,
+        peak_memory_bytes=max(candidate.result.peak_memory_bytes, measured.result.peak_memory_bytes),
+    )
+    cached = candidate.cached and measured.cached
+    return Remembered(compared, cached=cached, seconds=candidate.seconds + measured.seconds)
+
+
+def _run_engine(bench: Workbench, job: EngineJob, engine: BuiltEngine) -> Remembered[CandidateOutputs]:
+    batch = job.spec.dims[job.spec.batch_dim]
     key: dict[str, object] = {
-        "recipe": RECIPE,
-        "statistics": _statistics_digest(),
+        "recipe": RUN_RECIPE,
         "plan": engine.plan.digest,
         "backend": engine.backend.model_dump(),
-        "inputs": data.inputs.digest,
-        "annotations": data.annotations.digest,
-        "reference": reference.outputs.digest,
-        "outputs": {name: output.model_dump(mode="json") for name, output in spec.outputs.items()},
+        "inputs": job.data.inputs.digest,
         "batch": batch.model_dump(),
     }
 
-    def produce() -> ComparedEngine:
+    def produce() -> CandidateOutputs:
         with bench.store.scratch() as folder:
             (folder / "candidate").mkdir()
-            request = CompareRequest(
-                target=cell.target,
+            request = RunRequest(
+                target=job.cell.target,
                 plan=str(bench.store.fetch(engine.plan, folder / "plan")),
-                inputs=str(bench.store.fetch(data.inputs, folder / "inputs")),
-                annotations=str(bench.store.fetch(data.annotations, folder / "annotations")),
-                reference=str(bench.store.fetch(reference.outputs, folder / "reference")),
+                inputs=str(bench.store.fetch(job.data.inputs, folder / "inputs")),
                 candidate=str(folder / "candidate"),
-                outputs=spec.outputs,
-                ranges=reference.ranges,
                 batch=batch,
             )
             reply = call_in_child(
-                "tasks.compare:compare_in_child",
+                "tasks.compare:run_in_child",
                 request,
-                CompareReply,
+                RunReply,
                 folder,
                 time_limit_s=bench.time_limit_s,
-                on_progress=bench.on_progress,
+                on_progress=lambda done, total: bench.on_progress(done, 2 * total),
             )
-            return ComparedEngine(
-                plan=engine.plan.digest,
-                outputs=bench.store.put(folder / "candidate"),
-                comparison=reply.comparison,
-                peak_memory_bytes=reply.peak_memory_bytes,
+            outputs = bench.store.put(folder / "candidate")
+        return CandidateOutputs(outputs=outputs, peak_memory_bytes=reply.peak_memory_bytes)
+
+    return remember(bench.store, "run", key, CandidateOutputs, produce)
+
+
+def _measure(bench: Workbench, job: EngineJob, candidate: Artifact) -> Remembered[Measured]:
+    data, policy, outputs = job.data, job.policy, job.spec.outputs
+    masks = data.inputs if any(output.mask for output in outputs.values()) else None
+    plan: dict[str, Any] = {
+        "outputs": outputs,
+        "slices": {output: tuple(sorted(slices)) for output, slices in policy.slices.items()},
+        "confidence": policy.confidence,
+        "resamples": policy.resamples,
+    }
+    key: dict[str, object] = {
+        "recipe": MEASURE_RECIPE,
+        "statistics": _statistics_digest(),
+        "candidate": candidate.digest,
+        "reference": job.reference.outputs.digest,
+        "annotations": data.annotations.digest,
+        "inputs": masks.digest if masks else None,
+        **plan,
+        "outputs": {name: output.model_dump(mode="json") for name, output in outputs.items()},
+    }
+
+    def produce() -> Measured:
+        with bench.store.scratch() as folder:
+            request = MeasureRequest(
+                reference=str(bench.store.fetch(job.reference.outputs, folder / "reference")),
+                candidate=str(bench.store.fetch(candidate, folder / "candidate")),
+                annotations=str(bench.store.fetch(data.annotations, folder / "annotations")),
+                inputs=str(bench.store.fetch(masks, folder / "inputs")) if masks else None,
+                **plan,
+            )
+            return call_in_child(
+                "tasks.compare:measure_in_child",
+                request,
+                Measured,
+                folder,
+                time_limit_s=bench.time_limit_s,
+                on_progress=lambda done, total: bench.on_progress(total + done, 2 * total),
             )
 
-    return remember(bench.store, "compare", key, ComparedEngine, produce)
+    return remember(bench.store, "measure", key, Measured, produce)
 
 
 @functools.cache
@@ -121,22 +191,14 @@ def _statistics_digest() -> str:
     return digest_json(sources | {name: metadata.version(name) for name in ("numpy", "scipy")})
 
 
-def compare_in_child(payload: dict[str, Any], progress: Callable[[int, int], None]) -> CompareReply:
-    """Child entry: compare as the request says."""
-    request = CompareRequest.model_validate(payload)
+def run_in_child(payload: dict[str, Any], progress: Callable[[int, int], None]) -> RunReply:
+    """Child entry: run the engine as the request says."""
+    request = RunRequest.model_validate(payload)
     engine = backend_for(request.target).load(Path(request.plan))
-    comparison = Comparison({name: output.as_output_spec() for name, output in request.outputs.items()}, request.ranges)
     shards = shard_paths(Path(request.inputs))
     sizes = itertools.cycle(request.batch.buckets or (request.batch.opt,))
     for number, path in enumerate(shards):
-        candidate = run_shard(engine, load_arrays(path), request.batch, sizes)
-        save_shard(Path(request.candidate), number, candidate)
-        annotations = load_arrays(Path(request.annotations) / path.name)
-        comparison.update(
-            load_arrays(Path(request.reference) / path.name),
-            candidate,
-            slices={name.removeprefix(SLICE): a for name, a in annotations.items() if name.startswith(SLICE)},
-        )
+        save_shard(Path(request.candidate), number, run_shard(engine, load_arrays(path), request.batch, sizes))
         progress(number + 1, len(shards))
     if (
         unused := engine.unused_plans()
@@ -145,7 +207,37 @@ def compare_in_child(payload: dict[str, Any], progress: Callable[[int, int], Non
             f"validation.data: no sample runs {', '.join(unused)}; add samples of such extents (and shards with"
             " more samples than the smaller batch buckets), or remove the bucket from dims"
         )
-    return CompareReply(comparison=comparison.result(), peak_memory_bytes=peak_memory_bytes())
+    return RunReply(peak_memory_bytes=peak_memory_bytes())
+
+
+def measure_in_child(payload: dict[str, Any], progress: Callable[[int, int], None]) -> Measured:
+    """Child entry: measure as the request says."""
+    request = MeasureRequest.model_validate(payload)
+    comparison = Comparison(
+        {name: output.as_output_spec() for name, output in request.outputs.items()},
+        by=request.slices,
+        plan=Bootstrap(confidence=request.confidence, resamples=request.resamples),
+    )
+    shards = shard_paths(Path(request.reference))
+    for number, path in enumerate(shards):
+        annotations = load_arrays(Path(request.annotations) / path.name)
+        comparison.update(
+            load_arrays(path),
+            load_arrays(Path(request.candidate) / path.name),
+            slices=slices_in(annotations),
+            label=annotations.get(LABEL),
+            masks=_masks(request, path.name),
+        )
+        progress(number + 1, len(shards))
+    return Measured(comparison=comparison.result(), peak_memory_bytes=peak_memory_bytes())
+
+
+def _masks(request: MeasureRequest, shard: str) -> Arrays:
+    """The inputs of a shard that outputs name as their mask."""
+    if request.inputs is None:
+        return {}
+    inputs = load_arrays(Path(request.inputs) / shard)
+    return {output.mask: inputs[output.mask] for output in request.outputs.values() if output.mask is not None}
 
 
 def run_shard(engine: Engine, shard: Arrays, batch: Dim, sizes: Iterator[int] | None = None) -> Arrays:

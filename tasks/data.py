@@ -14,6 +14,7 @@ from tasks.digests import digest_file
 from tasks.errors import InputError
 from tasks.memo import Remembered, remember
 from tasks.records import DataArtifact
+from validation.breakdowns import LARGEST_SLICE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -24,7 +25,9 @@ if TYPE_CHECKING:
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 
-RECIPE = 1
+RECIPE = 2
+LABEL = "label"
+SLICE = "slice."
 SHARD_BYTES = 16 << 20
 SHARD_SAMPLES = 1024
 FIRST_INDICES = 5
@@ -57,18 +60,49 @@ def ingest(bench: Workbench, spec: ModelSpec, files: Sequence[Path], field: str)
             inputs, annotations = folder / "inputs", folder / "annotations"
             inputs.mkdir()
             annotations.mkdir()
-            samples = 0
+            samples, slices = 0, _SliceValues(field)
             for number, shard in enumerate(_shards(spec, files, field)):
                 save_shard(inputs, number, {name: shard[name] for name in spec.inputs})
                 save_shard(annotations, number, {name: a for name, a in shard.items() if name not in spec.inputs})
+                slices.add(shard)
                 samples += len(shard[next(iter(spec.inputs))])
             if [digest_file(path)[0] for path in files] != digests:
                 raise InputError(f"{field}: a file changed while it was read; run the conversion again")
             return DataArtifact(
-                inputs=bench.store.put(inputs), annotations=bench.store.put(annotations), samples=samples
+                inputs=bench.store.put(inputs),
+                annotations=bench.store.put(annotations),
+                samples=samples,
+                slices=slices.names,
             )
 
     return remember(bench.store, "ingest", key, DataArtifact, produce)
+
+
+class _SliceValues:
+    """The distinct values of each slice, as text. One with too many is refused: it names samples, not groups."""
+
+    def __init__(self, field: str) -> None:
+        self._field = field
+        self._values: dict[str, set[str]] = {}
+
+    def add(self, shard: Arrays) -> None:
+        for name, array in slices_in(shard).items():
+            values = self._values.setdefault(name, set())
+            values.update(np.unique(array.astype(np.str_)).tolist())
+            if len(values) > LARGEST_SLICE:
+                raise InputError(
+                    f"{self._field}: {SLICE}{name} has more than {LARGEST_SLICE:,} distinct values, too many to judge"
+                    " each on its own; join them into groups, or remove it"
+                )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(sorted(self._values))
+
+
+def slices_in(arrays: Arrays) -> Arrays:
+    """The arrays called `slice.<name>`, by that name."""
+    return {name.removeprefix(SLICE): array for name, array in arrays.items() if name.startswith(SLICE)}
 
 
 def save_shard(folder: Path, number: int, arrays: Mapping[str, np.ndarray[Any, Any]]) -> None:
@@ -144,8 +178,9 @@ class _Checker:
                 found = ", ".join(sorted(arrays)) or "none"
                 raise self._error(f"input {name!r} is missing (arrays found: {found}); save it under that name")
         for name in arrays:
-            if name not in self.spec.inputs and name != "label" and not name.startswith("slice."):
-                nearest = difflib.get_close_matches(name, [*self.spec.inputs, "label", "slice."], n=1)
+            annotation = name == LABEL or (name.startswith(SLICE) and name != SLICE)
+            if name not in self.spec.inputs and not annotation:
+                nearest = difflib.get_close_matches(name, [*self.spec.inputs, LABEL, SLICE], n=1)
                 hint = f"did you mean {nearest[0]!r}?" if nearest else "remove it"
                 raise self._error(f"array {name!r} is no input of model.yaml, no label and no slice.<name>; {hint}")
 
@@ -198,6 +233,8 @@ class _Checker:
             )
         if array.dtype.kind not in "biufU":
             raise self._error(f"{name} has dtype {array.dtype.name}; use numbers or text (numpy's str dtype)")
+        if name == LABEL and array.dtype.kind == "U":
+            raise self._error("label is text; give the right score, or the number of the right class")
         if array.dtype.kind == "f":
             self._check_finite(name, array)
 

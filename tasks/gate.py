@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from tasks.data import load_arrays, shard_paths
+from tasks.data import LABEL, SLICE, load_arrays, shard_paths, slices_in
 from tasks.errors import InputError
-from tasks.model_directory import read_yaml
+from tasks.model_directory import read_yaml, refuse_unknown_slices
+from validation.bootstrap import Bootstrap
 from validation.comparison import Comparison
 from validation.policy import PolicyError, outputs_from_mapping, policy_from_mapping
 from validation.verdict import decide
@@ -20,40 +20,72 @@ if TYPE_CHECKING:
     from tasks.data import Arrays
     from validation.comparison import ComparisonResult
     from validation.outputs import OutputSpec
+    from validation.policy import Policy
     from validation.verdict import Verdict
 
-SLICE = "slice."
-LABEL = "label"
+
+@dataclass(frozen=True)
+class Judgement:
+    """A verdict, with the policy and the comparison that it follows from."""
+
+    policy: Policy
+    comparison: ComparisonResult
+    verdict: Verdict
 
 
-def judge_files(reference: Path, candidate: Path, policy_file: Path) -> tuple[ComparisonResult, Verdict]:
+def judge_files(reference: Path, candidate: Path, policy_file: Path) -> Judgement:
     """Compare the outputs in `candidate` with those in `reference` under a policy that declares the outputs.
 
     Each is an `.npz` file, or a folder of shards alike in name: one array per output, first axis the samples.
-    `reference` may hold `label` and `slice.<name>` too.
+    `reference` may hold `label`, `slice.<name>` and the masks that outputs name, too. What is wrong with an output
+    fails the verdict as a defect of it. Rules of performance are not judged.
 
     Raises:
-        InputError: a file cannot be read, the two have different shards, or the policy has a mistake.
+        InputError: a file cannot be read, the two have different shards, shards differ in what they hold beside
+            outputs, or the policy has a mistake or names a slice that is not there.
     """
-    content = read_yaml(policy_file)
+    outputs, policy = _read_policy(policy_file)
+    comparison = Comparison(
+        outputs,
+        by=policy.slices,
+        plan=Bootstrap(confidence=policy.confidence, resamples=policy.resamples),
+    )
+    masks = {spec.mask for spec in outputs.values() if spec.mask is not None}
+    first: Arrays | None = None
+    for reference_path, candidate_path in _pairs(reference, candidate):
+        arrays = load_arrays(reference_path)
+        beside = {name: a for name, a in arrays.items() if name == LABEL or name.startswith(SLICE) or name in masks}
+        if first is None:
+            first = beside
+            refuse_unknown_slices(policy, slices_in(first), policy_file.name)
+        _require_alike(first, beside, reference_path)
+        comparison.update(
+            {name: a for name, a in arrays.items() if name not in beside or name in outputs},
+            load_arrays(candidate_path),
+            slices=slices_in(beside),
+            label=beside.get(LABEL),
+            masks={name: beside[name] for name in masks & beside.keys()},
+        )
+    result = comparison.result()
+    return Judgement(policy, result, decide(policy, result))
+
+
+def _read_policy(path: Path) -> tuple[dict[str, OutputSpec], Policy]:
+    content = read_yaml(path)
     try:
-        outputs = outputs_from_mapping(content, origin=policy_file.name)
+        outputs = outputs_from_mapping(content, origin=path.name)
         if not outputs:
-            raise InputError(
-                f"{policy_file.name}: outputs: missing; declare each output, like `score: {{kind: score}}`"
-            )
-        policy = policy_from_mapping(content, outputs, origin=policy_file.name)
+            raise InputError(f"{path.name}: outputs: missing; declare each output, like `score: {{kind: score}}`")
+        return outputs, policy_from_mapping(content, outputs, origin=path.name)
     except PolicyError as error:
         raise InputError(str(error)) from None
-    pairs = list(_pairs(reference, candidate))
-    comparison = Comparison(outputs, _ranges(outputs, [pair[0] for pair in pairs]))
-    for reference_path, candidate_path in pairs:
-        arrays = load_arrays(reference_path)
-        slices = {name.removeprefix(SLICE): array for name, array in arrays.items() if name.startswith(SLICE)}
-        expected = {name: a for name, a in arrays.items() if name != LABEL and not name.startswith(SLICE)}
-        comparison.update(expected, load_arrays(candidate_path), slices=slices)
-    result = comparison.result()
-    return result, decide(policy, result)
+
+
+def _require_alike(first: Mapping[str, object], found: Mapping[str, object], path: Path) -> None:
+    """Rules by slice or with labels judge all samples or none, so every shard has the same of them."""
+    if first.keys() != found.keys():
+        differing = ", ".join(sorted(first.keys() ^ found.keys()))
+        raise InputError(f"{path.name}: {differing} is in some shards only; give every shard the same")
 
 
 def _pairs(reference: Path, candidate: Path) -> Iterator[tuple[Path, Path]]:
@@ -75,19 +107,3 @@ def _pairs(reference: Path, candidate: Path) -> Iterator[tuple[Path, Path]]:
         raise InputError(f"{reference} and {candidate}: shards on one side only: {differing}; give both the same names")
     for name, path in expected.items():
         yield path, found[name]
-
-
-def _ranges(outputs: Mapping[str, OutputSpec], paths: list[Path]) -> dict[str, tuple[float, float]]:
-    """Smallest and largest finite value of each output of the reference, in a pass of its own."""
-    ranges: dict[str, tuple[float, float]] = {}
-    for path in paths:
-        for name, array in _outputs_in(load_arrays(path), outputs).items():
-            finite = array[np.isfinite(array)]
-            if finite.size:
-                low, high = ranges.get(name, (np.inf, -np.inf))
-                ranges[name] = (min(low, float(finite.min())), max(high, float(finite.max())))
-    return ranges
-
-
-def _outputs_in(arrays: Arrays, outputs: Mapping[str, OutputSpec]) -> Arrays:
-    return {name: array for name, array in arrays.items() if name in outputs and array.dtype.kind in "biuf"}

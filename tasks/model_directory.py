@@ -14,9 +14,10 @@ from tasks.digests import digest_file
 from tasks.errors import InputError
 from tasks.specs import ModelSpec
 from validation.policy import Policy, PolicyError, default_policy, policy_from_mapping
+from validation.rules import suggest
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from pydantic_core import ErrorDetails
 
@@ -56,15 +57,33 @@ class ModelDirectory:
                 files[relative.as_posix()] = digest_file(path)[0]
         return files
 
-    def policy(self, precision: Precision) -> Policy:
-        """The policy of an engine of `precision`: the model's own, or the default of its outputs' kinds."""
+    def policy(self, precision: Precision, slices: Collection[str] | None = None) -> Policy:
+        """The policy of an engine of `precision`: the model's own, or the default of its outputs' kinds.
+
+        `slices` are those of the validation data; None while these have not been read.
+
+        Raises:
+            InputError: the model's own policy has a mistake, or names a slice that the data lack.
+        """
         outputs = self.spec.output_specs()
         if self.policy_file is None:
-            return default_policy(outputs, precision.value)
+            return default_policy(outputs, precision.value, slices or ())
+        origin = self.policy_file.name
         try:
-            return policy_from_mapping(read_yaml(self.policy_file), outputs, origin=self.policy_file.name)
+            policy = policy_from_mapping(read_yaml(self.policy_file), outputs, origin=origin)
         except PolicyError as error:
             raise InputError(str(error)) from None
+        if slices is not None:
+            refuse_unknown_slices(policy, slices, origin)
+        return policy
+
+
+def refuse_unknown_slices(policy: Policy, slices: Collection[str], origin: str) -> None:
+    """Raise InputError for the first rule by a slice that the data lack."""
+    for index, rule in enumerate(policy.rules):
+        if rule.by is not None and rule.by not in slices:
+            remedy = suggest(rule.by, slices) if slices else "they have no slice at all"
+            raise InputError(f"{origin}: rules[{index}].by: the data have no slice.{rule.by}; {remedy}")
 
 
 def read_model_directory(path: Path) -> ModelDirectory:

@@ -81,18 +81,21 @@ class Artifact(Frozen):
 
 
 class DataArtifact(Frozen):
-    """Data in shards: `{index:05d}.npz` files, each with arrays of one shape per sample."""
+    """Data in shards: `{index:05d}.npz` files, each with arrays of one shape per sample.
+
+    `slices` are the names of the annotations `slice.<name>`, sorted.
+    """
 
     inputs: Artifact
     annotations: Artifact
     samples: Annotated[int, Field(ge=1)]
+    slices: tuple[str, ...]
 
 
 class ReferenceArtifact(Frozen):
-    """The reference's outputs on the validation data, sharded as its inputs; and the range of each output."""
+    """The reference's outputs on the validation data, sharded as its inputs."""
 
     outputs: Artifact
-    ranges: dict[str, tuple[float, float]]
 
 
 class ModuleArtifact(Frozen):
@@ -161,7 +164,8 @@ class BuiltEngine(Frozen):
 class ComparedEngine(Frozen):
     """An engine's outputs on the validation data, sharded as its inputs, and their comparison with the reference.
 
-    `plan` says which engine: the digest of its bytes.
+    `plan` says which engine: the digest of its bytes. `peak_memory_bytes` is the largest resident memory of the
+    processes that ran and measured it.
     """
 
     plan: Digest
@@ -171,10 +175,14 @@ class ComparedEngine(Frozen):
 
 
 class Latency(Frozen):
-    """Wall time of one call at a batch size, in milliseconds, and the samples a second that its median allows."""
+    """Wall time of one call at a batch size, in milliseconds, and the samples a second that its median allows.
+
+    `p50_interval` bounds the median, as `Benchmark.speedup_interval` does a speed-up.
+    """
 
     batch: int
     p50_ms: float
+    p50_interval: tuple[float, float]
     p90_ms: float
     p99_ms: float
     throughput_per_s: float
@@ -199,13 +207,15 @@ class Timing(Frozen):
 class Benchmark(Frozen):
     """Latencies of an engine and, where torch is present, of the module in PyTorch, measured in turns.
 
-    `speedup` maps a form of PyTorch and a batch size to its p50 over the engine's. `missing` says why a form of
-    PyTorch was not timed. `layers` holds `layers.json`, the engine's layers with the time of each.
+    `speedup` maps a form of PyTorch and a batch size to its p50 over the engine's, and `speedup_interval` to one-sided
+    bounds of that, each at 98 % confidence. `missing` says why a form of PyTorch was not timed. `layers` holds
+    `layers.json`, the engine's layers with the time of each.
     """
 
     engine: Timing
     pytorch: dict[PytorchForm, Timing]
     speedup: dict[PytorchForm, dict[int, float]]
+    speedup_interval: dict[PytorchForm, dict[int, tuple[float, float]]]
     missing: dict[PytorchForm, str] = Field(default_factory=dict)
     engine_size_bytes: int
     headline_batch: int
@@ -229,7 +239,7 @@ class Benchmark(Frozen):
 class EngineManifest(Frozen):
     """What an engine is, and why it may be trusted: kept beside it in the registry."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     engine_id: str
     cell: Cell
     source_commit: str | None

@@ -100,10 +100,14 @@ class InputSpec(Declared):
 
 
 class OutputDeclaration(Declared):
-    """What an output means; it selects the metrics. `range` is the closed interval of a score, in its own unit."""
+    """What an output means; it selects the metrics. `range` is the closed interval of a score, in its own unit.
+
+    `mask` names an input that is zero where the output belongs to padding, which then counts for nothing.
+    """
 
     kind: Annotated[OutputKind, Field(strict=False)]
     range: Annotated[tuple[float, float] | None, Field(strict=False)] = None
+    mask: ArrayName | None = None
 
     @model_validator(mode="after")
     def _range_is_an_interval(self) -> OutputDeclaration:
@@ -113,10 +117,16 @@ class OutputDeclaration(Declared):
             raise ValueError(f"range belongs to kind score, not {self.kind.value}; remove it")
         return self
 
+    @model_validator(mode="after")
+    def _mask_is_of_positions(self) -> OutputDeclaration:
+        if self.mask is not None and self.kind is OutputKind.SCORE:
+            raise ValueError(f"mask: a score has no positions for {self.mask} to leave out; remove it")
+        return self
+
     def as_output_spec(self) -> OutputSpec:
         """The same declaration in the words of the validation room."""
         low, high = self.range or (None, None)
-        return OutputSpec(kind=self.kind, low=low, high=high)
+        return OutputSpec(kind=self.kind, low=low, high=high, mask=self.mask)
 
 
 class CalibrationMethod(str, Enum):
@@ -216,6 +226,16 @@ class ModelSpec(Declared):
             raise ValueError(
                 f"inputs: the first axis of every input must be one named dimension (the samples), not {first}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _masks_are_inputs(self) -> ModelSpec:
+        for name, output in self.outputs.items():
+            if output.mask is not None and output.mask not in self.inputs:
+                raise ValueError(
+                    f"outputs.{name}.mask: {output.mask} is no input; name one of {', '.join(self.inputs)}, which is"
+                    " zero at padding"
+                )
         return self
 
     @model_validator(mode="after")

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from validation.accumulators import Numbers
 from validation.defects import DefectLog
+from validation.elements import Numbers
+from validation.units import Units
 
 LARGEST_SLICE = 1_000
 """Distinct values of one slice beyond which it is no breakdown but an identifier."""
 WORST_KEPT = 50
-_BLOCK = 1 << 18
 _SLICE_KINDS = "Uiubf"
 
 
@@ -42,25 +42,11 @@ class WorstSample:
     abs_error: float
 
 
-def absolute_errors(reference: Numbers, candidate: Numbers) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean and largest absolute error of every sample, `[n]` each, of two arrays `[n, elements]`."""
-    n, width = reference.shape
-    total, largest = np.zeros(n), np.zeros(n)
-    rows, columns = max(1, _BLOCK // width), min(width, _BLOCK)
-    for row in range(0, n, rows):
-        for column in range(0, width, columns):
-            block = np.s_[row : row + rows, column : column + columns]
-            error = np.abs(reference[block].astype(np.float64) - candidate[block])
-            total[row : row + rows] += error.sum(axis=1)
-            np.maximum(largest[row : row + rows], error.max(axis=1), out=largest[row : row + rows])
-    return total / width, largest
-
-
 class SliceErrors:
     """Running mean absolute error of every output by every value of every slice."""
 
     def __init__(self) -> None:
-        self._sums: dict[tuple[str, str, str], tuple[int, float]] = {}
+        self._sums: dict[tuple[str, str, str], Units] = {}
         self._values: dict[str, set[str]] = {}
 
     def label(
@@ -86,18 +72,21 @@ class SliceErrors:
     def update(self, output: str, labels: Mapping[str, NDArray[np.str_]], errors: NDArray[np.float64]) -> None:
         """Add the mean absolute errors `[n]` of one batch of an output."""
         for name, values in labels.items():
-            found, inverse = np.unique(values, return_inverse=True)
-            counts = np.bincount(inverse, minlength=found.size)
-            sums = np.bincount(inverse, weights=errors, minlength=found.size)
-            for value, count, total in zip(found.tolist(), counts.tolist(), sums.tolist(), strict=True):
-                n, so_far = self._sums.get((name, value, output), (0, 0.0))
-                self._sums[name, value, output] = (n + count, so_far + total)
+            for value in np.unique(values).tolist():
+                units = self._sums.setdefault((name, value, output), Units(("error",)))
+                units.add({"error": errors[values == value]})
 
     def result(self) -> tuple[SliceError, ...]:
         """All errors so far, sorted by slice, value and output."""
         return tuple(
-            SliceError(slice=name, value=value, output=output, n=n, mae=total / n)
-            for (name, value, output), (n, total) in sorted(self._sums.items())
+            SliceError(
+                slice=name,
+                value=value,
+                output=output,
+                n=units.samples,
+                mae=float(units.sums["error"].sum() / units.samples),
+            )
+            for (name, value, output), units in sorted(self._sums.items())
         )
 
 
@@ -121,9 +110,9 @@ class WorstSamples:
 
         `columns` says that the elements are columns of a score, to be named.
         """
-        top = np.lexsort((np.arange(errors.size), -errors))[:WORST_KEPT]
-        if len(self._kept) == WORST_KEPT:
-            top = top[errors[top] >= self._kept[-1].abs_error]
+        least = self._kept[-1].abs_error if len(self._kept) == WORST_KEPT else 0.0
+        rows = np.flatnonzero(errors >= least)
+        top = rows[np.lexsort((rows, -errors[rows]))[:WORST_KEPT]]
         for row in top.tolist():
             r, c = reference[row].astype(np.float64), candidate[row].astype(np.float64)
             element = int(np.abs(r - c).argmax())

@@ -1,42 +1,64 @@
 """Compares a candidate's outputs with the reference's, batch by batch, in bounded memory."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
 import numpy as np
+from numpy.typing import NDArray
 
-from validation.accumulators import Accumulator, ClassAgreement, Numbers, ScoreColumn, TensorMoments
-from validation.breakdowns import SliceError, SliceErrors, WorstSample, WorstSamples, absolute_errors
+from validation.accumulators import Accumulator, Mask, Readings
+from validation.bootstrap import Bootstrap
+from validation.breakdowns import SliceError, SliceErrors, WorstSample, WorstSamples
+from validation.classes import ClassAgreement
 from validation.defects import BatchCheck, DefectLog, count_samples
-from validation.metrics import Direction, Metric, Reading, metrics_of, read
+from validation.elements import Numbers, element_sums, unmasked
+from validation.metrics import Direction, Metric, Reading, metrics_of, undefined
 from validation.outputs import OutputKind, OutputSpec
+from validation.scores import ScoreColumn
+from validation.vectors import EmbeddingAgreement, TensorErrors
 
-_NO_SLICES: Mapping[str, Numbers] = MappingProxyType({})
-_RANGED = frozenset({OutputKind.EMBEDDING, OutputKind.TENSOR})
+_NONE: Mapping[str, Numbers] = MappingProxyType({})
+_NO_SLICES: Mapping[str, Collection[str]] = MappingProxyType({})
+_BLOCK = 1 << 18  # elements of an output that are worked on at once
+Group = tuple[str, str] | None
+"""A slice and its value, or None for all samples."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """One metric of one output on `n` samples; `column` is None for the output as a whole.
+    """One metric of one output on `n` samples, with its one-sided bounds.
 
-    The whole of a score with several columns is its worst column. `value` is None where the metric is undefined, and
-    `note` says why.
+    `column` is None for the output as a whole, `slice` and `group` for all samples, else a slice and its value. The
+    whole of a score with several columns is its worst column. `value` is None where the metric is undefined, and
+    `note` says why. A bound is None where the data give none; the `_seen` ones leave out what nobody has seen (see
+    `bootstrap`).
     """
 
     output: str
     column: int | None
+    slice: str | None = None
+    group: str | None = None
     metric: str
     value: float | None
+    low: float | None
+    high: float | None
+    low_seen: float | None
+    high_seen: float | None
     n: int
     note: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class ComparisonResult:
-    """All that was measured; `samples` counts those seen, fit to compare or not."""
+    """All that was measured; `samples` counts those seen, fit to compare or not.
+
+    The bounds hold at one-sided `confidence`, by `resamples` resamples.
+    """
 
     samples: int
+    confidence: float
+    resamples: int
     measurements: tuple[Measurement, ...]
     defects: tuple[str, ...]
     slices: tuple[SliceError, ...]
@@ -46,22 +68,30 @@ class ComparisonResult:
 class Comparison:
     """Takes batches of reference and candidate outputs, and measures them.
 
-    `outputs` declares every output. `reference_ranges` gives the smallest and largest value of the reference for each
-    output of kind embedding or tensor, whose histogram needs its bins before the first batch; others are ignored. An
-    output without one (a reference that lacks it, or is NaN throughout) has no `ks`, `ks_pvalue` and `kl`.
+    `outputs` declares every output. `by` names, for an output, the slices in each of whose values it is measured on
+    its own. `plan` says how sure the bounds are to be.
 
     Raises:
-        ValueError: when no output is declared, or a range is no interval.
+        ValueError: when no output is declared.
     """
 
-    def __init__(self, outputs: Mapping[str, OutputSpec], reference_ranges: Mapping[str, tuple[float, float]]) -> None:
+    def __init__(
+        self,
+        outputs: Mapping[str, OutputSpec],
+        *,
+        by: Mapping[str, Collection[str]] = _NO_SLICES,
+        plan: Bootstrap | None = None,
+    ) -> None:
         if not outputs:
             raise ValueError("outputs: none declared; declare at least one output to compare")
         self._outputs = dict(outputs)
-        self._accumulators: dict[str, list[Accumulator]] = {
-            name: _make_accumulators(spec, reference_ranges.get(name)) for name, spec in outputs.items()
-        }
+        self._by = {name: frozenset(slices) for name, slices in by.items()}
+        self._plan = plan or Bootstrap()
+        self._accumulators: dict[str, dict[Group, list[Accumulator]]] = {name: {} for name in outputs}
+        self._width: dict[str, int] = {}
         self._compared = dict.fromkeys(outputs, 0)
+        self._labels: dict[str, bool] = {}
+        self._slice_names: frozenset[str] | None = None
         self._samples = 0
         self._log = DefectLog()
         self._slices = SliceErrors()
@@ -72,57 +102,134 @@ class Comparison:
         reference: Mapping[str, Numbers],
         candidate: Mapping[str, Numbers],
         *,
-        slices: Mapping[str, Numbers] = _NO_SLICES,
+        slices: Mapping[str, Numbers] = _NONE,
+        label: Numbers | None = None,
+        masks: Mapping[str, Numbers] = _NONE,
     ) -> None:
         """Take in one batch: arrays by output, first axis the samples, in the same order on both sides.
 
         Never raises for what a model may yield: an output that cannot be compared is noted as a defect and left out of
-        this batch. `slices` holds one label per sample `[n]` of text, whole numbers, floats or booleans.
+        this batch. `slices` holds one label per sample `[n]` of text, whole numbers, floats or booleans. `label` is
+        what is right: the score, or the number of the class. `masks` holds what outputs name as their mask.
         """
         start, count = self._samples, count_samples(reference, candidate, self._outputs)
         check = BatchCheck(self._log, start=start, count=count)
         check.names("reference", reference, self._outputs)
         check.names("candidate", candidate, self._outputs)
         labels = self._slices.label(slices, np.arange(start, start + count), self._log)
-        for name in self._outputs:
-            if name in reference and name in candidate and check.pair(name, reference[name], candidate[name]):
-                self._compare(name, reference[name], candidate[name], labels, check)
+        for slice_name in sorted(self._first_slices(slices) ^ slices.keys()):
+            check.note(f"slice.{slice_name}", "is there in some batches only", problem="batches")
+        right = check.label(label)
+        for name, spec in self._outputs.items():
+            if name not in reference or name not in candidate:
+                continue
+            mask = (
+                None
+                if spec.mask is None
+                else check.mask(
+                    name, spec.mask, masks, reference[name], of_positions=spec.kind is not OutputKind.TENSOR
+                )
+            )
+            unusable = spec.mask is not None and mask is None
+            if check.pair(name, reference[name], candidate[name], mask) and not unusable and len(reference[name]):
+                self._compare(name, reference[name], candidate[name], labels, right, mask, check)
         self._samples += count
 
+    def _first_slices(self, slices: Mapping[str, Numbers]) -> frozenset[str]:
+        """The slices of the first batch, which all must have."""
+        if self._slice_names is None:
+            self._slice_names = frozenset(slices)
+        return self._slice_names
+
     def _compare(
-        self, name: str, reference: Numbers, candidate: Numbers, labels: Mapping[str, Numbers], check: BatchCheck
+        self,
+        name: str,
+        reference: Numbers,
+        candidate: Numbers,
+        labels: Mapping[str, NDArray[np.str_]],
+        label: Numbers | None,
+        mask: Mask,
+        check: BatchCheck,
     ) -> None:
-        if reference.shape[0] == 0:
+        width = _width(self._outputs[name].kind, reference.shape)
+        if self._width.setdefault(name, width) != width:
+            check.note(name, f"{width} columns, where the first batch has {self._width[name]}")
+            return
+        right = self._fitting_label(name, reference, label, check)
+        step = max(1, _BLOCK // max(1, int(np.prod(reference.shape[1:]))))
+        for first in range(0, len(reference), step):  # so that what is made of a part stays small
+            at = slice(first, first + step)
+            here = {slice_name: values[at] for slice_name, values in labels.items()}
+            label_here, mask_here = (None if right is None else right[at]), (None if mask is None else mask[at])
+            self._take(name, self._samples + first, reference[at], candidate[at], here, label_here, mask_here)
+        self._compared[name] += len(reference)
+
+    def _take(
+        self,
+        name: str,
+        first: int,
+        reference: Numbers,
+        candidate: Numbers,
+        labels: Mapping[str, NDArray[np.str_]],
+        label: Numbers | None,
+        mask: Mask,
+    ) -> None:
+        """Take in a part of a batch, whose first sample is number `first`."""
+        self._accumulate(name, None, reference, candidate, label, mask)
+        for slice_name in sorted(self._by.get(name, frozenset()) & labels.keys()):
+            values = labels[slice_name]
+            for value in np.unique(values).tolist():
+                rows = values == value
+                chosen = [None if side is None else side[rows] for side in (label, mask)]
+                self._accumulate(name, (slice_name, str(value)), reference[rows], candidate[rows], *chosen)
+        sums, largest = element_sums(reference, candidate, mask)
+        self._slices.update(name, labels, sums["abs"] / np.maximum(sums["elements"], 1.0))
+        r, c = (unmasked(side, mask) for side in (reference, candidate))
+        columns = self._outputs[name].kind is OutputKind.SCORE and self._width[name] > 1
+        self._worst.update(name, r, c, largest, start=first, columns=columns)
+
+    def _fitting_label(self, name: str, reference: Numbers, label: Numbers | None, check: BatchCheck) -> Numbers | None:
+        """The label, if it is one of this output: of each score, or of each position of classes."""
+        kind = self._outputs[name].kind
+        wanted: tuple[tuple[int, ...], ...] = ()
+        if kind is OutputKind.SCORE:
+            wanted = (reference.shape, reference.shape[:1]) if self._width[name] == 1 else (reference.shape,)
+        elif kind in {OutputKind.LOGITS, OutputKind.PROBABILITIES}:
+            wanted = (reference.shape[:-1], reference.shape[:1]) if reference.ndim > 1 else (reference.shape,)
+            wanted = wanted if int(np.prod(reference.shape[1:-1])) == 1 else wanted[:1]
+        fits = label is not None and label.shape in wanted
+        if self._labels.setdefault(name, fits) != fits:
+            check.note(name, "labels that fit this output in some batches only", problem="labels")
+        return label if fits and self._labels[name] else None
+
+    def _accumulate(
+        self, name: str, group: Group, reference: Numbers, candidate: Numbers, label: Numbers | None, mask: Mask
+    ) -> None:
+        columns = self._accumulators[name].setdefault(group, [])
+        with_label = self._labels[name]
+        if with_label and label is None:
+            return  # noted as a defect
+        if not columns:
+            columns.extend(_make_accumulators(self._outputs[name], self._width[name], with_label=with_label))
+        if self._outputs[name].kind is not OutputKind.SCORE:
+            columns[0].update(reference, candidate, label=label, mask=mask)
             return
         flat = (len(reference), -1)
-        r, c = reference.reshape(flat), candidate.reshape(flat)
-        score = self._outputs[name].kind is OutputKind.SCORE
-        if score:
-            if not self._fits_columns(name, r.shape[1], check):
-                return
-            for column, accumulator in enumerate(self._accumulators[name]):
-                accumulator.update(r[:, column], c[:, column])
-        else:
-            self._accumulators[name][0].update(reference, candidate)
-        self._compared[name] += len(reference)
-        mean, largest = absolute_errors(r, c)
-        self._slices.update(name, labels, mean)
-        self._worst.update(name, r, c, largest, start=self._samples, columns=score and r.shape[1] > 1)
-
-    def _fits_columns(self, name: str, width: int, check: BatchCheck) -> bool:
-        """Whether a score has as many columns as in its first batch, which decides."""
-        columns = self._accumulators[name]
-        if not columns:
-            columns.extend(ScoreColumn(span=self._outputs[name].span) for _ in range(width))
-        if len(columns) == width:
-            return True
-        check.note(name, f"{width} columns, where the first batch has {len(columns)}")
-        return False
+        wanted = None if label is None else label.reshape(flat)
+        for column, accumulator in enumerate(columns):
+            accumulator.update(
+                reference.reshape(flat)[:, column],
+                candidate.reshape(flat)[:, column],
+                label=None if wanted is None else wanted[:, column],
+                mask=mask,
+            )
 
     def result(self) -> ComparisonResult:
         """What was measured so far; more batches may follow."""
         return ComparisonResult(
             samples=self._samples,
+            confidence=self._plan.confidence,
+            resamples=self._plan.resamples,
             measurements=tuple(m for name in self._outputs for m in self._measure(name)),
             defects=self._log.sentences(),
             slices=self._slices.result(),
@@ -130,46 +237,84 @@ class Comparison:
         )
 
     def _measure(self, name: str) -> list[Measurement]:
-        n = self._compared[name]
-        columns = [accumulator.readings() for accumulator in self._accumulators[name]]
+        groups = self._accumulators[name] or {None: []}
         found: list[Measurement] = []
-        for metric in metrics_of(self._outputs[name].kind):
-            readings = [_require(metric, column.get(metric.name), n) for column in columns or [{}]]
-            found.append(_measurement(name, None, metric, _worst_of(metric, readings)))
-            if len(readings) > 1:
-                found.extend(_measurement(name, i, metric, reading) for i, reading in enumerate(readings))
+        for group in sorted(groups, key=lambda each: each or ("", "")):
+            columns = [accumulator.readings(self._plan) for accumulator in groups[group]]
+            for metric in metrics_of(self._outputs[name].kind):
+                found.extend(_measurements(name, group, metric, columns))
         return found
 
 
-def _make_accumulators(spec: OutputSpec, reference_range: tuple[float, float] | None) -> list[Accumulator]:
+def _width(kind: OutputKind, shape: tuple[int, ...]) -> int:
+    """What must be the same in every batch: a score's columns, the classes, an embedding's dimensions."""
+    if kind is OutputKind.SCORE:
+        return int(np.prod(shape[1:]))
+    return shape[-1] if kind is not OutputKind.TENSOR and len(shape) > 1 else 1
+
+
+def _make_accumulators(spec: OutputSpec, width: int, *, with_label: bool) -> list[Accumulator]:
     if spec.kind is OutputKind.SCORE:
-        return []  # One per column, once the first batch has shown how many there are.
-    if spec.kind in _RANGED:
-        return [TensorMoments(reference_range)]
-    return [ClassAgreement(logits=spec.kind is OutputKind.LOGITS)]
+        return [ScoreColumn(with_label=with_label) for _ in range(width)]
+    if spec.kind is OutputKind.EMBEDDING:
+        return [EmbeddingAgreement()]
+    if spec.kind is OutputKind.TENSOR:
+        return [TensorErrors()]
+    return [ClassAgreement(logits=spec.kind is OutputKind.LOGITS, with_label=with_label)]
 
 
-def _require(metric: Metric, reading: Reading | None, n: int) -> Reading:
-    if n == 0 or reading is None:
-        return read(None, n, "no sample could be compared")
-    if n < metric.least_n:
-        return read(None, n, f"undefined on fewer than {metric.least_n} samples")
+def _measurements(name: str, group: Group, metric: Metric, columns: Sequence[Readings]) -> list[Measurement]:
+    readings = [_require(metric, column.get(metric.name)) for column in columns or [{}]]
+    found = [_measurement(name, None, group, metric, _worst_of(metric, readings))]
+    if len(readings) > 1:
+        found.extend(_measurement(name, i, group, metric, reading) for i, reading in enumerate(readings))
+    return found
+
+
+def _require(metric: Metric, reading: Reading | None) -> Reading:
+    if reading is None:
+        return undefined(0, "no sample could be compared")
+    if reading.n < metric.least_n:
+        return undefined(reading.n, f"undefined on fewer than {metric.least_n} samples")
     return reading
 
 
 def _worst_of(metric: Metric, readings: Sequence[Reading]) -> Reading:
+    """The column whose far bound is the worst; a column without one is worse than any that has it."""
     if len(readings) == 1:
         return readings[0]
     for column, reading in enumerate(readings):
         if reading.value is None:
-            return read(None, reading.n, f"column {column}: {reading.note}")
-    sign = 1.0 if metric.direction is Direction.HIGHER_IS_BETTER else -1.0
-    column = min(range(len(readings)), key=lambda i: sign * (readings[i].value or 0.0))
-    note = f"column {column}, the worst of {len(readings)}"
-    return read(readings[column].value, readings[column].n, "; ".join(filter(None, (note, readings[column].note))))
+            return undefined(reading.n, f"column {column}: {reading.note}")
+    column = max(range(len(readings)), key=lambda i: _badness(metric, readings[i]))
+    worst = readings[column]
+    note = "; ".join(filter(None, (f"column {column}, the worst of {len(readings)}", worst.note)))
+    return Reading(value=worst.value, n=worst.n, interval=worst.interval, note=note)
 
 
-def _measurement(output: str, column: int | None, metric: Metric, reading: Reading) -> Measurement:
+def _badness(metric: Metric, reading: Reading) -> tuple[float, float]:
+    value, low, high = reading.value or 0.0, reading.interval.low, reading.interval.high
+    if metric.direction is Direction.HIGHER_IS_BETTER:
+        return (np.inf if low is None else -low, -value)
+    if metric.direction is Direction.LOWER_IS_BETTER:
+        return (np.inf if high is None else high, value)
+    far = np.inf if low is None or high is None else max(abs(low), abs(high))
+    return (far, abs(value))
+
+
+def _measurement(output: str, column: int | None, group: Group, metric: Metric, reading: Reading) -> Measurement:
+    interval = reading.interval
     return Measurement(
-        output=output, column=column, metric=metric.name, value=reading.value, n=reading.n, note=reading.note
+        output=output,
+        column=column,
+        slice=group[0] if group else None,
+        group=group[1] if group else None,
+        metric=metric.name,
+        value=reading.value,
+        low=interval.low,
+        high=interval.high,
+        low_seen=interval.low_seen,
+        high_seen=interval.high_seen,
+        n=reading.n,
+        note=reading.note,
     )

@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
-from validation.accumulators import Numbers
+from validation.elements import Numbers
 
 LARGEST_MAGNITUDE = 1e140
 """Larger numbers count as infinite: their squares, summed, would overflow float64."""
@@ -78,19 +79,55 @@ class BatchCheck:
         for name in sorted(set(found) - set(expected)):
             self._log.add(name, f"the {side} has this output, which is not declared", self._all)
 
-    def pair(self, output: str, reference: Numbers, candidate: Numbers) -> bool:
-        """Whether the two arrays can be compared; what is against it is noted."""
+    def pair(self, output: str, reference: Numbers, candidate: Numbers, mask: NDArray[np.bool_] | None = None) -> bool:
+        """Whether the two arrays can be compared; what is against it is noted. Masked elements may be anything."""
         sides = {"reference": reference, "candidate": candidate}
         # Both sides are looked at, so that the defects name each side that is at fault.
         numeric = [self._is_numeric(output, side, array) for side, array in sides.items()]
         if not all(numeric) or not self._same_shape(output, reference, candidate):
             return False
-        finite = [self._is_finite(output, side, array) for side, array in sides.items()]
+        finite = [self._is_finite(output, side, array, mask) for side, array in sides.items()]
         return all(finite)
 
-    def note(self, output: str, text: str) -> None:
+    def note(self, output: str, text: str, *, problem: str = "shape") -> None:
         """Note a defect of this whole batch."""
-        self._log.add(output, text, self._all, problem="shape")
+        self._log.add(output, text, self._all, problem=problem)
+
+    def label(self, label: Numbers | None) -> Numbers | None:
+        """The batch's labels, if they can be used; None, and a defect, where there are any that cannot."""
+        if label is None:
+            return None
+        numeric = isinstance(label, np.ndarray) and label.dtype.kind in _NUMERIC_KINDS + "b"
+        if not numeric or label.ndim == 0 or len(label) != self._count:
+            what = f"shape {label.shape} and dtype {label.dtype}" if isinstance(label, np.ndarray) else type(label)
+            self._log.add("label", f"{what} where one number per sample is needed", self._all, problem="labels")
+            return None
+        bad = ~np.isfinite(label.astype(np.float64)).all(axis=tuple(range(1, label.ndim)))
+        if bad.any():
+            self._log.add("label", "NaN or Inf", self._all[bad])
+            return None
+        return label
+
+    def mask(
+        self, output: str, name: str, masks: Mapping[str, Numbers], reference: Numbers, *, of_positions: bool
+    ) -> NDArray[np.bool_] | None:
+        """The mask of an output as booleans; None, and a defect, where it is missing or does not fit.
+
+        `of_positions` says that the output's last axis is what a position has, which no mask may part.
+        """
+        if name not in masks:
+            self._log.add(output, f"its mask {name} is missing", self._all)
+            return None
+        mask = np.asarray(masks[name])
+        if not isinstance(reference, np.ndarray):
+            return None  # noted as not numeric
+        most = max(1, np.ndim(reference) - 1) if of_positions else np.ndim(reference)
+        fits = 0 < mask.ndim <= most and mask.shape == np.shape(reference)[: mask.ndim]
+        if mask.dtype.kind not in _NUMERIC_KINDS + "b" or not fits:
+            text = f"its mask {name} has shape {mask.shape} and dtype {mask.dtype}, the output {np.shape(reference)}"
+            self._log.add(output, text, self._all, problem="mask")
+            return None
+        return np.asarray(mask != 0)
 
     def _is_numeric(self, output: str, side: str, array: object) -> bool:
         if isinstance(array, np.ndarray) and array.dtype.kind in _NUMERIC_KINDS:
@@ -111,10 +148,12 @@ class BatchCheck:
         self.note(output, text)
         return False
 
-    def _is_finite(self, output: str, side: str, array: Numbers) -> bool:
+    def _is_finite(self, output: str, side: str, array: Numbers, mask: NDArray[np.bool_] | None) -> bool:
         good = np.isfinite(array) if array.dtype.kind == "f" else np.ones(array.shape, dtype=bool)
         if array.dtype.kind == "f" and array.dtype.itemsize >= np.dtype(np.float64).itemsize:
             good &= np.abs(array) <= LARGEST_MAGNITUDE
+        if mask is not None:
+            good |= ~mask.reshape(mask.shape + (1,) * (array.ndim - mask.ndim))
         bad = ~good.reshape(len(array), -1).all(axis=1) if array.size else np.zeros(0, dtype=bool)
         if bad.any():
             self._log.add(output, f"the {side} has NaN, Inf or a magnitude above 1e140", self._all[bad])

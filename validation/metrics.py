@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
-from math import isfinite
 from types import MappingProxyType
 
+from validation.bootstrap import NOWHERE, Interval
 from validation.outputs import OutputKind
 
 
@@ -14,6 +14,18 @@ class Direction(str, Enum):
 
     LOWER_IS_BETTER = "lower_is_better"
     HIGHER_IS_BETTER = "higher_is_better"
+    NEARER_ZERO_IS_BETTER = "nearer_zero_is_better"
+
+
+class Bound(str, Enum):
+    """How sure one is of a metric, and so what its rule asks for."""
+
+    INTERVAL = "interval"
+    """The far bound must clear the limit."""
+    OBSERVED = "observed"
+    """The samples as they are; nothing can be said of those that nobody has seen."""
+    PVALUE = "pvalue"
+    """It is a p-value: below the limit after Holm's correction, the rule fails."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +33,9 @@ class Metric:
     """One entry of the catalogue.
 
     `ideal` is the value of a candidate equal to its reference, `worst` the worst possible value (None: unbounded).
-    `least_n` is the number of samples below which the metric is undefined.
+    `least_n` is the number of samples below which the metric is undefined. `constant` says what becomes of it where a
+    side does not vary. `quantile` is set for quantiles, whose bound needs enough samples beyond it. Of a `share`, the
+    sample that nobody has seen is a wrong one, so its bound never reaches the ideal.
     """
 
     name: str
@@ -32,96 +46,275 @@ class Metric:
     worst: float | None
     description: str
     source: str
+    constant: str
+    needs_label: bool
+    bound: Bound
+    quantile: float | None
+    share: bool
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """A metric's value on `n` samples; `value` is None where it is undefined, and `note` then says why."""
+    """A metric's value on `n` samples with its interval; `value` is None where it is undefined, and `note` says why."""
 
     value: float | None
     n: int
+    interval: Interval = NOWHERE
     note: str = ""
 
 
-def read(value: float | None, n: int, note: str = "") -> Reading:
-    """Make a reading of plain Python numbers; a value that is not finite becomes None with a note."""
-    if value is None:
-        return Reading(value=None, n=int(n), note=note or "undefined")
-    if not isfinite(value):
-        return Reading(value=None, n=int(n), note=note or "not a finite number")
-    return Reading(value=float(value), n=int(n), note=note)
+def undefined(n: int, why: str) -> Reading:
+    """The reading of a metric that has no value."""
+    return Reading(value=None, n=n, note=why)
 
 
 _EVERY = frozenset(OutputKind)
 _SCORE = frozenset({OutputKind.SCORE})
 _CLASSES = frozenset({OutputKind.LOGITS, OutputKind.PROBABILITIES})
+_VECTORS = frozenset({OutputKind.EMBEDDING})
+_DISTRIBUTED = _SCORE | _CLASSES
 _LOWER, _HIGHER = Direction.LOWER_IS_BETTER, Direction.HIGHER_IS_BETTER
+_SIGNED = Direction.NEARER_ZERO_IS_BETTER
+_LN2 = 0.6931471805599453
 
 
-def _error(name: str, description: str, source: str, kinds: frozenset[OutputKind] = _EVERY) -> Metric:
+def _metric(
+    name: str,
+    kinds: frozenset[OutputKind],
+    direction: Direction,
+    description: str,
+    source: str,
+    *,
+    worst: float | None = None,
+    least_n: int = 1,
+    constant: str = "as any other",
+    needs_label: bool = False,
+    bound: Bound = Bound.INTERVAL,
+    quantile: float | None = None,
+    share: bool = False,
+) -> Metric:
     return Metric(
         name=name,
-        direction=_LOWER,
+        direction=direction,
         kinds=kinds,
-        least_n=1,
-        ideal=0.0,
-        worst=None,
+        least_n=least_n,
+        ideal=1.0 if direction is _HIGHER else 0.0,
+        worst=worst,
         description=description,
         source=source,
+        constant=constant,
+        needs_label=needs_label,
+        bound=bound,
+        quantile=quantile,
+        share=share,
     )
 
 
+_CORRELATION = "undefined where a side is constant; 1 where both are, and equal"
+
 _CATALOGUE = (
-    _error("mae", "mean absolute error, in the output's unit", "Willmott and Matsuura 2005, Climate Research 30"),
-    _error("mae_range", "mean absolute error as a share of the declared range", "mae / (high - low)", _SCORE),
-    _error("max_abs", "largest absolute error of any element, in the output's unit", "Chebyshev distance"),
-    _error("rmse", "root mean square error, in the output's unit", "Chai and Draxler 2014, Geosci. Model Dev. 7"),
-    _error("relative_l2", "norm of the error over the norm of the reference", "Golub and Van Loan 2013, section 2.2"),
-    Metric(
-        name="pearson",
-        direction=_HIGHER,
-        kinds=_EVERY,
-        least_n=2,
-        ideal=1.0,
+    _metric(
+        "mae", _EVERY, _LOWER, "mean absolute error, in the output's unit", "Willmott and Matsuura 2005, Clim. Res. 30"
+    ),
+    _metric(
+        "rmse",
+        _EVERY,
+        _LOWER,
+        "root mean square error, in the output's unit",
+        "Chai and Draxler 2014, Geosci. Model Dev. 7",
+    ),
+    _metric(
+        "max_abs",
+        _EVERY,
+        _LOWER,
+        "largest absolute error of any element, in the output's unit; judged as observed, since no sample bounds it",
+        "Chebyshev distance",
+        bound=Bound.OBSERVED,
+    ),
+    _metric(
+        "p99_abs",
+        _EVERY,
+        _LOWER,
+        "99th percentile over samples of a sample's largest absolute error, in the output's unit",
+        "order statistics, Thompson 1936, Ann. Math. Stat. 7",
+        quantile=0.99,
+    ),
+    _metric(
+        "relative_l2",
+        _EVERY,
+        _LOWER,
+        "norm of the error over the norm of the reference",
+        "Golub and Van Loan 2013, section 2.2",
+        constant="undefined where the reference is zero throughout; 0 where both sides are",
+    ),
+    _metric(
+        "cosine",
+        _EVERY,
+        _HIGHER,
+        "cosine of the angle between reference and candidate; of embeddings the mean over vectors (the last axis)",
+        "Salton and McGill 1983",
         worst=-1.0,
-        description="Pearson's r; undefined on a constant side, 1 where both are constant and equal",
-        source="Pearson 1895, Proc. R. Soc. 58",
+        constant="undefined where a side is zero throughout, 1 where both are; an embedding's zero vector has 0 with"
+        " any but another zero vector",
     ),
-    Metric(
-        name="ks",
-        direction=_LOWER,
-        kinds=_EVERY,
-        least_n=1,
-        ideal=0.0,
+    _metric(
+        "bias", _SCORE, _SIGNED, "mean of candidate minus reference, in the output's unit", "Bland and Altman 1986"
+    ),
+    _metric(
+        "pearson",
+        _SCORE,
+        _HIGHER,
+        "Pearson's r",
+        "Pearson 1895, Proc. R. Soc. 58",
+        worst=-1.0,
+        least_n=3,
+        constant=_CORRELATION,
+    ),
+    _metric(
+        "spearman",
+        _SCORE,
+        _HIGHER,
+        "Spearman's rho: Pearson's r of the ranks, equal values sharing their mean rank",
+        "Spearman 1904, Am. J. Psychol. 15",
+        worst=-1.0,
+        least_n=3,
+        constant=_CORRELATION,
+    ),
+    _metric(
+        "ks",
+        _DISTRIBUTED,
+        _LOWER,
+        "two-sample Kolmogorov-Smirnov D; of logits and probabilities: D of the top-1 confidence",
+        "Smirnov 1948, Ann. Math. Stat. 19; bounds: validation/distributions.py",
         worst=1.0,
-        description="two-sample Kolmogorov-Smirnov D; of logits and probabilities: D of the top-1 confidence",
-        source="Smirnov 1948, Ann. Math. Stat. 19",
+        share=True,
     ),
-    Metric(
-        name="ks_pvalue",
-        direction=_HIGHER,
-        kinds=_EVERY,
-        least_n=1,
-        ideal=1.0,
+    _metric(
+        "ks_pvalue",
+        _DISTRIBUTED,
+        _HIGHER,
+        "p-value of D for independent samples; the pairs here are not, so log it rather than gate on it",
+        "Gnedenko and Korolyuk 1951 up to n = 10,000, Smirnov's limit beyond; Holm 1979 over rules",
         worst=0.0,
-        description="p-value of D for independent samples; the pairs here are not, so log it rather than gate on it",
-        source="Gnedenko and Korolyuk 1951 up to n = 10,000, Smirnov's limit beyond",
+        bound=Bound.PVALUE,
     ),
-    _error(
+    _metric(
+        "wasserstein",
+        _SCORE,
+        _LOWER,
+        "Wasserstein distance of order 1 between the distributions, in the output's unit",
+        "Kantorovich and Rubinstein 1958; bounds: validation/distributions.py",
+    ),
+    _metric(
+        "smd",
+        _SCORE,
+        _SIGNED,
+        "standardised mean difference: candidate's mean minus the reference's, over the root of their mean variance",
+        "Cohen 1988; Williamson, Xi and Breyer 2012, Educ. Meas. 31",
+        least_n=2,
+        constant="undefined where both sides are constant; 0 where they are equal",
+    ),
+    _metric(
         "kl",
-        "KL(reference || candidate) in nats; of logits and probabilities the mean over samples (last axis), "
-        "else of the values in bins at the reference's deciles",
-        "Kullback and Leibler 1951, Ann. Math. Stat. 22; deciles as for the population stability index, Siddiqi 2006",
+        _DISTRIBUTED,
+        _LOWER,
+        "KL(reference || candidate) in nats: of a score's values in bins at the reference's deciles; of logits and"
+        " probabilities the mean over samples, classes on the last axis",
+        "Kullback and Leibler 1951, Ann. Math. Stat. 22; deciles: Siddiqi 2006; half a count a bin: Krichevsky and"
+        " Trofimov 1981",
+        constant="undefined where a score's reference is constant; 0 where the candidate equals it",
     ),
-    Metric(
-        name="top1_agreement",
-        direction=_HIGHER,
-        kinds=_CLASSES,
-        least_n=1,
-        ideal=1.0,
+    _metric(
+        "kl_p99",
+        _CLASSES,
+        _LOWER,
+        "99th percentile over samples of KL(reference || candidate), in nats",
+        "as kl; order statistics",
+        quantile=0.99,
+    ),
+    _metric(
+        "js",
+        _CLASSES,
+        _LOWER,
+        "Jensen-Shannon divergence in nats, mean over samples",
+        "Lin 1991, IEEE Trans. Inf. Theory 37",
+        worst=_LN2,
+    ),
+    _metric(
+        "top1_agreement",
+        _CLASSES,
+        _HIGHER,
+        "share of samples whose most likely class is the reference's (ties: the lowest class)",
+        "fidelity of Stanton et al. 2021, Does Knowledge Distillation Really Work?",
         worst=0.0,
-        description="share of samples whose most likely class is the reference's (ties: the lowest class)",
-        source="fidelity of Stanton et al. 2021, Does Knowledge Distillation Really Work?",
+        share=True,
+    ),
+    _metric(
+        "top5_agreement",
+        _CLASSES,
+        _HIGHER,
+        "share of samples whose five most likely classes hold the reference's most likely one; needs six classes",
+        "as top1_agreement; top-5 as in Russakovsky et al. 2015",
+        worst=0.0,
+        share=True,
+    ),
+    _metric(
+        "cosine_p1",
+        _VECTORS,
+        _HIGHER,
+        "1st percentile over samples of the cosine",
+        "as cosine; order statistics",
+        worst=-1.0,
+        quantile=0.01,
+    ),
+    _metric(
+        "retrieval_overlap@10",
+        _VECTORS,
+        _HIGHER,
+        "share of a sample's 10 nearest neighbours by cosine that the candidate keeps, among up to 2,048 samples",
+        "overlap of top-k lists, Fagin, Kumar and Sivakumar 2003",
+        worst=0.0,
+        least_n=12,
+    ),
+    _metric(
+        "mae_drop",
+        _SCORE,
+        _LOWER,
+        "the candidate's mean absolute error against the labels minus the reference's, in the output's unit",
+        "as mae",
+        needs_label=True,
+    ),
+    _metric(
+        "qwk_drop",
+        _SCORE,
+        _LOWER,
+        "the reference's quadratic weighted kappa with the labels minus the candidate's; scores count as the nearest"
+        " of the labels' values",
+        "Cohen 1968, Psychol. Bull. 70; Williamson, Xi and Breyer 2012",
+        worst=2.0,
+        least_n=2,
+        constant="undefined where labels and scores are one grade",
+        needs_label=True,
+        share=True,
+    ),
+    _metric(
+        "accuracy_drop",
+        _CLASSES,
+        _LOWER,
+        "the reference's share of right answers minus the candidate's",
+        "accuracy",
+        worst=1.0,
+        needs_label=True,
+        share=True,
+    ),
+    _metric(
+        "ece_drop",
+        _CLASSES,
+        _LOWER,
+        "the candidate's expected calibration error minus the reference's, in 15 bins of equal width",
+        "Guo et al. 2017, On Calibration of Modern Neural Networks",
+        worst=1.0,
+        needs_label=True,
     ),
 )
 

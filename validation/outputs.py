@@ -24,15 +24,21 @@ class OutputKind(str, Enum):
 class OutputSpec:
     """One output: its kind and, where declared, the closed interval `[low, high]` that its values live in.
 
+    `mask` names an array, `[n]` or `[n, positions]`, that is zero where the output belongs to padding.
+
     Raises:
-        ValueError: when only one of `low` and `high` is given, or they are not finite and in order.
+        ValueError: when only one of `low` and `high` is given, or they are not finite and in order, or when a score
+            has a mask.
     """
 
     kind: OutputKind
     low: float | None = None
     high: float | None = None
+    mask: str | None = None
 
     def __post_init__(self) -> None:
+        if self.mask is not None and self.kind is OutputKind.SCORE:
+            raise ValueError(f"mask: a score has no positions for {self.mask} to leave out; remove it")
         if (self.low is None) != (self.high is None):
             raise ValueError("range: one end is missing; give both low and high, or neither")
         if self.low is None or self.high is None:

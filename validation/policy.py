@@ -1,24 +1,44 @@
 """Policies: read from `policy.yaml`, or the default for an output's kind and an engine's precision."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
-from validation.metrics import METRICS
+from validation.metrics import METRICS, Direction
 from validation.outputs import OutputKind, OutputSpec
-from validation.rules import Policy, PolicyError, Rule, find_problem, finite_number, suggest
+from validation.rules import (
+    DEFAULT_CONFIDENCE,
+    DEFAULT_MIN_SAMPLES,
+    DEFAULT_RESAMPLES,
+    PRECISIONS,
+    PerformanceRule,
+    Policy,
+    PolicyError,
+    Rule,
+    find_problem,
+    finite_number,
+    suggest,
+)
 
-__all__ = ["Policy", "PolicyError", "Rule", "default_policy", "outputs_from_mapping", "policy_from_mapping"]
+__all__ = [
+    "PerformanceRule",
+    "Policy",
+    "PolicyError",
+    "Rule",
+    "default_policy",
+    "outputs_from_mapping",
+    "policy_from_mapping",
+]
 
-_POLICY_KEYS = ("min_samples", "outputs", "rules")
-_RULE_KEYS = ("output", "metric", "max", "min")
-_OUTPUT_KEYS = ("kind", "range")
-_DISTRIBUTION = (("pearson", 0.99), ("ks", 0.05), ("kl", 0.01))
-_SCORE_ERROR = {"fp32": 0.001, "fp16": 0.01, "int8": 0.02}
-_RELATIVE_ERROR = {"fp32": 0.002, "fp16": 0.02, "int8": 0.10}
+_POLICY_KEYS = ("confidence", "min_samples", "resamples", "outputs", "rules", "performance")
+_RULE_KEYS = ("output", "metric", "max", "min", "within", "by")
+_PERFORMANCE_KEYS = ("metric", "min", "precision")
+_OUTPUT_KEYS = ("kind", "range", "mask")
+
+Limits = tuple[tuple[str, float], ...]
 
 
 def policy_from_mapping(mapping: Any, outputs: Mapping[str, OutputSpec], origin: str = "policy.yaml") -> Policy:
-    """Make a policy of a parsed YAML or JSON document, `{min_samples: 200, rules: [{output, metric, max | min}, ...]}`.
+    """Make a policy of a parsed YAML or JSON document; README, "Policies", has an example of every key.
 
     `outputs` are the outputs that rules may name; the document's own `outputs`, where it has them, must be the same.
 
@@ -33,9 +53,19 @@ def policy_from_mapping(mapping: Any, outputs: Mapping[str, OutputSpec], origin:
     entries = document.get("rules")
     if not isinstance(entries, list) or not entries:
         raise PolicyError(f"{origin}: rules: there are none, so anything would pass; list at least one rule")
+    speeds = document.get("performance", [])
+    if not isinstance(speeds, list):
+        raise PolicyError(f"{origin}: performance: {speeds!r} is no list of rules")
     rules = tuple(_rule(entry, outputs, f"{origin}: rules[{index}]") for index, entry in enumerate(entries))
+    performance = tuple(_performance(entry, f"{origin}: performance[{index}]") for index, entry in enumerate(speeds))
     try:
-        return Policy(rules=rules, min_samples=document.get("min_samples", 200))
+        return Policy(
+            rules=rules,
+            min_samples=document.get("min_samples", DEFAULT_MIN_SAMPLES),
+            confidence=document.get("confidence", DEFAULT_CONFIDENCE),
+            resamples=document.get("resamples", DEFAULT_RESAMPLES),
+            performance=performance,
+        )
     except PolicyError as error:
         raise PolicyError(f"{origin}: {error}") from None
 
@@ -54,48 +84,72 @@ def outputs_from_mapping(mapping: Any, origin: str = "policy.yaml") -> dict[str,
     return {str(name): _output(entry, f"{origin}: outputs.{name}") for name, entry in outputs.items()}
 
 
-def default_policy(outputs: Mapping[str, OutputSpec], precision: str) -> Policy:
+def default_policy(outputs: Mapping[str, OutputSpec], precision: str, slices: Collection[str] = ()) -> Policy:
     """The rules for models that bring none, by kind of output and precision (`fp32`, `fp16`, `int8`).
 
-    | kind | error at most, fp32 / fp16 / int8 | also |
-    |---|---|---|
-    | score | mae_range 0.001 / 0.01 / 0.02 | pearson, ks, kl |
-    | probabilities | mae 0.001 / 0.01 / 0.02 | pearson, ks, kl |
-    | logits | | top1_agreement >= 0.99, pearson, ks, kl |
-    | score without a range, embedding, tensor | relative_l2 0.002 / 0.02 / 0.10 | pearson, ks, kl |
-
-    with pearson >= 0.99, ks <= 0.05, kl <= 0.01. Why these: an FP16 error of 1 % of a score's range, r and D are the
-    practice of automated scoring, where a machine may differ from a human by 0.15 standard deviations and 0.10 of kappa
-    (Williamson, Xi and Breyer 2012); an engine against its own reference must be far tighter. KL 0.01 nats is what a
-    shift of a normal distribution by 0.14 standard deviations costs (shift^2 / 2), so it stays inside that 0.15. 99 %
-    is MLPerf Inference's quality target for accuracy, here asked of agreement, which is stricter. A score without a
-    range has no unit to judge an absolute error in, so its error is taken relative to its size. FP32 engines only
-    reorder sums, hence a tenth of FP16's error.
+    `slices` are those of the validation data. Labels have no default: they say nothing of which output is theirs.
+    README, "Policies", has the table of limits with their sources.
 
     Raises:
         PolicyError: without outputs.
         ValueError: for another precision.
     """
-    if precision not in _SCORE_ERROR:
-        raise ValueError(f"precision: {precision!r} is none; {suggest(precision, _SCORE_ERROR)}")
-    limits = [(name, *limit) for name, spec in outputs.items() for limit in _default_limits(spec, precision)]
-    return Policy(rules=tuple(_limit(*limit) for limit in limits))
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision: {precision!r} is none; {suggest(precision, PRECISIONS)}")
+    rules = [
+        _limit(name, *limit, by=by)
+        for name, spec in outputs.items()
+        for by, limits in _default_limits(spec, PRECISIONS.index(precision), slices)
+        for limit in limits
+    ]
+    return Policy(rules=tuple(rules))
 
 
-def _default_limits(spec: OutputSpec, precision: str) -> tuple[tuple[str, float], ...]:
-    if spec.kind is OutputKind.LOGITS:
-        return (("top1_agreement", 0.99), *_DISTRIBUTION)
-    if spec.kind is OutputKind.PROBABILITIES:
-        return (("mae", _SCORE_ERROR[precision]), *_DISTRIBUTION)
-    if spec.kind is OutputKind.SCORE and spec.span is not None:
-        return (("mae_range", _SCORE_ERROR[precision]), *_DISTRIBUTION)
-    return (("relative_l2", _RELATIVE_ERROR[precision]), *_DISTRIBUTION)
+# Limits for FP32, FP16 and INT8. FP32 engines only reorder sums, hence a tenth of FP16's error.
+_SCORE_ERROR = (0.001, 0.01, 0.02)  # of the range
+_SCORE_BIAS = (0.0005, 0.005, 0.01)
+_SLICE_ERROR = (0.002, 0.02, 0.04)
+_RELATIVE_ERROR = (0.002, 0.02, 0.10)
+_COSINE = (0.9999, 0.999, 0.99)
+_AGREEMENT = (0.995, 0.99, 0.98)
+_DIVERGENCE = (0.001, 0.01, 0.02)
 
 
-def _limit(output: str, metric: str, limit: float) -> Rule:
-    if METRICS[metric].ideal == 0:
-        return Rule(output=output, metric=metric, max=limit)
-    return Rule(output=output, metric=metric, min=limit)
+def _default_limits(spec: OutputSpec, level: int, slices: Collection[str]) -> Iterable[tuple[str | None, Limits]]:
+    if spec.kind is OutputKind.SCORE:
+        yield from _score_limits(spec.span, level, slices)
+    elif spec.kind in {OutputKind.LOGITS, OutputKind.PROBABILITIES}:
+        yield None, (("top1_agreement", _AGREEMENT[level]), ("js", _DIVERGENCE[level]), ("ks", 0.05))
+        for name in slices:
+            yield name, (("top1_agreement", 1 - 2 * (1 - _AGREEMENT[level])),)
+    elif spec.kind is OutputKind.EMBEDDING:
+        yield None, (("cosine", _COSINE[level]), ("cosine_p1", 1 - 5 * (1 - _COSINE[level])))
+        yield None, (("retrieval_overlap@10", 0.9),)
+    else:
+        yield None, (("relative_l2", _RELATIVE_ERROR[level]), ("cosine", _COSINE[level]))
+
+
+def _score_limits(span: float | None, level: int, slices: Collection[str]) -> Iterable[tuple[str | None, Limits]]:
+    shape = (("pearson", 0.99), ("ks", 0.05), ("smd", 0.05))
+    if span is None:  # no unit to judge an absolute error in
+        yield None, (("relative_l2", _RELATIVE_ERROR[level]), *shape)
+    else:
+        error, bias = _SCORE_ERROR[level] * span, _SCORE_BIAS[level] * span
+        yield None, (("mae", error), ("bias", bias), *shape)
+        for name in slices:
+            yield name, (("mae", _SLICE_ERROR[level] * span), ("bias", 2 * bias))
+
+
+def _limit(output: str, metric: str, limit: float, *, by: str | None) -> Rule:
+    direction = METRICS[metric].direction
+    return Rule(
+        output=output,
+        metric=metric,
+        max=limit if direction is Direction.LOWER_IS_BETTER else None,
+        min=limit if direction is Direction.HIGHER_IS_BETTER else None,
+        within=limit if direction is Direction.NEARER_ZERO_IS_BETTER else None,
+        by=by,
+    )
 
 
 def _keys(mapping: Any, known: Iterable[str], where: str) -> Mapping[str, Any]:
@@ -112,9 +166,12 @@ def _rule(entry: Any, outputs: Mapping[str, OutputSpec], where: str) -> Rule:
     output, metric = rule.get("output"), rule.get("metric")
     if not isinstance(output, str) or output not in outputs:
         raise PolicyError(f"{where}.output: {output!r} is no output; {suggest(output, outputs)}")
-    limits = {side: rule[side] for side in ("max", "min") if side in rule}
+    limits = {side: rule[side] for side in ("max", "min", "within") if side in rule}
     if None in limits.values():
         raise PolicyError(f"{where}: a limit is empty; give a number or leave its key out")
+    by = rule.get("by")
+    if "by" in rule and (not isinstance(by, str) or not by):
+        raise PolicyError(f"{where}.by: {by!r} is no slice; name one, as `level` for slice.level")
     problem = find_problem(metric, limits)
     if problem:
         raise PolicyError(f"{where}.{problem}")
@@ -124,7 +181,18 @@ def _rule(entry: Any, outputs: Mapping[str, OutputSpec], where: str) -> Rule:
         raise PolicyError(
             f"{where}.metric: {metric} is not defined for {output}, whose kind is {kind.value}; use {has}"
         )
-    return Rule(output=output, metric=str(metric), **{side: float(limit) for side, limit in limits.items()})
+    return Rule(output=output, metric=str(metric), by=by, **{side: float(limit) for side, limit in limits.items()})
+
+
+def _performance(entry: Any, where: str) -> PerformanceRule:
+    rule = _keys(entry, _PERFORMANCE_KEYS, where)
+    limit = finite_number(rule.get("min"))
+    if limit is None:
+        raise PolicyError(f"{where}.min: {rule.get('min')!r} is no speed-up; give a number above 0, where 1 is as fast")
+    try:
+        return PerformanceRule(metric=str(rule.get("metric")), min=limit, precision=rule.get("precision"))
+    except PolicyError as error:
+        raise PolicyError(f"{where}.{error}") from None
 
 
 def _output(entry: Any, where: str) -> OutputSpec:
@@ -135,10 +203,18 @@ def _output(entry: Any, where: str) -> OutputSpec:
             f"{where}.kind: {spec.get('kind')!r} is no kind of output; {suggest(spec.get('kind'), kinds)}"
         )
     low, high = _range(spec["range"], where) if "range" in spec else (None, None)
+    mask = _mask(spec, where)
     try:
-        return OutputSpec(kind=OutputKind(spec["kind"]), low=low, high=high)
+        return OutputSpec(kind=OutputKind(spec["kind"]), low=low, high=high, mask=mask)
     except ValueError as error:
         raise PolicyError(f"{where}.{error}") from None
+
+
+def _mask(spec: Mapping[str, Any], where: str) -> str | None:
+    mask = spec.get("mask")
+    if "mask" in spec and (not isinstance(mask, str) or not mask):
+        raise PolicyError(f"{where}.mask: {mask!r} is no array's name; name one that is zero at padding")
+    return mask
 
 
 def _range(ends: Any, where: str) -> tuple[float, float]:

@@ -1,11 +1,23 @@
-"""A rule and a policy: what an engine must meet, checked when made, so that no rule can pass everything."""
+"""Rules and a policy: what an engine must meet, checked when made, so that no rule can pass everything."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
-from math import isfinite
+from math import ceil, isfinite
 
-from validation.metrics import METRICS, Direction, Metric
+from validation.metrics import METRICS, Bound, Direction, Metric
+
+DEFAULT_CONFIDENCE = 0.95
+DEFAULT_MIN_SAMPLES = 300
+"""So many samples hold a fault that one sample in a hundred has with 95 % probability."""
+DEFAULT_RESAMPLES = 2000
+PRECISIONS = ("fp32", "fp16", "int8")
+SPEEDUPS = ("speedup_vs_reference", "speedup_vs_fp16")
+"""Metrics of performance rules: p50 of PyTorch FP32, or of the FP16 engine of the same target, over the engine's."""
+_FEWEST_RESAMPLES = 200
+_TAIL = 10
+"""Resamples that lie beyond a bound, at least."""
+_SIDES = ("max", "min", "within")
 
 
 class PolicyError(ValueError):
@@ -14,7 +26,9 @@ class PolicyError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
-    """One limit, in the metric's unit: `max` for a metric where lower is better, `min` where higher is.
+    """One limit, in the metric's unit, on all samples or, with `by`, on each value of a slice on its own.
+
+    `max` for a metric where lower is better, `min` where higher is, `within` (a distance from 0) where 0 is.
 
     Raises:
         PolicyError: for an unknown metric, a missing, second, non-finite or wrong-sided limit, or one that no value or
@@ -25,59 +39,126 @@ class Rule:
     metric: str
     max: float | None = None
     min: float | None = None
+    within: float | None = None
+    by: str | None = None
 
     def __post_init__(self) -> None:
-        problem = find_problem(self.metric, {"max": self.max, "min": self.min})
+        problem = find_problem(self.metric, {"max": self.max, "min": self.min, "within": self.within})
         if problem:
             raise PolicyError(f"rule on {self.output}.{problem}")
 
     @property
     def limit(self) -> float:
         """The one limit that is set."""
-        return float(self.max if self.max is not None else self.min or 0.0)
+        return float(next(limit for limit in (self.max, self.min, self.within) if limit is not None))
+
+    @property
+    def side(self) -> str:
+        """Which limit that is: `max`, `min` or `within`."""
+        return "max" if self.max is not None else "min" if self.min is not None else "within"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PerformanceRule:
+    """A least speed-up, of engines of one precision or of all.
+
+    Raises:
+        PolicyError: for an unknown metric or precision, or a limit that is not above 0.
+    """
+
+    metric: str
+    min: float
+    precision: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.metric not in SPEEDUPS:
+            raise PolicyError(f"metric: {self.metric!r} is no metric of speed; {suggest(self.metric, SPEEDUPS)}")
+        if finite_number(self.min) is None or self.min <= 0:
+            raise PolicyError(f"min: {self.min!r} is no speed-up; give a number above 0, where 1 is as fast")
+        if self.precision is not None and self.precision not in PRECISIONS:
+            raise PolicyError(f"precision: {self.precision!r} is none; {suggest(self.precision, PRECISIONS)}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Policy:
     """The rules an engine must meet, all of them; below `min_samples` samples nothing passes.
 
+    `confidence` is that of each one-sided bound, by `resamples` resamples.
+
     Raises:
-        PolicyError: without rules, with two rules on one output and metric, or with `min_samples` below 1.
+        PolicyError: without rules, with the same rule twice, or with a number out of its range.
     """
 
     rules: tuple[Rule, ...]
-    min_samples: int = 200
+    min_samples: int = DEFAULT_MIN_SAMPLES
+    confidence: float = DEFAULT_CONFIDENCE
+    resamples: int = DEFAULT_RESAMPLES
+    performance: tuple[PerformanceRule, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.rules:
             raise PolicyError("rules: there are none, so anything would pass; add at least one rule")
-        if isinstance(self.min_samples, bool) or not isinstance(self.min_samples, int) or self.min_samples < 1:
+        _require_count("min_samples", self.min_samples, 1)
+        _require_count("resamples", self.resamples, _FEWEST_RESAMPLES)
+        confidence = finite_number(self.confidence)
+        if confidence is None or not 0.5 < confidence < 1:  # noqa: PLR2004 - a coin's
+            raise PolicyError(f"confidence: {self.confidence!r} is none; give a number between 0.5 and 1, like 0.95")
+        fewest = ceil(_TAIL / (1 - confidence) - 1e-9)
+        if self.resamples < fewest:
             raise PolicyError(
-                f"min_samples: {self.min_samples!r} is no count of samples; give a whole number, 1 or more"
+                f"resamples: {self.resamples} have no quantile for confidence {confidence:g}; give {fewest:,} or more"
             )
-        first: dict[tuple[str, str], int] = {}
+        self._require_no_repeats()
+
+    def _require_no_repeats(self) -> None:
+        first: dict[tuple[str, str, str | None], int] = {}
         for index, rule in enumerate(self.rules):
-            earlier = first.setdefault((rule.output, rule.metric), index)
+            earlier = first.setdefault((rule.output, rule.metric, rule.by), index)
             if earlier != index:
                 raise PolicyError(
                     f"rules[{index}]: limits {rule.metric} of {rule.output} again, as rules[{earlier}] does; remove one"
                 )
+        speeds: dict[tuple[str, str | None], int] = {}
+        for index, speed in enumerate(self.performance):
+            earlier = speeds.setdefault((speed.metric, speed.precision), index)
+            if earlier != index:
+                raise PolicyError(
+                    f"performance[{index}]: limits {speed.metric} again, as performance[{earlier}] does; remove one"
+                )
+
+    @property
+    def slices(self) -> dict[str, frozenset[str]]:
+        """By output, the slices in whose values it has to be measured."""
+        outputs = {rule.output for rule in self.rules if rule.by is not None}
+        return {
+            output: frozenset(rule.by for rule in self.rules if rule.output == output and rule.by is not None)
+            for output in sorted(outputs)
+        }
+
+
+def _require_count(field: str, value: object, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise PolicyError(f"{field}: {value!r} is no such count; give a whole number, {least} or more")
 
 
 def find_problem(metric_name: object, limits: dict[str, object]) -> str | None:
-    """What is wrong with a rule's metric and its `max` and `min`, as `field: reason; remedy`; None if nothing is."""
+    """What is wrong with a rule's metric and its limits, as `field: reason; remedy`; None if nothing is."""
     metric = METRICS.get(metric_name) if isinstance(metric_name, str) else None
     if metric is None:
         return f"metric: {metric_name!r} is no metric; {suggest(metric_name, METRICS)}"
     given = {side: limit for side, limit in limits.items() if limit is not None}
-    right, wrong = ("max", "min") if metric.direction is Direction.LOWER_IS_BETTER else ("min", "max")
-    if len(given) > 1:
-        return f"{wrong}: both max and min are set; {metric.name} takes {right} alone, remove {wrong}"
+    right = {
+        Direction.LOWER_IS_BETTER: "max",
+        Direction.HIGHER_IS_BETTER: "min",
+        Direction.NEARER_ZERO_IS_BETTER: "within",
+    }[metric.direction]
     if not given:
         return f"{right}: no limit is set; {metric.name} needs {right}"
-    if wrong in given:
-        better = metric.direction.value.replace("_", " ")
-        return f"{wrong}: of {metric.name}, {better}; use {right}"
+    wrong = next((side for side in given if side != right), None)
+    if len(given) > 1:
+        return f"{wrong}: {' and '.join(given)} are set; {metric.name} takes {right} alone"
+    if wrong is not None:
+        return f"{wrong}: of {metric.name}, {metric.direction.value.replace('_', ' ')}; use {right}"
     return _find_limit_problem(metric, right, given[right])
 
 
@@ -85,11 +166,15 @@ def _find_limit_problem(metric: Metric, side: str, limit: object) -> str | None:
     number = finite_number(limit)
     if number is None:
         return f"{side}: {limit!r} is no limit; give a finite number"
-    lower = metric.direction is Direction.LOWER_IS_BETTER
-    if number < metric.ideal if lower else number > metric.ideal:
+    higher = metric.direction is Direction.HIGHER_IS_BETTER
+    if number > metric.ideal if higher else number < metric.ideal:
         return f"{side}: {limit} is beyond {metric.ideal:g}, the best {metric.name} there is, so nothing would pass"
-    if metric.worst is not None and (number >= metric.worst if lower else number <= metric.worst):
+    if metric.worst is not None and (number <= metric.worst if higher else number >= metric.worst):
         return f"{side}: {limit} is met by every {metric.name}, so anything would pass; tighten it"
+    if metric.share and number == metric.ideal:
+        return f"{side}: no number of samples shows that {metric.name} is {metric.ideal:g}; leave some room"
+    if metric.bound is Bound.PVALUE and number >= metric.ideal:
+        return f"{side}: {limit} is reached by identical outputs alone; give a level of significance, like 0.05"
     return None
 
 

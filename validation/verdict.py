@@ -1,15 +1,14 @@
 """Decides whether a candidate meets its policy; whatever is missing or undefined counts against it."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from math import isfinite
 
 from validation.comparison import ComparisonResult, Measurement
-from validation.metrics import METRICS
-from validation.rules import Policy, Rule
-
-_CLEAR_FAIL_MARGIN = -1.0
-"""Below `min_samples` a rule fails only when the loss is at least twice what the limit allows."""
+from validation.metrics import METRICS, Bound, Direction
+from validation.planning import needed_samples
+from validation.rules import PerformanceRule, Policy, Rule
 
 
 class Outcome(str, Enum):
@@ -21,102 +20,315 @@ class Outcome(str, Enum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RuleResult:
-    """One rule's outcome and its evidence.
+class Speedup:
+    """A measured speed-up with one-sided bounds; `value` is None where it was not measured, and `note` says why."""
 
-    `margin` is the unused share of what the limit allows, (allowed - loss) / allowed, where a loss is the distance to
-    the metric's ideal: 1 is a perfect candidate, 0 is at the limit, -1 is twice the allowance. So margins compare
-    between an error of 0.008 against 0.01 and an r of 0.998 against 0.99 (0.2 and 0.8). None where the
-    value is undefined, or where the limit allows no loss at all and there is one.
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuleResult:
+    """One rule's outcome and its evidence; of a rule by slice, that of one value of the slice, `group`.
+
+    Of a score with several columns it is that of the worst, `column`; but each p-value has a result of its own.
+    `low` and `high` are one-sided bounds. `needed` is about how many samples would decide an inconclusive rule; None
+    where none would. `adjusted` is a p-value after Holm's correction. `margin` is the unused share of what the limit
+    allows, (allowed - loss) / allowed, where the loss is the distance from the metric's ideal to the bound that is
+    judged: 1 is a perfect candidate that is surely one, 0 is a bound at the limit. So margins compare between rules.
+    None where there is no bound, or where the limit allows no loss at all and there is one.
     """
 
     rule: Rule
+    column: int | None = None
+    group: str | None = None
     value: float | None
+    low: float | None = None
+    high: float | None = None
     n: int
+    needed: int | None = None
+    adjusted: float | None = None
     outcome: Outcome
     margin: float | None
     sentence: str
 
 
 @dataclass(frozen=True, kw_only=True)
+class PerformanceResult:
+    """A performance rule's outcome and its evidence."""
+
+    rule: PerformanceRule
+    value: float | None
+    low: float | None
+    high: float | None
+    outcome: Outcome
+    sentence: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """The outcome with all its evidence; `defects` alone are enough to fail."""
+    """The outcome with all its evidence; `defects` alone are enough to fail.
+
+    `speedups` and `other_pvalues` are what `decide` was told beside the comparison, so that a verdict can be decided
+    again. Where `speedups` is None, rules of performance were not judged.
+    """
 
     outcome: Outcome
     rules: tuple[RuleResult, ...]
     defects: tuple[str, ...]
+    performance: tuple[PerformanceResult, ...] = ()
+    speedups: dict[str, Speedup] | None = None
+    other_pvalues: tuple[float, ...] = field(default=())
 
     @property
     def worst_rule(self) -> RuleResult:
         """The rule with the smallest margin, an undefined one first; ties go to the earlier rule."""
         return min(self.rules, key=lambda result: float("-inf") if result.margin is None else result.margin)
 
+    @property
+    def pvalues(self) -> tuple[float, ...]:
+        """The p-values that rules of this verdict judge, before correction."""
+        return tuple(result.value for result in self.rules if _is_test(result) and result.value is not None)
 
-def decide(policy: Policy, result: ComparisonResult) -> Verdict:
+    @property
+    def sentences(self) -> tuple[tuple[Outcome, str], ...]:
+        """Outcome and sentence of every rule, those of performance last."""
+        own = tuple((result.outcome, result.sentence) for result in self.rules)
+        return (*own, *((result.outcome, result.sentence) for result in self.performance))
+
+
+def decide(
+    policy: Policy,
+    result: ComparisonResult,
+    *,
+    precision: str | None = None,
+    speedups: Mapping[str, Speedup] | None = None,
+    other_pvalues: Sequence[float] = (),
+) -> Verdict:
     """Apply every rule of a policy to what was measured.
 
-    Fails on any defect, when no sample was compared, and when any rule fails: its limit is crossed, or its metric is
-    missing or undefined. Below `min_samples` a rule is inconclusive, unless it fails clearly: by twice its allowance.
-    The verdict is `pass` only if every rule passes.
+    A rule passes when its bound clears the limit, fails when the opposite bound is beyond it, and is inconclusive in
+    between and below `min_samples`; it fails when its metric is missing or undefined. Rules on p-values fail below
+    their limit after Holm's correction over all of them and `other_pvalues`, those of the other engines of the same
+    conversion. Rules of performance hold for engines of `precision`; without `speedups` they are not judged. The
+    verdict is `fail` on any defect and if any rule fails, else `inconclusive` if any is, else `pass`.
     """
-    measured = {(m.output, m.metric): m for m in reversed(result.measurements) if m.column is None}
-    rules = tuple(_judge(rule, measured.get((rule.output, rule.metric)), policy.min_samples) for rule in policy.rules)
+    results = _adjusted([each for rule in policy.rules for each in _judge(rule, result, policy)], other_pvalues)
+    performance = (
+        tuple(_judge_speed(rule, speedups) for rule in _applicable(policy, precision)) if speedups is not None else ()
+    )
     defects = result.defects if result.samples > 0 else (*result.defects, "no sample was compared")
-    return Verdict(outcome=_combine(rules, defects), rules=rules, defects=defects)
+    if (result.confidence, result.resamples) != (policy.confidence, policy.resamples):
+        asked = (
+            f"measured at confidence {result.confidence:g} by {result.resamples:,} resamples, not {policy.confidence:g}"
+            f" by {policy.resamples:,} as the policy asks"
+        )
+        defects = (*defects, asked)
+    return Verdict(
+        outcome=_combine([*(each.outcome for each in results), *(each.outcome for each in performance)], defects),
+        rules=tuple(results),
+        defects=defects,
+        performance=performance,
+        speedups=None if speedups is None else dict(speedups),
+        other_pvalues=tuple(other_pvalues),
+    )
 
 
-def _combine(rules: tuple[RuleResult, ...], defects: tuple[str, ...]) -> Outcome:
-    outcomes = {rule.outcome for rule in rules}
+def _combine(outcomes: Sequence[Outcome], defects: Sequence[str]) -> Outcome:
     if defects or Outcome.FAIL in outcomes or not outcomes:
         return Outcome.FAIL
     return Outcome.INCONCLUSIVE if Outcome.INCONCLUSIVE in outcomes else Outcome.PASS
 
 
-def _judge(rule: Rule, measurement: Measurement | None, min_samples: int) -> RuleResult:
-    name = f"{rule.output} {rule.metric}"
-    if measurement is None:
-        sentence = f"{name} was not measured, so the rule fails."
-        return RuleResult(rule=rule, value=None, n=0, outcome=Outcome.FAIL, margin=None, sentence=sentence)
-    value, n = measurement.value, measurement.n
-    note = f" ({measurement.note})" if measurement.note else ""
-    if value is None or not isfinite(value):
-        sentence = f"{name} has no value{note}, so the rule fails."
-        return RuleResult(rule=rule, value=None, n=n, outcome=Outcome.FAIL, margin=None, sentence=sentence)
-    outcome = _outcome(rule, value, n, min_samples)
+def _applicable(policy: Policy, precision: str | None) -> Iterator[PerformanceRule]:
+    return (rule for rule in policy.performance if rule.precision in {None, precision})
+
+
+def _judge(rule: Rule, result: ComparisonResult, policy: Policy) -> Iterator[RuleResult]:
+    """The results of one rule: one, or one for each value of its slice."""
+    fitting = [m for m in result.measurements if (m.output, m.metric, m.slice) == (rule.output, rule.metric, rule.by)]
+    for group in sorted({m.group for m in fitting}, key=lambda each: each or ""):
+        columns = [m for m in fitting if m.group == group and m.column is not None]
+        judged = [_judge_measured(rule, m, policy) for m in columns or [m for m in fitting if m.group == group]]
+        if METRICS[rule.metric].bound is Bound.PVALUE:
+            yield from judged  # each is a test of its own
+        else:
+            yield min(judged, key=_badness)
+    if not fitting:
+        lacking = (
+            "was not measured" if rule.by is None else f"by {rule.by} was not measured: no slice.{rule.by} in the data"
+        )
+        sentence = f"{rule.output} {rule.metric} {lacking}, so the rule fails."
+        yield RuleResult(rule=rule, value=None, n=0, outcome=Outcome.FAIL, margin=None, sentence=sentence)
+
+
+def _badness(result: RuleResult) -> tuple[int, float]:
+    """Of a score's columns the worst stands for all: it passes only if all do, and fails if one does."""
+    severity = {Outcome.FAIL: 0, Outcome.INCONCLUSIVE: 1, Outcome.PASS: 2}[result.outcome]
+    return severity, float("-inf") if result.margin is None else result.margin
+
+
+def _judge_measured(rule: Rule, m: Measurement, policy: Policy) -> RuleResult:
+    name = _name(rule, m.column, m.group)
+    note = f" ({m.note})" if m.note else ""
+    if m.value is None or not isfinite(m.value):
+        few = 0 < m.n < METRICS[rule.metric].least_n
+        sentence = f"{name} has no value on {m.n:,} samples{note}, so the rule {'is not decided' if few else 'fails'}."
+        return RuleResult(
+            rule=rule,
+            column=m.column,
+            group=m.group,
+            value=None,
+            n=m.n,
+            needed=policy.min_samples if few else None,
+            outcome=Outcome.INCONCLUSIVE if few else Outcome.FAIL,
+            margin=None,
+            sentence=sentence,
+        )
+    outcome = _outcome(rule, m) if m.n >= policy.min_samples else Outcome.INCONCLUSIVE
+    needed = None
+    if outcome is Outcome.INCONCLUSIVE:
+        found = needed_samples(rule, m, policy.confidence)
+        needed = None if found is None else max(policy.min_samples, found)
     return RuleResult(
         rule=rule,
-        value=value,
-        n=n,
+        column=m.column,
+        group=m.group,
+        value=m.value,
+        low=m.low,
+        high=m.high,
+        n=m.n,
+        needed=needed,
         outcome=outcome,
-        margin=_margin(rule, value),
-        sentence=f"{name} is {value:.4g}, {_relation(rule, value)} on {n:,} samples{_why(outcome, min_samples)}{note}.",
+        margin=_margin(rule, m),
+        sentence=f"{name} is {m.value:.4g}{_bounds(rule, m, policy)}: {_relation(rule, outcome)}"
+        f" {_samples(m.n, outcome, needed, policy)}{note}.",
     )
 
 
-def _outcome(rule: Rule, value: float, n: int, min_samples: int) -> Outcome:
-    if n >= min_samples:
-        return Outcome.PASS if _is_met(rule, value) else Outcome.FAIL
-    margin = _margin(rule, value)
-    return Outcome.FAIL if margin is None or margin <= _CLEAR_FAIL_MARGIN else Outcome.INCONCLUSIVE
+def _name(rule: Rule, column: int | None, group: str | None) -> str:
+    of_column = "" if column is None else f" of column {column}"
+    return f"{rule.output} {rule.metric}{of_column}" + ("" if group is None else f" at {rule.by}={group}")
 
 
-def _is_met(rule: Rule, value: float) -> bool:
-    return value <= rule.max if rule.max is not None else value >= rule.limit
+def _outcome(rule: Rule, m: Measurement) -> Outcome:
+    """Of a measurement on enough samples."""
+    if METRICS[rule.metric].bound is Bound.PVALUE:
+        return Outcome.PASS  # until all of them are known
+    low, high = (m.value, m.value) if METRICS[rule.metric].bound is Bound.OBSERVED else (m.low, m.high)
+    floor = {"max": float("-inf"), "min": rule.limit, "within": -rule.limit}[rule.side]
+    ceiling = {"max": rule.limit, "min": float("inf"), "within": rule.limit}[rule.side]
+    if (low is not None and low > ceiling) or (high is not None and high < floor):
+        return Outcome.FAIL
+    below = rule.side == "min" or (high is not None and high <= ceiling)
+    above = rule.side == "max" or (low is not None and low >= floor)
+    return Outcome.PASS if below and above else Outcome.INCONCLUSIVE
 
 
-def _margin(rule: Rule, value: float) -> float | None:
-    ideal = METRICS[rule.metric].ideal
-    allowed, loss = abs(rule.limit - ideal), abs(value - ideal)
+def _margin(rule: Rule, m: Measurement) -> float | None:
+    metric = METRICS[rule.metric]
+    if metric.bound is not Bound.INTERVAL:
+        return _unused(rule, m.value)
+    if metric.direction is not Direction.NEARER_ZERO_IS_BETTER:
+        return _unused(rule, m.high if rule.side == "max" else m.low)
+    return None if m.low is None or m.high is None else _unused(rule, max(abs(m.low), abs(m.high)))
+
+
+def _unused(rule: Rule, bound: float | None) -> float | None:
+    if bound is None:
+        return None
+    metric = METRICS[rule.metric]
+    sign = -1.0 if metric.direction is Direction.HIGHER_IS_BETTER else 1.0
+    allowed, loss = sign * (rule.limit - metric.ideal), max(0.0, sign * (bound - metric.ideal))
     if allowed > 0:
         return (allowed - loss) / allowed
     return 0.0 if loss == 0 else None
 
 
-def _relation(rule: Rule, value: float) -> str:
-    side = "maximum" if rule.max is not None else "minimum"
-    met = "within" if _is_met(rule, value) else "beyond"
-    return f"{met} its {side} of {rule.limit:g}"
+def _bounds(rule: Rule, m: Measurement, policy: Policy) -> str:
+    if METRICS[rule.metric].bound is not Bound.INTERVAL:
+        return ""
+    low, high = ("unknown" if bound is None else f"{bound:.4g}" for bound in (m.low, m.high))
+    return f", with {100 * policy.confidence:.4g} % confidence at least {low} and at most {high}"
 
 
-def _why(outcome: Outcome, min_samples: int) -> str:
-    return f", fewer than the {min_samples:,} that decide" if outcome is Outcome.INCONCLUSIVE else ""
+def _relation(rule: Rule, outcome: Outcome) -> str:
+    limit = {"max": "its maximum of", "min": "its minimum of", "within": "its bounds of ±"}[rule.side]
+    limit = f"{limit}{'' if rule.side == 'within' else ' '}{rule.limit:g}"
+    words = {Outcome.PASS: "within", Outcome.FAIL: "beyond", Outcome.INCONCLUSIVE: "not decided against"}
+    return f"{words[outcome]} {limit}"
+
+
+def _samples(n: int, outcome: Outcome, needed: int | None, policy: Policy) -> str:
+    if outcome is not Outcome.INCONCLUSIVE:
+        return f"on {n:,} samples"
+    if n < policy.min_samples:
+        more = "" if needed is None or needed <= policy.min_samples else f" at all; about {needed:,} would"
+        return f"on {n:,} samples, fewer than the {policy.min_samples:,} that decide{more}"
+    more = "and more samples would hardly decide it" if needed is None else f"about {needed:,} would decide"
+    return f"on {n:,} samples, {more}"
+
+
+def _is_test(result: RuleResult) -> bool:
+    return METRICS[result.rule.metric].bound is Bound.PVALUE and result.outcome is not Outcome.INCONCLUSIVE
+
+
+def _adjusted(results: Sequence[RuleResult], others: Sequence[float]) -> list[RuleResult]:
+    """The results with Holm's correction (1979) of those that are p-values."""
+    own = [result.value for result in results if _is_test(result) and result.value is not None]
+    adjusted = holm([*own, *others])
+    numbers = iter(range(len(own)))
+    return [
+        _tested(result, adjusted[next(numbers)], len(adjusted))
+        if _is_test(result) and result.value is not None
+        else result
+        for result in results
+    ]
+
+
+def _tested(result: RuleResult, adjusted: float, tests: int) -> RuleResult:
+    fails = adjusted < result.rule.limit
+    meaning = "the distributions differ" if fails else "no difference is shown, which is not to say that there is none"
+    sentence = (
+        f"{_name(result.rule, result.column, result.group)} is {result.value:.4g}, {adjusted:.4g} after Holm's"
+        f" correction for {tests} {'test' if tests == 1 else 'tests'}: {'below' if fails else 'not below'} its minimum"
+        f" of {result.rule.limit:g} on {result.n:,} samples, so {meaning}."
+    )
+    outcome = Outcome.FAIL if fails else Outcome.PASS
+    return replace(result, adjusted=adjusted, outcome=outcome, margin=_unused(result.rule, adjusted), sentence=sentence)
+
+
+def holm(pvalues: Sequence[float]) -> list[float]:
+    """p-values adjusted by Holm's step-down method (Holm 1979, Scand. J. Stat. 6), in the order given.
+
+    >>> holm([0.01, 0.04, 0.03])
+    [0.03, 0.06, 0.06]
+    """
+    order = sorted(range(len(pvalues)), key=lambda index: pvalues[index])
+    adjusted, largest = [0.0] * len(pvalues), 0.0
+    for rank, index in enumerate(order):
+        largest = max(largest, min(1.0, (len(pvalues) - rank) * pvalues[index]))
+        adjusted[index] = largest
+    return adjusted
+
+
+def _judge_speed(rule: PerformanceRule, speedups: Mapping[str, Speedup]) -> PerformanceResult:
+    found = speedups.get(rule.metric, Speedup(value=None, note="it was not measured"))
+    if found.value is None or found.low is None or found.high is None:
+        outcome = Outcome.INCONCLUSIVE
+        sentence = f"{rule.metric} is not known ({found.note}): not decided against its minimum of {rule.min:g}."
+    else:
+        outcome = (
+            Outcome.PASS if found.low >= rule.min else Outcome.FAIL if found.high < rule.min else Outcome.INCONCLUSIVE
+        )
+        words = {Outcome.PASS: "within", Outcome.FAIL: "beyond", Outcome.INCONCLUSIVE: "not decided against"}
+        note = f" ({found.note})" if found.note else ""
+        sentence = (
+            f"{rule.metric} is {found.value:.3g}, at least {found.low:.3g} and at most {found.high:.3g}:"
+            f" {words[outcome]} its minimum of {rule.min:g}{note}."
+        )
+    return PerformanceResult(
+        rule=rule, value=found.value, low=found.low, high=found.high, outcome=outcome, sentence=sentence
+    )

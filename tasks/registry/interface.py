@@ -38,8 +38,8 @@ class Registry(Protocol):
     def verify(self, cell: Cell) -> list[str]:
         """Re-read an engine; return what is wrong with it, one sentence each: none if all is well.
 
-        Checks the manifest's digest, every file's digest and that the verdict follows from the stored comparison
-        under the stored policy.
+        Checks the manifest's digest, every file's digest and that the verdict follows from the stored comparison,
+        the speed-ups and other engines' p-values that it was given with, under the stored policy.
 
         Raises:
             InputError: there is no such engine.

@@ -133,11 +133,26 @@ def find_contradictions(manifest: EngineManifest) -> list[str]:
     ]
     if manifest.engine_id != manifest.cell.engine_id:
         faults.append(f"engine_id: {manifest.engine_id} is not that of its cell, {manifest.cell.engine_id}")
-    if decide(manifest.policy, manifest.comparison) != manifest.verdict:
-        faults.append("verdict: does not follow from the stored comparison under the stored policy")
+    faults += _verdict_faults(manifest)
     if manifest.verdict.outcome is not Outcome.PASS:
         faults.append(f"verdict: is {manifest.verdict.outcome.value}, and only a pass may be registered")
     return faults
+
+
+def _verdict_faults(manifest: EngineManifest) -> list[str]:
+    precision, verdict = manifest.cell.precision.value, manifest.verdict
+    again = decide(
+        manifest.policy,
+        manifest.comparison,
+        precision=precision,
+        speedups=verdict.speedups,
+        other_pvalues=verdict.other_pvalues,
+    )
+    if again != verdict:
+        return ["verdict: does not follow from the stored comparison under the stored policy"]
+    if verdict.speedups is None and any(rule.precision in {None, precision} for rule in manifest.policy.performance):
+        return ["verdict: was given without the speed-ups that its policy asks for"]
+    return []
 
 
 def artifacts_of(manifest: EngineManifest) -> dict[str, Artifact]:

@@ -1,4 +1,4 @@
-"""Writes the files of a run into a folder: policy, verdict and outcome as JSON, figures, worst samples, the summary."""
+"""Writes the files of a run into a folder: policy, verdict and outcome as JSON, tables, figures, the summary."""
 
 from __future__ import annotations
 
@@ -7,8 +7,18 @@ from collections import defaultdict
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
+from tasks.judged import deciding_words, judged_rules
 from tasks.tracking.figures import Pairs, draw_agreement, draw_distribution, draw_error_by_slice
-from tasks.tracking.run_content import LAYERS, WORST_SAMPLES, outcome_document, safe_name, scrub, without_host_paths
+from tasks.tracking.rule_figure import draw_rules
+from tasks.tracking.run_content import (
+    LAYERS,
+    RULES,
+    WORST_SAMPLES,
+    outcome_document,
+    safe_name,
+    scrub,
+    without_host_paths,
+)
 from tasks.tracking.samples import annotate, sample_pairs
 from validation.outputs import OutputKind
 
@@ -18,6 +28,7 @@ if TYPE_CHECKING:
 
     from matplotlib.figure import Figure
 
+    from tasks.judged import JudgedRule
     from tasks.records import EngineOutcome
     from tasks.tracking.interface import EngineRecord
     from tasks.tracking.samples import Key, PairSample
@@ -28,7 +39,7 @@ if TYPE_CHECKING:
 SHARE_DIGITS = 4
 _DRAWN = {OutputKind.SCORE: "", OutputKind.LOGITS: ", top-1 confidence", OutputKind.PROBABILITIES: ", top-1 confidence"}
 # What the figures of a confidence must not quote: these metrics are of the raw numbers.
-_OF_RAW_NUMBERS = frozenset({"mae", "max_abs", "pearson"})
+_OF_RAW_NUMBERS = frozenset({"mae", "max_abs"})
 
 
 def write_engine_files(record: EngineRecord, outputs: Mapping[str, OutputSpec], folder: Path) -> None:
@@ -43,18 +54,40 @@ def write_engine_files(record: EngineRecord, outputs: Mapping[str, OutputSpec], 
         (folder / "reason.txt").write_text(f"{document['reason']}\n", encoding="utf-8")
     if record.layers is not None:
         _write_json(folder / LAYERS, layer_table(json.loads(record.layers.read_bytes())))
-    if outcome.compared is None:
-        return
-    comparison = outcome.compared.comparison
+    (folder / "figures").mkdir()
+    if outcome.verdict is not None:
+        rules = judged_rules(outcome.verdict)
+        _write_json(folder / RULES, rule_table(rules))
+        _save(draw_rules(outcome.cell.engine_id, rules), folder / "figures" / "rules.png")
+    if outcome.compared is not None:
+        _write_comparison(record, outcome.compared.comparison, outputs, folder)
+
+
+def _write_comparison(
+    record: EngineRecord, comparison: ComparisonResult, outputs: Mapping[str, OutputSpec], folder: Path
+) -> None:
     if comparison.worst:
         _write_json(folder / WORST_SAMPLES, worst_table(comparison, record.annotations))
-    (folder / "figures").mkdir()
     _draw_outputs(record, comparison, outputs, folder / "figures")
-    _draw_slices(outcome.cell.engine_id, comparison, folder / "figures")
+    _draw_slices(record.outcome.cell.engine_id, comparison, folder / "figures")
 
 
 def _write_json(path: Path, document: object) -> None:
     path.write_text(json.dumps(document, indent=1, ensure_ascii=False), encoding="utf-8")
+
+
+def rule_table(rules: Sequence[JudgedRule]) -> dict[str, list[Any]]:
+    """The rules, the worst first, in the layout that MLflow's page shows as a table; numbers as in `worst_table`."""
+    columns = ["output", "metric", "slice", "group", "estimate", "low", "high", "limit", "n", "needed", "verdict"]
+    data = [
+        [
+            *(_shown(part) for part in (rule.output, rule.metric, rule.slice, rule.group)),
+            *(_shown(number) for number in (rule.value, rule.low, rule.high, rule.limit)),
+            *(rule.n, rule.needed, rule.outcome.value, _shown(rule.sentence)),
+        ]
+        for rule in rules
+    ]
+    return {"columns": [*columns, "sentence"], "data": data}
 
 
 def worst_table(comparison: ComparisonResult, annotations: Path) -> dict[str, list[Any]]:
@@ -110,12 +143,13 @@ def _draw_outputs(
 def _pairs(engine_id: str, key: Key, sample: PairSample, spec: OutputSpec, comparison: ComparisonResult) -> Pairs:
     output, column = key
     drawn = _DRAWN.get(spec.kind, ", elements")
-    measured = {m.metric: m.value for m in comparison.measurements if (m.output, m.column) == key}
+    padding = "" if spec.mask is None else ", padding included"
+    measured = {m.metric: m.value for m in comparison.measurements if (m.output, m.column, m.slice) == (*key, None)}
     if spec.kind in {OutputKind.LOGITS, OutputKind.PROBABILITIES}:
         measured = {name: value for name, value in measured.items() if name not in _OF_RAW_NUMBERS}
     return Pairs(
         engine_id=engine_id,
-        name=f"{output}{'' if column is None else f'[{column}]'}{drawn}",
+        name=f"{output}{'' if column is None else f'[{column}]'}{drawn}{padding}",
         reference=sample.reference,
         candidate=sample.candidate,
         seen=sample.seen,
@@ -160,13 +194,8 @@ def summary_table(outcomes: Sequence[EngineOutcome]) -> str:
 
 
 def _worst(outcome: EngineOutcome) -> str:
-    """The worst rule in a few words, or why there is none; on one line, and without what ends a table's cell."""
-    text = outcome.reason
-    if outcome.verdict is not None and outcome.verdict.rules:
-        worst = outcome.verdict.worst_rule
-        value = "undefined" if worst.value is None else f"{worst.value:.4g}"
-        limit = f"{'max' if worst.rule.max is not None else 'min'} {worst.rule.limit:g}"
-        text = f"{worst.rule.output} {worst.rule.metric} {value} ({limit})"
+    """What decided, in a few words, or why nothing did; on one line, and without what ends a table's cell."""
+    text = outcome.reason if outcome.verdict is None else deciding_words(outcome.verdict)
     return without_host_paths(" ".join(text.split()).replace("|", "/"))
 
 

@@ -53,7 +53,7 @@ class Pairs:
 
 
 def draw_distribution(pairs: Pairs) -> Figure:
-    """Distributions of both sides: as histograms, and cumulated with the Kolmogorov-Smirnov gap marked."""
+    """Distributions of both sides: as histograms, and cumulated with the widest gap (Kolmogorov-Smirnov's D) marked."""
     figure = _wide_figure(pairs, "distribution of reference and candidate")
     axes: dict[str, Axes] = figure.subplot_mosaic(
         [["histogram", "cumulated"], ["histogram", "gap"]], height_ratios=[2.6, 1]
@@ -94,8 +94,9 @@ def _draw_cumulated(axes: Axes, gap_axes: Axes, pairs: Pairs, low: float, high: 
     at = float(np.clip(grid[widest], low, high))
     axes.plot([at, at], [r[widest], c[widest]], color=_MARK, linewidth=2.5, marker="_", markersize=9)
     d = pairs.metrics.get("ks")
+    size = f"widest gap = {abs(float(gap[widest])):.4f}" if d is None else f"K-S gap D = {d:.4f}"
     axes.annotate(
-        f"K-S gap D = {abs(float(gap[widest])) if d is None else d:.4f}\nat {pairs.name} = {grid[widest]:.4g}",
+        f"{size}\nat x = {grid[widest]:.4g}",
         (at, float(r[widest] + c[widest]) / 2),
         xytext=(0.97, 0.06),
         textcoords="axes fraction",

@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks.digests import digest_json
+from tasks.judged import judged_rules, worst_first
 from tasks.records import PytorchForm
+from validation.metrics import METRICS
 from validation.verdict import Outcome
 
 if TYPE_CHECKING:
@@ -24,9 +26,13 @@ if TYPE_CHECKING:
     from tasks.specs import Dim
     from tasks.tracking.interface import ConversionRecord
     from validation.breakdowns import SliceError
+    from validation.comparison import ComparisonResult
+    from validation.verdict import Verdict
 
 WORST_SAMPLES = "worst_samples.json"
 """Name of the table of worst samples."""
+RULES = "rules.json"
+"""Name of the table of rules."""
 LAYERS = "layers.json"
 """Name of the table of an engine's layers."""
 MOST_SLICE_VALUES = 50
@@ -86,15 +92,13 @@ def metrics(outcome: EngineOutcome) -> tuple[dict[str, float], int]:
     """Metrics by name, and how many had no finite value and are left out."""
     found: dict[str, float | None] = {}
     if outcome.compared is not None:
-        for m in outcome.compared.comparison.measurements:
-            column = "" if m.column is None else f".{m.column}"
-            found[f"{m.output}{column}.{m.metric}"] = m.value
-        found |= _slice_metrics(outcome.compared.comparison.slices)
+        found |= _measured(outcome.compared.comparison)
         found["peak_memory_bytes"] = outcome.compared.peak_memory_bytes
     if outcome.benchmark is not None:
         found |= _benchmark_metrics(outcome.benchmark)
     if outcome.verdict is not None and outcome.verdict.rules:
         found["worst_margin"] = outcome.verdict.worst_rule.margin
+        found |= _judged(outcome.verdict)
     defined = {safe_name(name): float(v) for name, v in found.items() if v is not None and isfinite(v)}
     return defined, len(found) - len(defined)
 
@@ -105,13 +109,53 @@ def conversion_metrics(outcomes: Iterable[EngineOutcome]) -> dict[str, float]:
     return {f"engines.{verdict.value}": float(counts[verdict]) for verdict in Outcome}
 
 
-def _slice_metrics(slices: Sequence[SliceError]) -> dict[str, float | None]:
-    values = Counter((error.slice, error.output) for error in slices)
-    return {
-        f"slice.{error.slice}.{error.value}.{error.output}.mae": error.mae
-        for error in slices
-        if values[error.slice, error.output] <= MOST_SLICE_VALUES
+def _measured(comparison: ComparisonResult) -> dict[str, float | None]:
+    """What was measured, by name; not what needs labels, where there are none."""
+    by_slice = _few_valued({(m.output, m.slice, m.group) for m in comparison.measurements})
+    return _slice_metrics(comparison.slices) | {
+        f"{_place(m.slice, m.group)}{m.output}{'' if m.column is None else f'.{m.column}'}.{m.metric}": m.value
+        for m in comparison.measurements
+        if (m.output, m.slice) in by_slice and not (m.value is None and METRICS[m.metric].needs_label)
     }
+
+
+def _slice_metrics(slices: Sequence[SliceError]) -> dict[str, float | None]:
+    by_slice = _few_valued({(error.output, error.slice, error.value) for error in slices})
+    return {
+        f"{_place(error.slice, error.value)}{error.output}.mae": error.mae
+        for error in slices
+        if (error.output, error.slice) in by_slice
+    }
+
+
+def _judged(verdict: Verdict) -> dict[str, float | None]:
+    """Bounds and margin of every judged rule, and the speed-ups that were judged; only what has a value."""
+    rules = judged_rules(verdict)
+    by_slice = _few_valued({(rule.output, rule.slice, rule.group) for rule in rules})
+    found: dict[str, float | None] = {}
+    for rule in rules:
+        if (rule.output, rule.slice) not in by_slice:
+            continue
+        name = f"{_place(rule.slice, rule.group)}{'' if rule.output is None else f'{rule.output}.'}{rule.metric}"
+        numbers = {"low": rule.low, "high": rule.high, "adjusted": rule.adjusted, "margin": rule.margin}
+        found |= {f"{name}.{part}": number for part, number in numbers.items() if number is not None}
+        if rule.output is None and rule.value is not None:
+            found[name] = rule.value
+    return found
+
+
+def _place(name: str | None, group: str | None) -> str:
+    return "" if name is None else f"slice.{name}.{group}."
+
+
+_Place = tuple[str | None, str | None]
+"""An output and a slice."""
+
+
+def _few_valued(values: Iterable[tuple[str | None, str | None, str | None]]) -> set[_Place]:
+    """Outputs and slices, of distinct outputs, slices and values, without slices of too many values."""
+    counts = Counter((output, name) for output, name, _ in values)
+    return {place for place, count in counts.items() if count <= MOST_SLICE_VALUES}
 
 
 def _benchmark_metrics(benchmark: Benchmark) -> dict[str, float | None]:
@@ -158,6 +202,9 @@ def engine_params(conversion: ConversionRecord, outcome: EngineOutcome) -> dict[
         params |= {f"option.{key}": value for key, value in outcome.engine.options.items()}
         if len(outcome.engine.profiles) > 1:
             params["profiles"] = ", ".join(profile.file for profile in outcome.engine.profiles)
+    if outcome.policy is not None:
+        asked = ("confidence", "min_samples", "resamples")
+        params |= {f"policy.{name}": f"{getattr(outcome.policy, name):g}" for name in asked}
     if outcome.benchmark is not None:
         params |= {f"not_timed.{form.value}": reason for form, reason in outcome.benchmark.missing.items()}
     return _fit(params, _LONGEST_PARAM)
@@ -207,7 +254,8 @@ def engine_tags(conversion: ConversionRecord, outcome: EngineOutcome, undefined:
 def _tables(outcome: EngineOutcome) -> list[str]:
     worst = outcome.compared is not None and bool(outcome.compared.comparison.worst)
     layers = outcome.benchmark is not None and outcome.benchmark.layers is not None
-    return [path for path, is_there in ((WORST_SAMPLES, worst), (LAYERS, layers)) if is_there]
+    tables = ((RULES, outcome.verdict is not None), (WORST_SAMPLES, worst), (LAYERS, layers))
+    return [path for path, is_there in tables if is_there]
 
 
 def _shared_tags(conversion: ConversionRecord) -> dict[str, str]:
@@ -223,8 +271,8 @@ def _engine_note(outcome: EngineOutcome) -> str:
     if outcome.reason:
         lines.append(outcome.reason)
     if outcome.verdict is not None:
-        lines += [f"- {rule.outcome.value}: {rule.sentence}" for rule in outcome.verdict.rules]
         lines += [f"- defect: {defect}" for defect in outcome.verdict.defects]
+        lines += [f"- {judged.value}: {sentence}" for judged, sentence in worst_first(outcome.verdict.sentences)]
     return "\n".join(lines)
 
 

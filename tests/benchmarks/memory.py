@@ -11,10 +11,11 @@ from onnx import TensorProto, helper, numpy_helper
 from tasks.build import build_engine
 from tasks.compare import compare_engine
 from tasks.data import ingest, save_shard, shard_paths
-from tasks.records import Cell, ReferenceArtifact, TypedModel
+from tasks.records import Cell, EngineJob, ModuleArtifact, ReferenceArtifact, TypedModel
 from tasks.specs import ModelSpec, Precision
 from tasks.store.local import LocalStore
 from tasks.workbench import Workbench
+from validation.policy import default_policy
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -51,13 +52,20 @@ def compare_peak_bytes(folder: Path, samples: int) -> int:
                 noise = random.normal(scale=0.001, size=(len(shard["features"]), OUTPUTS))
                 score = 1 / (1 + np.exp(-shard["features"] @ weights)) + noise
             save_shard(scratch / "reference", number, {"score": score.astype(np.float32)})
-        reference = ReferenceArtifact(outputs=bench.store.put(scratch / "reference"), ranges={"score": (0.0, 1.0)})
+        reference = ReferenceArtifact(outputs=bench.store.put(scratch / "reference"))
         (scratch / "onnx").mkdir()
         onnx.save(_scorer(weights), scratch / "onnx" / "model.onnx")
         typed = TypedModel(onnx=bench.store.put(scratch / "onnx"), precision=Precision.FP32, recipe={})
-    cell = Cell(model="memory", target="cpu", precision=Precision.FP32, version="0" * 12)
-    engine = build_engine(bench, SPEC, typed, cell).result
-    return compare_engine(bench, SPEC, engine, cell, data, reference).result.peak_memory_bytes
+    job = EngineJob(
+        cell=Cell(model="memory", target="cpu", precision=Precision.FP32, version="0" * 12),
+        spec=SPEC,
+        policy=default_policy(SPEC.output_specs(), Precision.FP32.value, data.slices),
+        typed=typed,
+        data=data,
+        reference=reference,
+        module=ModuleArtifact(files=typed.onnx, source=SPEC.source, weights=None),  # nobody times it
+    )
+    return compare_engine(bench, job, build_engine(bench, job).result).result.peak_memory_bytes
 
 
 def _scorer(weights: np.ndarray) -> onnx.ModelProto:

@@ -1,6 +1,6 @@
 """`make bench`: measures what README promises, prints a table and writes bench.json.
 
-    python tests/benchmarks/run.py [--only NAME]… [--list]
+    python tests/benchmarks/run.py [--only NAME]… [--draws N]
 
 Every measurement is a function that returns rows of (what, measured, promised). Conversions run through the command
 line, as a user's would, on a copy of examples/essay_scorer with homes of their own.
@@ -19,13 +19,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from gate.calibration import DRAWS
+from gate.report import calibration, naive_pvalue, size, with_draws
 from memory import compare_peak_bytes
+from rows import Row
 from safetensors.numpy import load_file, save_file
 
 from tasks.digests import digest_file
@@ -39,16 +42,6 @@ HELP_RUNS = 11
 MIB = 1 << 20
 # What is not a stage: everything else of a run's wall time is Prefect, MLflow and start-up.
 NO_STAGES = ("track", "register")
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the table; `ok` says whether the promise was kept, None where there is none."""
-
-    what: str
-    measured: str
-    promised: str
-    ok: bool | None
 
 
 class Project:
@@ -243,20 +236,22 @@ def clone(scratch: Path) -> list[Row]:
     return rows
 
 
-MEASUREMENTS = (start_up, memory, again, changes, kills, clone)
+MEASUREMENTS = (start_up, memory, size, naive_pvalue, calibration, again, changes, kills, clone)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     names = [measurement.__name__ for measurement in MEASUREMENTS]
     parser.add_argument("--only", action="append", choices=names, help="measure this alone; may be repeated")
+    parser.add_argument("--draws", type=int, default=DRAWS, help="of each cell of the gate's calibration")
     parser.add_argument("--output", type=Path, default=Path("bench.json"))
     options = parser.parse_args()
     rows: list[Row] = []
     for measurement in MEASUREMENTS:
         if not options.only or measurement.__name__ in options.only:
             with tempfile.TemporaryDirectory() as scratch:
-                rows += _printed(measurement(Path(scratch)))
+                chosen = with_draws(options.draws) if measurement is calibration else measurement
+                rows += _printed(chosen(Path(scratch)))
     cores = len(os.sched_getaffinity(0))
     memory_gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / (1 << 30)
     machine = f"{cores} cores, {memory_gib:.0f} GiB, {platform.system()} {platform.machine()}"

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,8 +14,9 @@ from tasks.memo import Remembered
 from tasks.model_directory import ModelDirectory
 from tasks.records import Cell, EngineOutcome
 from tasks.specs import Precision
-from tests.tasks.tiny import cell, make_outcome, tiny_spec
-from validation.verdict import Outcome
+from tests.tasks.tiny import cell, make_outcome, tiny_policy, tiny_spec
+from validation.policy import PerformanceRule, Policy
+from validation.verdict import Outcome, Speedup, decide
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,6 +31,16 @@ PLAN = ConversionPlan(
     source_commit="c" * 40 + "-dirty",
     cells=(cell("fp16"), cell("int8")),
 )
+
+
+FASTER = PerformanceRule(metric="speedup_vs_reference", min=1.0)
+SLOW = Speedup(value=0.5, low=0.4, high=0.6)
+
+
+def judged_again(outcome: EngineOutcome, policy: Policy) -> EngineOutcome:
+    assert outcome.compared
+    verdict = decide(policy, outcome.compared.comparison, speedups={"speedup_vs_reference": SLOW})
+    return outcome.model_copy(update={"outcome": verdict.outcome, "policy": policy, "verdict": verdict})
 
 
 def work(result: object) -> Callable[[Callable[[int, int], None]], object]:
@@ -104,10 +117,48 @@ def test_an_engine_s_verdict_names_its_worst_rule_or_the_reason(capsys: Capture,
     reporter.verdict(EngineOutcome(cell=cell("int8"), outcome=Outcome.FAIL, reason="the converter crashed\nlog"))
     passed, failed, none, log = capsys.readouterr().out.splitlines()
     assert passed.startswith("✓ ")
+    assert re.search(r"pass: score ks is 0\.00\d+, with 95 % confidence .* maximum of 0\.05 on 400 samples\.$", passed)
     assert failed.startswith("✕ ")
+    assert re.search(r"fail: score pearson is 0\.\d+, .* beyond its minimum of 0\.99 on 400 samples\.$", failed)
     assert none.startswith("✕ ")
     assert none.endswith("fail: the converter crashed")
     assert log == "log"
+
+
+def test_a_verdict_says_how_many_samples_would_decide_and_what_speed_failed(capsys: Capture, store: LocalStore) -> None:
+    reporter = Reporter()
+    undecided = judged_again(make_outcome(store), replace(tiny_policy(), min_samples=1000))
+    slow = judged_again(make_outcome(store), replace(tiny_policy(), performance=(FASTER,)))
+    reporter.verdict(undecided)
+    reporter.verdict(slow)
+    reporter.engines([undecided, slow])
+    first, second, _, _, first_row, second_row = capsys.readouterr().out.splitlines()
+    assert re.match(r"\? verdict fp32 +inconclusive: .* on 400 samples, fewer than the 1,000 that decide\.", first)
+    assert re.match(
+        r"✕ verdict fp32 +fail: speedup_vs_reference is 0\.5, at least 0\.4 and at most 0\.6: beyond", second
+    )
+    assert re.search(
+        r"\? inconclusive +score \w+ \S+ \(≤ 0\.05\), about 1,000 samples would decide +4\.00 ms", first_row
+    )
+    assert re.search(r"✕ fail +speedup_vs_reference 0\.5 \(≥ 1\) +4\.00 ms", second_row)
+
+
+def test_a_verdict_by_a_defect_names_it(capsys: Capture, store: LocalStore) -> None:
+    outcome = make_outcome(store)
+    assert outcome.verdict
+    broken = replace(outcome.verdict, outcome=Outcome.FAIL, defects=("score: 3 values are NaN", "score: 1 is Inf"))
+    reporter = Reporter()
+    reporter.verdict(outcome.model_copy(update={"outcome": Outcome.FAIL, "verdict": broken}))
+    assert capsys.readouterr().out.endswith("fail: score: 3 values are NaN (and 1 more defect)\n")
+
+
+def test_an_output_without_a_rule_is_named(capsys: Capture, tmp_path: Path) -> None:
+    policy = tmp_path / "policy.yaml"
+    policy.write_text("rules: [{output: score, metric: mae, max: 0.01}]")
+    outputs = {name: {"kind": "score", "range": [0, 1]} for name in ("score", "traits")}
+    directory = replace(PLAN.directory, spec=tiny_spec(outputs=outputs), policy_file=policy)
+    Reporter().plan(replace(PLAN, directory=directory))
+    assert "! the policy has no rule for traits: measured and logged, but not judged" in capsys.readouterr().out
 
 
 def test_the_last_table_has_a_row_for_each_engine_with_nothing_cut_off(capsys: Capture, store: LocalStore) -> None:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
 from threading import Event
 from types import SimpleNamespace
@@ -22,7 +22,8 @@ from flows.session import Session
 from flows.settings import Settings
 from tasks.backends.gpu import Gpu
 from tasks.errors import EnginegateError, InputError, StageError
-from tests.tasks.tiny import cell, job, make_outcome
+from tests.tasks.tiny import cell, job, make_outcome, tiny_policy
+from validation.policy import PerformanceRule
 from validation.verdict import Outcome
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from tasks.records import EngineJob, EngineOutcome
+    from validation.policy import Policy
 
 T4 = cell(target="t4")
 NOW = datetime(2026, 11, 20, 14, 2, tzinfo=timezone.utc)
@@ -90,14 +92,19 @@ def session(tmp_path: Path, told: list[str], monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.fixture
-def outcome(session: Session) -> EngineOutcome:
-    return make_outcome(session.store).model_copy(update={"cell": T4})
+def policy() -> Policy:
+    return tiny_policy()
 
 
 @pytest.fixture
-def asked(session: Session, outcome: EngineOutcome) -> EngineJob:
+def outcome(session: Session, policy: Policy) -> EngineOutcome:
+    return make_outcome(session.store, policy=policy, engine=T4)
+
+
+@pytest.fixture
+def asked(session: Session, outcome: EngineOutcome, policy: Policy) -> EngineJob:
     assert outcome.typed
-    return job(session.store, outcome.typed, target="t4")
+    return job(session.store, outcome.typed, target="t4", policy=policy)
 
 
 @pytest.fixture
@@ -120,6 +127,28 @@ def run(
         return made, prefect
 
     return collect
+
+
+EARNED = replace(tiny_policy(), performance=(PerformanceRule(metric="speedup_vs_fp16", min=1.0),))
+
+
+@pytest.mark.parametrize("policy", [tiny_policy(), EARNED], ids=["settled", "provisional"])
+def test_a_verdict_that_takes_the_other_engines_is_not_told_yet(
+    run: Callable[..., Any],
+    session: Session,
+    outcome: EngineOutcome,
+    policy: Policy,
+    told: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Reporter, "verdict", lambda _self, outcome: told.append(f"verdict {outcome.outcome.value}"))
+
+    def leave(prefect: Prefect) -> None:
+        leave_outcome(session.store, str(prefect.sent[0]), outcome)
+
+    made, _ = run(Completed(), on_look=leave)
+    assert made == outcome
+    assert told[-1] == ("measured, to be judged with the other engines" if policy is EARNED else "verdict pass")
 
 
 def test_the_outcome_is_what_the_run_left_in_the_store(

@@ -108,6 +108,12 @@ def _new_policy(project: Project) -> None:
     project.edit("policy.yaml", "0.05", "0.04")
 
 
+def _new_slice(project: Project) -> None:
+    project.edit(
+        "policy.yaml", "rules:", "min_samples: 30\nrules:\n  - {output: score, metric: mae, max: 0.1, by: level}"
+    )
+
+
 def _new_calibration(project: Project) -> None:
     write_data(project.root / "calibration" / "set.npz", seed=3)
 
@@ -139,17 +145,19 @@ def _new_option(project: Project) -> None:
 
 INT8 = {"convert int8", "build int8", "compare int8", "benchmark int8"}
 FP32 = {"build fp32", "compare fp32", "benchmark fp32"}
+COMPARE = {"compare int8", "compare fp32"}
 
 
 @pytest.mark.parametrize(
     ("change", "redone", "kept"),
     [
         (_new_policy, set(), INT8 | FP32 | {"export", "reference"}),
+        (_new_slice, COMPARE, (INT8 | FP32 | {"export", "reference"}) - COMPARE),
         (_new_calibration, INT8, FP32 | {"export", "reference"}),
         (_new_option, INT8, FP32 | {"export", "reference"}),
         (_new_weight, INT8 | FP32 | {"export", "reference"}, set()),
-        (_new_label, {"compare int8", "compare fp32"}, {"export", "reference", "convert int8", "build int8"}),
-        (_new_sample, {"reference", "compare int8", "compare fp32"}, set()),
+        (_new_label, COMPARE, {"export", "reference", "convert int8", "build int8"}),
+        (_new_sample, {"reference"} | COMPARE, set()),
     ],
 )
 def test_a_change_redoes_what_depends_on_it_and_no_more(
@@ -173,6 +181,44 @@ def test_an_engine_that_fails_its_policy_ends_with_3_and_is_not_registered(copy:
     assert [engine["verdict"] for engine in document["engines"]] == ["fail"]
     assert copy.registered() == before
     assert "✕ verdict int8" in text
+
+
+def test_an_engine_that_is_too_slow_for_its_policy_is_told_so_once_and_is_not_registered(copy: Project) -> None:
+    speed = "performance:\n  - {metric: speedup_vs_reference, min: 1000, precision: int8}\n"
+    before = copy.registered()
+    copy.edit("policy.yaml", "rules:", speed + "rules:")
+    code, document, text = copy.convert()
+    assert code == 3
+    assert work_done(document) == set(), "a rule of performance is judged by the benchmark that was made"
+    verdicts = {engine["engine_id"].partition("@")[0]: engine for engine in document["engines"]}
+    assert {name: engine["verdict"] for name, engine in verdicts.items()} == {
+        "tiny-scorer-cpu-fp32": "pass",
+        "tiny-scorer-cpu-int8": "fail",
+    }
+    (rule,) = verdicts["tiny-scorer-cpu-int8"]["performance"]
+    assert rule["outcome"] == "fail"
+    assert rule["low"] <= rule["value"] <= rule["high"] < 1000
+    assert (text.count("✕ verdict int8"), text.count("✓ verdict int8"), text.count("verdict fp32")) == (1, 0, 1)
+    (new,) = copy.registered() - before
+    assert "fp32" in new
+    assert copy.run("verify", new)[0] == 0
+
+
+def test_int8_that_no_fp16_engine_was_made_beside_has_not_earned_its_place(copy: Project) -> None:
+    speed = "performance:\n  - {metric: speedup_vs_fp16, min: 1.0, precision: int8}\n"
+    copy.edit("policy.yaml", "rules:", speed + "rules:")
+    code, document, _ = copy.convert("--precision", "int8")
+    assert code == 4
+    assert "this conversion makes no fp16 engine" in document["engines"][0]["performance"][0]["sentence"]
+
+
+def test_a_policy_of_a_slice_that_the_data_lack_is_refused_before_the_export(tmp_path: Path, prefect_url: str) -> None:
+    project = write_project(tmp_path / "slice", prefect_url)
+    project.edit("policy.yaml", "rules:", "rules:\n  - {output: score, metric: mae, max: 0.1, by: noise}")
+    code, document, _ = project.convert()
+    assert code == 2
+    assert document["error"] == "policy.yaml: rules[0].by: the data have no slice.noise; choose from level"
+    assert not (project.home / "store" / "records" / "export").exists()
 
 
 def damage_int8(project: Project, damage: Callable[[np.ndarray], np.ndarray]) -> None:

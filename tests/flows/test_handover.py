@@ -8,6 +8,7 @@ import pytest
 
 from flows import handover
 from flows.handover import last_sign, leave_job, leave_outcome, signs_of_life, take_job, take_outcome
+from flows.verdicts import judge_together
 from tasks.digests import digest_json
 from tasks.errors import RefusedError
 from tasks.store.local import LocalStore
@@ -64,6 +65,7 @@ def test_a_job_of_another_engine_or_of_another_store_is_refused(
         {"policy": None},
         {"typed": None},
         {"outcome": Outcome.INCONCLUSIVE},
+        {"outcome": Outcome.FAIL},
         {"compared": None},
         {"engine": None},
         {"verdict": None},
@@ -83,6 +85,16 @@ def test_a_verdict_that_the_comparison_does_not_bear_out_is_refused(
     assert outcome.compared
     worse = outcome.compared.model_copy(update={"comparison": compare_scores(0.3)})
     leave_outcome(store, RUN, outcome.model_copy(update={"compared": worse}))
+    with pytest.raises(RefusedError, match="is no outcome of it"):
+        take_outcome(store, RUN, asked)
+
+
+def test_a_verdict_that_was_told_of_other_engines_is_refused(
+    store: LocalStore, asked: EngineJob, outcome: EngineOutcome
+) -> None:
+    (judged,) = judge_together([outcome])
+    assert judged.outcome is outcome.outcome
+    leave_outcome(store, RUN, judged)
     with pytest.raises(RefusedError, match="is no outcome of it"):
         take_outcome(store, RUN, asked)
 

@@ -74,6 +74,22 @@ def test_the_speed_up_is_the_median_over_rounds_of_the_ratio_within_a_round() ->
     assert found.headline_speedup == found.speedup[REFERENCE][2]
 
 
+def test_bounds_of_medians_are_the_third_rounds_from_either_end() -> None:
+    rounds: Rounds = {4: [{None: (float(n),), REFERENCE: (float(2 * n * n),)} for n in range(1, ROUNDS + 1)]}
+    found = summarise(rounds, {}, 1, 4)
+    assert found.speedup_interval == {REFERENCE: {4: (6.0, 20.0)}}
+    assert found.headline.p50_interval == (3.0, 10.0)
+    assert found.pytorch[REFERENCE].latencies[0].p50_interval == (18.0, 200.0)
+
+
+def test_bounds_of_medians_hold_as_often_as_they_say() -> None:
+    rng = np.random.default_rng(4)
+    benchmarks = [summarise({1: [{None: (t,)} for t in rng.lognormal(0, 1, ROUNDS)]}, {}, 1, 1) for _ in range(4000)]
+    lows, highs = np.transpose([found.headline.p50_interval for found in benchmarks])
+    assert 0.013 < np.mean(lows > 1) < 0.026
+    assert 0.013 < np.mean(highs < 1) < 0.026
+
+
 def test_without_a_reference_there_is_no_speed_up() -> None:
     found = summarise(make_rounds((1, 8), (None,)), {}, 1, 8)
     assert (found.pytorch, found.speedup, found.headline_speedup) == ({}, {}, None)

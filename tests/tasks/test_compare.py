@@ -1,23 +1,36 @@
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import onnx
+import onnx.parser
 import pytest
 
 from tasks.backends.ort import OnnxRuntimeBackend
 from tasks.build import build_engine
 from tasks.child import ignore_progress
-from tasks.compare import CompareRequest, compare_engine, compare_in_child, peak_memory_bytes, run_shard
+from tasks.compare import (
+    MeasureRequest,
+    RunRequest,
+    compare_engine,
+    measure_in_child,
+    peak_memory_bytes,
+    run_in_child,
+    run_shard,
+)
 from tasks.data import load_arrays, save_shard, shard_paths
 from tasks.errors import StageError
-from tasks.records import ReferenceArtifact
-from tasks.specs import Dim
+from tasks.records import ReferenceArtifact, TypedModel
+from tasks.specs import Dim, Precision
+from tasks.store.local import LocalStore
 from tests.tasks.tiny import (
     SCORER,
     build_job,
     job,
     make_features,
+    put,
     put_data,
     put_model,
     put_shards,
@@ -26,6 +39,7 @@ from tests.tasks.tiny import (
     tiny_spec,
     write_onnx,
 )
+from validation.policy import PerformanceRule, Policy, Rule, default_policy
 from validation.verdict import Outcome, decide
 
 if TYPE_CHECKING:
@@ -33,10 +47,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tasks.data import Arrays
+    from tasks.records import BuiltEngine, EngineJob
     from tasks.workbench import Workbench
     from validation.comparison import ComparisonResult
 
-SAMPLES = 250
+SAMPLES = 350
 BATCH = {"min": 1, "opt": 8, "max": 16}
 
 
@@ -49,7 +64,7 @@ def compare(
     slices: Sequence[str] | None = None,
     **graph: str,
 ) -> ComparisonResult:
-    """Compare a graph with the scorer on 250 samples in shards that end at `cuts`, in this process."""
+    """Compare a graph with the scorer on 350 samples in shards that end at `cuts`, in this process."""
     folder.mkdir(exist_ok=True)
     spec = tiny_spec(outputs={"score": {"kind": kind}})
     folders = {name: folder / name for name in ("plan", "inputs", "annotations", "reference", "candidate")}
@@ -63,24 +78,29 @@ def compare(
         save_shard(folders["inputs"], number, {"features": features[rows]})
         save_shard(folders["annotations"], number, {"label": rows, "slice.group": labels[rows]})
         save_shard(folders["reference"], number, {"score": score(features[rows])})
-    everything = score(features)
-    request = CompareRequest(
-        target="cpu",
-        **{name: str(path) for name, path in folders.items()},
-        outputs=spec.outputs,
-        ranges={"score": (float(everything.min()), float(everything.max()))},
-        batch=Dim(**batch),
+    paths = {name: str(path) for name, path in folders.items()}
+    run = RunRequest(
+        target="cpu", **{name: paths[name] for name in ("plan", "inputs", "candidate")}, batch=Dim(**batch)
     )
     steps: list[tuple[int, int]] = []
-    reply = compare_in_child(request.model_dump(mode="json"), lambda done, total: steps.append((done, total)))
+    run_in_child(run.model_dump(mode="json"), lambda done, total: steps.append((done, total)))
+    measure = MeasureRequest(
+        **{name: paths[name] for name in ("reference", "candidate", "annotations")},
+        inputs=None,
+        outputs=spec.outputs,
+        slices={},
+        confidence=0.95,
+        resamples=200,
+    )
+    reply = measure_in_child(measure.model_dump(mode="json"), lambda done, total: steps.append((done, total)))
     shards = len(cuts) + 1
-    assert steps == [(number + 1, shards) for number in range(shards)]
+    assert steps == [(number + 1, shards) for number in range(shards)] * 2
     assert [path.name for path in shard_paths(folders["candidate"])] == [f"{n:05d}.npz" for n in range(shards)]
     return reply.comparison
 
 
 def verdict(result: ComparisonResult) -> Outcome:
-    return decide(tiny_policy(), result).outcome
+    return decide(replace(tiny_policy(), resamples=200), result).outcome
 
 
 def values(result: ComparisonResult) -> dict[str, float | None]:
@@ -159,22 +179,15 @@ def test_a_candidate_without_an_output_fails(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["score", "tensor"])
-@pytest.mark.parametrize("cuts", [(), (1,), (100, 101, 249), tuple(range(10, 250, 10))], ids=len)
+@pytest.mark.parametrize("cuts", [(), (1,), (100, 101, 349), tuple(range(10, 350, 10))], ids=len)
 def test_the_result_does_not_depend_on_the_shards(tmp_path: Path, kind: str, cuts: tuple[int, ...]) -> None:
     body = SCORER.replace("score =", "s =") + " score = Mul(s, s)"
     slices = ["odd" if number % 2 else "even" for number in range(SAMPLES)]
-    whole = compare(tmp_path / "whole", cuts=(125,), kind=kind, slices=slices, body=body)
+    whole = compare(tmp_path / "whole", cuts=(175,), kind=kind, slices=slices, body=body)
     parts = compare(tmp_path / "parts", cuts=cuts, kind=kind, slices=slices, body=body)
     assert parts.samples == whole.samples
-    assert [(m.metric, m.n, m.note) for m in parts.measurements] == [
-        (m.metric, m.n, m.note) for m in whole.measurements
-    ]
-    for one, other in zip(whole.measurements, parts.measurements, strict=True):
-        if one.value is None or other.value is None:
-            assert one == other
-        else:
-            assert other.value == pytest.approx(one.value, rel=1e-9, abs=1e-12)
-    assert [(s.value, s.n) for s in parts.slices] == [("even", 125), ("odd", 125)]
+    assert parts.measurements == whole.measurements, "to the last digit"
+    assert [(s.value, s.n) for s in parts.slices] == [("even", 175), ("odd", 175)]
     assert [worst.index for worst in parts.worst] == [worst.index for worst in whole.worst]
 
 
@@ -226,12 +239,15 @@ def test_a_whole_comparison_in_a_child_is_stored_and_found_again(bench: Workbenc
     shards = [{"features": make_features(n, seed=n)} for n in (100, 150)]
     data = put_data(bench.store, shards, [{"slice.part": np.full(len(s["features"]), i)} for i, s in enumerate(shards)])
     outputs = [{"score": score(shard["features"])} for shard in shards]
-    reference = ReferenceArtifact(outputs=put_shards(bench.store, outputs), ranges={"score": (0.0, 1.0)})
+    reference = ReferenceArtifact(outputs=put_shards(bench.store, outputs))
     work = job(bench.store, put_model(bench.store, tmp_path / "onnx"), spec=spec, data=data, reference=reference)
     engine = build_engine(bench, work).result
-    first = compare_engine(bench, work, engine)
+    steps: list[tuple[int, int]] = []
+    watched = replace(bench, on_progress=lambda done, total: steps.append((done, total)))
+    first = compare_engine(watched, work, engine)
     again = compare_engine(bench, work, engine)
     assert (first.cached, again.cached) == (False, True)
+    assert steps == [(1, 4), (2, 4), (3, 4), (4, 4)], "the engine runs, then its outputs are measured"
     assert again.result == first.result
     assert [(s.value, s.n) for s in first.result.comparison.slices] == [("0", 100), ("1", 150)]
     assert first.result.peak_memory_bytes > 1 << 20
@@ -276,28 +292,133 @@ def test_a_plan_that_no_sample_runs_is_not_judged_and_fails_the_stage(
     def compared(samples: int) -> int:
         root = tmp_path / str(samples)
         shard = {"features": make_features(samples)}
-        for folder, arrays in {
-            "inputs": shard,
-            "annotations": {},
-            "reference": {"score": score(shard["features"])},
-        }.items():
+        for folder in ("plan", "inputs", "candidate"):
             (root / folder).mkdir(parents=True)
-            save_shard(root / folder, 0, arrays)
-        (root / "plan").mkdir()
-        (root / "candidate").mkdir()
-        request = CompareRequest(
+        save_shard(root / "inputs", 0, shard)
+        request = RunRequest(
             target="cpu",
-            plan=str(root / "plan"),
-            inputs=str(root / "inputs"),
-            annotations=str(root / "annotations"),
-            reference=str(root / "reference"),
-            candidate=str(root / "candidate"),
-            outputs=tiny_spec().outputs,
-            ranges={"score": (0.0, 1.0)},
+            **{name: str(root / name) for name in ("plan", "inputs", "candidate")},
             batch=batch,
         )
-        return compare_in_child(request.model_dump(mode="json"), ignore_progress).comparison.samples
+        run_in_child(request.model_dump(mode="json"), ignore_progress)
+        return len(load_arrays(root / "candidate" / "00000.npz")["score"])
 
     assert compared(40) == 40
     with pytest.raises(StageError, match=r"no sample runs engine-batch16\.plan"):
         compared(1)
+
+
+# What a change redoes
+
+
+@dataclass
+class Compared:
+    """A job of two shards with two slices and a label, its engine, and what its comparison did."""
+
+    bench: Workbench
+    job: EngineJob
+    engine: BuiltEngine
+
+    def with_rules(self, *rules: Rule, **changes: Any) -> set[str]:
+        """The steps that are done with this policy."""
+        before = self._records()
+        policy = Policy(rules=rules, **changes)
+        found = compare_engine(self.bench, self.job.model_copy(update={"policy": policy}), self.engine)
+        done = {path.parent.name for path in self._records() - before}
+        assert found.cached == (not done)
+        assert decide(policy, found.result.comparison).outcome is Outcome.PASS
+        return done
+
+    def _records(self) -> set[Path]:
+        assert isinstance(self.bench.store, LocalStore)
+        return set((self.bench.store.root / "records").glob("*/*.json"))
+
+
+@pytest.fixture
+def compared(bench: Workbench, tmp_path: Path) -> Compared:
+    shards = [{"features": make_features(n, seed=n)} for n in (300, 400)]
+    annotations = [
+        {"slice.part": np.full(n, i), "slice.half": np.arange(n) % 2, "label": score(shard["features"])}
+        for i, (n, shard) in enumerate(zip((300, 400), shards, strict=True))
+    ]
+    data = put_data(bench.store, shards, annotations)
+    reference = ReferenceArtifact(
+        outputs=put_shards(bench.store, [{"score": score(shard["features"])} for shard in shards])
+    )
+    work = job(bench.store, put_model(bench.store, tmp_path / "onnx"), data=data, reference=reference)
+    return Compared(bench, work, build_engine(bench, work).result)
+
+
+MAE = Rule(output="score", metric="mae", max=0.01)
+BY_PART = Rule(output="score", metric="mae", max=0.01, by="part")
+BY_HALF = Rule(output="score", metric="mae", max=0.01, by="half")
+
+
+def test_another_limit_or_metric_needs_no_work(compared: Compared) -> None:
+    assert compared.with_rules(MAE) == {"run", "measure"}
+    assert compared.with_rules(MAE) == set()
+    assert compared.with_rules(replace(MAE, max=0.02)) == set()
+    assert compared.with_rules(MAE, Rule(output="score", metric="ks", max=0.05)) == set()
+    assert compared.with_rules(MAE, min_samples=500) == set()
+    assert compared.with_rules(MAE, performance=(PerformanceRule(metric="speedup_vs_fp16", min=1.0),)) == set()
+
+
+def test_another_slice_confidence_or_number_of_resamples_is_measured_without_running_the_engine(
+    compared: Compared,
+) -> None:
+    assert compared.with_rules(MAE) == {"run", "measure"}
+    assert compared.with_rules(MAE, BY_PART) == {"measure"}
+    assert compared.with_rules(MAE, replace(BY_PART, max=0.02)) == set()
+    assert compared.with_rules(MAE, BY_PART, BY_HALF) == {"measure"}
+    assert compared.with_rules(BY_HALF, MAE, BY_PART) == set(), "the order of rules makes no difference"
+    assert compared.with_rules(MAE, confidence=0.99) == {"measure"}
+    assert compared.with_rules(MAE, resamples=400) == {"measure"}
+
+
+def test_a_newer_way_to_measure_does_not_run_the_engine(compared: Compared, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert compared.with_rules(MAE) == {"run", "measure"}
+    monkeypatch.setattr("tasks.compare._statistics_digest", lambda: "another")
+    assert compared.with_rules(MAE) == {"measure"}
+
+
+def test_slices_of_the_policy_are_measured_on_their_own_and_labels_reach_their_metrics(compared: Compared) -> None:
+    policy = Policy(rules=(MAE, BY_PART))
+    found = compare_engine(compared.bench, compared.job.model_copy(update={"policy": policy}), compared.engine)
+    measured = found.result.comparison.measurements
+    assert {(m.slice, m.group, m.n) for m in measured} == {(None, None, 700), ("part", "0", 300), ("part", "1", 400)}
+    (drop,) = [m for m in measured if m.metric == "mae_drop" and m.slice is None]
+    assert drop.value == pytest.approx(0.0, abs=1e-6)
+
+
+def mask_job(bench: Workbench, folder: Path, mask: str | None) -> EngineJob:
+    """The job of an engine that is wrong wherever its second input is zero."""
+    features, kept = make_features(350), np.ones((350, 4), np.float32)
+    kept[:, 2:] = 0
+    shards = [{"features": features[rows], "kept": kept[rows]} for rows in (slice(200), slice(200, None))]
+    shape = {"dtype": "float32", "shape": ["batch", 4]}
+    spec = tiny_spec(inputs={"features": shape, "kept": shape}, outputs={"states": {"kind": "tensor", "mask": mask}})
+    folder.mkdir()
+    text = (
+        '<ir_version: 9, opset_import: ["" : 20]> tiny (float[batch,4] features, float[batch,4] kept)'
+        " => (float[batch,4] states) { states = Mul(features, kept) }"
+    )
+    onnx.save(onnx.parser.parse_model(text), folder / "model.onnx")
+    typed = TypedModel(
+        onnx=put(bench.store, {"model.onnx": (folder / "model.onnx").read_bytes()}),
+        precision=Precision.FP32,
+        recipe={},
+    )
+    reference = ReferenceArtifact(outputs=put_shards(bench.store, [{"states": shard["features"]} for shard in shards]))
+    policy = default_policy(spec.output_specs(), "fp32")
+    data = put_data(bench.store, shards)
+    return job(bench.store, typed, spec=spec, data=data, reference=reference, policy=policy)
+
+
+def test_what_an_input_masks_out_is_not_compared(bench: Workbench, tmp_path: Path) -> None:
+    outcomes = {}
+    for mask in ("kept", None):
+        work = mask_job(bench, tmp_path / str(mask), mask)
+        found = compare_engine(bench, work, build_engine(bench, work).result).result.comparison
+        assert found.defects == ()
+        outcomes[mask] = decide(work.policy, found).outcome
+    assert outcomes == {"kept": Outcome.PASS, None: Outcome.FAIL}

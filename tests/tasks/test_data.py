@@ -64,6 +64,18 @@ def test_what_is_taken_in_comes_out_whole_and_in_order(
     assert annotations["slice.level"].tolist() == ["l10"] * 10 + ["l7"] * 7 + ["l1"]
 
 
+def test_the_names_of_the_slices_are_told_and_a_slice_that_names_samples_is_refused(
+    bench: Workbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(data, "LARGEST_SLICE", 4)
+    monkeypatch.setattr(data, "SHARD_SAMPLES", 2)
+    kept = {"features": make_features(5), "slice.noise": np.arange(5) % 4, "slice.level": np.array(list("aabcd"))}
+    assert take_in(bench, tmp_path, kept).slices == ("level", "noise")
+    assert take_in(bench, tmp_path, {"features": make_features(5)}).slices == ()
+    with pytest.raises(InputError, match=r"validation.data: slice.noise has more than 4 distinct values, .* groups"):
+        take_in(bench, tmp_path, {**kept, "slice.noise": np.arange(5)})
+
+
 def test_shards_stay_below_their_size(bench: Workbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(data, "SHARD_BYTES", 3 * 16)  # a sample has 16 bytes
     found = take_in(bench, tmp_path, {"features": make_features(10)})
@@ -102,6 +114,11 @@ BAD: dict[str, tuple[Arrays, list[str]]] = {
     "label too short": ({"features": make_features(3), "label": np.zeros(2)}, ["label has shape (2,)", "3 samples"]),
     "label of columns": ({"features": make_features(3), "label": np.zeros((3, 1))}, ["label has shape (3, 1)"]),
     "label NaN": ({"features": make_features(2), "label": np.array([0, np.nan])}, ["label holds NaN", "first: 1"]),
+    "label of text": (
+        {"features": make_features(2), "label": np.array(["a", "b"])},
+        ["label is text; give the right score, or the number"],
+    ),
+    "slice without a name": ({"features": make_features(2), "slice.": np.zeros(2)}, ["array 'slice.' is no input"]),
     "complex slice": (
         {"features": make_features(2), "slice.z": np.zeros(2, complex)},
         ["slice.z has dtype complex128"],

@@ -7,7 +7,7 @@ import pytest
 
 from tasks.errors import InputError
 from tasks.gate import judge_files
-from validation.verdict import Outcome
+from validation.verdict import Outcome, decide
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,12 +25,12 @@ SCORES = np.random.default_rng(5).random(400)
 
 
 def judge(folder: Path, reference: Any, candidate: Any, policy: str = POLICY) -> Verdict:
-    """Judge two arrays, two lists of arrays (folders of shards), or dicts of arrays by name."""
+    """Judge two arrays, two lists of arrays (folders of shards), or dicts of arrays by name, or lists of these."""
     for side, content in (("reference", reference), ("candidate", candidate)):
         if isinstance(content, list):
             (folder / side).mkdir()
             for number, array in enumerate(content):
-                np.savez(folder / side / f"{number}.npz", score=array)
+                np.savez(folder / side / f"{number}.npz", **(array if isinstance(array, dict) else {"score": array}))
         elif isinstance(content, dict):
             np.savez(folder / f"{side}.npz", **content)
         else:
@@ -39,9 +39,9 @@ def judge(folder: Path, reference: Any, candidate: Any, policy: str = POLICY) ->
     paths = [
         folder / side if (folder / side).exists() else folder / f"{side}.npz" for side in ("reference", "candidate")
     ]
-    result, verdict = judge_files(*paths, folder / "policy.yaml")
-    assert result.samples == sum(rule.n for rule in verdict.rules[:1]) or verdict.defects
-    return verdict
+    judged = judge_files(*paths, folder / "policy.yaml")
+    assert judged.verdict == decide(judged.policy, judged.comparison)
+    return judged.verdict
 
 
 def test_equal_outputs_pass_and_others_fail(tmp_path: Path) -> None:
@@ -92,13 +92,90 @@ def test_nothing_to_compare_is_never_a_pass(tmp_path: Path, empty: Any) -> None:
 def test_labels_and_slices_of_the_reference_are_no_outputs(tmp_path: Path) -> None:
     reference = {"score": SCORES, "label": SCORES, "slice.half": np.repeat(["a", "b"], 200)}
     assert judge(tmp_path, reference, SCORES).defects == ()
-    result, _ = judge_files(tmp_path / "reference.npz", tmp_path / "candidate.npz", tmp_path / "policy.yaml")
-    assert [(found.slice, found.value, found.n) for found in result.slices] == [("half", "a", 200), ("half", "b", 200)]
+    judged = judge_files(tmp_path / "reference.npz", tmp_path / "candidate.npz", tmp_path / "policy.yaml")
+    found = [(each.slice, each.value, each.n) for each in judged.comparison.slices]
+    assert found == [("half", "a", 200), ("half", "b", 200)]
 
 
-def test_an_output_of_kind_tensor_gets_its_histogram_from_a_first_pass(tmp_path: Path) -> None:
-    policy = "outputs: {score: {kind: tensor}}\nrules: [{output: score, metric: ks, max: 0.05}]"
-    assert judge(tmp_path, np.split(SCORES, 2), np.split(SCORES, 2), policy).outcome is Outcome.PASS
+BY_HALF = POLICY + "  - {output: score, metric: bias, within: 0.01, by: half}\nmin_samples: 200\n"
+
+
+def test_a_rule_by_slice_judges_each_of_its_values(tmp_path: Path) -> None:
+    shifted = SCORES + np.repeat([0.0, 0.015], 200)
+    halves = {"score": SCORES, "slice.half": np.repeat(["a", "b"], 200)}
+    verdict = judge(tmp_path, halves, shifted, BY_HALF)
+    assert [(rule.group, rule.outcome.value) for rule in verdict.rules if rule.rule.by] == [
+        ("a", "pass"),
+        ("b", "fail"),
+    ]
+    assert verdict.outcome is Outcome.FAIL
+
+
+def test_an_unknown_slice_is_an_error_that_names_it(tmp_path: Path) -> None:
+    with pytest.raises(
+        InputError, match=r"policy.yaml: rules\[2\].by: the data have no slice.half; they have no slice"
+    ):
+        judge(tmp_path, SCORES, SCORES, BY_HALF)
+    halves = {"score": SCORES, "slice.halves": np.repeat(["a", "b"], 200)}
+    with pytest.raises(InputError, match=r"no slice.half; did you mean 'halves'\?"):
+        judge(tmp_path, halves, SCORES, BY_HALF)
+
+
+def test_a_slice_or_label_of_some_shards_only_is_an_error(tmp_path: Path) -> None:
+    shards = [{"score": part} for part in np.split(SCORES, 2)]
+    reference = [{**shards[0], "label": shards[0]["score"]}, shards[1]]
+    with pytest.raises(InputError, match=r"1.npz: label is in some shards only; give every shard the same"):
+        judge(tmp_path, reference, shards)
+
+
+DROPS = POLICY + "  - {output: score, metric: mae_drop, max: 0.01}\n"
+
+
+def test_a_label_lets_rules_judge_what_is_lost_against_it(tmp_path: Path) -> None:
+    assert judge(tmp_path, {"score": SCORES, "label": SCORES}, SCORES, DROPS).outcome is Outcome.PASS
+    verdict = judge(tmp_path, {"score": SCORES, "label": SCORES}, SCORES + 0.02, DROPS)
+    assert (verdict.rules[2].outcome, verdict.rules[2].value) == (Outcome.FAIL, pytest.approx(0.02))
+    verdict = judge(tmp_path, SCORES, SCORES, DROPS)
+    assert "needs labels, and there are none" in verdict.rules[2].sentence
+    assert verdict.outcome is Outcome.FAIL
+
+
+@pytest.mark.parametrize("label", [SCORES.astype(str), SCORES[:-1], np.where(SCORES > 0.99, np.nan, SCORES)])
+def test_a_label_that_is_none_fails_by_name(tmp_path: Path, label: Any) -> None:
+    verdict = judge(tmp_path, {"score": SCORES, "label": label}, SCORES)
+    assert verdict.outcome is Outcome.FAIL
+    assert verdict.defects[0].startswith("label: ")
+
+
+MASKED = """
+outputs: {states: {kind: tensor, mask: kept}}
+rules: [{output: states, metric: relative_l2, max: 0.01}]
+"""
+STATES = np.random.default_rng(6).standard_normal((400, 6, 2))
+KEPT = np.arange(6) < np.random.default_rng(7).integers(1, 7, (400, 1))
+
+
+def test_what_a_mask_leaves_out_may_be_anything(tmp_path: Path) -> None:
+    padded = np.where(KEPT[..., None], STATES, np.nan)
+    reference = {"states": STATES, "kept": KEPT}
+    assert judge(tmp_path, reference, {"states": padded}, MASKED).outcome is Outcome.PASS
+    assert judge(tmp_path, reference, {"states": STATES * 1.1}, MASKED).outcome is Outcome.FAIL
+    verdict = judge(tmp_path, {"states": STATES}, {"states": STATES}, MASKED)
+    assert verdict.defects[0].startswith("states: its mask kept is missing")
+    verdict = judge(tmp_path, reference, {"states": STATES, "kept": KEPT}, MASKED)
+    assert verdict.defects[0].startswith("kept: the candidate has this output, which is not declared")
+
+
+def test_rules_of_performance_are_left_to_a_conversion(tmp_path: Path) -> None:
+    verdict = judge(tmp_path, SCORES, SCORES, POLICY + "performance: [{metric: speedup_vs_fp16, min: 1.0}]\n")
+    assert (verdict.outcome, verdict.performance, verdict.speedups) == (Outcome.PASS, (), None)
+
+
+def test_confidence_and_resamples_are_those_of_the_policy(tmp_path: Path) -> None:
+    noisy = SCORES + np.random.default_rng(8).normal(0, 0.01, 400)
+    highs = {c: judge(tmp_path, SCORES, noisy, f"{POLICY}confidence: {c}\n").rules[0].high for c in (0.9, 0.95, 0.99)}
+    assert sorted(highs.values(), key=float) == list(highs.values())
+    assert len(set(highs.values())) == 3
 
 
 POLICIES = {

@@ -143,7 +143,7 @@ def test_an_artifact_is_found_at_any_depth(store: LocalStore) -> None:
         artifact=artifacts[0],
         others=(artifacts[1],),
         named={"a": artifacts[2]},
-        data=DataArtifact(inputs=artifacts[3], annotations=artifacts[4], samples=1),
+        data=DataArtifact(inputs=artifacts[3], annotations=artifacts[4], samples=1, slices=()),
     )
     assert list(artifacts_in(result)) == artifacts
 

@@ -191,6 +191,24 @@ def test_a_bad_policy_is_refused_before_any_work(write_model: WriteModel) -> Non
     assert "policy.yaml: rules: there are none" in refusal(folder)
 
 
+def test_the_default_policy_judges_the_slices_of_the_data(write_model: WriteModel) -> None:
+    found = read_model_directory(write_model())
+    assert {rule.by for rule in found.policy(Precision.FP32).rules} == {None}
+    assert {rule.by for rule in found.policy(Precision.FP32, ("level", "noise")).rules} == {None, "level", "noise"}
+
+
+def test_a_policy_of_a_slice_that_the_data_lack_is_refused(write_model: WriteModel) -> None:
+    folder = write_model(validation={"data": "validation.npz", "policy": "policy.yaml"})
+    (folder / "policy.yaml").write_text("rules: [{output: score, metric: mae, max: 0.1, by: levle}]")
+    found = read_model_directory(folder)
+    with pytest.raises(
+        InputError, match=r"policy.yaml: rules\[0\].by: the data have no slice.levle; did you mean 'level'"
+    ):
+        found.policy(Precision.FP32, ("level", "noise"))
+    with pytest.raises(InputError, match=r"the data have no slice.levle; they have no slice at all"):
+        found.policy(Precision.FP32, ())
+
+
 def test_a_folder_without_model_yaml_is_told_what_is_missing(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "nowhere"):
         assert "has no model.yaml; name a model directory" in refusal(path)

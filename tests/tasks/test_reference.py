@@ -31,15 +31,11 @@ def test_outputs_are_those_of_the_module_shard_by_shard(tmp_path: Path, bench: W
     bench = Workbench(bench.store, on_progress=lambda done, total: steps.append((done, total)))
     found = run_reference(bench, directory, store_shards(bench.store, shards)).result
     folder = bench.store.fetch(found.outputs, tmp_path / "out")
-    scores = []
     for number, shard in enumerate(shards):
         with np.load(folder / f"{number:05d}.npz") as outputs, torch.no_grad():
             expected = module(**{name: torch.from_numpy(array) for name, array in shard.items()}).numpy()
             assert outputs["score"].dtype == np.float32
             np.testing.assert_allclose(outputs["score"], expected, atol=1e-5)
-            scores.append(outputs["score"])
-    everything = np.concatenate(scores)
-    assert found.ranges == {"score": (float(everything.min()), float(everything.max()))}
     assert steps == [(0, 2), (1, 2), (2, 2)]
 
 

@@ -114,6 +114,9 @@ def test_specs_cannot_be_changed() -> None:
         ({"outputs": {"score": {"kind": "score", "range": [1, 1]}}}, ["outputs.score", "empty", "low < high"]),
         ({"outputs": {"score": {"kind": "score", "range": [0, float("inf")]}}}, ["outputs.score.range", "finite"]),
         ({"outputs": {"score": {"kind": "logits", "range": [0, 1]}}}, ["outputs.score", "kind score", "remove it"]),
+        ({"outputs": {"score": {"kind": "score", "mask": "features"}}}, ["outputs.score", "mask", "no positions"]),
+        ({"outputs": {"score": {"kind": "tensor", "mask": "mask"}}}, ["outputs.score.mask", "name one of features"]),
+        ({"outputs": {"score": {"kind": "tensor", "mask": 3}}}, ["outputs.score.mask"]),
         ({"outputs": {"score": {"kind": "rank"}}}, ["outputs.score.kind", "'logits'", "'rank'"]),
         ({"name": "Tiny Scorer"}, ["name", "pattern"]),
         ({"name": "a" * 65}, ["name", "64"]),
@@ -235,10 +238,15 @@ def test_a_manifest_reads_back_the_same_from_its_json(store: LocalStore) -> None
 def test_a_manifest_of_another_schema_is_refused(store: LocalStore) -> None:
     content = manifest_of(make_outcome(store), put_reference(store)).model_dump(mode="json")
     with pytest.raises(ValidationError, match="schema_version"):
-        EngineManifest.model_validate({**content, "schema_version": 2})
+        EngineManifest.model_validate({**content, "schema_version": 1})
 
 
 def test_the_headline_is_the_latency_at_the_opt_batch(store: LocalStore) -> None:
     benchmark = make_outcome(store).benchmark
     assert benchmark
     assert (benchmark.headline.batch, benchmark.headline.p50_ms) == (8, 4.0)
+
+
+def test_an_output_s_mask_is_handed_on() -> None:
+    spec = tiny_spec(outputs={"states": {"kind": "tensor", "mask": "features"}})
+    assert spec.output_specs()["states"].mask == "features"

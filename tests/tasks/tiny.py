@@ -11,7 +11,7 @@ import yaml
 
 from tasks.backends.interface import BuildJob
 from tasks.backends.profiles import PROFILE_RULE
-from tasks.data import save_shard
+from tasks.data import save_shard, slices_in
 from tasks.digests import digest_json
 from tasks.records import (
     Artifact,
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
 VERSION = "0123456789ab"
 WEIGHTS = np.array([0.1, -0.2, 0.3, -0.4], np.float32)
-SAMPLES = 240
+SAMPLES = 400
 
 SPEC: dict[str, Any] = {
     "name": "tiny",
@@ -137,6 +137,7 @@ def put_data(
         inputs=put_shards(store, shards),
         annotations=put_shards(store, annotations or [{} for _ in shards]),
         samples=sum(len(next(iter(shard.values()))) for shard in shards),
+        slices=tuple(sorted(slices_in(annotations[0]) if annotations else ())),
     )
 
 
@@ -163,6 +164,7 @@ def job(
     data: DataArtifact | None = None,
     reference: ReferenceArtifact | None = None,
     module: ModuleArtifact | None = None,
+    policy: Policy | None = None,
 ) -> EngineJob:
     """The job of making the tiny scorer's engine; data, reference and module stand in where a stage needs none."""
     spec = spec or tiny_spec()
@@ -170,10 +172,10 @@ def job(
     return EngineJob(
         cell=cell(target=target),
         spec=spec,
-        policy=tiny_policy(),
+        policy=policy or tiny_policy(),
         typed=typed,
-        data=data or DataArtifact(inputs=nothing, annotations=nothing, samples=1),
-        reference=reference or ReferenceArtifact(outputs=nothing, ranges={}),
+        data=data or DataArtifact(inputs=nothing, annotations=nothing, samples=1, slices=()),
+        reference=reference or ReferenceArtifact(outputs=nothing),
         module=module or ModuleArtifact(files=nothing, source=spec.source, weights=None),
     )
 
@@ -190,7 +192,7 @@ def compare_scores(noise: float, samples: int = SAMPLES) -> ComparisonResult:
     """The comparison of a candidate with normal errors of this standard deviation."""
     rng = np.random.default_rng(3)
     reference = rng.random(samples)
-    comparison = Comparison(tiny_spec().output_specs(), {})
+    comparison = Comparison(tiny_spec().output_specs())
     comparison.update({"score": reference}, {"score": reference + rng.normal(0, noise, samples)})
     return comparison.result()
 
@@ -205,6 +207,7 @@ def latency(batch: int, p50_ms: float) -> Latency:
     return Latency(
         batch=batch,
         p50_ms=p50_ms,
+        p50_interval=(0.9 * p50_ms, 1.1 * p50_ms),
         p90_ms=p50_ms,
         p99_ms=p50_ms,
         throughput_per_s=1000 * batch / p50_ms,
@@ -212,13 +215,20 @@ def latency(batch: int, p50_ms: float) -> Latency:
     )
 
 
-def make_outcome(store: ArtifactStore, *, noise: float = 0.0001, plan: bytes = b"plan") -> EngineOutcome:
+def make_outcome(
+    store: ArtifactStore,
+    *,
+    noise: float = 0.0001,
+    plan: bytes = b"plan",
+    policy: Policy | None = None,
+    engine: Cell | None = None,
+) -> EngineOutcome:
     """An engine with all that was measured of it, its files in the store; noise 0.3 makes it fail."""
-    compared = compare_scores(noise)
-    verdict = decide(tiny_policy(), compared)
+    compared, policy, engine = compare_scores(noise), policy or tiny_policy(), engine or cell()
+    verdict = decide(policy, compared, precision=engine.precision.value)
     plan_folder = put(store, {"engine.onnx": plan, "engine.onnx.data": b"data of " + plan})
     return EngineOutcome(
-        cell=cell(),
+        cell=engine,
         outcome=verdict.outcome,
         typed=TypedModel(
             onnx=put(store, {"model.onnx": b"graph"}), precision=Precision.FP32, recipe={"converter": "none"}
@@ -237,11 +247,12 @@ def make_outcome(store: ArtifactStore, *, noise: float = 0.0001, plan: bytes = b
             peak_memory_bytes=1,
         ),
         verdict=verdict,
-        policy=tiny_policy(),
+        policy=policy,
         benchmark=Benchmark(
             engine=Timing(latencies=(latency(1, 1.0), latency(8, 4.0))),
             pytorch={PytorchForm.EAGER_FP32: Timing(latencies=(latency(1, 2.0), latency(8, 6.0)))},
             speedup={PytorchForm.EAGER_FP32: {1: 2.0, 8: 1.5}},
+            speedup_interval={PytorchForm.EAGER_FP32: {1: (1.9, 2.1), 8: (1.4, 1.6)}},
             engine_size_bytes=10,
             headline_batch=8,
         ),
@@ -250,7 +261,7 @@ def make_outcome(store: ArtifactStore, *, noise: float = 0.0001, plan: bytes = b
 
 def put_reference(store: ArtifactStore) -> ReferenceArtifact:
     """A reference in the store."""
-    return ReferenceArtifact(outputs=put(store, {"00000.npz": b"reference"}), ranges={"score": (0.0, 1.0)})
+    return ReferenceArtifact(outputs=put(store, {"00000.npz": b"reference"}))
 
 
 def manifest_of(outcome: EngineOutcome, reference: ReferenceArtifact, **changes: Any) -> EngineManifest:

@@ -3,16 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from validation.breakdowns import LARGEST_SLICE, WORST_KEPT, SliceErrors, WorstSamples, absolute_errors
+from validation.breakdowns import LARGEST_SLICE, WORST_KEPT, SliceErrors, WorstSamples
 from validation.defects import DefectLog
-
-
-def test_absolute_errors_of_samples_wider_than_a_block_are_right(rng: np.random.Generator) -> None:
-    reference, candidate = rng.random((2, 3, 400_000), dtype=np.float32)
-    mean, largest = absolute_errors(reference, candidate)
-    error = np.abs(reference.astype(np.float64) - candidate)
-    np.testing.assert_allclose(mean, error.mean(axis=1))
-    np.testing.assert_array_equal(largest, error.max(axis=1))
 
 
 def test_slice_errors_are_means_over_all_batches() -> None:
@@ -21,18 +13,11 @@ def test_slice_errors_are_means_over_all_batches() -> None:
         labels = slices.label({"level": np.array(levels)}, np.arange(len(levels)), log)
         slices.update("score", labels, np.array(errors))
     found = {(error.slice, error.value, error.output): (error.n, error.mae) for error in slices.result()}
-    assert found[("level", "1", "score")] == (2, pytest.approx(0.2))
-    assert found[("level", "2", "score")] == (3, pytest.approx(0.3))
+    assert found == {
+        ("level", "1", "score"): (2, pytest.approx(0.2)),
+        ("level", "2", "score"): (3, pytest.approx(0.3)),
+    }
     assert log.sentences() == ()
-
-
-@pytest.mark.parametrize(
-    "values", [np.arange(3), np.arange(8).reshape(4, 2), np.array([None] * 4), np.array([b"a"] * 4)]
-)
-def test_a_slice_that_does_not_label_every_sample_is_a_defect(values: np.ndarray) -> None:
-    log = DefectLog()
-    assert SliceErrors().label({"level": values}, np.arange(4), log) == {}
-    assert log.sentences()[0].startswith("slice.level: shape")
 
 
 def test_a_slice_of_too_many_values_is_a_defect_and_stays_bounded() -> None:
@@ -71,3 +56,31 @@ def test_a_worst_sample_names_the_column_and_both_values() -> None:
     (sample,) = worst.result()
     assert (sample.index, sample.output, sample.column) == (7, "traits", 1)
     assert (sample.reference, sample.candidate, sample.abs_error) == (0.5, 0.9, 0.4)
+
+
+def test_the_worst_of_several_outputs_are_ranked_together() -> None:
+    worst = WorstSamples()
+    for name, error in (("b", 0.2), ("a", 0.2), ("c", 0.7)):
+        side = np.array([[0.0], [0.0]])
+        worst.update(name, side, side + error, np.array([error, error]), start=0, columns=False)
+    assert [(sample.output, sample.index) for sample in worst.result()] == [
+        ("c", 0),
+        ("c", 1),
+        ("a", 0),
+        ("b", 0),
+        ("a", 1),
+        ("b", 1),
+    ]
+    assert {sample.column for sample in worst.result()} == {None}
+
+
+def test_ties_between_outputs_are_kept_whichever_comes_first() -> None:
+    kept = []
+    for names in (("a", "b"), ("b", "a")):
+        worst = WorstSamples()
+        for name in names:
+            side = np.zeros((WORST_KEPT, 1))
+            worst.update(name, side, side + 1, np.ones(WORST_KEPT), start=0, columns=False)
+        kept.append(worst.result())
+    assert kept[0] == kept[1]
+    assert [(sample.index, sample.output) for sample in kept[0]][:4] == [(0, "a"), (0, "b"), (1, "a"), (1, "b")]

@@ -1,30 +1,46 @@
 import pytest
 
-from validation.metrics import METRICS, Direction, Metric, metrics_of, read
+from validation.metrics import METRICS, Bound, Direction, Metric, metrics_of, undefined
 from validation.outputs import OutputKind
 
-
-@pytest.mark.parametrize("kind", OutputKind)
-def test_every_kind_of_output_has_the_six_metrics_of_the_gate(kind: OutputKind) -> None:
-    assert {"mae", "max_abs", "pearson", "ks", "ks_pvalue", "kl"} <= {metric.name for metric in metrics_of(kind)}
-
-
-def test_only_a_score_has_an_error_as_a_share_of_its_range() -> None:
-    assert METRICS["mae_range"].kinds == {OutputKind.SCORE}
+ANY = {"mae", "rmse", "max_abs", "p99_abs", "relative_l2", "cosine"}
+SCORES = {"bias", "pearson", "spearman", "ks", "ks_pvalue", "wasserstein", "smd", "kl", "qwk_drop", "mae_drop"}
+CLASSES = {"kl", "kl_p99", "js", "top1_agreement", "top5_agreement", "ks", "ks_pvalue", "accuracy_drop", "ece_drop"}
 
 
-def test_only_classes_have_a_top1_agreement() -> None:
-    assert METRICS["top1_agreement"].kinds == {OutputKind.LOGITS, OutputKind.PROBABILITIES}
+@pytest.mark.parametrize(
+    ("kind", "own"),
+    [
+        (OutputKind.SCORE, SCORES),
+        (OutputKind.LOGITS, CLASSES),
+        (OutputKind.PROBABILITIES, CLASSES),
+        (OutputKind.EMBEDDING, {"cosine_p1", "retrieval_overlap@10"}),
+        (OutputKind.TENSOR, set()),
+    ],
+)
+def test_every_kind_of_output_has_its_own_metrics_and_those_of_any_number(kind: OutputKind, own: set[str]) -> None:
+    assert {metric.name for metric in metrics_of(kind)} == ANY | own
 
 
 @pytest.mark.parametrize("metric", METRICS.values(), ids=list(METRICS))
 def test_a_metric_declares_what_a_reader_needs(metric: Metric) -> None:
+    assert METRICS[metric.name] is metric
     assert metric.description
     assert metric.source
+    assert metric.constant
     assert metric.least_n >= 1
-    better_at_the_bottom = metric.direction is Direction.LOWER_IS_BETTER
-    assert metric.ideal == (0.0 if better_at_the_bottom else 1.0)
-    assert metric.worst is None or (metric.worst > metric.ideal) == better_at_the_bottom
+    assert metric.ideal == (1.0 if metric.direction is Direction.HIGHER_IS_BETTER else 0.0)
+    assert metric.worst is None or (metric.worst < metric.ideal) == (metric.direction is Direction.HIGHER_IS_BETTER)
+    assert metric.needs_label == metric.name.endswith("_drop")
+    assert (metric.quantile is not None) == ("p99" in metric.name or "p1" in metric.name.split("_"))
+
+
+def test_only_the_p_value_and_the_maximum_are_not_judged_by_their_interval() -> None:
+    assert {name: m.bound for name, m in METRICS.items() if m.bound is not Bound.INTERVAL} == {
+        "max_abs": Bound.OBSERVED,
+        "ks_pvalue": Bound.PVALUE,
+    }
+    assert {name for name, m in METRICS.items() if m.direction is Direction.NEARER_ZERO_IS_BETTER} == {"bias", "smd"}
 
 
 def test_the_catalogue_cannot_be_changed() -> None:
@@ -32,12 +48,12 @@ def test_the_catalogue_cannot_be_changed() -> None:
         METRICS["mae"] = METRICS["kl"]
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-def test_a_number_that_is_not_finite_is_read_as_undefined(value: float) -> None:
-    reading = read(value, 3)
-    assert reading.value is None
-    assert reading.note == "not a finite number"
-
-
-def test_an_undefined_value_always_has_a_note() -> None:
-    assert read(None, 3).note
+def test_an_undefined_reading_has_no_value_and_no_bounds() -> None:
+    reading = undefined(3, "why")
+    assert (reading.value, reading.n, reading.note, reading.interval.low, reading.interval.high) == (
+        None,
+        3,
+        "why",
+        None,
+        None,
+    )

@@ -21,3 +21,9 @@ def test_half_a_range_is_refused(low: float | None, high: float | None) -> None:
 def test_a_range_out_of_order_or_not_finite_is_refused(low: float, high: float) -> None:
     with pytest.raises(ValueError, match="is no interval"):
         OutputSpec(kind=OutputKind.SCORE, low=low, high=high)
+
+
+def test_a_score_has_no_padding_to_mask() -> None:
+    with pytest.raises(ValueError, match="mask: a score has no positions for attention to leave out; remove it"):
+        OutputSpec(kind=OutputKind.SCORE, mask="attention")
+    assert OutputSpec(kind=OutputKind.EMBEDDING, mask="attention").mask == "attention"

@@ -60,7 +60,7 @@ def prepare(session: Session, folder: Path) -> dict[str, str]:
         job = EngineJob(
             cell=cell,
             spec=spec,
-            policy=directory.policy(cell.precision),
+            policy=directory.policy(cell.precision, data.slices),
             typed=typed,
             data=data,
             reference=reference,

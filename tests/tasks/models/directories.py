@@ -96,6 +96,7 @@ def store_shards(store: ArtifactStore, shards: Sequence[Arrays]) -> DataArtifact
             inputs=store.put(folder / "inputs"),
             annotations=store.put(folder / "annotations"),
             samples=sum(len(next(iter(shard.values()))) for shard in shards),
+            slices=(),
         )
 
 

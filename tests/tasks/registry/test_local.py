@@ -11,7 +11,8 @@ from tasks.errors import InputError, RefusedError
 from tasks.registry.local import LocalRegistry
 from tests.tasks.processes import kill_points, race
 from tests.tasks.tiny import cell, compare_scores, lay_out, make_outcome, manifest_of, put_reference
-from validation.verdict import Outcome
+from validation.policy import PerformanceRule, Policy, Rule
+from validation.verdict import Outcome, Speedup, decide
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -215,7 +216,7 @@ EDITS: dict[str, Callable[[dict[str, Any]], object]] = {
     "unknown key": lambda content: content.update(extra=1),
     "missing key": lambda content: content.pop("plan"),
     "path": lambda content: content["plan"]["files"][0].update(path="../../plan"),
-    "schema": lambda content: content.update(schema_version=2),
+    "schema": lambda content: content.update(schema_version=1),
 }
 
 
@@ -247,6 +248,7 @@ def test_an_edited_manifest_is_refused_and_named(
         (lambda content: content["policy"]["rules"][0].update(max=0.5), "verdict: does not follow"),
         (lambda content: content["comparison"].update(defects=["score: NaN"]), "verdict: does not follow"),
         (lambda content: content["comparison"].update(samples=0), "verdict: does not follow"),
+        (lambda content: content["comparison"].update(confidence=0.9), "verdict: does not follow"),
         (lambda content: content["plan"].update(files=[]), "plan: the list of files does not match"),
         (lambda content: content.update(engine_id="tiny-t4-fp32@0123456789ab"), "engine_id: tiny-t4-fp32@0123456789ab"),
     ],
@@ -282,6 +284,63 @@ def test_a_failing_verdict_edited_to_pass_is_found_out(
     path = manifest_path(registered)
     path.write_bytes(canonical_json({"digest": digest_json(failed), "manifest": failed}))
     assert registered.verify(manifest.cell) == [
+        "verdict: does not follow from the stored comparison under the stored policy"
+    ]
+
+
+FASTER = Policy(
+    rules=(Rule(output="score", metric="mae", max=0.01),),
+    performance=(PerformanceRule(metric="speedup_vs_reference", min=1.0, precision="fp32"),),
+)
+SPEEDUPS = {"speedup_vs_reference": Speedup(value=1.5, low=1.4, high=1.6)}
+
+
+def judged_by_speed(store: LocalStore, **told: Any) -> EngineManifest:
+    """The manifest of an engine whose policy has a rule of performance, with the verdict of what it was told."""
+    outcome = make_outcome(store, policy=FASTER)
+    assert outcome.compared
+    verdict = decide(FASTER, outcome.compared.comparison, precision="fp32", **told)
+    return manifest_of(outcome, put_reference(store), verdict=verdict)
+
+
+def test_a_verdict_with_speed_ups_and_other_engines_p_values_is_decided_again_with_them(
+    registry: LocalRegistry, store: LocalStore, tmp_path: Path
+) -> None:
+    manifest = judged_by_speed(store, speedups=SPEEDUPS, other_pvalues=(0.5, 0.01))
+    assert registry.publish(manifest, lay_out(store, manifest, tmp_path / "files"))
+    assert registry.verify(manifest.cell) == []
+
+
+def test_an_engine_that_was_not_judged_by_the_speed_its_policy_asks_for_is_refused(
+    registry: LocalRegistry, store: LocalStore, tmp_path: Path
+) -> None:
+    manifest = judged_by_speed(store)
+    assert manifest.verdict.outcome is Outcome.PASS
+    with pytest.raises(RefusedError, match="verdict: was given without the speed-ups that its policy asks for"):
+        registry.publish(manifest, lay_out(store, manifest, tmp_path / "files"))
+    assert visible(registry) == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda content: content["verdict"]["speedups"]["speedup_vs_reference"].update(low=0.9),
+        lambda content: content["verdict"].update(performance=[]),
+        lambda content: content["verdict"]["performance"][0].update(value=9.0),
+        lambda content: content["verdict"].update(speedups={}),
+        lambda content: content["policy"]["performance"][0].update(min=1.45),
+    ],
+)
+def test_a_verdict_on_speed_that_was_tampered_with_is_found_out(
+    registry: LocalRegistry,
+    store: LocalStore,
+    tmp_path: Path,
+    change: Callable[[dict[str, Any]], object],
+) -> None:
+    manifest = judged_by_speed(store, speedups=SPEEDUPS)
+    assert registry.publish(manifest, lay_out(store, manifest, tmp_path / "files"))
+    edit(registry, change, sealed=True)
+    assert registry.verify(manifest.cell) == [
         "verdict: does not follow from the stored comparison under the stored policy"
     ]
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,20 +26,26 @@ from tasks.records import (
 )
 from tasks.specs import Dim, Precision
 from tasks.tracking.interface import ConversionRecord, EngineRecord
-from validation.comparison import Comparison
+from validation.bootstrap import Bootstrap
+from validation.comparison import Comparison, ComparisonResult
 from validation.outputs import OutputKind, OutputSpec
-from validation.policy import default_policy
-from validation.verdict import Outcome, decide
+from validation.policy import PerformanceRule, Policy, default_policy
+from validation.verdict import Outcome, Speedup, decide
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    Shard = tuple[dict[str, Any], dict[str, Any], dict[str, Any]]
+    """What the reference gave, what the candidate gave, and the annotations."""
 
 OUTPUTS = {
     "score": OutputSpec(kind=OutputKind.SCORE, low=0.0, high=1.0),
     "traits": OutputSpec(kind=OutputKind.SCORE, low=0.0, high=1.0),
 }
 VERSION = "0123456789ab"
-SHARDS = (120, 90, 60)
+SHARDS = (900, 600, 600)
+LEVELS = 6
+"""Values of the slice `level`, each with as many samples: enough to decide a rule by level."""
 
 
 def _digest(character: str) -> str:
@@ -54,6 +61,7 @@ def _latency(batch: int, p50_ms: float) -> Latency:
     return Latency(
         batch=batch,
         p50_ms=p50_ms,
+        p50_interval=(0.99 * p50_ms, 1.01 * p50_ms),
         p90_ms=1.1 * p50_ms,
         p99_ms=1.5 * p50_ms,
         throughput_per_s=1000 * batch / p50_ms,
@@ -62,10 +70,13 @@ def _latency(batch: int, p50_ms: float) -> Latency:
 
 
 def _benchmark(p50_ms: float) -> Benchmark:
+    speedup = 10.0 / p50_ms
+    interval = (0.98 * speedup, 1.02 * speedup)
     return Benchmark(
         engine=Timing(latencies=(_latency(8, p50_ms), _latency(32, 4 * p50_ms))),
         pytorch={PytorchForm.EAGER_FP32: Timing(latencies=(_latency(8, 10.0), _latency(32, 40.0)))},
-        speedup={PytorchForm.EAGER_FP32: {8: 10.0 / p50_ms, 32: 10.0 / p50_ms}},
+        speedup={PytorchForm.EAGER_FP32: {8: speedup, 32: speedup}},
+        speedup_interval={PytorchForm.EAGER_FP32: {8: interval, 32: interval}},
         engine_size_bytes=1_234_567,
         headline_batch=8,
     )
@@ -75,9 +86,31 @@ def _cell(precision: str) -> Cell:
     return Cell(model="essay-scorer", target="cpu", precision=Precision(precision), version=VERSION)
 
 
+def _policy(precision: str) -> Policy:
+    """The default policy, with few resamples to be quick, and a rule of performance."""
+    speed = PerformanceRule(metric="speedup_vs_reference", min=1.0)
+    return replace(default_policy(OUTPUTS, precision, ("level",)), resamples=400, performance=(speed,))
+
+
+@cache
+def _compare(precision: str, noise: float) -> tuple[ComparisonResult, list[Shard]]:
+    """The comparison of a candidate whose errors are normal with this standard deviation, and what was compared."""
+    policy, rng = _policy(precision), np.random.default_rng(7)
+    plan = Bootstrap(confidence=policy.confidence, resamples=policy.resamples)
+    comparison, shards = Comparison(OUTPUTS, by=policy.slices, plan=plan), []
+    for n in SHARDS:
+        level = np.arange(n) % LEVELS + 1
+        r = {"score": rng.beta(2, 1, n), "traits": rng.beta(2, 1, (n, 3))}
+        c = {name: values + rng.normal(0, noise, values.shape) for name, values in r.items()}
+        comparison.update(r, c, slices={"level": level}, label=level / LEVELS)
+        shards.append((r, c, {"label": level / LEVELS, "slice.level": level}))
+    return comparison.result(), shards
+
+
 def _outcome(cell: Cell, compared: ComparedEngine, p50_ms: float) -> EngineOutcome:
-    policy = default_policy(OUTPUTS, cell.precision.value)
-    verdict = decide(policy, compared.comparison)
+    policy, speedup = _policy(cell.precision.value), 10.0 / p50_ms
+    speedups = {"speedup_vs_reference": Speedup(value=speedup, low=0.98 * speedup, high=1.02 * speedup)}
+    verdict = decide(policy, compared.comparison, precision=cell.precision.value, speedups=speedups)
     return EngineOutcome(
         cell=cell,
         outcome=verdict.outcome,
@@ -120,22 +153,16 @@ class Case:
 
     def engine(self, precision: str, *, noise: float = 0.002, p50_ms: float = 4.0) -> EngineRecord:
         """An engine whose error is normal with this standard deviation."""
-        rng = np.random.default_rng(7)
         reference, annotations = self._make("reference"), self._make("annotations")
         candidate = self._make(f"candidate-{precision}-{noise}")
-        comparison = Comparison(OUTPUTS, {})
-        for index, n in enumerate(SHARDS):
-            level = rng.integers(1, 7, n)
-            r = {"score": rng.beta(2, 1, n), "traits": rng.beta(2, 1, (n, 3))}
-            c = {name: values + rng.normal(0, noise, values.shape) for name, values in r.items()}
-            np.savez(reference / f"{index:05d}.npz", **r)
-            np.savez(candidate / f"{index:05d}.npz", **c)
-            np.savez(annotations / f"{index:05d}.npz", **{"label": level / 6, "slice.level": level})
-            comparison.update(r, c, slices={"level": level})
+        comparison, shards = _compare(precision, noise)
+        for index, arrays in enumerate(shards):
+            for folder, part in zip((reference, candidate, annotations), arrays, strict=True):
+                np.savez(folder / f"{index:05d}.npz", **part)
         compared = ComparedEngine(
             plan=_artifact("b").digest,
             outputs=_artifact("e"),
-            comparison=comparison.result(),
+            comparison=comparison,
             peak_memory_bytes=1 << 20,
         )
         return EngineRecord(

@@ -51,14 +51,14 @@ def test_the_gap_is_marked_where_the_distributions_are_widest_apart(pairs: Pairs
     mark = next(line for line in cumulated.lines if line.get_marker() == "_")
     assert mark.get_xdata()[0] == pytest.approx(expected.statistic_location)
     assert abs(np.subtract(*mark.get_ydata())) == pytest.approx(expected.statistic)
-    assert f"D = {expected.statistic:.4f}" in _texts(figure)
+    assert f"widest gap = {expected.statistic:.4f}" in _texts(figure)
 
 
 def test_the_gap_is_exact_where_the_curves_are_thinned() -> None:
     rng = np.random.default_rng(2)
     reference, candidate = rng.normal(size=20_000), rng.normal(0.01, 1, size=20_000)
     figure = draw_distribution(_pairs(reference, candidate))
-    assert f"D = {ks_2samp(reference, candidate).statistic:.4f}" in _texts(figure)
+    assert f"widest gap = {ks_2samp(reference, candidate).statistic:.4f}" in _texts(figure)
     assert max(len(line.get_xdata()) for line in figure.axes[1].lines) <= 4_003
 
 

@@ -111,6 +111,7 @@ def test_every_column_has_its_figures_and_every_output_its_slices(logged: Logged
     names = {path.name for path in (logged.files(logged.run("int8")) / "figures").iterdir()}
     stems = ("score", "traits.0", "traits.1", "traits.2")
     assert names == {f"{stem}.{what}.png" for stem in stems for what in ("distribution", "agreement")} | {
+        "rules.png",
         "score.error_by_level.png",
         "traits.error_by_level.png",
     }
@@ -118,13 +119,33 @@ def test_every_column_has_its_figures_and_every_output_its_slices(logged: Logged
 
 def test_the_worst_samples_are_a_table_that_mlflow_reads(logged: Logged) -> None:
     run = logged.run("int8")
-    assert json.loads(run.data.tags["mlflow.loggedArtifacts"]) == [{"path": "worst_samples.json", "type": "table"}]
+    assert {"path": "worst_samples.json", "type": "table"} in json.loads(run.data.tags["mlflow.loggedArtifacts"])
     table = pandas.read_json(logged.files(run) / "worst_samples.json", orient="split")  # as MLflow's load_table does
     assert len(table) == 50
     worst = logged.records[1].outcome.compared.comparison.worst[0]
     assert table["abs_error"][0] == pytest.approx(worst.abs_error, rel=1e-5)
     assert table["index"][0] == worst.index
     assert table["label"][0] == pytest.approx(table["slice.level"][0] / 6, rel=1e-5)
+
+
+def test_the_rules_are_a_table_that_mlflow_reads(logged: Logged) -> None:
+    run, verdict = logged.run("int8"), logged.records[1].outcome.verdict
+    assert json.loads(run.data.tags["mlflow.loggedArtifacts"])[0] == {"path": "rules.json", "type": "table"}
+    table = pandas.read_json(logged.files(run) / "rules.json", orient="split")
+    assert list(table) == [
+        *("output", "metric", "slice", "group", "estimate", "low", "high", "limit", "n", "needed", "verdict"),
+        "sentence",
+    ]
+    assert sorted(table["sentence"]) == sorted(sentence for _, sentence in verdict.sentences)
+    assert table["verdict"][0] == "fail"
+    mae = table[(table["output"] == "score") & (table["metric"] == "mae") & (table["group"] == 3)].iloc[0]
+    (judged,) = [
+        rule for rule in verdict.rules if (rule.rule.output, rule.rule.metric, rule.group) == ("score", "mae", "3")
+    ]
+    assert mae["high"] == pytest.approx(judged.high, rel=1e-5)
+    assert (mae["slice"], mae["limit"], mae["n"]) == ("level", judged.rule.limit, judged.n)
+    speed = table[table["metric"] == "speedup_vs_reference"].iloc[0]
+    assert (speed["estimate"], speed["verdict"]) == (2.5, "pass")
 
 
 def test_the_validation_data_is_an_input_of_every_run(logged: Logged) -> None:
@@ -150,6 +171,7 @@ def test_the_parent_has_a_summary_of_all_engines(logged: Logged) -> None:
     summary = (logged.files(parent) / "summary.md").read_text()
     rows = [line for line in summary.splitlines() if line.startswith("| essay-scorer")]
     assert [row.split(" | ")[1] for row in rows] == ["pass", "fail", "fail"]
+    assert rows[0].split(" | ")[2].startswith("traits ks 0.00")
     assert "4.00 (batch 8) | 2.50x | 1.23 | `sha256:bbbbbbbbbbbb` |" in rows[0]
     assert "fp32@0123456789ab | fail | ONNX Runtime could not load …/model.onnx" in rows[2]
     note = parent.data.tags["mlflow.note.content"].splitlines()

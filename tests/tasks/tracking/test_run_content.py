@@ -14,6 +14,8 @@ import tasks.tracking.run_content
 from tasks.specs import Dim
 from tasks.tracking import run_content as content
 from validation.breakdowns import SliceError
+from validation.policy import Rule
+from validation.verdict import decide
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,18 +45,55 @@ def test_fp16_and_int8_have_the_same_metric_names(case: Case) -> None:
 def test_metrics_carry_what_was_measured(case: Case) -> None:
     outcome = case.engine("fp16").outcome
     values, undefined = content.metrics(outcome)
-    mae = {(m.output, m.column): m.value for m in outcome.compared.comparison.measurements if m.metric == "mae"}
+    measured = outcome.compared.comparison.measurements
+    mae = {(m.output, m.column, m.group): m.value for m in measured if m.metric == "mae"}
     assert undefined == 0
-    assert values["score.mae"] == mae["score", None]
-    assert values["traits.1.mae"] == mae["traits", 1]
+    assert values["score.mae"] == mae["score", None, None]
+    assert values["traits.1.mae"] == mae["traits", 1, None]
+    assert values["slice.level.3.score.mae"] == mae["score", None, "3"]
+    assert values["slice.level.3.traits.mae"] == mae["traits", None, "3"]
+    assert values["slice.level.3.traits.2.mae"] == mae["traits", 2, "3"]
     assert values["latency.p50_ms"] == values["latency.batch_8.p50_ms"] == 4.0
     assert values["latency.batch_32.p99_ms"] == pytest.approx(24.0)
     assert values["throughput_per_s"] == 2000.0
     assert values["reference.latency.p50_ms"] == 10.0
     assert values["speedup"] == 2.5
     assert values["engine_size_bytes"] == 1_234_567
-    assert "slice.level.3.score.mae" in values
     assert values["worst_margin"] == outcome.verdict.worst_rule.margin
+
+
+def test_judged_rules_alone_carry_bounds_and_margin(case: Case) -> None:
+    outcome = case.engine("fp16").outcome
+    values, _ = content.metrics(outcome)
+    rules = {(rule.rule.output, rule.rule.metric, rule.group): rule for rule in outcome.verdict.rules}
+    for name, key in {"score.ks": ("score", "ks", None), "slice.level.6.traits.bias": ("traits", "bias", "6")}.items():
+        rule = rules[key]
+        assert [values[f"{name}.{part}"] for part in ("low", "high", "margin")] == [rule.low, rule.high, rule.margin]
+    assert values["speedup_vs_reference"] == 2.5
+    assert values["speedup_vs_reference.low"] == pytest.approx(2.45)
+    assert values["speedup_vs_reference.margin"] == pytest.approx(1 - 1 / 2.45)
+    assert "score.rmse" in values
+    assert "score.rmse.low" not in values
+    assert len([name for name in values if name.endswith(".margin")]) == len(outcome.verdict.sentences)
+
+
+def test_a_p_value_is_logged_with_what_it_became_after_holm_s_correction(case: Case) -> None:
+    record = case.engine("fp16")
+    rule = Rule(output="score", metric="ks_pvalue", min=0.05)
+    policy = replace(record.outcome.policy, rules=(rule,))
+    verdict = decide(policy, record.outcome.compared.comparison, other_pvalues=(0.5,))
+    values, _ = content.metrics(record.outcome.model_copy(update={"verdict": verdict}))
+    assert values["score.ks_pvalue.adjusted"] == verdict.rules[0].adjusted
+    assert "score.ks_pvalue.low" not in values
+
+
+def test_without_labels_the_metrics_that_need_them_are_not_missed(case: Case) -> None:
+    measured = case.engine("fp16").outcome.compared.comparison.measurements
+    assert any(m.value is None and m.metric == "qwk_drop" for m in measured)
+    values, undefined = content.metrics(case.engine("fp16").outcome)
+    assert "score.qwk_drop" in values
+    assert "traits.qwk_drop" not in values
+    assert undefined == 0
 
 
 def test_a_metric_without_a_value_is_counted_and_not_logged(case: Case) -> None:
@@ -67,9 +106,22 @@ def test_a_metric_without_a_value_is_counted_and_not_logged(case: Case) -> None:
 
 
 def test_a_slice_with_very_many_values_is_left_out_of_the_metrics(case: Case) -> None:
-    slices = tuple(SliceError(slice="essay", value=str(i), output="score", n=1, mae=0.1) for i in range(51))
-    values, _ = content.metrics(_with(case.engine("fp16"), slices=slices))
+    record = case.engine("fp16")
+    groups = [str(number) for number in range(51)]
+    slices = tuple(SliceError(slice="essay", value=group, output="score", n=1, mae=0.1) for group in groups)
+    measured = next(m for m in record.outcome.compared.comparison.measurements if m.group == "3")
+    judged = next(rule for rule in record.outcome.verdict.rules if rule.group == "3")
+    outcome = _with(record, slices=slices, measurements=tuple(replace(measured, group=group) for group in groups))
+    verdict = replace(record.outcome.verdict, rules=tuple(replace(judged, group=group) for group in groups))
+    values, _ = content.metrics(outcome.model_copy(update={"verdict": verdict}))
     assert not [name for name in values if name.startswith("slice.")]
+
+
+def test_the_mae_of_a_slice_without_rules_is_logged(case: Case) -> None:
+    slices = (SliceError(slice="essay", value="a", output="score", n=1, mae=0.1),)
+    values, _ = content.metrics(_with(case.engine("fp16"), slices=slices))
+    assert values["slice.essay.a.score.mae"] == 0.1
+    assert "slice.level.3.score.mae" in values
 
 
 @pytest.mark.parametrize("value", ["a/b", "naïve?", "100 %", "x" * 400, "..", "a\nb"])
@@ -106,6 +158,7 @@ def test_parameters_name_recipe_options_backend_and_dims(case: Case) -> None:
     assert params["backend.device"] == "cpu"
     assert params["dims.batch"] == "min 1, opt 8, max 32"
     assert params["option.cache"] == "…/cache.bin"
+    assert [params[f"policy.{name}"] for name in ("confidence", "min_samples", "resamples")] == ["0.95", "300", "400"]
 
 
 def test_the_parameter_of_a_dim_names_its_buckets_where_it_has_some(case: Case) -> None:
@@ -146,3 +199,14 @@ def test_a_reason_with_a_path_reaches_no_tag(case: Case, tmp_path: Path) -> None
     tags = content.engine_tags(case.conversion(), outcome, 0, "parent")
     assert str(tmp_path) not in str(tags)
     assert "cannot load …/model.onnx" in tags["mlflow.note.content"]
+
+
+def test_the_description_says_every_rule_and_what_failed_first(case: Case) -> None:
+    outcome = case.engine("int8", noise=0.2).outcome
+    verdict = replace(outcome.verdict, defects=("score: 3 values are NaN",))
+    outcome = outcome.model_copy(update={"verdict": verdict})
+    note = content.engine_tags(case.conversion(), outcome, 0, "parent")["mlflow.note.content"].splitlines()
+    assert note[:2] == ["**fail**", "- defect: score: 3 values are NaN"]
+    said = [line.removeprefix("- ").partition(":")[0] for line in note[2:]]
+    assert said == sorted(said, key=["fail", "inconclusive", "pass"].index)
+    assert any(line.startswith("- pass: speedup_vs_reference is 2.5") for line in note)

@@ -1,0 +1,52 @@
+"""What the figures of an engine are told."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from matplotlib.figure import Figure
+
+from tasks.tracking import artifacts
+from tests.tasks.tracking.conftest import OUTPUTS
+from validation.outputs import OutputKind, OutputSpec
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pytest
+
+    from tasks.tracking.figures import Pairs
+    from tests.tasks.tracking.conftest import Case
+
+
+def _drawn(case: Case, outputs: dict[str, OutputSpec], tmp_path: Path, patch: pytest.MonkeyPatch) -> dict[str, Pairs]:
+    found: dict[str, Pairs] = {}
+
+    def draw(pairs: Pairs) -> Figure:
+        found[pairs.name] = pairs
+        return Figure()
+
+    patch.setattr(artifacts, "draw_agreement", draw)
+    artifacts.write_engine_files(case.engine("fp16"), outputs, tmp_path)
+    return found
+
+
+def test_figures_quote_the_metrics_of_all_samples(case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compared = case.engine("fp16").outcome.compared
+    assert compared
+    pairs = _drawn(case, OUTPUTS, tmp_path, monkeypatch)
+    assert list(pairs) == ["score", "traits[0]", "traits[1]", "traits[2]"]
+    for name, key in {"score": ("score", None), "traits[1]": ("traits", 1)}.items():
+        whole = {
+            m.metric: m.value for m in compared.comparison.measurements if (m.output, m.column, m.slice) == (*key, None)
+        }
+        assert pairs[name].metrics == whole
+
+
+def test_an_output_with_a_mask_says_that_its_padding_is_drawn(
+    case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    masked = replace(OUTPUTS["traits"], kind=OutputKind.TENSOR, mask="attention_mask")
+    pairs = _drawn(case, OUTPUTS | {"traits": masked}, tmp_path, monkeypatch)
+    assert list(pairs) == ["score", "traits, elements, padding included"]

@@ -1,0 +1,197 @@
+"""Faults that an engine can have do not get through the default policy, and a good engine does."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+import pytest
+from scipy.special import expit
+
+from tests.validation.cases import run
+from validation.bootstrap import Bootstrap
+from validation.comparison import Comparison, ComparisonResult
+from validation.outputs import OutputKind, OutputSpec
+from validation.policy import default_policy
+from validation.verdict import Outcome, Verdict, decide
+
+N, COLUMNS, LEVELS = 2_400, 3, 6
+OUTPUTS = {name: OutputSpec(kind=OutputKind.SCORE, low=0, high=1) for name in ("score", "traits")}
+PLAN = Bootstrap(resamples=400)
+Scores = dict[str, np.ndarray]
+Rules = set[tuple[str, str, str | None]]
+
+
+def make_reference() -> tuple[Scores, np.ndarray]:
+    """Scores that follow the essay's level through a sigmoid, and traits that follow the score."""
+    rng = np.random.default_rng(20261121)
+    level = np.arange(N) % LEVELS + 1
+    ability = (level - 3.5) * 0.8 + rng.normal(0, 0.5, N)
+    score = expit(ability)
+    traits = expit(ability[:, None] + rng.normal([0.4, 0, -0.4], 0.4, (N, COLUMNS)))
+    return {"score": score.astype(np.float32), "traits": traits.astype(np.float32)}, level
+
+
+REFERENCE, LEVEL = make_reference()
+
+
+def engine(seed: int = 0) -> Scores:
+    """A good engine: its error is normal, 0.002 of the range."""
+    rng = np.random.default_rng(seed)
+    return {name: (side + rng.normal(0, 0.002, side.shape)).astype(np.float32) for name, side in REFERENCE.items()}
+
+
+def in_both(damage: Callable[[np.ndarray], np.ndarray]) -> Callable[[], Scores]:
+    return lambda: {name: damage(side).astype(np.float32) for name, side in engine().items()}
+
+
+def biased_in_one_level(scores: np.ndarray) -> np.ndarray:
+    at = (LEVEL == 3).reshape(-1, *(1,) * (scores.ndim - 1))
+    return np.where(at, scores + 0.06, scores - 0.06 / (LEVELS - 1))
+
+
+def wrong_by_the_whole_range(scores: np.ndarray) -> np.ndarray:
+    """One per cent of samples: what was low is 1 higher, what was high 1 lower."""
+    at = (np.arange(N) % 100 == 50).reshape(-1, *(1,) * (scores.ndim - 1))
+    return np.where(at, np.where(scores < 0.5, scores + 1, scores - 1), scores)
+
+
+DAMAGES: dict[str, Callable[[], Scores]] = {
+    "columns permuted": lambda: engine() | {"traits": engine()["traits"][:, [1, 0, 2]]},
+    "samples permuted": in_both(lambda scores: np.random.default_rng(1).permutation(scores)),
+    "one sample late": in_both(lambda scores: np.roll(scores, 1, axis=0)),
+    "1 % wrong by the whole range": in_both(wrong_by_the_whole_range),
+    "one level biased, the mean right": in_both(biased_in_one_level),
+    "constant": in_both(lambda scores: np.full_like(scores, scores.mean())),
+    "upside down": in_both(lambda scores: 1 - scores),
+    "negated": in_both(lambda scores: -scores),
+    "saturated above 0.85": in_both(lambda scores: np.minimum(scores, 0.85)),
+}
+
+CAUGHT: dict[str, Rules] = {
+    "columns permuted": {
+        *(("traits", metric, None) for metric in ("mae", "bias", "pearson", "smd")),
+        *(("traits", metric, "level") for metric in ("mae", "bias")),
+    },
+    "samples permuted": {("score", "mae", None), ("score", "pearson", None), ("score", "mae", "level")},
+    "one sample late": {("score", "mae", None), ("score", "pearson", None), ("score", "bias", "level")},
+    "1 % wrong by the whole range": {("score", "pearson", None), ("traits", "pearson", None)},
+    "one level biased, the mean right": {("score", "mae", "level"), ("score", "bias", "level")},
+    "constant": {("score", metric, None) for metric in ("mae", "pearson", "ks")},
+    "upside down": {("score", metric, None) for metric in ("mae", "pearson")},
+    "negated": {("score", metric, None) for metric in ("mae", "bias", "pearson", "ks", "smd")},
+    "saturated above 0.85": {("score", "ks", None), ("score", "bias", "level")},
+}
+"""Rules that fail by FP16's limits and by INT8's."""
+
+
+@cache
+def compare(damage: str) -> ComparisonResult:
+    candidate = DAMAGES[damage]() if damage in DAMAGES else engine(int(damage))
+    comparison = Comparison(OUTPUTS, by={name: {"level"} for name in OUTPUTS}, plan=PLAN)
+    comparison.update(REFERENCE, candidate, slices={"level": LEVEL})
+    return comparison.result()
+
+
+def judge(damage: str, precision: str) -> Verdict:
+    policy = replace(default_policy(OUTPUTS, precision, slices=["level"]), resamples=PLAN.resamples)
+    return decide(policy, compare(damage), precision=precision)
+
+
+def failing(verdict: Verdict) -> Rules:
+    return {(r.rule.output, r.rule.metric, r.rule.by) for r in verdict.rules if r.outcome is Outcome.FAIL}
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_engine_fails_the_default_policy_by_the_rules_that_are_there_for_it(
+    damage: str, precision: str
+) -> None:
+    verdict = judge(damage, precision)
+    assert verdict.outcome is Outcome.FAIL
+    assert failing(verdict) >= CAUGHT[damage]
+    assert verdict.defects == ()
+
+
+def test_permuted_columns_leave_the_score_alone() -> None:
+    assert {output for output, _, _ in failing(judge("columns permuted", "int8"))} == {"traits"}
+
+
+def test_permuted_samples_are_seen_by_what_pairs_samples_alone() -> None:
+    found = failing(judge("samples permuted", "fp16"))
+    assert {metric for _, metric, by in found if by is None} == {"mae", "pearson"}
+
+
+def test_one_biased_level_is_seen_in_that_level_alone() -> None:
+    verdict = judge("one level biased, the mean right", "int8")
+    assert {(r.rule.by, r.group) for r in verdict.rules if r.outcome is Outcome.FAIL} == {("level", "3")}
+
+
+@pytest.mark.parametrize("seed", ["0", "1", "2"])
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_a_good_engine_passes_the_default_policy(seed: str, precision: str) -> None:
+    verdict = judge(seed, precision)
+    assert verdict.outcome is Outcome.PASS, verdict.worst_rule.sentence
+
+
+def test_the_default_policy_as_it_is_passes_the_good_and_fails_the_bad() -> None:
+    score = REFERENCE["score"]
+    spec = OutputSpec(kind=OutputKind.SCORE, low=0, high=1)
+    policy = default_policy({"out": spec}, "fp16")
+    for candidate, expected in ((engine()["score"], Outcome.PASS), (np.roll(score, 1), Outcome.FAIL)):
+        comparison = Comparison({"out": spec})
+        comparison.update({"out": score}, {"out": candidate})
+        assert decide(policy, comparison.result()).outcome is expected
+
+
+def test_too_few_samples_pass_nothing() -> None:
+    policy = replace(default_policy(OUTPUTS, "int8", slices=["level"]), resamples=PLAN.resamples)
+    comparison = Comparison(OUTPUTS, by=policy.slices, plan=PLAN)
+    half = {name: side[:1_200] for name, side in REFERENCE.items()}
+    comparison.update(half, half, slices={"level": LEVEL[:1_200]})
+    verdict = decide(policy, comparison.result())
+    assert verdict.outcome is Outcome.INCONCLUSIVE
+    assert {r.rule.by for r in verdict.rules if r.outcome is Outcome.INCONCLUSIVE} == {"level"}
+
+
+ANY_SCORE = OutputSpec(kind=OutputKind.SCORE)
+
+
+@pytest.mark.parametrize("damage", sorted(set(DAMAGES) - {"columns permuted", "one level biased, the mean right"}))
+def test_a_damaged_score_without_a_range_fails_too(damage: str) -> None:
+    policy = replace(default_policy({"out": ANY_SCORE}, "int8"), resamples=PLAN.resamples)
+    candidate = DAMAGES[damage]()["score"]
+    assert decide(policy, run(REFERENCE["score"], candidate, plan=PLAN)).outcome is Outcome.FAIL
+    assert decide(policy, run(REFERENCE["score"], engine()["score"], plan=PLAN)).outcome is Outcome.PASS
+
+
+OTHER_KINDS = sorted(set(OutputKind) - {OutputKind.SCORE})
+
+
+def make_other(kind: OutputKind) -> np.ndarray:
+    rng = np.random.default_rng(3)
+    if kind is OutputKind.PROBABILITIES:
+        return rng.dirichlet(np.ones(8) / 2, 1_000)
+    return rng.normal(0, 4, (1_000, 8))
+
+
+OTHER_DAMAGES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "columns permuted": lambda r: r[:, [1, 0, 3, 2, 5, 4, 7, 6]],
+    "samples permuted": lambda r: np.random.default_rng(1).permutation(r),
+    "reversed": lambda r: r[:, ::-1],
+    "constant": lambda r: np.full_like(r, 0.125),
+    "negated": lambda r: -r,
+    "5 % of another sample": lambda r: np.where(np.arange(len(r))[:, None] % 20 == 0, np.roll(r, 1, axis=0), r),
+}
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+@pytest.mark.parametrize("kind", OTHER_KINDS)
+def test_other_kinds_pass_when_good_and_fail_when_damaged(kind: OutputKind, precision: str) -> None:
+    reference = make_other(kind)
+    policy = replace(default_policy({"out": OutputSpec(kind=kind)}, precision), resamples=PLAN.resamples)
+    noise = np.random.default_rng(4).normal(0, 1e-4, reference.shape)
+    good = decide(policy, run(reference, reference + noise, kind, plan=PLAN))
+    assert good.outcome is Outcome.PASS, good.worst_rule.sentence
+    for name, damage in OTHER_DAMAGES.items():
+        assert decide(policy, run(reference, damage(reference), kind, plan=PLAN)).outcome is Outcome.FAIL, name

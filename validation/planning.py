@@ -1,0 +1,79 @@
+"""How many samples would decide a rule that is inconclusive."""
+
+from collections.abc import Callable, Mapping
+from math import ceil, floor, inf, isfinite, log10, sqrt
+
+from validation.comparison import Measurement
+from validation.distributions import smallest_n
+from validation.metrics import METRICS, Bound
+from validation.rules import Rule
+
+_POWER = 2.0
+"""A bound is 1.64 deviations from the value, at 95 %; twice that leaves room for the value of another draw."""
+_DISTANCES: Mapping[str, Callable[[float], float]] = {"ks": float, "wasserstein": float, "kl": sqrt}
+"""Distances between distributions, and what of them shrinks with the root of n where there is none: it is all noise."""
+_MOST = 1e9
+_DIGITS = 2
+
+
+def needed_samples(rule: Rule, m: Measurement, confidence: float) -> int | None:
+    """About how many samples would decide; None where no number would, or none can be told.
+
+    So many decide if the value stays as it is, and show an engine at half the limit to be within it: where a rule is
+    not decided, the value is hardly known. The part of a bound that comes of what was seen shrinks with the root of n,
+    the part that stands for what nobody has seen with n itself.
+    """
+    metric = METRICS[rule.metric]
+    if m.value is None or m.n == 0:
+        return None
+    if metric.bound is not Bound.INTERVAL:
+        return m.n
+    least = 0 if metric.quantile is None else smallest_n(metric.quantile, confidence)
+    if (rule.side != "min" and m.high is None) or (rule.side != "max" and m.low is None):
+        return _rounded(2 * least) if least > m.n else None
+    found = _for_distance(rule, m) if rule.metric in _DISTANCES else _for_value(rule, m, m.value)
+    return None if found > _MOST else _rounded(max(found, least))
+
+
+def _for_value(rule: Rule, m: Measurement, value: float) -> float:
+    floor_limit = {"max": -inf, "min": rule.limit, "within": -rule.limit}[rule.side]
+    ceiling = {"max": rule.limit, "min": inf, "within": rule.limit}[rule.side]
+    half = abs(rule.limit - METRICS[rule.metric].ideal) / 2
+    above = _spread(value, m.high_seen, m.high, m.n)
+    below = _spread(value, m.low_seen, m.low, m.n)
+    if value > ceiling:
+        return max(_solved(value - ceiling, *below), _solved(half or inf, *above))
+    if value < floor_limit:
+        return max(_solved(floor_limit - value, *above), _solved(half or inf, *below))
+    sides = ((ceiling - value, above), (value - floor_limit, below))
+    return max(_solved(min(room, half or room), *spread) for room, spread in sides if isfinite(room))
+
+
+def _for_distance(rule: Rule, m: Measurement) -> float:
+    """From the lower bound: the value is too high where the distributions are close, which one cannot tell from it."""
+    scale = _DISTANCES[rule.metric]
+    low, seen, high = (scale(max(0.0, each or 0.0)) for each in (m.low, m.high_seen, m.high))
+    part, unseen = _spread(low, seen, high, m.n)
+    return _solved(scale(rule.limit) - low, part, unseen)
+
+
+def _spread(value: float, seen: float | None, bound: float | None, n: int) -> tuple[float, float]:
+    """What to divide by the root of n, and by n, for the distance of a bound from the value."""
+    if seen is None or bound is None:
+        return inf, 0.0
+    near, far = abs(seen - value), abs(bound - value)
+    return _POWER * near * sqrt(n), max(0.0, far - near) * n
+
+
+def _solved(room: float, part: float, unseen: float) -> float:
+    """The n at which room = part / sqrt(n) + unseen / n."""
+    if room <= 0:
+        return inf
+    root = (part + sqrt(part * part + 4 * room * unseen)) / (2 * room)
+    return root * root
+
+
+def _rounded(n: float) -> int:
+    """Up to two digits: nobody knows more."""
+    unit = 10 ** max(0, floor(log10(max(n, 1))) - _DIGITS + 1)
+    return int(ceil(n / unit) * unit)

@@ -1,0 +1,108 @@
+"""Outputs of embeddings, whose direction carries the meaning, and of any other tensors."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from validation.accumulators import MASKED, Errors, Mask, Readings, drawn, quantile_reading, smooth
+from validation.bootstrap import Bootstrap
+from validation.elements import Numbers, element_sums, positions_of
+from validation.kept import KeptSamples
+from validation.metrics import METRICS, Reading, undefined
+from validation.units import Floats, units_of
+
+NEIGHBOURS = 10
+MOST_SEARCHED = 2048
+"""Samples among which neighbours are looked for: the work grows with the square."""
+
+
+class TensorErrors:
+    """See `Accumulator`; both sides are `[n, ...]`."""
+
+    def __init__(self) -> None:
+        self._errors = Errors()
+
+    def update(
+        self, reference: Numbers, candidate: Numbers, *, label: Numbers | None = None, mask: Mask = None
+    ) -> None:
+        """Take in one batch; a label says nothing of a tensor."""
+        del label
+        self._errors.add(*element_sums(reference, candidate, mask))
+
+    def readings(self, plan: Bootstrap) -> Readings:
+        """The metrics of any numeric output."""
+        if self._errors.samples == 0:
+            return {}
+        return self._errors.readings(plan.draw(self._errors.units), plan)
+
+
+class EmbeddingAgreement:
+    """See `Accumulator`; both sides are `[n, dimensions]` or `[n, positions, dimensions]`.
+
+    The cosine of a sample is the mean over its positions; neighbours are looked for by the mean vector.
+    """
+
+    def __init__(self) -> None:
+        self._errors = Errors(("angle", "vectors"), ("largest", "cosine"))
+        self._searched = KeptSamples(("r", "c"), MOST_SEARCHED)
+
+    def update(
+        self, reference: Numbers, candidate: Numbers, *, label: Numbers | None = None, mask: Mask = None
+    ) -> None:
+        """Take in one batch; a label says nothing of an embedding."""
+        del label
+        sums, largest = element_sums(reference, candidate, mask)
+        n = len(reference)
+        r, c = (side.reshape(n, -1, side.shape[-1] if side.ndim > 1 else 1) for side in (reference, candidate))
+        counted = positions_of(mask, reference.shape)
+        angle, vectors = np.zeros(n), counted.sum(axis=1).astype(np.float64)
+        pooled: dict[str, Numbers] = {side: np.zeros((n, r.shape[2])) for side in "rc"}
+        for sample in range(n):  # one at a time: a sample may be large
+            wide = [side[sample][counted[sample]].astype(np.float64) for side in (r, c)]
+            angle[sample] = _cosines(*wide).sum()
+            for name, side in zip("rc", wide, strict=True):
+                pooled[name][sample] = side.sum(axis=0) / max(len(side), 1)
+        own = {"angle": angle, "vectors": vectors}
+        self._errors.add({**sums, **own}, largest, {"cosine": angle / np.maximum(vectors, 1.0)})
+        self._searched.add(pooled)
+
+    def readings(self, plan: Bootstrap) -> Readings:
+        """Every metric of an embedding."""
+        n = self._errors.samples
+        if n == 0:
+            return {}
+        draws = plan.draw(self._errors.units)
+        found = {
+            **self._errors.readings(draws, plan),
+            "cosine": smooth(draws, n, lambda m: m["angle"] / m["vectors"], MASKED),
+            "cosine_p1": quantile_reading(self._errors.kept, "cosine", "cosine_p1", plan),
+            "retrieval_overlap@10": self._overlap_reading(plan),
+        }
+        if draws.value(lambda m: m["vectors"]) == 0:
+            return {name: undefined(n, MASKED) for name in found}
+        return found
+
+    def _overlap_reading(self, plan: Bootstrap) -> Reading:
+        r, c = (self._searched.column(side).astype(np.float64) for side in "rc")
+        if len(r) < METRICS["retrieval_overlap@10"].least_n:
+            return undefined(len(r), f"undefined: {len(r)} samples are too few for {NEIGHBOURS} neighbours")
+        shares = np.array([np.isin(a, b).mean() for a, b in zip(_neighbours(r), _neighbours(c), strict=True)])
+        reading = smooth(plan.draw(units_of({"share": shares})), len(r), lambda m: m["share"])
+        return Reading(value=reading.value, n=reading.n, interval=reading.interval, note=drawn(self._searched))
+
+
+def _cosines(r: Floats, c: Floats) -> Floats:
+    """Cosine of each pair of vectors, `[vectors]`; two zero vectors agree, a zero vector and another do not."""
+    lengths = np.sqrt((r * r).sum(axis=1)) * np.sqrt((c * c).sum(axis=1))
+    zero = lengths == 0
+    both = zero & ~r.any(axis=1) & ~c.any(axis=1)
+    cosines = (r * c).sum(axis=1) / np.where(zero, 1.0, lengths)
+    return np.asarray(np.where(both, 1.0, np.where(zero, 0.0, np.clip(cosines, -1.0, 1.0))))
+
+
+def _neighbours(vectors: Floats) -> NDArray[np.int64]:
+    """The nearest other samples of each sample by cosine, `[n, NEIGHBOURS]`; of equally near ones the lower number."""
+    lengths = np.sqrt((vectors * vectors).sum(axis=1, keepdims=True))
+    unit = vectors / np.where(lengths == 0, 1.0, lengths)
+    near = np.einsum("id,jd->ij", unit, unit)  # no BLAS: its sums change with the number of cores
+    np.fill_diagonal(near, -np.inf)
+    return np.asarray(np.argsort(-near, axis=1, kind="stable")[:, :NEIGHBOURS], dtype=np.int64)
