@@ -85,9 +85,9 @@ class EmbeddingAgreement:
         r, c = (self._searched.column(side).astype(np.float64) for side in "rc")
         if len(r) < METRICS["retrieval_overlap@10"].least_n:
             return undefined(len(r), f"undefined: {len(r)} samples are too few for {NEIGHBOURS} neighbours")
-        shares = np.array([np.isin(a, b).mean() for a, b in zip(_neighbours(r), _neighbours(c), strict=True)])
-        reading = smooth(plan.draw(units_of({"share": shares})), len(r), lambda m: m["share"])
-        return Reading(value=reading.value, n=reading.n, interval=reading.interval, note=drawn(self._searched))
+        value, terms = _overlap(_neighbours(r), _neighbours(c))
+        found = smooth(plan.draw(units_of({"share": terms})), len(r), lambda m: np.clip(m["share"], 0.0, 1.0))
+        return Reading(value=value, n=found.n, interval=found.interval, note=drawn(self._searched))
 
 
 def _cosines(r: Floats, c: Floats) -> Floats:
@@ -100,9 +100,31 @@ def _cosines(r: Floats, c: Floats) -> Floats:
 
 
 def _neighbours(vectors: Floats) -> NDArray[np.int64]:
-    """The nearest other samples of each sample by cosine, `[n, NEIGHBOURS]`; of equally near ones the lower number."""
+    """The nearest other samples of each sample by cosine, and one more, `[n, NEIGHBOURS + 1]`.
+
+    Of equally near ones the lower number comes first.
+    """
     lengths = np.sqrt((vectors * vectors).sum(axis=1, keepdims=True))
     unit = vectors / np.where(lengths == 0, 1.0, lengths)
     near = np.einsum("id,jd->ij", unit, unit)  # no BLAS: its sums change with the number of cores
     np.fill_diagonal(near, -np.inf)
-    return np.asarray(np.argsort(-near, axis=1, kind="stable")[:, :NEIGHBOURS], dtype=np.int64)
+    return np.asarray(np.argsort(-near, axis=1, kind="stable")[:, : NEIGHBOURS + 1], dtype=np.int64)
+
+
+def _overlap(reference: NDArray[np.int64], candidate: NDArray[np.int64]) -> tuple[float, Floats]:
+    """The mean overlap of the neighbours, and numbers `[n]` of that mean which spread as it does between samples.
+
+    Samples share neighbours, so their own overlaps hang together. What a sample adds is its own overlap and what the
+    others' would lose or gain without it (the delete-one jackknife of Quenouille 1956, by the next neighbour in line).
+    """
+    shares = np.array([_shared(a, b) for a, b in zip(reference, candidate, strict=True)])
+    terms = shares.copy()
+    for sample, (a, b) in enumerate(zip(reference, candidate, strict=True)):
+        for other in {*a[:NEIGHBOURS].tolist(), *b[:NEIGHBOURS].tolist()}:
+            terms[other] += shares[sample] - _shared(a[a != other], b[b != other])
+    value = float(shares.mean())
+    return value, terms - terms.mean() + value
+
+
+def _shared(a: NDArray[np.int64], b: NDArray[np.int64]) -> float:
+    return len({*a[:NEIGHBOURS].tolist()} & {*b[:NEIGHBOURS].tolist()}) / NEIGHBOURS
