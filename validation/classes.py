@@ -49,7 +49,8 @@ class ClassAgreement:
             for column in range(0, r.shape[1], width):
                 at = np.s_[row : row + rows, column : column + width]
                 right = None if wanted is None else wanted[at]
-                for name, values in self._shares(r[at], c[at], right).items():
+                ours, theirs = (np.where(counted[at][..., None], side[at], 0) for side in (r, c))
+                for name, values in self._shares(ours, theirs, right).items():
                     own[name][row : row + rows] += row_sums(np.where(counted[at], values, 0.0))
                 own["positions"][row : row + rows] += counted[at].sum(axis=1)
         share = np.maximum(own["positions"], 1.0)
@@ -59,7 +60,6 @@ class ClassAgreement:
     def _shares(self, reference: Numbers, candidate: Numbers, label: Numbers | None) -> Columns:
         """Numbers of every position, `[rows, positions]` each."""
         r, c = self._complete(reference), self._complete(candidate)
-        # Masked positions may hold anything; what comes of them is left out.
         normalise = statistics.log_softmax if self._logits else statistics.log_probabilities
         r_log, c_log = normalise(r), normalise(c)
         first_r, first_c = r.argmax(axis=-1), c.argmax(axis=-1)
