@@ -200,9 +200,8 @@ def run_in_child(payload: dict[str, Any], progress: Callable[[int, int], None]) 
     for number, path in enumerate(shards):
         save_shard(Path(request.candidate), number, run_shard(engine, load_arrays(path), request.batch, sizes))
         progress(number + 1, len(shards))
-    if (
-        unused := engine.unused_plans()
-    ):  # a plan that no sample has run is not judged, and must not be registered with those that are
+    # A plan that no sample has run is not judged, and must not be registered with those that are.
+    if unused := engine.unused_plans():
         raise StageError(
             f"validation.data: no sample runs {', '.join(unused)}; add samples of such extents (and shards with"
             " more samples than the smaller batch buckets), or remove the bucket from dims"

@@ -6,15 +6,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from validation.metrics import METRICS
-from validation.verdict import Outcome
+from validation.verdict import SEVERITY, Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from validation.verdict import PerformanceResult, RuleResult, Verdict
 
-SEVERITY = {Outcome.FAIL: 0, Outcome.INCONCLUSIVE: 1, Outcome.PASS: 2}
-"""Outcomes in the order in which a reader wants them."""
 _SIGNS = {"max": "≤ ", "min": "≥ ", "within": "±"}
 
 
@@ -22,12 +20,13 @@ _SIGNS = {"max": "≤ ", "min": "≥ ", "within": "±"}
 class JudgedRule:
     """One rule and how it was judged; of a rule by slice, in one value of the slice, `group`.
 
-    `output` and `n` are None for a rule of performance. `ideal` is the metric's best value, None where it has no end.
+    `column` is the one whose p-value was tested; other rules stand for all columns of an output. `output` and `n` are None for a rule of performance. `ideal` is the metric's best value, None where it has no end.
     `adjusted` is a p-value after Holm's correction. `margin` is the unused share of what the limit allows.
     """
 
     output: str | None
     metric: str
+    column: int | None = None
     slice: str | None = None
     group: str | None = None
     side: str
@@ -47,7 +46,8 @@ class JudgedRule:
     def name(self) -> str:
         """`score mae at level=3`."""
         place = "" if self.group is None else f" at {self.slice}={self.group}"
-        return f"{'' if self.output is None else f'{self.output} '}{self.metric}{place}"
+        column = "" if self.column is None else f" of column {self.column}"
+        return f"{'' if self.output is None else f'{self.output} '}{self.metric}{column}{place}"
 
     @property
     def judged_value(self) -> float | None:
@@ -128,6 +128,7 @@ def _of_output(result: RuleResult) -> JudgedRule:
     return JudgedRule(
         output=result.rule.output,
         metric=result.rule.metric,
+        column=result.column if result.adjusted is not None else None,
         slice=result.rule.by,
         group=result.group,
         side=result.rule.side,

@@ -48,6 +48,26 @@ class Measurement:
     n: int
     note: str
 
+    @classmethod
+    def of(
+        cls, output: str, metric: str, reading: Reading, *, column: int | None = None, group: Group = None
+    ) -> "Measurement":
+        """The reading of a metric of an output, or of a column of it, on all samples or on those of a group."""
+        return cls(
+            output=output,
+            column=column,
+            slice=group[0] if group else None,
+            group=group[1] if group else None,
+            metric=metric,
+            value=reading.value,
+            low=reading.interval.low,
+            high=reading.interval.high,
+            low_seen=reading.interval.low_seen,
+            high_seen=reading.interval.high_seen,
+            n=reading.n,
+            note=reading.note,
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class ComparisonResult:
@@ -265,9 +285,11 @@ def _make_accumulators(spec: OutputSpec, width: int, *, with_label: bool) -> lis
 
 def _measurements(name: str, group: Group, metric: Metric, columns: Sequence[Readings]) -> list[Measurement]:
     readings = [_require(metric, column.get(metric.name)) for column in columns or [{}]]
-    found = [_measurement(name, None, group, metric, _worst_of(metric, readings))]
+    found = [Measurement.of(name, metric.name, _worst_of(metric, readings), group=group)]
     if len(readings) > 1:
-        found.extend(_measurement(name, i, group, metric, reading) for i, reading in enumerate(readings))
+        found += [
+            Measurement.of(name, metric.name, each, column=column, group=group) for column, each in enumerate(readings)
+        ]
     return found
 
 
@@ -300,21 +322,3 @@ def _badness(metric: Metric, reading: Reading) -> tuple[float, float]:
         return (np.inf if high is None else high, value)
     far = np.inf if low is None or high is None else max(abs(low), abs(high))
     return (far, abs(value))
-
-
-def _measurement(output: str, column: int | None, group: Group, metric: Metric, reading: Reading) -> Measurement:
-    interval = reading.interval
-    return Measurement(
-        output=output,
-        column=column,
-        slice=group[0] if group else None,
-        group=group[1] if group else None,
-        metric=metric.name,
-        value=reading.value,
-        low=interval.low,
-        high=interval.high,
-        low_seen=interval.low_seen,
-        high_seen=interval.high_seen,
-        n=reading.n,
-        note=reading.note,
-    )

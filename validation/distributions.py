@@ -20,8 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import bdtr
-from scipy.stats import norm
+from scipy.special import bdtr, ndtri
 
 from validation.bootstrap import Interval
 from validation.units import Floats
@@ -106,7 +105,7 @@ def _pointwise(plus: Counts, minus: Counts, pairs: int, confidence: float, extra
     To them come `extra` pairs that nobody has seen and that count +1. The mean has Dirichlet weights, as in
     `bootstrap`; its quantile is found by the first three cumulants (Cornish and Fisher 1938), without resampling.
     """
-    z = float(norm.ppf(confidence))
+    z = float(ndtri(confidence))
     n = pairs + extra
     p, m = (plus + extra) / n, minus / n
     mean = p - m

@@ -36,16 +36,14 @@ def needed_samples(rule: Rule, m: Measurement, confidence: float) -> int | None:
 
 
 def _for_value(rule: Rule, m: Measurement, value: float) -> float:
-    floor_limit = {"max": -inf, "min": rule.limit, "within": -rule.limit}[rule.side]
-    ceiling = {"max": rule.limit, "min": inf, "within": rule.limit}[rule.side]
     half = abs(rule.limit - METRICS[rule.metric].ideal) / 2
     above = _spread(value, m.high_seen, m.high, m.n)
     below = _spread(value, m.low_seen, m.low, m.n)
-    if value > ceiling:
-        return max(_solved(value - ceiling, *below), _solved(half or inf, *above))
-    if value < floor_limit:
-        return max(_solved(floor_limit - value, *above), _solved(half or inf, *below))
-    sides = ((ceiling - value, above), (value - floor_limit, below))
+    if value > rule.ceiling:
+        return max(_solved(value - rule.ceiling, *below), _solved(half or inf, *above))
+    if value < rule.floor:
+        return max(_solved(rule.floor - value, *above), _solved(half or inf, *below))
+    sides = ((rule.ceiling - value, above), (value - rule.floor, below))
     return max(_solved(min(room, half or room), *spread) for room, spread in sides if isfinite(room))
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
-from math import ceil, isfinite
+from math import ceil, inf, isfinite
 
 from validation.metrics import METRICS, Bound, Direction, Metric
 
@@ -56,6 +56,16 @@ class Rule:
     def side(self) -> str:
         """Which limit that is: `max`, `min` or `within`."""
         return "max" if self.max is not None else "min" if self.min is not None else "within"
+
+    @property
+    def floor(self) -> float:
+        """The lowest value that the rule allows; minus infinity where it has none."""
+        return {"max": -inf, "min": self.limit, "within": -self.limit}[self.side]
+
+    @property
+    def ceiling(self) -> float:
+        """The highest value that the rule allows; infinity where it has none."""
+        return {"max": self.limit, "min": inf, "within": self.limit}[self.side]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,6 +144,10 @@ class Policy:
             output: frozenset(rule.by for rule in self.rules if rule.output == output and rule.by is not None)
             for output in sorted(outputs)
         }
+
+    def performance_of(self, precision: str | None) -> tuple[PerformanceRule, ...]:
+        """The rules of performance that hold for engines of this precision."""
+        return tuple(rule for rule in self.performance if rule.precision in {None, precision})
 
 
 def _require_count(field: str, value: object, least: int) -> None:

@@ -1,7 +1,7 @@
 """Decides whether a candidate meets its policy; whatever is missing or undefined counts against it."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from enum import Enum
 from math import isfinite
 
@@ -17,6 +17,10 @@ class Outcome(str, Enum):
     PASS = "pass"  # noqa: S105 - no password
     FAIL = "fail"
     INCONCLUSIVE = "inconclusive"
+
+
+SEVERITY = {Outcome.FAIL: 0, Outcome.INCONCLUSIVE: 1, Outcome.PASS: 2}
+"""Outcomes in the order in which a reader wants them, the worst first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,12 +84,12 @@ class Verdict:
     defects: tuple[str, ...]
     performance: tuple[PerformanceResult, ...] = ()
     speedups: dict[str, Speedup] | None = None
-    other_pvalues: tuple[float, ...] = field(default=())
+    other_pvalues: tuple[float, ...] = ()
 
     @property
     def worst_rule(self) -> RuleResult:
-        """The rule with the smallest margin, an undefined one first; ties go to the earlier rule."""
-        return min(self.rules, key=lambda result: float("-inf") if result.margin is None else result.margin)
+        """The rule that failed, else is inconclusive, else passed, with the smallest margin; the first of equals."""
+        return min(self.rules, key=_badness)
 
     @property
     def pvalues(self) -> tuple[float, ...]:
@@ -116,9 +120,8 @@ def decide(
     verdict is `fail` on any defect and if any rule fails, else `inconclusive` if any is, else `pass`.
     """
     results = _adjusted([each for rule in policy.rules for each in _judge(rule, result, policy)], other_pvalues)
-    performance = (
-        tuple(_judge_speed(rule, speedups) for rule in _applicable(policy, precision)) if speedups is not None else ()
-    )
+    applicable = () if speedups is None else policy.performance_of(precision)
+    performance = tuple(_judge_speed(rule, speedups or {}) for rule in applicable)
     defects = result.defects if result.samples > 0 else (*result.defects, "no sample was compared")
     if (result.confidence, result.resamples) != (policy.confidence, policy.resamples):
         asked = (
@@ -142,10 +145,6 @@ def _combine(outcomes: Sequence[Outcome], defects: Sequence[str]) -> Outcome:
     return Outcome.INCONCLUSIVE if Outcome.INCONCLUSIVE in outcomes else Outcome.PASS
 
 
-def _applicable(policy: Policy, precision: str | None) -> Iterator[PerformanceRule]:
-    return (rule for rule in policy.performance if rule.precision in {None, precision})
-
-
 def _judge(rule: Rule, result: ComparisonResult, policy: Policy) -> Iterator[RuleResult]:
     """The results of one rule: one, or one for each value of its slice."""
     fitting = [m for m in result.measurements if (m.output, m.metric, m.slice) == (rule.output, rule.metric, rule.by)]
@@ -155,7 +154,7 @@ def _judge(rule: Rule, result: ComparisonResult, policy: Policy) -> Iterator[Rul
         if METRICS[rule.metric].bound is Bound.PVALUE:
             yield from judged  # each is a test of its own
         else:
-            yield min(judged, key=_badness)
+            yield min(judged, key=_badness)  # it passes only if all columns do, and fails if one does
     if not fitting:
         lacking = (
             "was not measured" if rule.by is None else f"by {rule.by} was not measured: no slice.{rule.by} in the data"
@@ -165,9 +164,8 @@ def _judge(rule: Rule, result: ComparisonResult, policy: Policy) -> Iterator[Rul
 
 
 def _badness(result: RuleResult) -> tuple[int, float]:
-    """Of a score's columns the worst stands for all: it passes only if all do, and fails if one does."""
-    severity = {Outcome.FAIL: 0, Outcome.INCONCLUSIVE: 1, Outcome.PASS: 2}[result.outcome]
-    return severity, float("-inf") if result.margin is None else result.margin
+    """The worst has the least; one without a margin is worse than any with it."""
+    return SEVERITY[result.outcome], float("-inf") if result.margin is None else result.margin
 
 
 def _judge_measured(rule: Rule, m: Measurement, policy: Policy) -> RuleResult:
@@ -218,12 +216,10 @@ def _outcome(rule: Rule, m: Measurement) -> Outcome:
     if METRICS[rule.metric].bound is Bound.PVALUE:
         return Outcome.PASS  # until all of them are known
     low, high = (m.value, m.value) if METRICS[rule.metric].bound is Bound.OBSERVED else (m.low, m.high)
-    floor = {"max": float("-inf"), "min": rule.limit, "within": -rule.limit}[rule.side]
-    ceiling = {"max": rule.limit, "min": float("inf"), "within": rule.limit}[rule.side]
-    if (low is not None and low > ceiling) or (high is not None and high < floor):
+    if (low is not None and low > rule.ceiling) or (high is not None and high < rule.floor):
         return Outcome.FAIL
-    below = rule.side == "min" or (high is not None and high <= ceiling)
-    above = rule.side == "max" or (low is not None and low >= floor)
+    below = rule.side == "min" or (high is not None and high <= rule.ceiling)
+    above = rule.side == "max" or (low is not None and low >= rule.floor)
     return Outcome.PASS if below and above else Outcome.INCONCLUSIVE
 
 

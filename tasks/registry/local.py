@@ -150,7 +150,7 @@ def _verdict_faults(manifest: EngineManifest) -> list[str]:
     )
     if again != verdict:
         return ["verdict: does not follow from the stored comparison under the stored policy"]
-    if verdict.speedups is None and any(rule.precision in {None, precision} for rule in manifest.policy.performance):
+    if verdict.speedups is None and manifest.policy.performance_of(precision):
         return ["verdict: was given without the speed-ups that its policy asks for"]
     return []
 

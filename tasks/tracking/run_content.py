@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from tasks.tracking.interface import ConversionRecord
     from validation.breakdowns import SliceError
     from validation.comparison import ComparisonResult
+    from validation.rules import Policy
     from validation.verdict import Verdict
 
 WORST_SAMPLES = "worst_samples.json"
@@ -92,7 +93,7 @@ def metrics(outcome: EngineOutcome) -> tuple[dict[str, float], int]:
     """Metrics by name, and how many had no finite value and are left out."""
     found: dict[str, float | None] = {}
     if outcome.compared is not None:
-        found |= _measured(outcome.compared.comparison)
+        found |= _measured(outcome.compared.comparison, outcome.policy)
         found["peak_memory_bytes"] = outcome.compared.peak_memory_bytes
     if outcome.benchmark is not None:
         found |= _benchmark_metrics(outcome.benchmark)
@@ -109,13 +110,17 @@ def conversion_metrics(outcomes: Iterable[EngineOutcome]) -> dict[str, float]:
     return {f"engines.{verdict.value}": float(counts[verdict]) for verdict in Outcome}
 
 
-def _measured(comparison: ComparisonResult) -> dict[str, float | None]:
-    """What was measured, by name; not what needs labels, where there are none."""
+def _measured(comparison: ComparisonResult, policy: Policy | None) -> dict[str, float | None]:
+    """What was measured, by name; by slice what a rule is about, and not what needs labels, where there are none."""
+    rules = () if policy is None else policy.rules
+    about = {(rule.output, rule.metric, rule.by) for rule in rules if rule.by is not None}
     by_slice = _few_valued({(m.output, m.slice, m.group) for m in comparison.measurements})
     return _slice_metrics(comparison.slices) | {
         f"{_place(m.slice, m.group)}{m.output}{'' if m.column is None else f'.{m.column}'}.{m.metric}": m.value
         for m in comparison.measurements
-        if (m.output, m.slice) in by_slice and not (m.value is None and METRICS[m.metric].needs_label)
+        if (m.output, m.slice) in by_slice
+        and (m.slice is None or (m.output, m.metric, m.slice) in about)
+        and not (m.value is None and METRICS[m.metric].needs_label)
     }
 
 
@@ -136,7 +141,8 @@ def _judged(verdict: Verdict) -> dict[str, float | None]:
     for rule in rules:
         if (rule.output, rule.slice) not in by_slice:
             continue
-        name = f"{_place(rule.slice, rule.group)}{'' if rule.output is None else f'{rule.output}.'}{rule.metric}"
+        output = "" if rule.output is None else f"{rule.output}{'' if rule.column is None else f'.{rule.column}'}."
+        name = f"{_place(rule.slice, rule.group)}{output}{rule.metric}"
         numbers = {"low": rule.low, "high": rule.high, "adjusted": rule.adjusted, "margin": rule.margin}
         found |= {f"{name}.{part}": number for part, number in numbers.items() if number is not None}
         if rule.output is None and rule.value is not None:

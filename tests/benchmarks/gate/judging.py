@@ -102,7 +102,7 @@ def twice(metric: str, value: float) -> float:
 
 def judge(readings: Sequence[tuple[Rule, Reading]], policy: Policy) -> tuple[RuleResult, ...]:
     """The results of a policy's rules, each with the reading of its metric."""
-    measurements = tuple(_measurement(rule, reading) for rule, reading in readings)
+    measurements = tuple(Measurement.of(rule.output, rule.metric, reading) for rule, reading in readings)
     result = ComparisonResult(
         samples=max(each.n for each in measurements),
         confidence=policy.confidence,
@@ -113,19 +113,3 @@ def judge(readings: Sequence[tuple[Rule, Reading]], policy: Policy) -> tuple[Rul
         worst=(),
     )
     return decide(policy, result).rules
-
-
-def _measurement(rule: Rule, reading: Reading) -> Measurement:
-    interval = reading.interval
-    return Measurement(
-        output=rule.output,
-        column=None,
-        metric=rule.metric,
-        value=reading.value,
-        low=interval.low,
-        high=interval.high,
-        low_seen=interval.low_seen,
-        high_seen=interval.high_seen,
-        n=reading.n,
-        note=reading.note,
-    )
