@@ -116,7 +116,7 @@ class _Dispatch:
             while self.errands and not self.stop.wait(POLL_S):
                 try:
                     self._look(client)
-                except httpx.HTTPError as error:  # a server that restarts answers again
+                except (httpx.HTTPError, ObjectNotFound) as error:  # a server that restarts answers again
                     if time.monotonic() - heard > SERVER_LIMIT_S:
                         raise EnginegateError(f"Prefect's server no longer answers: {error}; convert again") from None
                 else:

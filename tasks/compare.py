@@ -66,7 +66,7 @@ class CandidateOutputs(Frozen):
 class MeasureRequest(Frozen):
     """What the child measures, and how; paths are folders of this host, with shards alike in number and order.
 
-    `inputs` holds the masks, where an output names one. `slices` are those of the policy, by output.
+    `inputs` holds the masks, where an output names one. `slices` are those of the policy: metrics by output and slice.
     """
 
     reference: str
@@ -74,7 +74,7 @@ class MeasureRequest(Frozen):
     annotations: str
     inputs: str | None
     outputs: dict[str, OutputDeclaration]
-    slices: dict[str, tuple[str, ...]]
+    slices: dict[str, dict[str, tuple[str, ...]]]
     confidence: float
     resamples: int
 
@@ -147,7 +147,10 @@ def _measure(bench: Workbench, job: EngineJob, candidate: Artifact) -> Remembere
     masks = data.inputs if any(output.mask for output in outputs.values()) else None
     plan: dict[str, Any] = {
         "outputs": outputs,
-        "slices": {output: tuple(sorted(slices)) for output, slices in policy.slices.items()},
+        "slices": {
+            output: {name: tuple(sorted(metrics)) for name, metrics in slices.items()}
+            for output, slices in policy.slices.items()
+        },
         "confidence": policy.confidence,
         "resamples": policy.resamples,
     }

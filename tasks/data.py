@@ -227,7 +227,8 @@ class _Checker:
             raise self._error(f"{name} holds NaN or Inf in {len(bad)} samples (first: {first}); remove or mend them")
 
     def _check_annotation(self, name: str, array: np.ndarray[Any, Any], samples: int) -> None:
-        if array.ndim != 1 or len(array) != samples:
+        # A label may be one for each column or position of an output; the comparison says whose it can be.
+        if array.ndim == 0 or (array.ndim > 1 and name != LABEL) or len(array) != samples:
             raise self._error(
                 f"{name} has shape {array.shape}, but there are {samples} samples; give one value for each"
             )

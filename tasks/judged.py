@@ -20,7 +20,8 @@ _SIGNS = {"max": "≤ ", "min": "≥ ", "within": "±"}
 class JudgedRule:
     """One rule and how it was judged; of a rule by slice, in one value of the slice, `group`.
 
-    `column` is the one whose p-value was tested; other rules stand for all columns of an output. `output` and `n` are None for a rule of performance. `ideal` is the metric's best value, None where it has no end.
+    `column` is the one whose p-value was tested; other rules stand for all columns of an output. `output` and `n` are
+    None for a rule of performance. `ideal` is the metric's best value, None where it has no end.
     `adjusted` is a p-value after Holm's correction. `margin` is the unused share of what the limit allows.
     """
 

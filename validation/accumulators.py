@@ -4,6 +4,7 @@ Sums over units of samples for all that is a function of means, and the samples 
 quantiles and distributions. Readings are the same bytes however the samples are cut into batches.
 """
 
+from collections.abc import Callable, Collection, Mapping
 from typing import Protocol
 
 import numpy as np
@@ -20,6 +21,8 @@ MASKED = "undefined: the mask leaves nothing"
 
 Readings = dict[str, Reading]
 """Readings by the name of the metric."""
+Readers = Mapping[str, Callable[[], Reading]]
+"""How each metric is read."""
 Mask = NDArray[np.bool_] | None
 
 
@@ -29,27 +32,35 @@ class Accumulator(Protocol):
     def update(self, reference: Numbers, candidate: Numbers, *, label: Numbers | None, mask: Mask) -> None:
         """Take in one batch. `label` and `mask` come with every batch or with none."""
 
-    def readings(self, plan: Bootstrap) -> Readings:
-        """The reading of every metric of this kind of output, of all batches so far."""
+    def readings(self, plan: Bootstrap, metrics: Collection[str]) -> Readings:
+        """The readings of `metrics`, those that this kind of output has, of all batches so far."""
+
+
+def read(readers: Readers, metrics: Collection[str]) -> Readings:
+    """The readings of `metrics`; nothing is done for others."""
+    return {name: reader() for name, reader in readers.items() if name in metrics}
 
 
 class Errors:
     """The metrics that every numeric output has: a part of each accumulator.
 
     It has sums of its own, `names`, and keeps `kept` of each sample, "largest" among them: the largest absolute error.
+    Where only metrics are wanted that sums tell, it `keeps` nothing.
     """
 
-    def __init__(self, names: tuple[str, ...] = (), kept: tuple[str, ...] = ("largest",)) -> None:
+    def __init__(self, names: tuple[str, ...] = (), kept: tuple[str, ...] = ("largest",), *, keeps: bool) -> None:
         self.units = Units((*NAMES, *names))
         self.kept = KeptSamples(kept)
+        self._keeps = keeps
         self.max_abs = 0.0
 
     def add(self, sums: Columns, largest: Floats, kept: dict[str, Numbers] | None = None) -> None:
         """Take in the element sums of a batch, other sums of the accumulator's own, and what it keeps."""
         self.units.add(sums)
-        whole = {"largest": largest, **(kept or {})}
-        real = sums["elements"] > 0  # a sample that is all padding has no error, and is not one without
-        self.kept.add({name: values[real] for name, values in whole.items()})
+        if self._keeps:
+            whole = {"largest": largest, **(kept or {})}
+            real = sums["elements"] > 0  # a sample that is all padding has no error, and is not one without
+            self.kept.add({name: values[real] for name, values in whole.items()})
         self.max_abs = max(self.max_abs, float(largest.max(initial=0.0)))
 
     @property
@@ -57,22 +68,22 @@ class Errors:
         """How many samples there were."""
         return self.units.samples
 
-    def readings(self, draws: Draws, plan: Bootstrap, largest: Numbers | None = None) -> Readings:
-        """`mae`, `rmse`, `max_abs`, `p99_abs`, `relative_l2` and `cosine`; `largest`, where that is not kept."""
+    def readers(self, draws: Draws, plan: Bootstrap, largest: Callable[[], Numbers] | None = None) -> Readers:
+        """Of `mae`, `rmse`, `max_abs`, `p99_abs`, `relative_l2` and `cosine`; `largest`, where that is not kept."""
         n = self.samples
         known = Interval(low=self.max_abs, low_seen=self.max_abs)
-        found = {
-            "mae": smooth(draws, n, lambda m: m["abs"] / m["elements"]),
-            "rmse": smooth(draws, n, lambda m: np.sqrt(m["squares"] / m["elements"])),
-            "max_abs": Reading(value=self.max_abs, n=n, interval=known),
-            "p99_abs": quantile_reading(self.kept, "largest", "p99_abs", plan, largest),
-            "relative_l2": smooth(
+        found: dict[str, Callable[[], Reading]] = {
+            "mae": lambda: smooth(draws, n, lambda m: m["abs"] / m["elements"]),
+            "rmse": lambda: smooth(draws, n, lambda m: np.sqrt(m["squares"] / m["elements"])),
+            "max_abs": lambda: Reading(value=self.max_abs, n=n, interval=known),
+            "p99_abs": lambda: quantile_reading(self.kept, "largest", "p99_abs", plan, largest and largest()),
+            "relative_l2": lambda: smooth(
                 draws,
                 n,
                 lambda m: np.sqrt(m["squares"] / m["reference_squares"]),
                 "undefined: the reference is zero throughout",
             ),
-            "cosine": smooth(
+            "cosine": lambda: smooth(
                 draws,
                 n,
                 lambda m: np.clip(
@@ -82,11 +93,11 @@ class Errors:
             ),
         }
         if draws.value(lambda m: m["elements"]) == 0:
-            return {name: undefined(n, MASKED) for name in found}
+            return dict.fromkeys(found, lambda: undefined(n, MASKED))
         if self.max_abs == 0 and draws.value(lambda m: m["reference_squares"]) == 0:
             both = "both sides are zero everywhere"
-            found["relative_l2"] = Reading(value=0.0, n=n, interval=exactly(0.0), note=both)
-            found["cosine"] = Reading(value=1.0, n=n, interval=exactly(1.0), note=both)
+            found["relative_l2"] = lambda: Reading(value=0.0, n=n, interval=exactly(0.0), note=both)
+            found["cosine"] = lambda: Reading(value=1.0, n=n, interval=exactly(1.0), note=both)
         return found
 
 

@@ -1,14 +1,16 @@
 """Outputs of logits or probabilities: how alike the predicted distributions are, and what labels add."""
 
+from collections.abc import Collection
+
 import numpy as np
 from numpy.typing import NDArray
 
 from validation import statistics
-from validation.accumulators import MASKED, Errors, Mask, Readings, quantile_reading, smooth
+from validation.accumulators import MASKED, Errors, Mask, Readers, Readings, quantile_reading, read, smooth
 from validation.bootstrap import Bootstrap, Draws
 from validation.elements import Numbers, element_sums, positions_of, row_sums
-from validation.metrics import undefined
-from validation.scores import ks_readings
+from validation.metrics import Reading, undefined
+from validation.scores import ks_readers
 from validation.units import Columns, Floats
 
 ECE_BINS = 15
@@ -16,7 +18,7 @@ TOP = 5
 _BLOCK = 1 << 18
 _SHARES = ("kl", "js", "top1", "top5", "confidence_r", "confidence_c", "right_r", "right_c")
 _BINS = tuple(f"bin{number}{side}" for number in range(ECE_BINS) for side in "rc")
-_NO_LABEL = "needs labels, and there are none"
+_NO_LABEL = "needs labels that fit this output, and there are none"
 
 
 class ClassAgreement:
@@ -27,10 +29,10 @@ class ClassAgreement:
     a softmax over it would be 1 whatever the candidate yields.
     """
 
-    def __init__(self, *, logits: bool, with_label: bool) -> None:
+    def __init__(self, *, logits: bool, with_label: bool, keeps: bool) -> None:
         self._logits, self._with_label = logits, with_label
         own = (*_SHARES, *(_BINS if with_label else ()))
-        self._errors = Errors(("positions", *own), ("largest", "kl", "confidence_r", "confidence_c"))
+        self._errors = Errors(("positions", *own), ("largest", "kl", "confidence_r", "confidence_c"), keeps=keeps)
         self._classes = 0
 
     def update(self, reference: Numbers, candidate: Numbers, *, label: Numbers | None, mask: Mask = None) -> None:
@@ -81,41 +83,44 @@ class ClassAgreement:
             return wide
         return np.concatenate([np.zeros_like(wide) if self._logits else 1.0 - wide, wide], axis=-1)
 
-    def readings(self, plan: Bootstrap) -> Readings:
-        """Every metric of logits and probabilities."""
+    def readings(self, plan: Bootstrap, metrics: Collection[str]) -> Readings:
+        """The metrics of logits and probabilities."""
         n = self._errors.samples
         if n == 0:
             return {}
         draws, kept = plan.draw(self._errors.units), self._errors.kept
         positions = draws.value(lambda m: m["positions"])
-        found = {
-            **self._errors.readings(draws, plan),
-            **ks_readings(kept, "confidence_r", "confidence_c", plan),
-            "kl": smooth(draws, n, lambda m: m["kl"] / m["positions"]),
-            "kl_p99": quantile_reading(kept, "kl", "kl_p99", plan),
-            "js": smooth(draws, n, lambda m: m["js"] / m["positions"]),
-            "top1_agreement": smooth(draws, n, lambda m: m["top1"] / m["positions"], lowest={"top1": 0.0}),
-            "top5_agreement": smooth(draws, n, lambda m: m["top5"] / m["positions"], lowest={"top5": 0.0}),
-            **self._label_readings(draws, n, positions),
+        readers: Readers = {
+            **self._errors.readers(draws, plan),
+            **ks_readers(kept, "confidence_r", "confidence_c", plan),
+            "kl": lambda: smooth(draws, n, lambda m: m["kl"] / m["positions"]),
+            "kl_p99": lambda: quantile_reading(kept, "kl", "kl_p99", plan),
+            "js": lambda: smooth(draws, n, lambda m: m["js"] / m["positions"]),
+            "top1_agreement": lambda: smooth(draws, n, lambda m: m["top1"] / m["positions"], lowest={"top1": 0.0}),
+            "top5_agreement": lambda: self._top5_reading(draws, n),
+            **self._label_readers(draws, n, positions),
         }
         if positions == 0:
-            return {name: undefined(n, MASKED) for name in found}
-        if self._classes <= TOP:
-            found["top5_agreement"] = undefined(n, f"undefined: {self._classes} classes are no more than {TOP}")
-        return found
+            readers = dict.fromkeys(readers, lambda: undefined(n, MASKED))
+        return read(readers, metrics)
 
-    def _label_readings(self, draws: Draws, n: int, positions: float) -> Readings:
+    def _top5_reading(self, draws: Draws, n: int) -> Reading:
+        if self._classes <= TOP:
+            return undefined(n, f"undefined: {self._classes} classes are no more than {TOP}")
+        return smooth(draws, n, lambda m: m["top5"] / m["positions"], lowest={"top5": 0.0})
+
+    def _label_readers(self, draws: Draws, n: int, positions: float) -> Readers:
         if not self._with_label:
-            return {name: undefined(n, _NO_LABEL) for name in ("accuracy_drop", "ece_drop")}
+            return dict.fromkeys(("accuracy_drop", "ece_drop"), lambda: undefined(n, _NO_LABEL))
         return {
-            "accuracy_drop": smooth(
+            "accuracy_drop": lambda: smooth(
                 draws,
                 n,
                 lambda m: (m["right_r"] - m["right_c"]) / m["positions"],
                 lowest={"right_r": 0.0, "right_c": positions},
                 highest={"right_r": positions, "right_c": 0.0},
             ),
-            "ece_drop": smooth(draws, n, lambda m: _ece(m, "c") - _ece(m, "r")),
+            "ece_drop": lambda: smooth(draws, n, lambda m: _ece(m, "c") - _ece(m, "r")),
         }
 
 

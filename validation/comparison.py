@@ -19,7 +19,7 @@ from validation.scores import ScoreColumn
 from validation.vectors import EmbeddingAgreement, TensorErrors
 
 _NONE: Mapping[str, Numbers] = MappingProxyType({})
-_NO_SLICES: Mapping[str, Collection[str]] = MappingProxyType({})
+_NO_SLICES: Mapping[str, Mapping[str, Collection[str]]] = MappingProxyType({})
 _BLOCK = 1 << 18  # elements of an output that are worked on at once
 Group = tuple[str, str] | None
 """A slice and its value, or None for all samples."""
@@ -88,8 +88,8 @@ class ComparisonResult:
 class Comparison:
     """Takes batches of reference and candidate outputs, and measures them.
 
-    `outputs` declares every output. `by` names, for an output, the slices in each of whose values it is measured on
-    its own. `plan` says how sure the bounds are to be.
+    `outputs` declares every output. `by` names, for an output and a slice, the metrics that are measured in each value
+    of the slice. `plan` says how sure the bounds are to be.
 
     Raises:
         ValueError: when no output is declared.
@@ -99,13 +99,13 @@ class Comparison:
         self,
         outputs: Mapping[str, OutputSpec],
         *,
-        by: Mapping[str, Collection[str]] = _NO_SLICES,
+        by: Mapping[str, Mapping[str, Collection[str]]] = _NO_SLICES,
         plan: Bootstrap | None = None,
     ) -> None:
         if not outputs:
             raise ValueError("outputs: none declared; declare at least one output to compare")
         self._outputs = dict(outputs)
-        self._by = {name: frozenset(slices) for name, slices in by.items()}
+        self._by = by
         self._plan = plan or Bootstrap()
         self._accumulators: dict[str, dict[Group, list[Accumulator]]] = {name: {} for name in outputs}
         self._width: dict[str, int] = {}
@@ -196,7 +196,7 @@ class Comparison:
     ) -> None:
         """Take in a part of a batch, whose first sample is number `first`."""
         self._accumulate(name, None, reference, candidate, label, mask)
-        for slice_name in sorted(self._by.get(name, frozenset()) & labels.keys()):
+        for slice_name in sorted(self._by.get(name, {}).keys() & labels.keys()):
             values = labels[slice_name]
             for value in np.unique(values).tolist():
                 rows = values == value
@@ -213,7 +213,8 @@ class Comparison:
         kind = self._outputs[name].kind
         wanted: tuple[tuple[int, ...], ...] = ()
         if kind is OutputKind.SCORE:
-            wanted = (reference.shape, reference.shape[:1]) if self._width[name] == 1 else (reference.shape,)
+            n = len(reference)
+            wanted = ((n,), (n, 1), reference.shape) if self._width[name] == 1 else (reference.shape,)
         elif kind in {OutputKind.LOGITS, OutputKind.PROBABILITIES}:
             wanted = (reference.shape[:-1], reference.shape[:1]) if reference.ndim > 1 else (reference.shape,)
             wanted = wanted if int(np.prod(reference.shape[1:-1])) == 1 else wanted[:1]
@@ -230,7 +231,10 @@ class Comparison:
         if with_label and label is None:
             return  # noted as a defect
         if not columns:
-            columns.extend(_make_accumulators(self._outputs[name], self._width[name], with_label=with_label))
+            keeps = not all(metric.sums for metric in self._metrics(name, group))
+            columns.extend(
+                _make_accumulators(self._outputs[name], self._width[name], with_label=with_label, keeps=keeps)
+            )
         if self._outputs[name].kind is not OutputKind.SCORE:
             columns[0].update(reference, candidate, label=label, mask=mask)
             return
@@ -260,10 +264,17 @@ class Comparison:
         groups = self._accumulators[name] or {None: []}
         found: list[Measurement] = []
         for group in sorted(groups, key=lambda each: each or ("", "")):
-            columns = [accumulator.readings(self._plan) for accumulator in groups[group]]
-            for metric in metrics_of(self._outputs[name].kind):
+            wanted = self._metrics(name, group)
+            names = {metric.name for metric in wanted}
+            columns = [accumulator.readings(self._plan, names) for accumulator in groups[group]]
+            for metric in wanted:
                 found.extend(_measurements(name, group, metric, columns))
         return found
+
+    def _metrics(self, name: str, group: Group) -> list[Metric]:
+        """What is measured of an output: all that its kind has, but in the values of a slice what is asked for."""
+        every = metrics_of(self._outputs[name].kind)
+        return [metric for metric in every if group is None or metric.name in self._by[name][group[0]]]
 
 
 def _width(kind: OutputKind, shape: tuple[int, ...]) -> int:
@@ -273,14 +284,14 @@ def _width(kind: OutputKind, shape: tuple[int, ...]) -> int:
     return shape[-1] if kind is not OutputKind.TENSOR and len(shape) > 1 else 1
 
 
-def _make_accumulators(spec: OutputSpec, width: int, *, with_label: bool) -> list[Accumulator]:
+def _make_accumulators(spec: OutputSpec, width: int, *, with_label: bool, keeps: bool) -> list[Accumulator]:
     if spec.kind is OutputKind.SCORE:
-        return [ScoreColumn(with_label=with_label) for _ in range(width)]
+        return [ScoreColumn(with_label=with_label, keeps=keeps) for _ in range(width)]
     if spec.kind is OutputKind.EMBEDDING:
-        return [EmbeddingAgreement()]
+        return [EmbeddingAgreement(keeps=keeps)]
     if spec.kind is OutputKind.TENSOR:
-        return [TensorErrors()]
-    return [ClassAgreement(logits=spec.kind is OutputKind.LOGITS, with_label=with_label)]
+        return [TensorErrors(keeps=keeps)]
+    return [ClassAgreement(logits=spec.kind is OutputKind.LOGITS, with_label=with_label, keeps=keeps)]
 
 
 def _measurements(name: str, group: Group, metric: Metric, columns: Sequence[Readings]) -> list[Measurement]:

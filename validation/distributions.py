@@ -27,6 +27,7 @@ from validation.units import Floats
 
 Values = NDArray[np.floating]
 Counts = NDArray[np.int64]
+_BLOCK = 1 << 14  # points that are worked on at once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,18 +72,26 @@ def ks_distance(reference: Values, candidate: Values) -> float:
     return float(np.abs(straddling(reference, candidate).gaps).max())
 
 
-def ks_interval(reference: Values, candidate: Values, first_half: NDArray[np.bool_], confidence: float) -> Interval:
-    """Bounds of D, as the module says; `first_half` parts the pairs at random."""
+def ks_estimate(
+    reference: Values, candidate: Values, first_half: NDArray[np.bool_], confidence: float
+) -> tuple[float, Interval]:
+    """D and its bounds, as the module says; `first_half` parts the pairs at random."""
     counts = straddling(reference, candidate)
-    above, below = counts.candidate_below, counts.reference_below
-    upper = {
-        extra: max(
-            float(_pointwise(a, b, counts.pairs, confidence, extra).max()) for a, b in ((above, below), (below, above))
-        )
-        for extra in (0, 1)
-    }
+    d = float(np.abs(counts.gaps).max())
+    seen, high = (min(1.0, _highest(counts, confidence, extra)) for extra in (0, 1))
+    del counts  # as large as the pairs themselves
     low = _ks_low(reference, candidate, first_half, confidence)
-    return Interval(low=low, high=min(1.0, upper[1]), low_seen=low, high_seen=min(1.0, upper[0]))
+    return d, Interval(low=low, high=high, low_seen=low, high_seen=seen)
+
+
+def _highest(counts: Straddling, confidence: float, extra: int) -> float:
+    """The largest over all points of the pointwise bound of |G|, a block at a time."""
+    sides = (counts.candidate_below, counts.reference_below)
+    return max(
+        float(_pointwise(a[at : at + _BLOCK], b[at : at + _BLOCK], counts.pairs, confidence, extra).max())
+        for a, b in (sides, sides[::-1])
+        for at in range(0, len(counts.points), _BLOCK)
+    )
 
 
 def _ks_low(reference: Values, candidate: Values, first_half: NDArray[np.bool_], confidence: float) -> float:

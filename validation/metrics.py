@@ -35,7 +35,8 @@ class Metric:
     `ideal` is the value of a candidate equal to its reference, `worst` the worst possible value (None: unbounded).
     `least_n` is the number of samples below which the metric is undefined. `constant` says what becomes of it where a
     side does not vary. `quantile` is set for quantiles, whose bound needs enough samples beyond it. Of a `share`, the
-    sample that nobody has seen is a wrong one, so its bound never reaches the ideal.
+    sample that nobody has seen is a wrong one, so its bound never reaches the ideal. `sums` says that sums tell it, so
+    that no sample needs to be kept.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Metric:
     bound: Bound
     quantile: float | None
     share: bool
+    sums: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +94,7 @@ def _metric(
     bound: Bound = Bound.INTERVAL,
     quantile: float | None = None,
     share: bool = False,
+    sums: bool = True,
 ) -> Metric:
     return Metric(
         name=name,
@@ -107,6 +110,7 @@ def _metric(
         bound=bound,
         quantile=quantile,
         share=share,
+        sums=sums and quantile is None,
     )
 
 
@@ -179,6 +183,7 @@ _CATALOGUE = (
         worst=-1.0,
         least_n=3,
         constant=_CORRELATION,
+        sums=False,
     ),
     _metric(
         "ks",
@@ -188,6 +193,7 @@ _CATALOGUE = (
         "Smirnov 1948, Ann. Math. Stat. 19; bounds: validation/distributions.py",
         worst=1.0,
         share=True,
+        sums=False,
     ),
     _metric(
         "ks_pvalue",
@@ -197,6 +203,7 @@ _CATALOGUE = (
         "Gnedenko and Korolyuk 1951 up to n = 10,000, Smirnov's limit beyond; Holm 1979 over rules",
         worst=0.0,
         bound=Bound.PVALUE,
+        sums=False,
     ),
     _metric(
         "wasserstein",
@@ -204,6 +211,7 @@ _CATALOGUE = (
         _LOWER,
         "Wasserstein distance of order 1 between the distributions, in the output's unit",
         "Kantorovich and Rubinstein 1958; bounds: validation/distributions.py",
+        sums=False,
     ),
     _metric(
         "smd",
@@ -223,6 +231,7 @@ _CATALOGUE = (
         "Kullback and Leibler 1951, Ann. Math. Stat. 22; deciles: Siddiqi 2006; half a count a bin: Krichevsky and"
         " Trofimov 1981",
         constant="undefined where a score's reference is constant; 0 where the candidate equals it",
+        sums=False,
     ),
     _metric(
         "kl_p99",
@@ -275,6 +284,7 @@ _CATALOGUE = (
         "overlap of top-k lists, Fagin, Kumar and Sivakumar 2003",
         worst=0.0,
         least_n=12,
+        sums=False,
     ),
     _metric(
         "mae_drop",
@@ -296,6 +306,7 @@ _CATALOGUE = (
         constant="undefined where labels and scores are one grade",
         needs_label=True,
         share=True,
+        sums=False,
     ),
     _metric(
         "accuracy_drop",

@@ -135,7 +135,7 @@ def _score_limits(span: float | None, level: int, slices: Collection[str]) -> It
         yield None, (("relative_l2", _RELATIVE_ERROR[level]), *shape)
     else:
         error, bias = _SCORE_ERROR[level] * span, _SCORE_BIAS[level] * span
-        yield None, (("mae", error), ("bias", bias), *shape)
+        yield None, (("mae", error), ("p99_abs", 5 * error), ("bias", bias), *shape)
         for name in slices:
             yield name, (("mae", _SLICE_ERROR[level] * span), ("bias", 2 * bias))
 

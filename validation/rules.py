@@ -113,7 +113,7 @@ class Policy:
         confidence = finite_number(self.confidence)
         if confidence is None or not 0.5 < confidence < 1:  # noqa: PLR2004 - a coin's
             raise PolicyError(f"confidence: {self.confidence!r} is none; give a number between 0.5 and 1, like 0.95")
-        fewest = ceil(_TAIL / (1 - confidence) - 1e-9)
+        fewest = ceil(round(_TAIL / (1 - confidence), 6))  # 1 - 0.9999 is a little more than it should be
         if self.resamples < fewest:
             raise PolicyError(
                 f"resamples: {self.resamples} have no quantile for confidence {confidence:g}; give {fewest:,} or more"
@@ -137,13 +137,14 @@ class Policy:
                 )
 
     @property
-    def slices(self) -> dict[str, frozenset[str]]:
-        """By output, the slices in whose values it has to be measured."""
-        outputs = {rule.output for rule in self.rules if rule.by is not None}
-        return {
-            output: frozenset(rule.by for rule in self.rules if rule.output == output and rule.by is not None)
-            for output in sorted(outputs)
-        }
+    def slices(self) -> dict[str, dict[str, frozenset[str]]]:
+        """By output and slice, the metrics that have to be measured in each value of the slice."""
+        found: dict[str, dict[str, frozenset[str]]] = {}
+        for rule in self.rules:
+            if rule.by is not None:
+                metrics = found.setdefault(rule.output, {})
+                metrics[rule.by] = metrics.get(rule.by, frozenset()) | {rule.metric}
+        return found
 
     def performance_of(self, precision: str | None) -> tuple[PerformanceRule, ...]:
         """The rules of performance that hold for engines of this precision."""

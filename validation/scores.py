@@ -1,14 +1,15 @@
 """A column of a score output: errors, agreement, distribution, and what labels add."""
 
+from collections.abc import Callable, Collection
 from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from validation import statistics
-from validation.accumulators import MASKED, Errors, Mask, Readings, drawn, smooth
+from validation.accumulators import MASKED, Errors, Mask, Readers, Readings, drawn, read, smooth
 from validation.bootstrap import Bootstrap, Interval, exactly
-from validation.distributions import ks_distance, ks_interval, wasserstein_terms
+from validation.distributions import ks_distance, ks_estimate, wasserstein_terms
 from validation.elements import Numbers, element_sums
 from validation.kept import KeptSamples
 from validation.metrics import Reading, undefined
@@ -17,14 +18,14 @@ from validation.units import Columns, Floats, units_of
 MOST_GRADES = 100
 """Labels with more distinct values are no grades."""
 _NAMES = ("error", "r", "c", "rr", "cc", "rc", "worse")
-_NO_LABEL = "needs labels, and there are none"
+_NO_LABEL = "needs labels that fit this output, and there are none"
 
 
 class ScoreColumn:
     """See `Accumulator`; both sides are `[n]`."""
 
-    def __init__(self, *, with_label: bool) -> None:
-        self._errors = Errors(_NAMES, ("r", "c", *(("label",) if with_label else ())))
+    def __init__(self, *, with_label: bool, keeps: bool) -> None:
+        self._errors = Errors(_NAMES, ("r", "c", *(("label",) if with_label else ())), keeps=keeps)
         self._with_label = with_label
         self._pivot: float | None = None  # close to the values, so that their squares keep their digits
         self._low, self._high = np.full(2, np.inf), np.full(2, -np.inf)
@@ -43,32 +44,32 @@ class ScoreColumn:
         kept = {"r": reference, "c": candidate} | ({"label": label} if label is not None else {})
         self._errors.add({**sums, **own}, largest, kept)
 
-    def readings(self, plan: Bootstrap) -> Readings:
-        """Every metric of a score."""
+    def readings(self, plan: Bootstrap, metrics: Collection[str]) -> Readings:
+        """The metrics of a score."""
         n = self._errors.samples
         if n == 0:
             return {}
         draws, kept = plan.draw(self._errors.units), self._errors.kept
         r, c = _float(kept, "r"), _float(kept, "c")
-        found = {
-            **self._errors.readings(draws, plan, np.abs(c.astype(np.float64) - r)),
-            "bias": smooth(draws, n, lambda m: m["error"]),
-            "pearson": self._correlation() or smooth(draws, n, _pearson, "undefined: the variance is too small"),
-            "spearman": self._correlation() or _spearman_reading(r, c, plan),
-            **ks_readings(kept, "r", "c", plan),
-            "wasserstein": _wasserstein_reading(r, c, kept.first_half, plan),
-            "smd": self._no_spread() or smooth(draws, n, _smd),
-            "kl": _kl_reading(r, c, plan, equal=self._errors.max_abs == 0),
-            "mae_drop": undefined(n, _NO_LABEL),
-            "qwk_drop": undefined(n, _NO_LABEL),
+        note = drawn(kept)
+        readers: dict[str, Callable[[], Reading]] = {
+            **self._errors.readers(draws, plan, lambda: np.abs(c.astype(np.float64) - r)),
+            "bias": lambda: smooth(draws, n, lambda m: m["error"]),
+            "pearson": lambda: (
+                self._correlation() or smooth(draws, n, _pearson, "undefined: the variance is too small")
+            ),
+            "spearman": lambda: _noted(self._correlation() or _spearman_reading(r, c, plan), note),
+            **ks_readers(kept, "r", "c", plan),
+            "wasserstein": lambda: _noted(_wasserstein_reading(r, c, kept.first_half, plan), note),
+            "smd": lambda: self._no_spread() or smooth(draws, n, _smd),
+            "kl": lambda: _noted(_kl_reading(r, c, plan, equal=self._errors.max_abs == 0), note),
+            "mae_drop": lambda: undefined(n, _NO_LABEL),
+            "qwk_drop": lambda: undefined(n, _NO_LABEL),
         }
         if self._with_label:
-            found["mae_drop"] = smooth(draws, n, lambda m: m["worse"])
-            found["qwk_drop"] = _qwk_reading(r, c, _float(kept, "label"), plan)
-        note = drawn(kept)
-        for name in ("spearman", "wasserstein", "kl", "qwk_drop"):
-            found[name] = _noted(found[name], note)
-        return found
+            readers["mae_drop"] = lambda: smooth(draws, n, lambda m: m["worse"])
+            readers["qwk_drop"] = lambda: _noted(_qwk_reading(r, c, _float(kept, "label"), plan), note)
+        return read(readers, metrics)
 
     def _constant(self) -> list[str]:
         sides = ("reference", "candidate")
@@ -130,18 +131,20 @@ def _smd(m: Columns) -> Floats:
     return np.asarray((m["c"] - m["r"]) / np.sqrt((_variance(m["rr"], m["r"]) + _variance(m["cc"], m["c"])) / 2))
 
 
-def ks_readings(kept: KeptSamples, reference: str, candidate: str, plan: Bootstrap) -> Readings:
-    """`ks` and `ks_pvalue` of two kept columns."""
+def ks_readers(kept: KeptSamples, reference: str, candidate: str, plan: Bootstrap) -> Readers:
+    """Of `ks` and `ks_pvalue` of two kept columns."""
     r, c = _float(kept, reference), _float(kept, candidate)
     if r.size == 0:
-        return {name: undefined(0, MASKED) for name in ("ks", "ks_pvalue")}
-    d, note = ks_distance(r, c), drawn(kept)
-    interval = ks_interval(r, c, kept.first_half, plan.confidence)
-    pvalue = statistics.ks_pvalue(d, r.size)
-    return {
-        "ks": Reading(value=d, n=r.size, interval=interval, note=note),
-        "ks_pvalue": Reading(value=pvalue, n=r.size, note=note),
-    }
+        return dict.fromkeys(("ks", "ks_pvalue"), lambda: undefined(0, MASKED))
+
+    def distance() -> Reading:
+        d, interval = ks_estimate(r, c, kept.first_half, plan.confidence)
+        return Reading(value=d, n=r.size, interval=interval, note=drawn(kept))
+
+    def pvalue() -> Reading:
+        return Reading(value=statistics.ks_pvalue(ks_distance(r, c), r.size), n=r.size, note=drawn(kept))
+
+    return {"ks": distance, "ks_pvalue": pvalue}
 
 
 def _spearman_reading(r: NDArray[np.floating], c: NDArray[np.floating], plan: Bootstrap) -> Reading:

@@ -13,7 +13,7 @@ Floats = NDArray[np.float64]
 Columns = Mapping[str, Floats]
 """Numbers by name, an array each; all of one shape."""
 
-MOST_UNITS = 4096
+MOST_UNITS = 2048
 """Units are joined when there are twice as many. With so many, the spread between units is known to 1 or 2 %."""
 
 

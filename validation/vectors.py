@@ -1,9 +1,11 @@
 """Outputs of embeddings, whose direction carries the meaning, and of any other tensors."""
 
+from collections.abc import Collection
+
 import numpy as np
 from numpy.typing import NDArray
 
-from validation.accumulators import MASKED, Errors, Mask, Readings, drawn, quantile_reading, smooth
+from validation.accumulators import MASKED, Errors, Mask, Readers, Readings, drawn, quantile_reading, read, smooth
 from validation.bootstrap import Bootstrap
 from validation.elements import Numbers, element_sums, positions_of
 from validation.kept import KeptSamples
@@ -18,8 +20,8 @@ MOST_SEARCHED = 2048
 class TensorErrors:
     """See `Accumulator`; both sides are `[n, ...]`."""
 
-    def __init__(self) -> None:
-        self._errors = Errors()
+    def __init__(self, *, keeps: bool) -> None:
+        self._errors = Errors(keeps=keeps)
 
     def update(
         self, reference: Numbers, candidate: Numbers, *, label: Numbers | None = None, mask: Mask = None
@@ -28,11 +30,11 @@ class TensorErrors:
         del label
         self._errors.add(*element_sums(reference, candidate, mask))
 
-    def readings(self, plan: Bootstrap) -> Readings:
+    def readings(self, plan: Bootstrap, metrics: Collection[str]) -> Readings:
         """The metrics of any numeric output."""
         if self._errors.samples == 0:
             return {}
-        return self._errors.readings(plan.draw(self._errors.units), plan)
+        return read(self._errors.readers(plan.draw(self._errors.units), plan), metrics)
 
 
 class EmbeddingAgreement:
@@ -41,8 +43,9 @@ class EmbeddingAgreement:
     The cosine of a sample is the mean over its positions; neighbours are looked for by the mean vector.
     """
 
-    def __init__(self) -> None:
-        self._errors = Errors(("angle", "vectors"), ("largest", "cosine"))
+    def __init__(self, *, keeps: bool) -> None:
+        self._errors = Errors(("angle", "vectors"), ("largest", "cosine"), keeps=keeps)
+        self._keeps = keeps
         self._searched = KeptSamples(("r", "c"), MOST_SEARCHED)
 
     def update(
@@ -63,23 +66,24 @@ class EmbeddingAgreement:
                 pooled[name][sample] = side.sum(axis=0) / max(len(side), 1)
         own = {"angle": angle, "vectors": vectors}
         self._errors.add({**sums, **own}, largest, {"cosine": angle / np.maximum(vectors, 1.0)})
-        self._searched.add(pooled)
+        if self._keeps:
+            self._searched.add(pooled)
 
-    def readings(self, plan: Bootstrap) -> Readings:
-        """Every metric of an embedding."""
+    def readings(self, plan: Bootstrap, metrics: Collection[str]) -> Readings:
+        """The metrics of an embedding."""
         n = self._errors.samples
         if n == 0:
             return {}
         draws = plan.draw(self._errors.units)
-        found = {
-            **self._errors.readings(draws, plan),
-            "cosine": smooth(draws, n, lambda m: m["angle"] / m["vectors"], MASKED),
-            "cosine_p1": quantile_reading(self._errors.kept, "cosine", "cosine_p1", plan),
-            "retrieval_overlap@10": self._overlap_reading(plan),
+        readers: Readers = {
+            **self._errors.readers(draws, plan),
+            "cosine": lambda: smooth(draws, n, lambda m: m["angle"] / m["vectors"], MASKED),
+            "cosine_p1": lambda: quantile_reading(self._errors.kept, "cosine", "cosine_p1", plan),
+            "retrieval_overlap@10": lambda: self._overlap_reading(plan),
         }
         if draws.value(lambda m: m["vectors"]) == 0:
-            return {name: undefined(n, MASKED) for name in found}
-        return found
+            readers = dict.fromkeys(readers, lambda: undefined(n, MASKED))
+        return read(readers, metrics)
 
     def _overlap_reading(self, plan: Bootstrap) -> Reading:
         r, c = (self._searched.column(side).astype(np.float64) for side in "rc")

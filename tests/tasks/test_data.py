@@ -112,7 +112,8 @@ BAD: dict[str, tuple[Arrays, list[str]]] = {
         ["holds no samples"],
     ),
     "label too short": ({"features": make_features(3), "label": np.zeros(2)}, ["label has shape (2,)", "3 samples"]),
-    "label of columns": ({"features": make_features(3), "label": np.zeros((3, 1))}, ["label has shape (3, 1)"]),
+    "label of other samples": ({"features": make_features(3), "label": np.zeros((1, 3))}, ["label has shape (1, 3)"]),
+    "slice of columns": ({"features": make_features(3), "slice.z": np.zeros((3, 1))}, ["slice.z has shape (3, 1)"]),
     "label NaN": ({"features": make_features(2), "label": np.array([0, np.nan])}, ["label holds NaN", "first: 1"]),
     "label of text": (
         {"features": make_features(2), "label": np.array(["a", "b"])},

@@ -136,7 +136,7 @@ def test_a_label_lets_rules_judge_what_is_lost_against_it(tmp_path: Path) -> Non
     verdict = judge(tmp_path, {"score": SCORES, "label": SCORES}, SCORES + 0.02, DROPS)
     assert (verdict.rules[2].outcome, verdict.rules[2].value) == (Outcome.FAIL, pytest.approx(0.02))
     verdict = judge(tmp_path, SCORES, SCORES, DROPS)
-    assert "needs labels, and there are none" in verdict.rules[2].sentence
+    assert "needs labels that fit this output, and there are none" in verdict.rules[2].sentence
     assert verdict.outcome is Outcome.FAIL
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from validation.bootstrap import Bootstrap
 from validation.comparison import Comparison, ComparisonResult, Measurement
+from validation.metrics import METRICS
 from validation.outputs import OutputKind, OutputSpec
 from validation.policy import Policy, Rule
 
@@ -34,7 +35,7 @@ def run(
 ) -> ComparisonResult:
     """Compare one output called `out`, in shards that end before the samples `cuts`."""
     spec = OutputSpec(kind=kind, mask=None if mask is None else "mask")
-    comparison = Comparison({"out": spec}, by={"out": frozenset(by)}, plan=plan)
+    comparison = Comparison({"out": spec}, by={"out": dict.fromkeys(by, METRICS)}, plan=plan)
     ends = [0, *sorted(cuts), len(reference)]
     for start, end in itertools.pairwise(ends):
         part = slice(start, end)

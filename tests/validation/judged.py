@@ -8,6 +8,7 @@ from dataclasses import asdict
 import numpy as np
 
 from validation.comparison import Comparison
+from validation.metrics import METRICS
 from validation.outputs import OutputKind, OutputSpec
 from validation.policy import default_policy
 from validation.rules import Policy, Rule
@@ -30,7 +31,7 @@ def main() -> None:
     outputs = {name: OutputSpec(kind=OutputKind(kind)) for name, kind in kinds.items()}
     rules = (*default_policy(outputs, "int8").rules, Rule(output="score", metric="ks_pvalue", min=0.05))
     policy = Policy(rules=rules, resamples=400)
-    comparison = Comparison(outputs, by={"score": {"level"}}, plan=None)
+    comparison = Comparison(outputs, by={"score": {"level": METRICS}}, plan=None)
     comparison.update(reference, candidate, slices={"level": np.arange(N) % 3}, label=np.arange(N) % 8)
     result = comparison.result()
     print(json.dumps([asdict(decide(policy, result)), asdict(result)], sort_keys=True))  # noqa: T201 - its one job

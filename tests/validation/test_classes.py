@@ -9,7 +9,7 @@ from tests.validation.independent import classes, errors
 from validation import classes as module
 from validation.bootstrap import Bootstrap
 from validation.classes import ClassAgreement
-from validation.metrics import metrics_of
+from validation.metrics import METRICS, metrics_of
 from validation.outputs import OutputKind
 
 N, CLASSES = 400, 8
@@ -142,4 +142,4 @@ def test_a_mask_that_leaves_nothing_leaves_no_value() -> None:
 
 
 def test_without_a_batch_there_are_no_readings() -> None:
-    assert ClassAgreement(logits=True, with_label=False).readings(Bootstrap()) == {}
+    assert ClassAgreement(logits=True, with_label=False, keeps=True).readings(Bootstrap(), METRICS) == {}

@@ -27,7 +27,12 @@ OUTPUTS = {
     "embedding": OutputSpec(kind=OutputKind.EMBEDDING, mask="attention_mask"),
     "map": OutputSpec(kind=OutputKind.TENSOR),
 }
-BY = {"score": {"level", "prompt"}, "tokens": {"level"}, "embedding": {"level"}, "map": {"level"}}
+BY = {
+    "score": {"level": METRICS, "prompt": ("mae",)},
+    "tokens": {"level": METRICS},
+    "embedding": {"level": METRICS},
+    "map": {"level": ("relative_l2", "p99_abs")},
+}
 N = 60
 
 
@@ -130,7 +135,7 @@ def test_every_metric_of_an_output_is_measured_on_all_samples(name: str) -> None
         # The label is one for each sample: traits would need one for each column, tokens one for each position.
         lacks_label = name in {"traits", "tokens"} and METRICS[m.metric].needs_label
         assert (m.value is None) == lacks_label
-        assert m.note.endswith("needs labels, and there are none") == lacks_label
+        assert m.note.endswith("needs labels that fit this output, and there are none") == lacks_label
 
 
 def test_a_group_is_measured_as_its_samples_alone_would_be() -> None:
@@ -145,6 +150,27 @@ def test_a_group_is_measured_as_its_samples_alone_would_be() -> None:
     expected = [replace(m, slice="level", group="2") for m in alone.result().measurements]
     found = [m for m in WHOLE.measurements if (m.slice, m.group) == ("level", "2") and m.output != "map"]
     assert found == expected
+
+
+def test_in_the_values_of_a_slice_only_what_is_asked_for_is_measured() -> None:
+    found = {(m.output, m.slice, m.metric) for m in WHOLE.measurements if m.slice is not None}
+    assert {metric for name, _, metric in found if name == "map"} == {"relative_l2", "p99_abs"}
+    assert {metric for name, slice_name, metric in found if (name, slice_name) == ("score", "prompt")} == {"mae"}
+    assert {metric for name, _, metric in found if name == "tokens"} == {
+        metric.name for metric in metrics_of(OUTPUTS["tokens"].kind)
+    }
+
+
+@pytest.mark.parametrize("name", OUTPUTS)
+def test_a_metric_measured_alone_is_the_same_as_among_all(name: str) -> None:
+    """Samples are kept where a metric needs them, and sums tell the others."""
+    ones = {"of": np.array(["all"] * N)}
+    for metric in metrics_of(OUTPUTS[name].kind):
+        comparison = Comparison({name: OUTPUTS[name]}, by={name: {"of": [metric.name]}}, plan=FEW)
+        comparison.update({name: REFERENCE[name]}, {name: CANDIDATE[name]}, slices=ones, label=LABEL, masks=MASKS)
+        pairs = [m for m in comparison.result().measurements if m.metric == metric.name]
+        whole_, sliced = ([m for m in pairs if (m.slice is None) is plain] for plain in (True, False))
+        assert [replace(m, slice=None, group=None) for m in sliced] == whole_
 
 
 def test_an_output_is_measured_by_the_slices_that_it_asks_for_alone() -> None:
@@ -187,6 +213,7 @@ def test_a_score_of_one_column_has_no_columns_and_is_a_plain_score() -> None:
     result = run(r[:, None], c[:, None], label=LABEL)
     assert {m.column for m in result.measurements} == {None}
     assert whole(result) == measure(r, c, label=LABEL)
+    assert whole(run(r, c, label=LABEL[:, None])) == whole(result)
 
 
 def test_one_undefined_column_makes_the_whole_undefined() -> None:

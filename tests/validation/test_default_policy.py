@@ -11,6 +11,7 @@ from scipy.special import expit
 from tests.validation.cases import run
 from validation.bootstrap import Bootstrap
 from validation.comparison import Comparison, ComparisonResult
+from validation.metrics import METRICS
 from validation.outputs import OutputKind, OutputSpec
 from validation.policy import default_policy
 from validation.verdict import Outcome, Verdict, decide
@@ -88,7 +89,7 @@ CAUGHT: dict[str, Rules] = {
 @cache
 def compare(damage: str) -> ComparisonResult:
     candidate = DAMAGES[damage]() if damage in DAMAGES else engine(int(damage))
-    comparison = Comparison(OUTPUTS, by={name: {"level"} for name in OUTPUTS}, plan=PLAN)
+    comparison = Comparison(OUTPUTS, by={name: {"level": METRICS} for name in OUTPUTS}, plan=PLAN)
     comparison.update(REFERENCE, candidate, slices={"level": LEVEL})
     return comparison.result()
 
@@ -119,7 +120,7 @@ def test_permuted_columns_leave_the_score_alone() -> None:
 
 def test_permuted_samples_are_seen_by_what_pairs_samples_alone() -> None:
     found = failing(judge("samples permuted", "fp16"))
-    assert {metric for _, metric, by in found if by is None} == {"mae", "pearson"}
+    assert {metric for _, metric, by in found if by is None} == {"mae", "p99_abs", "pearson"}
 
 
 def test_one_biased_level_is_seen_in_that_level_alone() -> None:

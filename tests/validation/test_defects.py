@@ -6,6 +6,7 @@ import pytest
 from tests.validation.cases import FEW, measure, run, whole
 from validation.breakdowns import LARGEST_SLICE
 from validation.comparison import Comparison, ComparisonResult
+from validation.metrics import METRICS
 from validation.outputs import OutputKind, OutputSpec
 
 GOOD = np.linspace(0, 1, 8).reshape(8, 1)
@@ -178,7 +179,7 @@ def test_an_empty_batch_on_both_sides_changes_nothing(kind: OutputKind) -> None:
     "values", [np.arange(3), np.arange(16).reshape(8, 2), np.array([None] * 8), np.array([b"a"] * 8)]
 )
 def test_a_slice_that_does_not_label_every_sample_is_a_defect(values: np.ndarray) -> None:
-    comparison = Comparison({"score": OutputSpec(kind=OutputKind.SCORE)}, by={"score": {"level"}}, plan=FEW)
+    comparison = Comparison({"score": OutputSpec(kind=OutputKind.SCORE)}, by={"score": {"level": METRICS}}, plan=FEW)
     comparison.update({"score": GOOD}, {"score": GOOD}, slices={"level": values})
     result = comparison.result()
     assert result.defects == (
@@ -197,7 +198,7 @@ def test_a_slice_of_too_many_values_is_a_defect() -> None:
 
 
 def test_a_slice_that_some_batches_lack_is_a_defect() -> None:
-    comparison = Comparison({"score": OutputSpec(kind=OutputKind.SCORE)}, by={"score": {"level"}}, plan=FEW)
+    comparison = Comparison({"score": OutputSpec(kind=OutputKind.SCORE)}, by={"score": {"level": METRICS}}, plan=FEW)
     comparison.update({"score": GOOD}, {"score": GOOD}, slices={"level": np.arange(8) % 2})
     comparison.update({"score": GOOD}, {"score": 1 - GOOD})
     assert comparison.result().defects == (

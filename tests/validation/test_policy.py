@@ -68,7 +68,7 @@ def test_the_example_of_the_issue_is_read_to_the_letter() -> None:
             PerformanceRule(metric="speedup_vs_fp16", min=1.0, precision="int8"),
         ),
     )
-    assert policy.slices == {"score": {"level"}}
+    assert policy.slices == {"score": {"level": {"mae"}}}
 
 
 def test_what_a_policy_leaves_out_has_a_default() -> None:
@@ -255,6 +255,7 @@ def test_the_default_limits_a_score_by_its_range(precision: str, mae: float, bia
     assert limits(default_policy({"score": spec}, precision, slices=["level"])) == pytest.approx(
         {
             ("mae", None): mae * span,
+            ("p99_abs", None): 5 * mae * span,
             ("bias", None): bias * span,
             ("pearson", None): 0.99,
             ("ks", None): 0.05,
@@ -304,7 +305,7 @@ def test_the_default_has_rules_for_every_output_and_only_metrics_that_it_has() -
         rules = [{key: getattr(rule, key) for key in keys if getattr(rule, key) is not None} for rule in policy.rules]
         assert policy_from_mapping({"rules": rules}, outputs) == policy
         assert {rule.output for rule in policy.rules} == set(outputs)
-        assert policy.slices["score"] == {"level", "prompt"}
+        assert policy.slices["score"].keys() == {"level", "prompt"}
 
 
 def test_the_default_needs_no_labels() -> None:

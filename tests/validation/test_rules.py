@@ -163,10 +163,14 @@ def test_a_policy_knows_by_which_slices_each_output_is_measured() -> None:
         RULE,
         Rule(output="score", metric="mae", max=0.5, by="level"),
         Rule(output="score", metric="bias", within=0.5, by="prompt"),
+        Rule(output="score", metric="p99_abs", max=0.5, by="level"),
         Rule(output="traits", metric="bias", within=0.5, by="level"),
         Rule(output="grade", metric="js", max=0.5),
     )
-    assert Policy(rules=rules).slices == {"score": {"level", "prompt"}, "traits": {"level"}}
+    assert Policy(rules=rules).slices == {
+        "score": {"level": {"mae", "p99_abs"}, "prompt": {"bias"}},
+        "traits": {"level": {"bias"}},
+    }
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from tests.validation.cases import measure, run, values, whole
 from tests.validation.independent import kappa, kl_by_deciles, scores
 from validation.bootstrap import Bootstrap
 from validation.kept import KeptSamples
-from validation.metrics import metrics_of
+from validation.metrics import METRICS, metrics_of
 from validation.outputs import OutputKind
 from validation.scores import MOST_GRADES, ScoreColumn
 
@@ -75,9 +75,9 @@ def assert_width(metric: str, digits: int) -> None:
         r = r.round(digits)
         label = np.clip(np.round(5 / 3 * r + rng.normal(0, 0.6, r.size)), 0, 5) * 3 / 5
         if number < 10:
-            column = ScoreColumn(with_label=True)
+            column = ScoreColumn(with_label=True, keeps=True)
             column.update(r, c, label=label)
-            reading = column.readings(Bootstrap(resamples=400))[metric]
+            reading = column.readings(Bootstrap(resamples=400), METRICS)[metric]
             upper.append(reading.interval.high_seen - reading.value)
         drawn.append(scores_of(metric, r, c, label))
     assert np.mean(upper) == pytest.approx(1.645 * np.std(drawn), rel=0.3)
@@ -153,7 +153,10 @@ def test_two_samples_are_too_few_for_a_correlation() -> None:
 def test_without_labels_a_drop_is_undefined() -> None:
     found = measure(*make_pairs("plain")[:2])
     for metric in ("mae_drop", "qwk_drop"):
-        assert (found[metric].value, found[metric].note) == (None, "needs labels, and there are none")
+        assert (found[metric].value, found[metric].note) == (
+            None,
+            "needs labels that fit this output, and there are none",
+        )
 
 
 def test_labels_of_one_grade_or_of_no_grades_have_no_kappa() -> None:
@@ -194,14 +197,14 @@ def test_beyond_the_limit_ranks_and_distributions_are_of_a_part_and_say_so(monke
 
 def test_an_empty_batch_changes_nothing() -> None:
     r, c, label = make_pairs("plain")
-    column = ScoreColumn(with_label=True)
+    column = ScoreColumn(with_label=True, keeps=True)
     for part in (slice(0, 0), slice(0, 400), slice(400, 400)):
         column.update(r[part], c[part], label=label[part])
-    plain = ScoreColumn(with_label=True)
+    plain = ScoreColumn(with_label=True, keeps=True)
     plain.update(r, c, label=label)
     plan = Bootstrap(resamples=200)
-    assert column.readings(plan) == plain.readings(plan)
+    assert column.readings(plan, METRICS) == plain.readings(plan, METRICS)
 
 
 def test_without_a_batch_there_are_no_readings() -> None:
-    assert ScoreColumn(with_label=False).readings(Bootstrap()) == {}
+    assert ScoreColumn(with_label=False, keeps=True).readings(Bootstrap(), METRICS) == {}

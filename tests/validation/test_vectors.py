@@ -7,7 +7,7 @@ from tests.validation.cases import measure, values
 from tests.validation.independent import embeddings, errors
 from validation import vectors
 from validation.bootstrap import Bootstrap
-from validation.metrics import metrics_of
+from validation.metrics import METRICS, metrics_of
 from validation.outputs import OutputKind
 from validation.vectors import EmbeddingAgreement, TensorErrors
 
@@ -122,5 +122,5 @@ def test_unrelated_embeddings_share_few_neighbours() -> None:
 
 
 def test_without_a_batch_there_are_no_readings() -> None:
-    assert EmbeddingAgreement().readings(Bootstrap()) == {}
-    assert TensorErrors().readings(Bootstrap()) == {}
+    assert EmbeddingAgreement(keeps=True).readings(Bootstrap(), METRICS) == {}
+    assert TensorErrors(keeps=True).readings(Bootstrap(), METRICS) == {}

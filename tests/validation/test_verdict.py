@@ -137,7 +137,7 @@ def test_a_rule_on_something_that_was_not_measured_fails() -> None:
 def test_a_rule_by_an_unknown_slice_fails_by_name() -> None:
     r = np.linspace(0, 1, 400)
     policy = policy_of(rule("mae", max=0.1, by="levle"))
-    verdict = decide(policy, run(r, r, slices={"level": np.arange(400) % 2}, by=policy.slices["out"]))
+    verdict = decide(policy, run(r, r, slices={"level": np.arange(400) % 2}, by=policy.slices["out"].keys()))
     assert verdict.outcome is FAIL
     assert (
         verdict.rules[0].sentence == "out mae by levle was not measured: no slice.levle in the data, so the rule fails."

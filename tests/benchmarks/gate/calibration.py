@@ -126,7 +126,7 @@ def truth(kind: str, engine: str, part: int) -> dict[str, float]:
     if kind == "embedding":
         return _embedding_truth(engine, generator)
     accumulator = KINDS[kind].measured(engine, generator, _TRUTH_SAMPLES[kind])
-    readings = accumulator.readings(Bootstrap(resamples=1))
+    readings = accumulator.readings(Bootstrap(resamples=1), KINDS[kind].metrics)
     return {metric: float(readings[metric].value or 0.0) for metric in KINDS[kind].metrics}
 
 
@@ -144,7 +144,7 @@ def draw(kind: str, engine: str, n: int, what: str, draws: range, only: str | No
     for number in draws:
         generator = _generator(what, kind, engine, n, only, number)
         wanted = (only,) if only else [name for name in KINDS[kind].metrics if number % _SLOW.get(name, 1) == 0]
-        readings = quick_readings(kind, KINDS[kind].measured(engine, generator, n), plan, wanted)
+        readings = quick_readings(KINDS[kind].measured(engine, generator, n), plan, wanted)
         found.append({name: readings[name] for name in wanted})
     return found
 

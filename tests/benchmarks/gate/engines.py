@@ -111,20 +111,20 @@ KINDS: Mapping[str, Kind] = {
         engines=SCORES,
         reference=_scores,
         label=_grades,
-        accumulator=lambda: ScoreColumn(with_label=True),
+        accumulator=lambda: ScoreColumn(with_label=True, keeps=True),
     ),
     "logits": Kind(
         metrics=("kl", "kl_p99", "js", "top1_agreement", "top5_agreement", "ks", "accuracy_drop", "ece_drop"),
         engines=LOGITS,
         reference=lambda g, n: 2.0 * g.standard_normal((n, CLASSES)),
         label=_classes,
-        accumulator=lambda: ClassAgreement(logits=True, with_label=True),
+        accumulator=lambda: ClassAgreement(logits=True, with_label=True, keeps=True),
     ),
     "embedding": Kind(
         metrics=("cosine", "cosine_p1", "retrieval_overlap@10"),
         engines=EMBEDDINGS,
         reference=lambda g, n: g.standard_normal((n, DIMENSIONS)) * np.linspace(1.5, 0.5, DIMENSIONS),
         label=None,
-        accumulator=EmbeddingAgreement,
+        accumulator=lambda: EmbeddingAgreement(keeps=True),
     ),
 }

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from functools import lru_cache
 from typing import TYPE_CHECKING
 from unittest import mock
 
 import numpy as np
 
-from validation import bootstrap, scores
+from validation import bootstrap
 from validation.comparison import ComparisonResult, Measurement
-from validation.metrics import METRICS, Direction, Reading, undefined
+from validation.metrics import METRICS, Direction, Reading
 from validation.rules import Policy, Rule
-from validation.vectors import EmbeddingAgreement
 from validation.verdict import RuleResult, decide
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Sequence
+    from collections.abc import Collection, Sequence
 
     from validation.accumulators import Accumulator
     from validation.bootstrap import Bootstrap
@@ -49,31 +47,10 @@ def check_weights() -> None:
             np.testing.assert_allclose(fast, slow, rtol=1e-9, atol=1e-9)
 
 
-def _skip(*_arguments: object, **_options: object) -> Reading:
-    return undefined(0, "skipped")
-
-
-# What is slow to read, who reads it, and what does instead where it is not wanted.
-_READERS: dict[tuple[str, str], tuple[object, str, Callable[..., object]]] = {
-    ("score", "spearman"): (scores, "_spearman_reading", _skip),
-    ("score", "wasserstein"): (scores, "_wasserstein_reading", _skip),
-    ("score", "kl"): (scores, "_kl_reading", _skip),
-    ("score", "qwk_drop"): (scores, "_qwk_reading", _skip),
-    ("score", "ks"): (scores, "ks_readings", lambda *_: {}),
-    ("embedding", "retrieval_overlap@10"): (EmbeddingAgreement, "_overlap_reading", _skip),
-}
-
-
-def quick_readings(kind: str, accumulator: Accumulator, plan: Bootstrap, wanted: Collection[str]) -> dict[str, Reading]:
-    """The readings of an accumulator, at least those wanted."""
-    patches = [mock.patch.object(bootstrap, "_weigh", _weigh)]
-    for (of_kind, metric), (where, name, instead) in _READERS.items():
-        if of_kind == kind and metric not in wanted:
-            patches.append(mock.patch.object(where, name, instead))
-    with ExitStack() as stack:
-        for patch in patches:
-            stack.enter_context(patch)
-        return accumulator.readings(plan)
+def quick_readings(accumulator: Accumulator, plan: Bootstrap, wanted: Collection[str]) -> dict[str, Reading]:
+    """The readings of an accumulator that are wanted."""
+    with mock.patch.object(bootstrap, "_weigh", _weigh):
+        return accumulator.readings(plan, wanted)
 
 
 def rule_at(kind: str, metric: str, limit: float) -> Rule | None:

@@ -62,9 +62,9 @@ def _row(number: int, what: str, n: int, change: Callable[[Generator, Values], V
     generator, found, distances = np.random.default_rng([20261121, number]), [], []
     for _ in range(_DRAWS[n]):
         reference = generator.standard_normal(n)
-        column = ScoreColumn(with_label=False)
+        column = ScoreColumn(with_label=False, keeps=True)
         column.update(reference, change(generator, reference), label=None)
-        readings = quick_readings("score", column, Bootstrap(), {rule.metric for rule in RULES})
+        readings = quick_readings(column, Bootstrap(), {rule.metric for rule in RULES})
         results = judge([(rule, readings[rule.metric]) for rule in RULES], policy)
         found.append([result.outcome for result in results])
         distances.append(readings["ks"].value or 0.0)
