@@ -15,6 +15,8 @@ Columns = Mapping[str, Floats]
 
 MOST_UNITS = 2048
 """Units are joined when there are twice as many. With so many, the spread between units is known to 1 or 2 %."""
+LARGEST_PART = 1024
+"""Samples whose numbers are held until they are added up."""
 
 
 class Units:
@@ -23,7 +25,8 @@ class Units:
     def __init__(self, names: Sequence[str]) -> None:
         self._names = tuple(names)
         self._sums: Floats = np.zeros((0, len(self._names)))
-        self._pending: Floats = np.zeros((0, len(self._names)))
+        self._rows: Floats = np.zeros((0, len(self._names)))  # samples that fill no part of a unit yet
+        self._parts: Floats = np.zeros((0, len(self._names)))  # parts that fill no unit yet
         self._size = 1
         self.samples = 0
 
@@ -36,16 +39,28 @@ class Units:
         self.samples += count
 
     def _add(self, rows: Floats) -> None:
-        rows = np.concatenate([self._pending, rows])
-        while len(rows) >= self._size:
-            room = (2 * MOST_UNITS - len(self._sums)) * self._size
-            whole = min(len(rows) // self._size * self._size, room)
-            self._sums = np.concatenate([self._sums, _join(rows[:whole], self._size)])
+        rows = np.concatenate([self._rows, rows])
+        while len(rows) >= self._part:
+            room = (2 * MOST_UNITS - len(self._sums)) * self._size - len(self._parts) * self._part
+            whole = min(len(rows) // self._part * self._part, room)
+            self._parts = np.concatenate([self._parts, _join(rows[:whole], self._part)])
             rows = rows[whole:]
-            if len(self._sums) == 2 * MOST_UNITS:
-                self._sums = _join(self._sums, 2)
-                self._size *= 2
-        self._pending = rows
+            self._join_parts()
+        self._rows = rows
+
+    def _join_parts(self) -> None:
+        parts = self._size // self._part
+        whole = len(self._parts) // parts * parts
+        self._sums = np.concatenate([self._sums, _join(self._parts[:whole], parts)])
+        self._parts = self._parts[whole:]
+        if len(self._sums) == 2 * MOST_UNITS:
+            self._sums = _join(self._sums, 2)
+            self._size *= 2
+
+    @property
+    def _part(self) -> int:
+        """Samples that are joined at once: a unit may be too large to wait for all of it."""
+        return min(self._size, LARGEST_PART)
 
     @property
     def sums(self) -> Columns:
@@ -57,14 +72,23 @@ class Units:
     def sizes(self) -> Floats:
         """How many samples each unit holds, `[units]`."""
         sizes = np.full(len(self._sums), float(self._size))
-        return np.append(sizes, float(len(self._pending))) if len(self._pending) else sizes
+        waiting = len(self._parts) * self._part + len(self._rows)
+        return np.append(sizes, float(waiting)) if waiting else sizes
 
     def _all(self) -> Floats:
-        if not len(self._pending):
+        last = _join(_filled(self._rows, self._part), self._part)
+        parts = np.concatenate([self._parts, last[: 1 if len(self._rows) else 0]])
+        if not len(parts):
             return self._sums
-        padded = np.zeros((self._size, len(self._names)))
-        padded[: len(self._pending)] = self._pending
-        return np.concatenate([self._sums, _join(padded, self._size)])
+        size = self._size // self._part
+        return np.concatenate([self._sums, _join(_filled(parts, size), size)])
+
+
+def _filled(rows: Floats, size: int) -> Floats:
+    """The rows, and zeros up to `size` of them."""
+    filled = np.zeros((size, rows.shape[1]))
+    filled[: len(rows)] = rows
+    return filled
 
 
 def _join(rows: Floats, size: int) -> Floats:

@@ -108,6 +108,7 @@ def test_any_split_into_shards_gives_the_very_same_breakdown() -> None:
 def test_the_split_does_not_matter_where_samples_are_joined_and_dropped_either(cuts: list[int]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(units, "MOST_UNITS", 8)
+        patch.setattr(units, "LARGEST_PART", 4)
         patch.setattr(vectors, "MOST_SEARCHED", 30)
         patch.setattr(KeptSamples.__init__, "__defaults__", (20,))
         assert without_slice_errors(compare_in_shards(cuts)) == without_slice_errors(compare_in_shards([]))

@@ -22,6 +22,7 @@ def add_in_parts(numbers: np.ndarray, cuts: list[int]) -> Units:
 def test_units_are_the_same_bytes_in_any_split(count: int, cuts: list[int]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(units, "MOST_UNITS", 8)
+        patch.setattr(units, "LARGEST_PART", 4)
         numbers = np.random.default_rng(count).normal(0, 1e3, count)
         one, other = add_in_parts(numbers, cuts), add_in_parts(numbers, [])
         assert one.samples == other.samples == count
