@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
 from tests.validation.cases import measure, policy_of, rule, run
 from validation.bootstrap import Bootstrap
@@ -50,8 +51,16 @@ def test_a_better_value_asks_for_no_fewer_than_one_at_half_the_limit() -> None:
 
 def test_what_nobody_has_seen_shrinks_with_n_itself() -> None:
     # Nothing seen was wrong; the unseen one costs 0.0075 at 400, and half the limit leaves 0.0005.
-    m = measured("top1_agreement", 1.0, low=1 - 0.0075, low_seen=1.0)
+    m = measured("cosine", 1.0, low=1 - 0.0075, low_seen=1.0)
     assert needed({"min": 0.999}, m) == pytest.approx(6_000, rel=0.02)
+
+
+@pytest.mark.parametrize("limit", [0.999, 0.99, 0.98])
+def test_a_share_is_planned_so_that_nine_in_ten_engines_at_half_the_limit_pass(limit: float) -> None:
+    n = needed({"min": limit}, measured("top1_agreement", 1.0, low=1 - 0.0075, low_seen=1.0))
+    wrong = np.arange(n // 10)
+    shown = stats.beta.ppf(0.95, wrong + 1, n - wrong) <= 1 - limit
+    assert 0.9 <= stats.binom.pmf(wrong[shown], n, (1 - limit) / 2).sum() <= 0.95
 
 
 def test_a_distance_is_planned_from_its_lower_bound() -> None:
