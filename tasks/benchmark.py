@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from tasks.backends.interface import Engine
-    from tasks.data import Arrays
+    from tasks.npz import Arrays
     from tasks.records import BuiltEngine, EngineJob
     from tasks.workbench import Workbench
 

@@ -6,23 +6,21 @@ slices, confidence or resamples is measured anew without the engine; one with ot
 
 from __future__ import annotations
 
-import functools
 import itertools
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-import validation
 from tasks.backends import backend_for
 from tasks.backends.compatibility import refuse_elsewhere
 from tasks.child import call_in_child
-from tasks.data import LABEL, load_arrays, save_shard, shard_paths, slices_in
-from tasks.digests import digest_file, digest_json
+from tasks.data import LABEL, slices_in
+from tasks.digests import statistics_digest
 from tasks.errors import StageError
 from tasks.feeds import split_batches
 from tasks.memo import Remembered, remember
+from tasks.npz import load_arrays, save_shard, shard_paths
 from tasks.records import Artifact, ComparedEngine
 from tasks.specs import Dim, Frozen, OutputDeclaration
 from validation.bootstrap import Bootstrap
@@ -32,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from tasks.backends.interface import Engine
-    from tasks.data import Arrays
+    from tasks.npz import Arrays
     from tasks.records import BuiltEngine, EngineJob
     from tasks.workbench import Workbench
 
@@ -156,7 +154,7 @@ def _measure(bench: Workbench, job: EngineJob, candidate: Artifact) -> Remembere
     }
     key: dict[str, object] = {
         "recipe": MEASURE_RECIPE,
-        "statistics": _statistics_digest(),
+        "statistics": statistics_digest(),
         "candidate": candidate.digest,
         "reference": job.reference.outputs.digest,
         "annotations": data.annotations.digest,
@@ -184,14 +182,6 @@ def _measure(bench: Workbench, job: EngineJob, candidate: Artifact) -> Remembere
             )
 
     return remember(bench.store, "measure", key, Measured, produce)
-
-
-@functools.cache
-def _statistics_digest() -> str:
-    """Digest of the code that measures: figures of an older one are not to be judged by newer rules."""
-    folder = Path(validation.__file__).parent
-    sources = {path.name: digest_file(path)[0] for path in sorted(folder.glob("*.py"))}
-    return digest_json(sources | {name: metadata.version(name) for name in ("numpy", "scipy")})
 
 
 def run_in_child(payload: dict[str, Any], progress: Callable[[int, int], None]) -> RunReply:

@@ -3,39 +3,71 @@
 from __future__ import annotations
 
 import difflib
-import zipfile
-import zlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from tasks.digests import digest_file
 from tasks.errors import InputError
+from tasks.formats import read_arrays
 from tasks.memo import Remembered, remember
+from tasks.npz import FIRST_INDICES, save_shard
 from tasks.records import DataArtifact
+from tasks.specs import Dim
 from validation.breakdowns import LARGEST_SLICE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from tasks.specs import ModelSpec
+    from tasks.npz import Arrays
+    from tasks.specs import InputSpec
     from tasks.workbench import Workbench
-
-Arrays = dict[str, np.ndarray[Any, Any]]
 
 RECIPE = 2
 LABEL = "label"
 SLICE = "slice."
 SHARD_BYTES = 16 << 20
 SHARD_SAMPLES = 1024
-FIRST_INDICES = 5
-# What numpy and the zip format raise on a damaged file.
-UNREADABLE = (OSError, ValueError, EOFError, MemoryError, RuntimeError, zipfile.BadZipFile, zlib.error)
+_ANY_EXTENT = 1 << 40
 
 
-def ingest(bench: Workbench, spec: ModelSpec, files: Sequence[Path], field: str) -> Remembered[DataArtifact]:
+class DataSpec(Protocol):
+    """What samples are to be: a model's inputs, and the extents that their dimensions may have."""
+
+    @property
+    def inputs(self) -> Mapping[str, InputSpec]:
+        """The inputs by name."""
+
+    @property
+    def dims(self) -> Mapping[str, Dim]:
+        """The range of each named dimension."""
+
+    @property
+    def batch_dim(self) -> str:
+        """The dimension that counts samples."""
+
+
+@dataclass(frozen=True)
+class BareSpec:
+    """Inputs of a model that is not known: their dimensions may have any extent."""
+
+    inputs: Mapping[str, InputSpec]
+
+    @property
+    def dims(self) -> Mapping[str, Dim]:
+        """No bounds."""
+        names = {axis for tensor in self.inputs.values() for axis in tensor.shape if isinstance(axis, str)}
+        return dict.fromkeys(sorted(names), Dim(min=1, opt=1, max=_ANY_EXTENT))
+
+    @property
+    def batch_dim(self) -> str:
+        """The first axis of every input."""
+        return str(next(iter(self.inputs.values())).shape[0])
+
+
+def ingest(bench: Workbench, spec: DataSpec, files: Sequence[Path], field: str) -> Remembered[DataArtifact]:
     """Check the samples of `files` and store them in shards of at most 1,024 samples or 16 MiB.
 
     Args:
@@ -105,54 +137,11 @@ def slices_in(arrays: Arrays) -> Arrays:
     return {name.removeprefix(SLICE): array for name, array in arrays.items() if name.startswith(SLICE)}
 
 
-def save_shard(folder: Path, number: int, arrays: Mapping[str, np.ndarray[Any, Any]]) -> None:
-    """Write shard `number` as `{number:05d}.npz`. The same arrays give the same bytes."""
-    # numpy.savez would take an array named `file` for its own argument.
-    with zipfile.ZipFile(folder / f"{number:05d}.npz", "w") as archive:
-        for name, array in arrays.items():
-            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                np.lib.format.write_array(member, array, allow_pickle=False)
-
-
-def shard_paths(folder: Path) -> list[Path]:
-    """The shards of a folder, in order."""
-    return sorted(folder.glob("*.npz"))
-
-
-def load_arrays(path: Path) -> Arrays:
-    """Read all arrays of an `.npz` file; pickled ones are refused.
-
-    Raises:
-        InputError: naming the file, and the array where one is at fault.
-    """
-    try:
-        content = np.load(path, allow_pickle=False)
-        if isinstance(content, np.ndarray):
-            raise zipfile.BadZipFile("it holds one array without a name")
-        with content as archive:
-            return {name: _load_array(archive, name, path.name) for name in archive.files}
-    except UNREADABLE as error:
-        raise InputError(f"{path.name}: is no readable .npz file ({error}); write it with numpy.savez") from None
-
-
-def _load_array(archive: Mapping[str, Any], name: str, origin: str) -> np.ndarray[Any, Any]:
-    try:
-        array = archive[name]
-    except ValueError as error:
-        raise InputError(
-            f"{origin}: array {name!r} cannot be read without pickle ({error}); pickles can run code,"
-            " so save it with a numeric or string dtype"
-        ) from None
-    if not isinstance(array, np.ndarray):
-        raise InputError(f"{origin}: {name!r} is no array; write the file with numpy.savez")
-    return array
-
-
 @dataclass(frozen=True)
 class _Checker:
     """Checks the arrays of one file against model.yaml."""
 
-    spec: ModelSpec
+    spec: DataSpec
     origin: str
 
     def check(self, arrays: Arrays) -> int:
@@ -240,10 +229,10 @@ class _Checker:
             self._check_finite(name, array)
 
 
-def _shards(spec: ModelSpec, files: Sequence[Path], field: str) -> Iterator[Arrays]:
+def _shards(spec: DataSpec, files: Sequence[Path], field: str) -> Iterator[Arrays]:
     annotations: set[str] | None = None
     for path in files:
-        arrays = load_arrays(path)
+        arrays = read_arrays(path)
         samples = _Checker(spec, f"{field}: {path.name}").check(arrays)
         names = set(arrays) - set(spec.inputs)
         if annotations is not None and names != annotations:

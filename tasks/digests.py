@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
+from importlib import metadata
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+import validation
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from pathlib import Path
 
     from tasks.records import ArtifactFile
 
@@ -38,3 +42,11 @@ def digest_json(value: object) -> str:
 def artifact_digest(files: Iterable[ArtifactFile]) -> str:
     """`sha256:…` over path, digest and size of every file, in the order of their paths."""
     return digest_json(sorted((file.path, file.digest, file.size_bytes) for file in files))
+
+
+@functools.cache
+def statistics_digest() -> str:
+    """Digest of the code that measures: figures of an older one are not to be judged by newer rules."""
+    folder = Path(validation.__file__).parent
+    sources = {path.name: digest_file(path)[0] for path in sorted(folder.glob("*.py"))}
+    return digest_json(sources | {name: metadata.version(name) for name in ("numpy", "scipy")})

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tasks.data import load_arrays, shard_paths
+from tasks.npz import load_arrays, shard_paths
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-    from tasks.data import Arrays
+    from tasks.npz import Arrays
     from tasks.specs import Dim, InputSpec
 
 

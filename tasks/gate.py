@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tasks.data import LABEL, SLICE, load_arrays, shard_paths, slices_in
+from tasks.data import LABEL, SLICE, slices_in
+from tasks.documents import read_yaml
 from tasks.errors import InputError
-from tasks.model_directory import read_yaml, refuse_unknown_slices
+from tasks.model_directory import refuse_unknown_slices
+from tasks.npz import load_arrays, shard_paths
 from validation.bootstrap import Bootstrap
 from validation.comparison import Comparison
 from validation.policy import PolicyError, outputs_from_mapping, policy_from_mapping
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-    from tasks.data import Arrays
+    from tasks.npz import Arrays
     from validation.comparison import ComparisonResult
     from validation.outputs import OutputSpec
     from validation.policy import Policy

@@ -10,16 +10,16 @@ import onnx
 import onnxruntime as ort
 
 from tasks.converters.interface import CheckTypedReply, CheckTypedRequest
-from tasks.data import load_arrays, shard_paths
 from tasks.errors import StageError
 from tasks.export import CheckExportReply, CheckExportRequest, export_steps
+from tasks.npz import load_arrays, shard_paths
 from tasks.onnx_files import check_external_data, opset_of
 from tasks.shapes import check_shapes, feeds_at, optimal_extents, shape_label
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from tasks.data import Arrays
+    from tasks.npz import Arrays
 
 # Float32 sums of the same numbers in another order differ by about 1e-6 of the largest; exported graphs of deep
 # encoders were measured at up to 1e-5. A dimension fixed in tracing, or a lost mask, is off by far more than this.

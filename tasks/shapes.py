@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from tasks.data import Arrays
+    from tasks.npz import Arrays
     from tasks.specs import Dim, InputSpec
 
 Extents = dict[str, int]

@@ -10,9 +10,9 @@ import onnxslim
 import torch
 from onnx import TensorProto, helper
 
-from tasks.data import save_shard
 from tasks.errors import StageError
 from tasks.export import PLAIN, SIMPLIFIED, ExportReply, ExportRequest, export_steps
+from tasks.npz import save_shard
 from tasks.onnx_files import opset_of, read_model, short_reason, write_model
 from tasks.shapes import check_shapes, feeds_at, fixed_dims, shape_label, trace_extents
 from tasks.torch_module import PositionalModule, as_tensors, load_module, run_module
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     import onnx
 
-    from tasks.data import Arrays
+    from tasks.npz import Arrays
     from tasks.shapes import Extents
 
 LAST = 2**63 - 1  # beyond every axis: the end of a slice to the last one

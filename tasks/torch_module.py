@@ -23,8 +23,8 @@ from tasks.model_directory import SPEC_FILE
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from tasks.data import Arrays
     from tasks.module_source import ModuleRequest
+    from tasks.npz import Arrays
 
 SEED = 0
 ORIGIN = f"{SPEC_FILE}: source"

@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tasks.data import load_arrays, save_shard, shard_paths
 from tasks.errors import InputError
 from tasks.feeds import split_batches
 from tasks.model_directory import SPEC_FILE
+from tasks.npz import load_arrays, save_shard, shard_paths
 from tasks.reference import ReferenceReply, ReferenceRequest
 from tasks.torch_module import PositionalModule, load_module, run_module
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tasks.data import Arrays
+    from tasks.npz import Arrays
 
 
 def run(raw: dict[str, Any], progress: Callable[[int, int], None]) -> ReferenceReply:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from tasks.data import Arrays
+    from tasks.npz import Arrays
 
 WARM_UP_CALLS = 3
 # CUDA graphs and fused kernels, as `torch.compile` offers them for serving one shape again and again.

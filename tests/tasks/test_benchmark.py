@@ -13,8 +13,8 @@ from tasks.backends.interface import LayerTime
 from tasks.benchmark import ROUNDS, Turn, TurnReply, benchmark_engine, summarise, take_turn
 from tasks.build import build_engine
 from tasks.child import ChildFailedError
-from tasks.data import save_shard
 from tasks.errors import EnginegateError, StageError
+from tasks.npz import save_shard
 from tasks.onnx_files import REASON_LENGTH
 from tasks.records import PytorchForm
 from tests.tasks.tiny import job, make_features, make_outcome, put_data, put_model, tiny_spec

@@ -20,8 +20,8 @@ from tasks.compare import (
     run_in_child,
     run_shard,
 )
-from tasks.data import load_arrays, save_shard, shard_paths
 from tasks.errors import StageError
+from tasks.npz import load_arrays, save_shard, shard_paths
 from tasks.records import ReferenceArtifact, TypedModel
 from tasks.specs import Dim, Precision
 from tasks.store.local import LocalStore
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from tasks.data import Arrays
+    from tasks.npz import Arrays
     from tasks.records import BuiltEngine, EngineJob
     from tasks.workbench import Workbench
     from validation.comparison import ComparisonResult
@@ -377,7 +377,7 @@ def test_another_slice_confidence_or_number_of_resamples_is_measured_without_run
 
 def test_a_newer_way_to_measure_does_not_run_the_engine(compared: Compared, monkeypatch: pytest.MonkeyPatch) -> None:
     assert compared.with_rules(MAE) == {"run", "measure"}
-    monkeypatch.setattr("tasks.compare._statistics_digest", lambda: "another")
+    monkeypatch.setattr("tasks.compare.statistics_digest", lambda: "another")
     assert compared.with_rules(MAE) == {"measure"}
 
 

@@ -9,14 +9,15 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from tasks import data
-from tasks.data import ingest, load_arrays, save_shard, shard_paths
+from tasks.data import ingest
 from tasks.errors import InputError
+from tasks.npz import load_arrays, save_shard, shard_paths
 from tests.tasks.tiny import make_features, tiny_spec
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tasks.data import Arrays
+    from tasks.npz import Arrays
     from tasks.records import DataArtifact
     from tasks.specs import ModelSpec
     from tasks.workbench import Workbench

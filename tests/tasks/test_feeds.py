@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.data import save_shard
 from tasks.feeds import make_feeds, split_batches
+from tasks.npz import save_shard
 from tasks.specs import Dim, InputSpec
 
 if TYPE_CHECKING:
