@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import functools
-import json
-import traceback
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 import click
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from flows.calibration_commands import calibration
+from flows.command import EXIT_CODES, MARKS, REFUSED, UNEXPECTED, Document, command_of
 
+if TYPE_CHECKING:
     from flows.session import Session
     from tasks.records import EngineManifest
 
-Document = dict[str, Any]
-Command = TypeVar("Command", bound="Callable[..., Any]")
-
-EXIT_CODES = {"pass": 0, "fail": 3, "inconclusive": 4}
-MARKS = {"pass": "✓", "fail": "✕", "inconclusive": "?"}
-UNEXPECTED, REFUSED = 1, 5
 MONTH_S = 30 * 24 * 3600
 PRECISIONS = ("fp32", "fp16", "int8")
 
@@ -37,40 +29,6 @@ def main() -> None:
     """
 
 
-def _command(work: Callable[..., tuple[Document, int]]) -> Callable[..., None]:
-    """Make a command of a function that takes a session and returns its JSON document and exit code."""
-
-    @click.option("--json", "as_json", is_flag=True, help="Print one JSON document on standard output.")
-    @functools.wraps(work)
-    def command(as_json: bool, **arguments: Any) -> None:
-        from flows.console import Reporter  # noqa: PLC0415
-        from flows.session import Session  # noqa: PLC0415
-        from flows.settings import read_settings  # noqa: PLC0415
-        from tasks.errors import EnginegateError  # noqa: PLC0415
-
-        reporter = Reporter(to_stderr=as_json)
-        try:
-            document, code = work(Session(read_settings(), reporter), **arguments)
-        except EnginegateError as error:
-            reporter.error(str(error))
-            document, code = {"error": str(error), "exit_code": error.exit_code}, error.exit_code
-        except OSError as error:  # a full disk, a folder that cannot be written
-            message = (
-                f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}; mend that and run again"
-            )
-            reporter.error(message)
-            document, code = {"error": message, "exit_code": UNEXPECTED}, UNEXPECTED
-        except Exception as error:  # noqa: BLE001 - with --json, even what nobody expected is one document
-            traceback.print_exc()
-            reporter.error(f"unexpected: {type(error).__name__}: {error}; please report it with the lines above")
-            document, code = {"error": f"{type(error).__name__}: {error}", "exit_code": UNEXPECTED}, UNEXPECTED
-        if as_json:
-            click.echo(json.dumps(document, indent=2))
-        raise SystemExit(code)
-
-    return command
-
-
 @main.command()
 @click.argument("directory", type=click.Path(path_type=Path))
 @click.option("--target", "targets", multiple=True, metavar="TARGET", help="Only this target; may be repeated.")
@@ -83,25 +41,37 @@ def _command(work: Callable[..., tuple[Document, int]]) -> Callable[..., None]:
 )
 @click.option("--only", metavar="ENGINE_ID", help="Only this engine.")
 @click.option(
+    "--accept-calibration",
+    metavar="REASON",
+    help="Quantize although the check of the calibration set found something; the reason is recorded.",
+)
+@click.option(
     "--time-limit",
     type=click.FloatRange(min=0, min_open=True, max=MONTH_S),
     metavar="SECONDS",
     help="Longest time of a stage's child process (default 1800).",
 )
-@_command
+@command_of
 def convert(
     session: Session,
     directory: Path,
     targets: tuple[str, ...],
     precisions: tuple[str, ...],
     only: str | None,
+    accept_calibration: str | None,
     time_limit: float | None,
 ) -> tuple[Document, int]:
     """Convert the model in DIRECTORY: export, convert, build, compare, benchmark, track, register."""
     from flows.run import run_conversion  # noqa: PLC0415
 
     return run_conversion(
-        session, directory, targets=targets, precisions=precisions, only=only, time_limit_s=time_limit
+        session,
+        directory,
+        targets=targets,
+        precisions=precisions,
+        only=only,
+        accept_calibration=accept_calibration,
+        time_limit_s=time_limit,
     )
 
 
@@ -115,7 +85,7 @@ def convert(
     metavar="FILE",
     help="The rules, and the outputs they judge.",
 )
-@_command
+@command_of
 def gate(session: Session, reference: Path, candidate: Path, policy: Path) -> tuple[Document, int]:
     """Judge the outputs in CANDIDATE against those in REFERENCE: .npz files, or folders of shards.
 
@@ -137,7 +107,7 @@ def gate(session: Session, reference: Path, candidate: Path, policy: Path) -> tu
 
 
 @main.command()
-@_command
+@command_of
 def engines(session: Session) -> tuple[Document, int]:
     """List the registered engines."""
     from tasks.errors import RefusedError  # noqa: PLC0415
@@ -175,7 +145,7 @@ def _engine_row(manifest: EngineManifest) -> list[str]:
 
 @main.command()
 @click.argument("engine_ids", nargs=-1, required=True, metavar="ENGINE_ID...")
-@_command
+@command_of
 def verify(session: Session, engine_ids: tuple[str, ...]) -> tuple[Document, int]:
     """Re-read registered engines and check every digest, and that the verdict follows from the evidence."""
     from tasks.records import Cell  # noqa: PLC0415
@@ -192,7 +162,7 @@ def verify(session: Session, engine_ids: tuple[str, ...]) -> tuple[Document, int
 
 @main.command()
 @click.option("--target", default="cpu", show_default=True, metavar="TARGET", help="What this host should make.")
-@_command
+@command_of
 def doctor(session: Session, target: str) -> tuple[Document, int]:
     """Say what this host can do, and what it lacks; with a GPU's --target, whether it is a runner of that target."""
     from flows.doctor import as_json, examine_runner, healthy  # noqa: PLC0415
@@ -201,6 +171,9 @@ def doctor(session: Session, target: str) -> tuple[Document, int]:
     rows = [["✓" if check.ok else "✕" if check.needed else "-", check.name, check.detail] for check in checks]
     session.reporter.table(["", "", ""], rows)
     return as_json(checks), 0 if healthy(checks) else UNEXPECTED
+
+
+main.add_command(calibration)
 
 
 if __name__ == "__main__":

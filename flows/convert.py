@@ -10,11 +10,16 @@ from prefect.context import FlowRunContext
 
 from flows.console import label_of
 from flows.dispatch import dispatched, targets_elsewhere
-from flows.engine import as_task, make_engine, run_stage
+from flows.engine import as_task, make_engine
 from flows.handover import leave_job
 from flows.planning import plan_conversion, version_of
+from flows.precision_search import Retrying, retry_failed
+from flows.quantization import calibrate, read_calibration
 from flows.session import current_session
+from flows.stage import run_stage
 from flows.verdicts import is_settled, judge_together
+from tasks.calibration.check import check_calibration
+from tasks.calibration.sensitivity import measure_sensitivity
 from tasks.convert import convert_precision
 from tasks.data import ingest
 from tasks.errors import InputError, RefusedError, StageError
@@ -32,6 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from flows.planning import ConversionPlan
+    from flows.quantization import Calibration
     from flows.session import Session
     from tasks.memo import Remembered
     from tasks.model_directory import ModelDirectory
@@ -44,6 +50,8 @@ ingest_task = as_task(ingest)
 export_task = as_task(export_onnx)
 reference_task = as_task(run_reference)
 convert_task = as_task(convert_precision)
+check_task = as_task(check_calibration)
+sensitivity_task = as_task(measure_sensitivity)
 track_task = as_task(track_conversion)
 publish_task = as_task(publish_engine)
 
@@ -58,7 +66,7 @@ def prepare(session: Session, plan: ConversionPlan) -> None:
     data = _data(session, ingest, "validation data", directory, directory.validation, "validation.data")
     _policies(plan, data)
     if Precision.INT8 in plan.precisions:
-        _data(session, ingest, "calibration data", directory, directory.calibration, "calibration.set")
+        read_calibration(session, directory)
     run_stage(session, "export", export_onnx, _describe_export, directory, data)
 
 
@@ -68,8 +76,11 @@ def convert_model(
     targets: list[str] | None = None,
     precisions: list[str] | None = None,
     only: str | None = None,
+    accept_calibration: str | None = None,
 ) -> list[EngineOutcome]:
     """Convert the model in `model_directory`: make, judge, track and register its engines.
+
+    `accept_calibration` is the reason for quantizing although the check of the calibration set found something.
 
     Raises:
         InputError: the directory cannot be used, or a target has no runner that could be asked.
@@ -84,13 +95,21 @@ def convert_model(
     policies = _policies(plan, data)
     exported = run_stage(session, "export", export_task, _describe_export, directory, data)
     reference = run_stage(session, "reference", reference_task, lambda _: "PyTorch FP32 outputs", directory, data)
-    typed = _convert_precisions(session, plan, exported)
+    calibration = None
+    if Precision.INT8 in plan.precisions:
+        calibration = calibrate(
+            session, directory, data, exported, accept_calibration, take=ingest_task, check=check_task
+        )
+    typed = _convert_precisions(session, plan, exported, calibration)
     jobs = _jobs(session, plan, policies, typed, data, reference)
-    outcomes = _judge_all(session, _make_all(session, plan, jobs, typed, elsewhere))
+    made = _make_all(session, plan, jobs, typed, elsewhere)
+    if directory.spec.precision_search and calibration is not None:
+        made = retry_failed(_retrying(session, plan, exported, calibration, data, elsewhere), jobs, made)
+    outcomes = _judge_all(session, _with_calibration(made, calibration))
     # Every stage read its own files of the directory: only if all of it is still the same do they belong together.
     if version_of(read_model_directory(Path(model_directory))) != plan.version:
         raise InputError(f"{model_directory}: changed while it was converted; run the conversion again")
-    runs = _track(session, plan, exported, data, reference, outcomes)
+    runs = _track(session, plan, exported, data, reference, outcomes, calibration)
     _register_all(session, plan, outcomes, reference, runs)
     return outcomes
 
@@ -149,14 +168,50 @@ def _make_all(
     ]
     for outcome in outcomes:
         session.reporter.verdict(outcome)
+    outcomes += _make(session, jobs, elsewhere)
+    return sorted(outcomes, key=lambda outcome: plan.cells.index(outcome.cell))
+
+
+def _make(session: Session, jobs: list[EngineJob], elsewhere: set[str]) -> list[EngineOutcome]:
+    outcomes = []
     with dispatched(session, [job for job in jobs if job.cell.target in elsewhere]) as collect:
         for job in jobs:
             if job.cell.target not in elsewhere:
                 outcomes.append(make_engine(job.cell.engine_id, leave_job(session.store, job)))
                 if is_settled(outcomes[-1]):
                     session.reporter.verdict(outcomes[-1])
-        outcomes += collect()
-    return sorted(outcomes, key=lambda outcome: plan.cells.index(outcome.cell))
+        return outcomes + collect()
+
+
+def _retrying(
+    session: Session,
+    plan: ConversionPlan,
+    exported: ExportedModel,
+    calibration: Calibration,
+    data: DataArtifact,
+    elsewhere: set[str],
+) -> Retrying:
+    return Retrying(
+        session=session,
+        spec=plan.directory.spec,
+        exported=exported,
+        calibration=calibration,
+        data=data,
+        make=lambda jobs: _make(session, jobs, elsewhere),
+        rank=sensitivity_task,
+        convert=convert_task,
+    )
+
+
+def _with_calibration(outcomes: list[EngineOutcome], calibration: Calibration | None) -> list[EngineOutcome]:
+    if calibration is None:
+        return outcomes
+    return [
+        outcome.model_copy(update={"calibration": calibration.record})
+        if outcome.cell.precision is Precision.INT8
+        else outcome
+        for outcome in outcomes
+    ]
 
 
 def _judge_all(session: Session, made: list[EngineOutcome]) -> list[EngineOutcome]:
@@ -204,20 +259,20 @@ def _describe_export(exported: ExportedModel) -> str:
 
 
 def _convert_precisions(
-    session: Session, plan: ConversionPlan, exported: ExportedModel
+    session: Session, plan: ConversionPlan, exported: ExportedModel, calibration: Calibration | None
 ) -> dict[Precision, TypedModel | str]:
     """A typed model for each precision, or the reason why there is none."""
     directory = plan.directory
     typed: dict[Precision, TypedModel | str] = {}
     for precision in plan.precisions:
-        calibration = None
-        if precision is Precision.INT8:
-            files = directory.calibration
-            calibration = _data(session, ingest_task, "calibration data", directory, files, "calibration.set")
+        if precision is Precision.INT8 and calibration is not None and calibration.refusal:
+            typed[precision] = calibration.refusal
+            continue
+        data = calibration.data if precision is Precision.INT8 and calibration is not None else None
         name = f"convert {precision.value}"
         try:
             typed[precision] = run_stage(
-                session, name, convert_task, _describe_recipe, exported, precision, directory.spec, calibration
+                session, name, convert_task, _describe_recipe, exported, precision, directory.spec, data
             )
         except StageError as error:
             typed[precision] = str(error)
@@ -235,8 +290,11 @@ def _track(
     data: DataArtifact,
     reference: ReferenceArtifact,
     outcomes: list[EngineOutcome],
+    calibration: Calibration | None,
 ) -> dict[str, str]:
-    conversion = describe_conversion(plan.directory, plan.version, plan.source_commit, data, exported)
+    report = None if calibration is None else calibration.report
+    accepted = None if calibration is None else calibration.record.accepted
+    conversion = describe_conversion(plan.directory, plan.version, plan.source_commit, data, exported, report, accepted)
     return session.reporter.step(
         "track",
         lambda progress: track_task(session.bench(progress), session.tracker, conversion, outcomes, data, reference),

@@ -6,16 +6,16 @@ artifact store's own (`tasks.memo`), because it must hold without Prefect too; P
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING
 
 from prefect import flow, runtime, task
 from prefect.cache_policies import NO_CACHE
-from pydantic import BaseModel
 
 from flows.console import label_of
 from flows.gpu_lock import hold_target
 from flows.handover import leave_outcome, signs_of_life, take_job
 from flows.session import current_session
+from flows.stage import run_stage
 from tasks.benchmark import benchmark_engine
 from tasks.build import build_engine
 from tasks.compare import compare_engine
@@ -24,37 +24,14 @@ from tasks.records import EngineOutcome
 from validation.verdict import Outcome, decide
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from flows.session import Session
-    from tasks.memo import Remembered
     from tasks.records import Benchmark, BuiltEngine, EngineJob
-    from tasks.workbench import Workbench
-
-Result = TypeVar("Result", bound=BaseModel)
-Arguments = ParamSpec("Arguments")
 
 as_task = task(cache_policy=NO_CACHE, persist_result=False)
 
 build_task = as_task(build_engine)
 compare_task = as_task(compare_engine)
 benchmark_task = as_task(benchmark_engine)
-
-
-def run_stage(
-    session: Session,
-    name: str,
-    stage: Callable[Concatenate[Workbench, Arguments], Remembered[Result]],
-    describe: Callable[[Result], str],
-    *arguments: Arguments.args,
-    **options: Arguments.kwargs,
-) -> Result:
-    """Run a cached stage under the reporter, and return its result."""
-    return session.reporter.step(
-        name,
-        lambda progress: stage(session.bench(progress), *arguments, **options),
-        lambda remembered: describe(remembered.result),
-    ).result
 
 
 @flow(name="make-engine", flow_run_name="{engine_id}", persist_result=False)

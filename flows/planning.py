@@ -89,14 +89,15 @@ def version_of(directory: ModelDirectory) -> str:
         "weights": [directory.weights] if directory.weights else [],
         "policy": [directory.policy_file] if directory.policy_file else [],
         "validation": directory.validation,
-        "calibration": directory.calibration,
         "plugins": directory.plugins,
     }
+    calibration = directory.calibration
     content = {
         "spec": directory.spec.model_dump(mode="json"),
         "outputs": list(directory.spec.outputs),  # their order names what the module returns
         "source": directory.source_files(),
         "files": {role: [digest_file(path)[0] for path in paths] for role, paths in roles.items()},
+        "calibration": [] if calibration is None else [file.sha256 for file in calibration.manifest.files],
         "toolchain": {name: _installed(name) for name in TOOLCHAIN} | {"python": platform.python_version()},
     }
     return digest_json(content).removeprefix("sha256:")[:VERSION_DIGITS]

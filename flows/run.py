@@ -32,6 +32,7 @@ def run_conversion(
     targets: Sequence[str] = (),
     precisions: Sequence[str] = (),
     only: str | None = None,
+    accept_calibration: str | None = None,
     time_limit_s: float | None = None,
 ) -> tuple[dict[str, Any], int]:
     """Convert the model in `directory`; return a JSON document and the exit code.
@@ -56,7 +57,9 @@ def run_conversion(
             connecting.result()
         wait_until_it_answers()
         with use_session(session):
-            outcomes = convert_model(str(directory), list(targets) or None, list(precisions) or None, only)
+            outcomes = convert_model(
+                str(directory), list(targets) or None, list(precisions) or None, only, accept_calibration
+            )
     session.reporter.engines(outcomes)
     document = {
         "model": plan.directory.spec.name,

@@ -17,6 +17,7 @@ from tasks.workbench import Workbench
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from tasks.tracking.interface import Tracker
 
@@ -37,6 +38,11 @@ class Session:
     def registry(self) -> LocalRegistry:
         """The registry."""
         return LocalRegistry(self.settings.registry_path)
+
+    @property
+    def downloads(self) -> Path:
+        """Folder of files that were fetched, by digest."""
+        return self.settings.home.resolve() / "downloads"
 
     @cached_property
     def tracker(self) -> Tracker:

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import yaml
-from pydantic import BaseModel, ValidationError
-
+from tasks.calibration.manifest import read_manifest
 from tasks.digests import digest_file
+from tasks.documents import parse, read_yaml
 from tasks.errors import InputError
 from tasks.specs import ModelSpec
 from validation.policy import Policy, PolicyError, default_policy, policy_from_mapping
 from validation.rules import suggest
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection
 
-    from pydantic_core import ErrorDetails
-
+    from tasks.calibration.manifest import CalibrationManifest
     from tasks.specs import Precision
 
 SPEC_FILE = "model.yaml"
@@ -28,15 +25,26 @@ WEIGHTS_SUFFIX = ".safetensors"
 
 
 @dataclass(frozen=True)
+class CalibrationFolder:
+    """A calibration set before its files are read."""
+
+    path: Path
+    manifest: CalibrationManifest
+
+
+@dataclass(frozen=True)
 class ModelDirectory:
-    """A model directory whose files were found. All paths are resolved; none leaves `root` but the calibration set."""
+    """A model directory whose files were found. All paths are resolved; none leaves `root` but the calibration set.
+
+    `calibration` is that set's folder and its manifest; its files are read when they are needed.
+    """
 
     root: Path
     spec: ModelSpec
     weights: Path | None
     validation: tuple[Path, ...]
     policy_file: Path | None
-    calibration: tuple[Path, ...]
+    calibration: CalibrationFolder | None
     plugins: tuple[Path, ...] = ()
 
     def source_files(self) -> dict[str, str]:
@@ -46,14 +54,15 @@ class ModelDirectory:
         compiled Python. The export child gets a copy of just these, so nothing that it depends on goes unnoticed.
         """
         others = {self.root / SPEC_FILE, self.weights, self.policy_file}
-        others |= {*self.validation, *self.calibration, *self.plugins}
+        others |= {*self.validation, *self.plugins}
+        shared = () if self.calibration is None else (self.calibration.path,)
         files = {}
         for path in sorted(self.root.rglob("*")):
             relative = path.relative_to(self.root)
             if any(part.startswith(".") or part == "__pycache__" for part in relative.parts):
                 continue
             inside(self.root, str(relative), "source", folder_too=True)
-            if path.is_file() and path not in others:
+            if path.is_file() and path not in others and not any(path.is_relative_to(folder) for folder in shared):
                 files[relative.as_posix()] = digest_file(path)[0]
         return files
 
@@ -114,7 +123,7 @@ def read_model_directory(path: Path) -> ModelDirectory:
             inside(root, spec.validation.data, "validation.data", folder_too=True), "validation.data"
         ),
         policy_file=inside(root, spec.validation.policy, "validation.policy") if spec.validation.policy else None,
-        calibration=_calibration_files(root, spec),
+        calibration=_calibration_folder(root, spec),
         plugins=_plugin_files(root, spec),
     )
     for precision in spec.precisions:
@@ -122,14 +131,18 @@ def read_model_directory(path: Path) -> ModelDirectory:
     return directory
 
 
-def _calibration_files(root: Path, spec: ModelSpec) -> tuple[Path, ...]:
+def _calibration_folder(root: Path, spec: ModelSpec) -> CalibrationFolder | None:
     # The one path that may leave the model directory: calibration sets are shared between models.
     if spec.calibration is None:
-        return ()
+        return None
     folder = (root / spec.calibration.set).resolve()
     if not folder.is_dir():
         raise InputError(f"{SPEC_FILE}: calibration.set: {spec.calibration.set} is no folder; name a calibration set")
-    return data_files(folder, "calibration.set")
+    try:
+        return CalibrationFolder(folder, read_manifest(folder))
+    except InputError as error:
+        lines = str(error).splitlines()
+        raise InputError("\n".join(f"{SPEC_FILE}: calibration.set: {line}" for line in lines)) from None
 
 
 def _plugin_files(root: Path, spec: ModelSpec) -> tuple[Path, ...]:
@@ -171,76 +184,3 @@ def data_files(path: Path, field: str) -> tuple[Path, ...]:
     if not files:
         raise InputError(f"{SPEC_FILE}: {field}: {path.name} holds no .npz file; save arrays with numpy.savez")
     return files
-
-
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """Safe YAML in which a key given twice is an error; plain PyYAML silently keeps the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if key in seen:
-                raise InputError(f"line {key_node.start_mark.line + 1}: key {key!r} is given twice; remove one")
-            seen.add(key)
-        return super().construct_mapping(node, deep=deep)
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML file that holds one mapping.
-
-    Raises:
-        InputError: it cannot be read, is no YAML, repeats a key, or is no mapping.
-    """
-    try:
-        # _UniqueKeyLoader is a SafeLoader.
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)  # noqa: S506
-    except InputError as error:
-        raise InputError(f"{path.name}: {error}") from None
-    except (OSError, yaml.YAMLError, TypeError, ValueError, RecursionError) as error:
-        raise InputError(f"{path.name}: cannot be read as YAML: {error}") from None
-    if not isinstance(content, dict):
-        raise InputError(f"{path.name}: must hold keys and values, not {type(content).__name__}")
-    return content
-
-
-def parse(kind: type[ModelSpec], content: Mapping[str, Any], origin: str) -> ModelSpec:
-    """Validate `content` as `kind`; every mistake becomes one line `origin: field: what, why, remedy`."""
-    try:
-        return kind.model_validate(content)
-    except ValidationError as error:
-        raise InputError("\n".join(f"{origin}: {_explain(kind, detail)}" for detail in error.errors())) from None
-
-
-def _explain(kind: type[BaseModel], detail: ErrorDetails) -> str:
-    field = ".".join(str(part) for part in detail["loc"])
-    message = detail["msg"].removeprefix("Value error, ")
-    if detail["type"] == "extra_forbidden":
-        known = _known_keys(kind, detail["loc"][:-1])
-        nearest = difflib.get_close_matches(str(detail["loc"][-1]), known, n=1)
-        hint = f"did you mean {nearest[0]!r}?" if nearest else f"known keys: {', '.join(known)}"
-        return f"{field}: unknown key; {hint}"
-    if detail["type"] == "missing":
-        return f"{field}: missing; add it"
-    prefix = f"{field}: " if field else ""
-    given = f" (given: {detail['input']!r})" if not detail["type"].endswith("value_error") else ""
-    return f"{prefix}{message}{given}"
-
-
-def _known_keys(kind: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
-    for part in location:
-        annotation = kind.model_fields[str(part)].annotation if str(part) in kind.model_fields else None
-        nested = _model_in(annotation)
-        if nested is not None:
-            kind = nested
-    return list(kind.model_fields)
-
-
-def _model_in(annotation: Any) -> type[BaseModel] | None:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    for argument in getattr(annotation, "__args__", ()):
-        found = _model_in(argument)
-        if found is not None:
-            return found
-    return None

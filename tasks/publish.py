@@ -67,6 +67,7 @@ def _manifest(
         onnx=typed.onnx,
         reference_outputs=reference.outputs,
         recipe=typed.recipe,
+        calibration=outcome.calibration,
         dims=spec.dims,
         inputs=spec.inputs,
         outputs=spec.outputs,

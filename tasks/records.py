@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
+from tasks.calibration.report import CalibrationRecord
 from tasks.errors import InputError
 from tasks.specs import (
     ENGINE_ID,
@@ -239,7 +240,7 @@ class Benchmark(Frozen):
 class EngineManifest(Frozen):
     """What an engine is, and why it may be trusted: kept beside it in the registry."""
 
-    schema_version: Literal[2] = 2
+    schema_version: Literal[3] = 3
     engine_id: str
     cell: Cell
     source_commit: str | None
@@ -247,6 +248,7 @@ class EngineManifest(Frozen):
     onnx: Artifact
     reference_outputs: Artifact
     recipe: dict[str, str]
+    calibration: CalibrationRecord | None = None
     dims: dict[str, Dim]
     inputs: dict[str, InputSpec]
     outputs: dict[str, OutputDeclaration]
@@ -276,8 +278,34 @@ class EngineJob(Frozen):
     plugins: Artifact | None = None
 
 
+class EngineTry(Frozen):
+    """One try of a precision search: an INT8 engine with `excluded` of `layers` layers left in FP16, and how it did.
+
+    `metrics` are the judged ones, by output and name, on all samples. `speedup_vs_fp16` is None where no FP16 engine
+    was timed beside it.
+    """
+
+    excluded: tuple[str, ...]
+    layers: int
+    outcome: Outcome
+    sentence: str
+    metrics: dict[str, float]
+    p50_ms: float | None = None
+    speedup_vs_fp16: float | None = None
+    onnx: Digest | None = None
+
+    @property
+    def is_faster(self) -> bool:
+        """Whether something is gained over FP16; taken for granted where no FP16 engine says otherwise."""
+        return self.speedup_vs_fp16 is None or self.speedup_vs_fp16 > 1
+
+
 class EngineOutcome(Frozen):
-    """How a cell ended: its verdict with what was measured, or the reason why there is no engine."""
+    """How a cell ended: its verdict with what was measured, or the reason why there is no engine.
+
+    `calibration` says what INT8 was quantized with, and `tries` what a precision search made, the first one without
+    any layer left out.
+    """
 
     cell: Cell
     outcome: Outcome
@@ -288,3 +316,5 @@ class EngineOutcome(Frozen):
     verdict: Verdict | None = None
     policy: Policy | None = None
     benchmark: Benchmark | None = None
+    calibration: CalibrationRecord | None = None
+    tries: tuple[EngineTry, ...] = ()

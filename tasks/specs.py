@@ -130,12 +130,16 @@ class OutputDeclaration(Declared):
 
 
 class CalibrationMethod(str, Enum):
-    """How activation ranges for INT8 are found. `max` runs ModelOpt; the others ONNX Runtime's static quantizer."""
+    """How activation ranges for INT8 are found. `max` runs ModelOpt; the others ONNX Runtime's static quantizer.
+
+    `auto` tries them all on a part of the calibration set that it holds back, and takes the closest to the reference.
+    """
 
     MAX = "max"
     MINMAX = "minmax"
     ENTROPY = "entropy"
     PERCENTILE = "percentile"
+    AUTO = "auto"
 
 
 class CalibrationSpec(Declared):
@@ -174,7 +178,10 @@ class BuildSpec(Declared):
 
 
 class ModelSpec(Declared):
-    """model.yaml. Relations between fields are checked here, files in `model_directory`."""
+    """model.yaml. Relations between fields are checked here, files in `model_directory`.
+
+    With `precision_search`, an INT8 candidate that fails the gate is tried again with its worst layers left out.
+    """
 
     name: Name
     source: Annotated[str, Field(pattern=r"^[^:]+\.py:[A-Za-z_][A-Za-z0-9_]*$")]
@@ -185,6 +192,7 @@ class ModelSpec(Declared):
     targets: Annotated[tuple[str, ...], Field(min_length=1, strict=False)]
     precisions: Annotated[tuple[Annotated[Precision, Field(strict=False)], ...], Field(min_length=1, strict=False)]
     calibration: CalibrationSpec | None = None
+    precision_search: bool = False
     validation: ValidationSpec
     export: ExportSpec = ExportSpec()
     build: BuildSpec = BuildSpec()
@@ -242,6 +250,15 @@ class ModelSpec(Declared):
     def _int8_has_calibration(self) -> ModelSpec:
         if Precision.INT8 in self.precisions and self.calibration is None:
             raise ValueError("calibration: missing, and precision int8 needs it; name a calibration set or drop int8")
+        return self
+
+    @model_validator(mode="after")
+    def _precision_search_has_int8(self) -> ModelSpec:
+        if self.precision_search and Precision.INT8 not in self.precisions:
+            raise ValueError(
+                "precision_search: true, but precisions has no int8 whose layers it could leave out; add int8 or"
+                " remove precision_search"
+            )
         return self
 
     @property

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from tasks.calibration.report import CalibrationReport
     from tasks.model_directory import ModelDirectory
     from tasks.records import DataArtifact, EngineOutcome, ExportedModel, ReferenceArtifact
     from tasks.tracking.interface import Tracker
@@ -18,7 +19,13 @@ if TYPE_CHECKING:
 
 
 def describe_conversion(
-    directory: ModelDirectory, version: str, source_commit: str | None, data: DataArtifact, exported: ExportedModel
+    directory: ModelDirectory,
+    version: str,
+    source_commit: str | None,
+    data: DataArtifact,
+    exported: ExportedModel,
+    calibration: CalibrationReport | None = None,
+    accepted: str | None = None,
 ) -> ConversionRecord:
     """The parent run of a conversion, from what it was made of."""
     spec = directory.spec
@@ -32,6 +39,11 @@ def describe_conversion(
     }
     if spec.calibration is not None:
         parameters["calibration.method"] = spec.calibration.method.value
+    if calibration is not None:
+        parameters["calibration.set"] = calibration.name
+        parameters["calibration.findings"] = str(len(calibration.findings))
+    if accepted is not None:
+        parameters["calibration.accepted"] = accepted
     return ConversionRecord(
         model=spec.name,
         version=version,
@@ -41,6 +53,7 @@ def describe_conversion(
         validation_samples=data.samples,
         outputs=spec.output_specs(),
         dims=spec.dims,
+        calibration=calibration,
     )
 
 

@@ -83,6 +83,6 @@ def _projected(features: Floats, scorers: Sequence[_NormalScores], loadings: Flo
     scores = np.zeros((len(loadings), len(features)))
     for score, column, loading in zip(scorers, columns(features), loadings.T, strict=True):
         values = score(column)
-        for total, share in zip(scores, loading, strict=True):
-            total += share * values
+        for direction, share in enumerate(loading):
+            scores[direction] += share * values
     return np.ascontiguousarray(scores.T, dtype=np.float32)

@@ -1,7 +1,7 @@
 """Does a calibration set look like the traffic? Independent samples, compared feature by feature.
 
-Two numbers for each feature: the population stability index (PSI: Siddiqi 2006, "Credit Risk Scorecards", p. 137;
-the symmetric divergence of Jeffreys over ten bins) and the distance D of Kolmogorov and Smirnov. A check fails only
+Two numbers for each feature: the population stability index (PSI: Siddiqi 2006, "Credit Risk Scorecards"; the
+symmetric divergence of Jeffreys over ten bins) and the distance D of Kolmogorov and Smirnov. A check fails only
 where a *lower* bound is beyond its limit, so where there is evidence of a difference. The opposite, to pass only what
 is shown to be alike, would refuse every small set: two samples of one source have on average a PSI of
 `(bins - 1) * (1 / n + 1 / m)` (Yurdakul 2018, "Statistical Properties of Population Stability Index"), which at n = 30
@@ -10,13 +10,13 @@ is beyond 0.25, and a set of 90 cannot show that D is below 0.2.
 A lower bound is above zero on two conditions:
 
 1. There is a difference: the p-value of "both come from one source" is below `1 - confidence`, shared out over all
-   comparisons that are judged together and both numbers (Bonferroni). Without this the largest of 160 features and
-   9 groups is always beyond something.
+   comparisons that are judged together and both numbers (Bonferroni). Without it some bound of 160 features in 9
+   groups is always above zero by chance.
 2. Its size, by a bootstrap at `confidence`. PSI: the basic bound, `2 * estimate - quantile(resampled)` (Davison and
-   Hinkley 1997, p. 28), which takes out that the estimate is too high on average. D: D less the quantile of the
-   largest gap between the resampled differences of shares and those seen, because the basic bound of a largest
-   difference is above the truth in 8 to 18 of 100 draws, not 5. Both are for each feature on its own: sharing them
-   out as well would leave a set of 90 unable to show anything.
+   Hinkley 1997), which takes out that the estimate is too high on average. D: D less the quantile of the largest gap
+   between the resampled differences of shares and those seen, because the basic bound of a largest difference is
+   above the truth in 8 to 18 of 100 draws, not 5. Both are for each feature on its own: sharing them out as well
+   would leave a set of 90 unable to show anything.
 
 What the limits can see: a stratum of the traffic that the set lacks, with share s, moves D by s at most, so D never
 shows a missing fifth. PSI does where a feature tells the stratum apart: by three standard deviations, not by two.
@@ -38,14 +38,13 @@ Floats = NDArray[np.floating]
 Integers = NDArray[np.int64]
 
 PSI_LIMIT = 0.25
-"""Above it a population has shifted and a model wants to be made anew (Siddiqi 2006, p. 137; 0.1 is "some change").
+"""Above it a population has shifted and a model wants to be made anew (Siddiqi 2006; from 0.1 on it is "some change").
 
 In terms of coverage: a tenth of the traffic with which the set has nothing in common is about 0.29 at n = 90.
 """
 KS_LIMIT = 0.2
-"""A fifth of the traffic lies elsewhere than in the set. No source sets it: D is in shares of samples, and a fifth is
-what the least of five equal strata holds. PSI is the sharper of the two for a region that the set lacks; D is for what
-has moved as a whole by half a standard deviation (Cohen 1988's "medium": D = 0.197 between two normals)."""
+"""A fifth of the traffic lies elsewhere than in the set. No source sets it: it is half a standard deviation between two
+normals (D = 0.197), a "medium" effect (Cohen 1988). PSI is the sharper of the two for a region that the set lacks."""
 UNSEEN_LIMIT = 0.05
 """One token in twenty that the set never has, beyond what chance leaves out: no source, a judgement. The embedding
 rows of unseen tokens enter no calibrated range."""
@@ -118,10 +117,10 @@ def compare(
     check_features(calibration, sample, weights)
     features = calibration.shape[1]
     plan = _Plan(confidence, resamples, (1 - confidence) / (2 * max(1, comparisons or features)))
-    used = slice(None) if weights is None else weights > 0
-    weighing = np.ones(len(calibration)) if weights is None else np.asarray(weights, dtype=np.float64)[used]
+    weighing = np.ones(len(calibration)) if weights is None else np.asarray(weights, dtype=np.float64)
+    used = weighing > 0
     return [
-        _compare_feature(left[used], right, weighing, plan)
+        _compare_feature(left[used], right, weighing[used], plan)
         for left, right in zip(columns(calibration), columns(sample), strict=True)
     ]
 
@@ -136,7 +135,9 @@ def check_features(calibration: Floats, sample: Floats, weights: Floats | None =
         bad = [j for j, column in enumerate(columns(features)) if not np.isfinite(column).all()]
         if bad:
             raise ValueError(f"{len(bad)} features of the {side} hold NaN or Inf (first: {bad[:5]}); mend the data")
-    if weights is not None and (weights.shape != (len(calibration),) or not weights.min() >= 0 or not weights.any()):
+    if weights is not None and (
+        weights.shape != (len(calibration),) or not weights.min() >= 0 or not 0 < weights.sum() < np.inf
+    ):
         raise ValueError(f"weights {weights.shape}: give one number ≥ 0 for each of {len(calibration)}, not all 0")
 
 

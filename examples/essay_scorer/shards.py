@@ -73,8 +73,8 @@ def make_shards(samples: Sequence[Sample], pad_id: int, *, with_label: bool) -> 
     return files
 
 
-def make_manifest(files: Mapping[str, bytes], samples: Sequence[Sample], source: str) -> bytes:
-    """Return the ``manifest.yaml`` of a calibration set of these shards, UTF-8."""
+def make_manifest(files: Mapping[str, bytes], samples: Sequence[Sample], source: str, name: str = "essays") -> bytes:
+    """Return the ``manifest.yaml`` of a calibration set ``name`` of these shards, UTF-8."""
     levels = Counter(sample.level for sample in samples)
     entries = []
     for path, content in sorted(files.items()):
@@ -82,7 +82,7 @@ def make_manifest(files: Mapping[str, bytes], samples: Sequence[Sample], source:
             count = int(shard["input_ids"].shape[0])
         entries.append({"path": path, "samples": count, "sha256": hashlib.sha256(content).hexdigest()})
     manifest = {
-        "name": "essays",
+        "name": name,
         "inputs": {
             name: {"dtype": "int64", "shape": ["batch", "sequence"]} for name in ("input_ids", "attention_mask")
         },

@@ -79,8 +79,8 @@ def make_shards(samples: Sequence[Sample], *, with_label: bool) -> dict[str, byt
     return files
 
 
-def make_manifest(files: Mapping[str, bytes], samples: Sequence[Sample], source: str) -> bytes:
-    """Return the ``manifest.yaml`` of a calibration set of these shards, UTF-8."""
+def make_manifest(files: Mapping[str, bytes], samples: Sequence[Sample], source: str, name: str = "oral") -> bytes:
+    """Return the ``manifest.yaml`` of a calibration set ``name`` of these shards, UTF-8."""
     levels = Counter(sample.level for sample in samples)
     noises = Counter(sample.noise for sample in samples)
     entries = []
@@ -89,7 +89,7 @@ def make_manifest(files: Mapping[str, bytes], samples: Sequence[Sample], source:
             count = int(shard["mel"].shape[0])
         entries.append({"path": path, "samples": count, "sha256": hashlib.sha256(content).hexdigest()})
     manifest = {
-        "name": "oral",
+        "name": name,
         "inputs": {
             "mel": {"dtype": "float32", "shape": ["batch", "frames", samples[0].mel.shape[1]]},
             "mask": {"dtype": "float32", "shape": ["batch", "frames"]},

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from modelopt.onnx.autocast import convert_to_mixed_precision
 
 from tasks.converters.interface import AUTOCAST_DATA_MAX, ConvertReply, ConvertRequest
-from tasks.data import save_shard
+from tasks.npz import save_shard
 from tasks.onnx_files import write_model
 from tasks.shapes import optimal_extents, seeded_feeds
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tasks.data import load_arrays, shard_paths
+import numpy as np
+
 from tasks.feeds import split_batches
+from tasks.npz import load_arrays, shard_paths
 from tasks.specs import CalibrationMethod, Dim, Frozen, InputSpec
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from tasks.data import Arrays
+    from tasks.npz import Arrays
 
 # Quantizers hold every tensor that they calibrate, of one batch, at once. One sample would do, but makes
 # ModelOpt take each layer for a matrix-vector product, which it leaves in float.
@@ -30,7 +33,8 @@ AUTOCAST_DATA_MAX = 32768.0
 class ConvertRequest(Frozen):
     """The graph to convert and the folder for the result; paths are of this host.
 
-    `samples` holds calibration shards; it and `method` are there for INT8 only.
+    `samples` holds calibration shards; it, `method` and `exclude` are there for INT8 only. `exclude` are nodes that
+    stay as they are, by the names that `name_nodes` gives once `fold_transposed_weights` is done.
     """
 
     onnx: str
@@ -41,6 +45,7 @@ class ConvertRequest(Frozen):
     external_bytes: int
     samples: str | None = None
     method: CalibrationMethod | None = None
+    exclude: tuple[str, ...] = ()
 
     @property
     def folder(self) -> Path:
@@ -101,3 +106,11 @@ class CalibrationReader:
     def rewind(self) -> None:
         """Start again at the first batch."""
         self._batches = self._read()
+
+
+def rows_in(path: Path) -> int:
+    """Samples of a shard that `save_shard` wrote with inputs, by the header of its first array alone."""
+    with zipfile.ZipFile(path) as archive, archive.open(archive.namelist()[0]) as member:
+        np.lib.format.read_magic(member)
+        shape, _, _ = np.lib.format.read_array_header_1_0(member)
+    return int(shape[0])

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tasks.converters.interface import CalibrationReader
-    from tasks.data import Arrays
+    from tasks.npz import Arrays
 
 
 def find_ranges(model: Path, activations: tuple[str, ...], method: CalibrationMethod, reader: CalibrationReader) -> Any:

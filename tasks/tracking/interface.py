@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from tasks.calibration.report import CalibrationReport
     from tasks.records import EngineOutcome
     from tasks.specs import Dim
     from validation.outputs import OutputSpec
@@ -19,7 +20,8 @@ class ConversionRecord:
     """One conversion of one version of a model: the parent run.
 
     `validation_digest` (`sha256:…`) names the data, `outputs` and `dims` are the model's declarations. `tags` are
-    logged but identify nothing: the same conversion run again from elsewhere may carry others.
+    logged but identify nothing: the same conversion run again from elsewhere may carry others. `calibration` identifies
+    nothing either, since a set grows older: what it found is in the engines' outcomes.
     """
 
     model: str
@@ -31,6 +33,7 @@ class ConversionRecord:
     outputs: Mapping[str, OutputSpec]
     dims: Mapping[str, Dim]
     tags: Mapping[str, str] = field(default_factory=dict)
+    calibration: CalibrationReport | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,6 +28,7 @@ from tasks.tracking.run_content import (
     engine_tags,
     metrics,
 )
+from tasks.tracking.tries import try_content
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -144,14 +145,20 @@ class MlflowTracker:
     def _delete_leftovers(self, experiment: str, evidence: str) -> None:
         for parent in self._parents(experiment, evidence):
             # Children first: killed in between, the parent is still there to find them by.
-            for child in self._search(experiment, **{"mlflow.parentRunId": parent.info.run_id}):
-                self.client.delete_run(child.info.run_id)
+            self._delete_below(experiment, parent.info.run_id)
             self.client.delete_run(parent.info.run_id)
+
+    def _delete_below(self, experiment: str, parent: str) -> None:
+        for child in self._search(experiment, **{"mlflow.parentRunId": parent}):
+            self._delete_below(experiment, child.info.run_id)
+            self.client.delete_run(child.info.run_id)
 
     def _start_parent(
         self, experiment: str, conversion: ConversionRecord, outcomes: Sequence[EngineOutcome], evidence: str
     ) -> str:
-        from tasks.tracking.artifacts import summary_list, summary_table  # noqa: PLC0415 - matplotlib, which `--help` must not pay
+        # matplotlib, which `--help` must not pay
+        from tasks.tracking.artifacts import summary_list, summary_table  # noqa: PLC0415
+        from tasks.tracking.calibration_figures import write_calibration_files  # noqa: PLC0415
 
         content = _RunContent(
             name=f"{conversion.model}@{conversion.version}",
@@ -161,6 +168,8 @@ class MlflowTracker:
         )
         with tempfile.TemporaryDirectory() as folder:
             Path(folder, "summary.md").write_text(f"# {content.name}\n\n{summary_table(outcomes)}", encoding="utf-8")
+            if conversion.calibration is not None:
+                write_calibration_files(conversion.calibration, Path(folder, "calibration"))
             with explained_errors(self._uri, "logging the parent run"):
                 return self._log_run(experiment, content, conversion, folder)
 
@@ -179,8 +188,20 @@ class MlflowTracker:
             write_engine_files(record, conversion.outputs, Path(folder))
             with explained_errors(self._uri, f"logging {content.name}"):
                 run_id = self._log_run(experiment, content, conversion, folder)
+                self._log_tries(experiment, outcome, run_id)
                 self.client.set_terminated(run_id, "FINISHED")
         return run_id
+
+    def _log_tries(self, experiment: str, outcome: EngineOutcome, parent: str) -> None:
+        """A run below the engine's for each try of a precision search."""
+        for attempt in outcome.tries:
+            content = try_content(outcome, attempt, parent)
+            run_id = str(self.client.create_run(experiment, run_name=content.name, tags=content.tags).info.run_id)
+            for key, value in content.params.items():
+                self.client.log_param(run_id, key, value)
+            for metric, number in content.values.items():
+                self.client.log_metric(run_id, metric, number)
+            self.client.set_terminated(run_id, "FINISHED")
 
     def _log_run(self, experiment: str, content: _RunContent, conversion: ConversionRecord, folder: str) -> str:
         """Make a run with all its content and the files of `folder`, and leave it RUNNING."""

@@ -22,6 +22,7 @@ from validation.verdict import Outcome
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from tasks.calibration.report import CalibrationRecord
     from tasks.records import Benchmark, EngineOutcome, Latency, Timing
     from tasks.specs import Dim
     from tasks.tracking.interface import ConversionRecord
@@ -211,14 +212,31 @@ def engine_params(conversion: ConversionRecord, outcome: EngineOutcome) -> dict[
     if outcome.policy is not None:
         asked = ("confidence", "min_samples", "resamples")
         params |= {f"policy.{name}": f"{getattr(outcome.policy, name):g}" for name in asked}
+    if outcome.calibration is not None:
+        params |= calibration_params(outcome.calibration)
     if outcome.benchmark is not None:
         params |= {f"not_timed.{form.value}": reason for form, reason in outcome.benchmark.missing.items()}
-    return _fit(params, _LONGEST_PARAM)
+    return fit_params(params)
+
+
+def calibration_params(calibration: CalibrationRecord) -> dict[str, str]:
+    """What INT8 was quantized with, and why that was accepted, if something was found."""
+    params = {"calibration.set": calibration.name, "calibration.digest": calibration.digest}
+    if calibration.findings:
+        params["calibration.findings"] = "\n".join(calibration.findings)
+    if calibration.accepted is not None:
+        params["calibration.accepted"] = calibration.accepted
+    return params
 
 
 def conversion_params(conversion: ConversionRecord) -> dict[str, str]:
     """Parameters of the parent run."""
-    return _fit({**conversion.parameters, **_dims(conversion.dims)}, _LONGEST_PARAM)
+    return fit_params({**conversion.parameters, **_dims(conversion.dims)})
+
+
+def fit_params(params: Mapping[str, str]) -> dict[str, str]:
+    """Parameters as MLflow takes them: safe names, no paths of this host, none too long."""
+    return _fit(params, _LONGEST_PARAM)
 
 
 def _dims(dims: Mapping[str, Dim]) -> dict[str, str]:
@@ -276,6 +294,8 @@ def _engine_note(outcome: EngineOutcome) -> str:
     lines = [f"**{outcome.outcome.value}**"]
     if outcome.reason:
         lines.append(outcome.reason)
+    if outcome.calibration is not None and outcome.calibration.accepted is not None:
+        lines += [f"- calibration accepted: {outcome.calibration.accepted}", *outcome.calibration.findings]
     if outcome.verdict is not None:
         lines += [f"- defect: {defect}" for defect in outcome.verdict.defects]
         lines += [f"- {judged.value}: {sentence}" for judged, sentence in worst_first(outcome.verdict.sentences)]

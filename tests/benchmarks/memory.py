@@ -10,7 +10,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from tasks.build import build_engine
 from tasks.compare import compare_engine
-from tasks.data import ingest, save_shard, shard_paths
+from tasks.data import ingest
+from tasks.npz import save_shard, shard_paths
 from tasks.records import Cell, EngineJob, ModuleArtifact, ReferenceArtifact, TypedModel
 from tasks.specs import ModelSpec, Precision
 from tasks.store.local import LocalStore

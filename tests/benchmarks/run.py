@@ -119,6 +119,14 @@ def _change_array(path: Path, name: str) -> None:
     np.savez_compressed(path, **arrays)
 
 
+def _change_calibration(folder: Path) -> None:
+    path = _first_shard(folder)
+    before = digest_file(path)[0].removeprefix("sha256:")
+    _change_array(path, "input_ids")
+    manifest = folder / "manifest.yaml"
+    manifest.write_text(manifest.read_text().replace(before, digest_file(path)[0].removeprefix("sha256:")))
+
+
 def _first_shard(folder: Path) -> Path:
     return min(folder.glob("*.npz"))
 
@@ -137,7 +145,7 @@ def _change_option(project: Project) -> None:
 
 CHANGES: dict[str, tuple[Callable[[Project], None], set[str]]] = {
     "the policy": (_change_policy, set()),
-    "the calibration set": (lambda p: _change_array(_first_shard(p.calibration), "input_ids"), {"int8"}),
+    "the calibration set": (lambda p: _change_calibration(p.calibration), {"int8"}),
     "the calibration method": (_change_option, {"int8"}),
     "one label": (lambda p: _change_array(_first_shard(p.model / "validation"), "label"), {"compare"}),
     "one validation sample": (

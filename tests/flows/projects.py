@@ -19,6 +19,7 @@ from click.testing import CliRunner
 from safetensors.numpy import save_file
 
 from flows.cli import main
+from tests.sets import describe
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -159,7 +160,7 @@ def write_project(root: Path, prefect_url: str) -> Project:
         weights[f"layers.{layer}.bias"] = (0.1 * random.standard_normal(shape[0])).astype(np.float32)
     save_file(weights, model / "weights.safetensors")
     write_data(model / "validation.npz", seed=1)
-    write_data(calibration / "set.npz", seed=2)
+    write_calibration(root, seed=2)
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "ENGINEGATE_"))}
     environment = inherited | {
         "ENGINEGATE_HOME": str(root / "home"),
@@ -169,6 +170,11 @@ def write_project(root: Path, prefect_url: str) -> Project:
         "PYTHONPATH": str(REPOSITORY),
     }
     return Project(root, environment)
+
+
+def write_calibration(root: Path, seed: int) -> None:
+    write_data(root / "calibration" / "set.npz", seed=seed)
+    describe(root / "calibration", {"features": {"dtype": "float32", "shape": ["batch", 16]}})
 
 
 def write_data(path: Path, seed: int, samples: int = 300) -> None:

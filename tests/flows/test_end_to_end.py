@@ -20,7 +20,14 @@ from safetensors.numpy import load_file, save_file
 from tasks.digests import digest_file, digest_json
 from tasks.records import TypedModel
 from tasks.store.local import LocalStore
-from tests.flows.projects import REPOSITORY, RUN_LIMIT_S, Project, prefect_server, write_data, write_project
+from tests.flows.projects import (
+    REPOSITORY,
+    RUN_LIMIT_S,
+    Project,
+    prefect_server,
+    write_calibration,
+    write_project,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -115,7 +122,7 @@ def _new_slice(project: Project) -> None:
 
 
 def _new_calibration(project: Project) -> None:
-    write_data(project.root / "calibration" / "set.npz", seed=3)
+    write_calibration(project.root, seed=3)
 
 
 def _new_weight(project: Project) -> None:

@@ -14,7 +14,8 @@ from flows.planning import plan_conversion, source_commit, version_of
 from tasks.errors import InputError
 from tasks.model_directory import read_model_directory
 from tasks.specs import Precision
-from tests.tasks.tiny import write_model_folder
+from tests.sets import describe
+from tests.tasks.tiny import SPEC, write_model_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -75,7 +76,7 @@ CHANGES: dict[str, Callable[[Path], object]] = {
     "a new data file": lambda folder: (folder / "vocabulary.json").write_text("{}"),
     "the calibration set": lambda folder: change_array(folder.parent / "calibration" / "set.npz", by=1e-3),
     "a calibration file more": lambda folder: np.savez(
-        folder.parent / "calibration" / "more.npz", features=np.zeros(1)
+        folder.parent / "calibration" / "more.npz", features=np.zeros((1, 4), np.float32)
     ),
     "the calibration method": lambda folder: edit_spec(folder, lambda c: c["calibration"].update(method="entropy")),
     "a dim": lambda folder: edit_spec(folder, lambda c: c["dims"]["batch"].update(max=17)),
@@ -92,6 +93,7 @@ def test_whatever_an_engine_depends_on_changes_the_version(tmp_path: Path, chang
     folder = write(tmp_path)
     before = version(folder)
     change(folder)
+    describe(folder.parent / "calibration", SPEC["inputs"])
     assert version(folder) != before
 
 

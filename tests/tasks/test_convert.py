@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,15 +11,18 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from tasks import convert, onnx_files
-from tasks.convert import Converter, convert_precision
+from tasks.calibration.loss import Loss, LossRequest, loss_in_child
+from tasks.convert import convert_precision
+from tasks.converters import table
 from tasks.converters.interface import CalibrationReader, ConvertRequest
 from tasks.converters.ort_calibration import find_ranges
 from tasks.converters.quantizable import find_quantizable, fold_transposed_weights, name_nodes
-from tasks.data import save_shard
+from tasks.converters.table import Converter, converters_for
 from tasks.errors import InputError, StageError
 from tasks.export import export_onnx
+from tasks.npz import save_shard
 from tasks.records import DataArtifact, ExportedModel
-from tasks.specs import CalibrationMethod, CalibrationSpec, Precision
+from tasks.specs import CalibrationMethod, CalibrationSpec, OutputDeclaration, Precision
 from tasks.store.local import LocalStore
 from tasks.workbench import Workbench
 from tests.tasks.models.directories import (
@@ -32,10 +36,13 @@ from tests.tasks.models.directories import (
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tasks.data import Arrays
+    from tasks.memo import Remembered
+    from tasks.npz import Arrays
     from tasks.records import TypedModel
     from tasks.specs import ModelSpec
 
+AUTO = CalibrationMethod.AUTO
+METHODS = [method for method in CalibrationMethod if method is not AUTO]
 TORCHSCRIPT = {"exporter": "torchscript", "opset": 17}
 
 
@@ -49,11 +56,18 @@ class Model:
     data: DataArtifact
     samples: Arrays
 
-    def convert(self, precision: Precision, method: CalibrationMethod | None = None) -> TypedModel:
+    def convert(
+        self, precision: Precision, method: CalibrationMethod | None = None, exclude: tuple[str, ...] = ()
+    ) -> TypedModel:
+        return self.remembered(precision, method, exclude).result
+
+    def remembered(
+        self, precision: Precision, method: CalibrationMethod | None = None, exclude: tuple[str, ...] = ()
+    ) -> Remembered[TypedModel]:
         spec = self.spec
         if method is not None:
             spec = spec.model_copy(update={"calibration": CalibrationSpec(set="x", method=method)})
-        return convert_precision(self.bench, self.exported, precision, spec, self.data).result
+        return convert_precision(self.bench, self.exported, precision, spec, self.data, exclude=exclude)
 
     def graph(self, typed: TypedModel, folder: Path) -> onnx.GraphProto:
         return onnx.load(self.bench.store.fetch(typed.onnx, folder) / "model.onnx").graph
@@ -140,8 +154,8 @@ def test_fp16_stays_close_and_keeps_the_types_of_inputs_and_outputs(encoder: Mod
 def test_where_one_fp16_converter_fails_the_next_serves_and_the_recipe_says_why(
     perceptron: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    broken = replace(convert.FP16[0], module="no_such_module")
-    monkeypatch.setattr(convert, "FP16", (broken, convert.FP16[1]))
+    broken = replace(table.FP16[0], module="no_such_module")
+    monkeypatch.setattr(table, "FP16", (broken, table.FP16[1]))
     recipe = perceptron.convert(Precision.FP16).recipe
     assert recipe["converter"] == "onnxconverter-float16"
     assert "no_such_module" in recipe["instead_of"]
@@ -170,7 +184,7 @@ def pairs_before(graph: onnx.GraphProto, kinds: set[str]) -> list[bool]:
     return found
 
 
-@pytest.mark.parametrize("method", list(CalibrationMethod))
+@pytest.mark.parametrize("method", METHODS)
 def test_int8_puts_pairs_before_float_weights(encoder: Model, tmp_path: Path, method: CalibrationMethod) -> None:
     typed = encoder.convert(Precision.INT8, method)
     graph = encoder.graph(typed, tmp_path / "int8")
@@ -258,7 +272,9 @@ def test_a_graph_without_weights_to_quantize_is_told_so(tmp_path: Path) -> None:
         numpy_helper.from_array(np.array([value], np.int64), name)
         for name, value in (("starts", 0), ("ends", 16), ("axes", 1))
     ]
-    with pytest.raises(StageError, match=r"method minmax failed; try another method \(max, entropy, percentile\)") as e:
+    with pytest.raises(
+        StageError, match=r"method minmax failed; try another method \(max, entropy, percentile, auto\)"
+    ) as e:
         by_hand(tmp_path, nodes, weights).convert(Precision.INT8)
     assert "nothing to quantize" in str(e.value)
 
@@ -299,7 +315,7 @@ def ranges_of(model: Model, folder: Path, shards: list[Arrays], method: Calibrat
     return {name: [np.asarray(end).item() for end in data.range_value] for name, data in found.items()}
 
 
-@pytest.mark.parametrize("method", [m for m in CalibrationMethod if m is not CalibrationMethod.MAX])
+@pytest.mark.parametrize("method", METHODS[1:])
 def test_ranges_do_not_depend_on_the_order_of_the_samples(
     perceptron: Model, tmp_path: Path, method: CalibrationMethod
 ) -> None:
@@ -345,3 +361,161 @@ def test_a_transposed_weight_is_folded_so_that_it_can_be_quantized() -> None:
 def test_a_converter_says_its_versions_and_parameters() -> None:
     described = Converter("name", "module", ("onnx",), {"bins": 2}).describe()
     assert described == {"converter": "name", "version": f"onnx {onnx.__version__}", "parameters": '{"bins": 2}'}
+
+
+def test_int8_says_its_method_and_what_it_was_calibrated_on(perceptron: Model) -> None:
+    recipe = perceptron.convert(Precision.INT8).recipe
+    assert recipe["calibration"] == perceptron.data.inputs.digest
+    assert recipe["method"] == "minmax"
+    assert "excluded" not in recipe
+    assert "calibration" not in perceptron.convert(Precision.FP32).recipe
+
+
+def test_another_method_or_another_layer_left_out_is_another_conversion(perceptron: Model) -> None:
+    assert not perceptron.remembered(Precision.INT8).cached
+    assert not perceptron.remembered(Precision.INT8, CalibrationMethod.PERCENTILE).cached
+    assert not perceptron.remembered(Precision.INT8, exclude=("Gemm_2",)).cached
+    assert perceptron.remembered(Precision.INT8, exclude=("Gemm_2", "Gemm_2")).cached
+    assert perceptron.remembered(Precision.INT8).cached
+
+
+@pytest.fixture
+def twins(tmp_path: Path) -> Model:
+    """Two layers that read one activation: features → Gemm, and features → Gemm, added to a score."""
+    generator = np.random.default_rng(0)
+    weights = [numpy_helper.from_array(generator.standard_normal((24, 16)).astype(np.float32), n) for n in ("v", "w")]
+    nodes = [
+        helper.make_node("Gemm", ["features", "v"], ["a"], name="layer"),
+        helper.make_node("Gemm", ["features", "w"], ["b"], name="layer.2"),
+        helper.make_node("Add", ["a", "b"], ["score"], name="sum"),
+    ]
+    return by_hand(tmp_path, nodes, weights)
+
+
+@pytest.mark.parametrize("method", [CalibrationMethod.MAX, CalibrationMethod.MINMAX])
+def test_a_layer_that_is_left_out_reads_floats_where_its_twin_reads_them_quantized(
+    twins: Model, tmp_path: Path, method: CalibrationMethod
+) -> None:
+    """One name is the start of the other, which ModelOpt would take for a pattern."""
+    typed = twins.convert(Precision.INT8, method, ("layer",))
+    graph = twins.graph(typed, tmp_path / "int8")
+    producers = {name: node.op_type for node in graph.node for name in node.output}
+    inputs = {node.name: list(node.input) for node in graph.node}
+    assert inputs["layer"][:2] == ["features", "v"]
+    assert [producers[name] for name in inputs["layer.2"][:2]] == ["DequantizeLinear"] * 2
+    assert typed.recipe["excluded"] == '["layer"]'
+
+
+def test_the_addition_of_a_convolution_that_is_left_out_reads_floats(cnn: Model, tmp_path: Path) -> None:
+    full = cnn.graph(cnn.convert(Precision.INT8), tmp_path / "full")
+    addition = next(node for node in full.node if node.op_type == "Add")
+    fused = next(node for node in full.node if node.op_type == "Conv" and node.output[0] in addition.input)
+    graph = cnn.graph(cnn.convert(Precision.INT8, exclude=(fused.name,)), tmp_path / "part")
+    assert pairs_before(graph, {"Conv"}) == [True, True, False]
+    producers = {name: node.op_type for node in graph.node for name in node.output}
+    addition = next(node for node in graph.node if node.op_type == "Add")
+    assert [producers[name] for name in addition.input] == ["Conv", "Relu"]
+    read = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
+    assert all(read.intersection(node.output) for node in graph.node), "no pair is left that nobody reads"
+
+
+@pytest.mark.parametrize("method", [CalibrationMethod.MAX, CalibrationMethod.MINMAX])
+def test_names_to_leave_out_that_are_not_there_are_named(perceptron: Model, method: CalibrationMethod) -> None:
+    with pytest.raises(StageError, match=r"2 of the 3 nodes to leave out \(Relu_1, nobody\) are none of the 2"):
+        perceptron.convert(Precision.INT8, method, ("Gemm_0", "nobody", "Relu_1"))
+
+
+def test_not_all_layers_can_be_left_out(perceptron: Model) -> None:
+    with pytest.raises(StageError, match="all 2 layers are left out"):
+        perceptron.convert(Precision.INT8, exclude=("Gemm_0", "Gemm_2"))
+
+
+def test_only_int8_can_leave_layers_out(perceptron: Model) -> None:
+    with pytest.raises(StageError, match="fp16 quantizes nothing"):
+        perceptron.convert(Precision.FP16, exclude=("Gemm_0",))
+
+
+def judged_as_tensor(model: Model, data: DataArtifact | None = None) -> Model:
+    spec = model.spec.model_copy(update={"outputs": {"score": OutputDeclaration.model_validate({"kind": "tensor"})}})
+    return replace(model, spec=spec, data=data or model.data)
+
+
+def quick_trials(monkeypatch: pytest.MonkeyPatch, *broken: CalibrationMethod) -> None:
+    """Try `percentile` and `minmax` only; the converters of `broken` do not exist."""
+    monkeypatch.setattr(table, "METHODS", (CalibrationMethod.PERCENTILE, CalibrationMethod.MINMAX))
+    real = table.int8_converter
+
+    def converter(method: CalibrationMethod) -> Converter:
+        return replace(real(method), module="no_such_module") if method in broken else real(method)
+
+    monkeypatch.setattr(convert, "int8_converter", converter)
+
+
+def loss_on(model: Model, typed: TypedModel, samples: Arrays) -> Loss:
+    with model.bench.store.scratch() as folder:
+        (folder / "samples").mkdir()
+        save_shard(folder / "samples", 0, samples)
+        request = LossRequest(
+            exported=str(model.bench.store.fetch(model.exported.onnx, folder / "exported") / "model.onnx"),
+            quantized=str(model.bench.store.fetch(typed.onnx, folder / "typed") / "model.onnx"),
+            samples=str(folder / "samples"),
+            batch=model.spec.dims["batch"],
+            outputs=model.spec.outputs,
+        )
+        return loss_in_child(request.model_dump(mode="json"), lambda _done, _total: None)
+
+
+def test_auto_quantizes_the_whole_set_with_the_method_whose_trial_had_the_smallest_loss(
+    perceptron: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On these samples that is the second method."""
+    quick_trials(monkeypatch)
+    data = store_shards(perceptron.bench.store, [make_features(200, seed=2)])
+    steps: list[tuple[int, int]] = []
+    model = judged_as_tensor(perceptron, data)
+    model = replace(model, bench=replace(model.bench, on_progress=lambda done, total: steps.append((done, total))))
+    typed = model.convert(Precision.INT8, AUTO)
+    trials, means = (json.loads(typed.recipe[name]) for name in ("trials", "trials_mean_loss"))
+    assert list(trials) == list(means) == ["percentile", "minmax"]
+    assert 0 < trials["minmax"] < trials["percentile"]
+    assert typed.recipe["method"] == "minmax"
+    assert typed.onnx == model.convert(Precision.INT8, CalibrationMethod.MINMAX).onnx
+    auto_steps = steps[: steps.index((300, 300)) + 1]
+    assert auto_steps == sorted(auto_steps)
+
+
+def test_auto_does_not_calibrate_its_trials_on_what_it_holds_back(
+    perceptron: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quick_trials(monkeypatch, CalibrationMethod.PERCENTILE)
+    features = make_features(40)["features"]
+    features[3::4] *= 1000
+    model = judged_as_tensor(perceptron, store_shards(perceptron.bench.store, [{"features": features}]))
+    typed = model.convert(Precision.INT8, AUTO)
+    tried = json.loads(typed.recipe["trials"])["minmax"]
+    assert tried > 5, "the trial clipped nearly all"
+    assert (loss_on(model, typed, {"features": features[3::4]}).loss or 0.0) < 1
+
+
+def test_a_method_that_fails_is_a_trial_with_its_reason(perceptron: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    quick_trials(monkeypatch, CalibrationMethod.PERCENTILE)
+    recipe = judged_as_tensor(perceptron).convert(Precision.INT8, AUTO).recipe
+    trials = json.loads(recipe["trials"])
+    assert recipe["method"] == "minmax"
+    assert "no_such_module" in trials["percentile"]
+    assert isinstance(trials["minmax"], float)
+    assert list(json.loads(recipe["trials_mean_loss"])) == ["minmax"]
+    assert str(perceptron.bench.store.root) not in str(recipe)  # type: ignore[attr-defined]
+
+
+def test_where_every_method_fails_every_cause_is_told(perceptron: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    quick_trials(monkeypatch, CalibrationMethod.PERCENTILE, CalibrationMethod.MINMAX)
+    with pytest.raises(StageError, match=r"method auto failed(?s:.*)\(1\) percentile(?s:.*)\(2\) minmax"):
+        judged_as_tensor(perceptron).convert(Precision.INT8, AUTO)
+
+
+def test_auto_tries_max_first_where_modelopt_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [converter.name for converter in converters_for(Precision.INT8, AUTO)]
+    assert names == ["modelopt-int8"] + ["onnxruntime-int8"] * 3
+    monkeypatch.setattr(table, "_MODELOPT", ("no-such-package",))
+    assert [converter.name for converter in converters_for(Precision.INT8, AUTO)] == ["onnxruntime-int8"] * 3

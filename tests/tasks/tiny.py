@@ -11,8 +11,9 @@ import yaml
 
 from tasks.backends.interface import BuildJob
 from tasks.backends.profiles import PROFILE_RULE
-from tasks.data import save_shard, slices_in
+from tasks.data import slices_in
 from tasks.digests import digest_json
+from tasks.npz import save_shard
 from tasks.records import (
     Artifact,
     BackendIdentity,
@@ -33,6 +34,7 @@ from tasks.records import (
     TypedModel,
 )
 from tasks.specs import ModelSpec, Precision
+from tests.sets import describe
 from validation.comparison import Comparison
 from validation.policy import default_policy
 from validation.verdict import decide
@@ -41,7 +43,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from tasks.data import Arrays
+    from tasks.npz import Arrays
     from tasks.store.interface import ArtifactStore
     from validation.comparison import ComparisonResult
     from validation.policy import Policy
@@ -85,7 +87,8 @@ def write_model_folder(folder: Path, **changes: Any) -> Path:
     np.savez(folder / "validation.npz", features=make_features(SAMPLES))
     calibration = folder.parent / "calibration"
     calibration.mkdir(exist_ok=True)
-    np.savez(calibration / "set.npz", features=make_features(16, seed=1))
+    np.savez(calibration / "set.npz", features=make_features(64, seed=1))
+    describe(calibration, SPEC["inputs"])
     return folder
 
 

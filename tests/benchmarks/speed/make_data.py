@@ -11,12 +11,15 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import yaml
+
+from tests.sets import describe
 
 HERE = Path(__file__).resolve().parent
 PERIOD = 4093
 SEED = 20261121
 VALIDATION_SAMPLES = 32
-CALIBRATION_SAMPLES = 16
+CALIBRATION_SAMPLES = 32
 FLOATS: dict[str, tuple[str, tuple[int, ...]]] = {
     "resnet50": ("images", (3, 224, 224)),
     "conformer": ("mels", (300, 80)),
@@ -43,7 +46,7 @@ def make_tokens(samples: int, seed: int) -> dict[str, np.ndarray]:
 
 
 def complete(folder: Path) -> None:
-    """Write what a model directory lacks: `tiling.py`, 32 validation samples and 16 calibration samples."""
+    """Write what a model directory lacks: `tiling.py`, 32 validation samples and a calibration set of 32."""
     shutil.copyfile(HERE / "tiling.py", folder / "tiling.py")
     (folder / "calibration").mkdir(exist_ok=True)
     for samples, first, path in (
@@ -56,6 +59,8 @@ def complete(folder: Path) -> None:
         else:
             arrays = make_tokens(samples, first)
         np.savez_compressed(path, allow_pickle=False, **arrays)
+    inputs = yaml.safe_load((folder / "model.yaml").read_text())["inputs"]
+    describe(folder / "calibration", inputs, name=folder.name)
 
 
 def main() -> None:

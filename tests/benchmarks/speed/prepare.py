@@ -20,6 +20,7 @@ from pydantic import BaseModel
 from flows.console import Reporter
 from flows.handover import leave_job
 from flows.planning import plan_conversion
+from flows.quantization import read_calibration
 from flows.session import Session
 from flows.settings import read_settings
 from tasks.convert import convert_precision
@@ -46,7 +47,7 @@ def prepare(session: Session, folder: Path) -> dict[str, str]:
     directory = read_model_directory(folder)
     spec, bench = directory.spec, session.bench()
     data = _told("validation data", ingest(bench, spec, directory.validation, "validation.data"))
-    calibration = _told("calibration data", ingest(bench, spec, directory.calibration, "calibration.set"))
+    _, calibration = read_calibration(session, directory)
     exported = _told("export", export_onnx(bench, directory, data))
     reference = _told("reference", run_reference(bench, directory, data))
     module = store_module(bench, directory).result

@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import yaml
 
-from tasks.data import save_shard
+from tasks.calibration.manifest import LEAST_SAMPLES
 from tasks.model_directory import ModelDirectory, read_model_directory
+from tasks.npz import save_shard
 from tasks.records import DataArtifact
+from tests.sets import describe
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from tasks.data import Arrays
+    from tasks.npz import Arrays
     from tasks.store.interface import ArtifactStore
 
 SOURCES = Path(__file__).parent
@@ -79,8 +81,9 @@ def write_directory(
         spec["weights"] = "weights.safetensors"
         save_file(dict(weights), folder / "weights.safetensors")
     (folder / "model.yaml").write_text(yaml.safe_dump(spec, sort_keys=False))
-    for path in (folder / "validation.npz", root / "calibration" / "set.npz"):
-        np.savez(path, nothing=np.zeros(1))
+    np.savez(folder / "validation.npz", nothing=np.zeros(1))
+    np.savez(root / "calibration" / "set.npz", nothing=np.zeros(LEAST_SAMPLES))
+    describe(root / "calibration", {"nothing": {"dtype": "float64", "shape": ["batch"]}})
     return read_model_directory(folder)
 
 

@@ -1,0 +1,270 @@
+"""Measures how a calibration set compares with production, in a child process: it runs the reference."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tasks.calibration.activations import (
+    MOST_CALIBRATED,
+    MOST_RUN,
+    Clipping,
+    DataFolders,
+    Ranges,
+    WatchedModel,
+    batches,
+    scores_of,
+)
+from tasks.calibration.features import feature_names, find_masks, sample_digests, sample_features, token_counts
+from tasks.calibration.report import FeatureLikeness, Place, Resemblance, TokenCoverage
+from tasks.data import slices_in
+from tasks.errors import InputError
+from tasks.npz import FIRST_INDICES, load_arrays, shard_paths
+from tasks.specs import Dim, Frozen, InputSpec, OutputDeclaration
+from validation.directions import combine
+from validation.likeness import TokenCounts, compare, stratum_weights, unseen_tokens
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    Texts = NDArray[np.str_]
+    Floats = NDArray[np.float32]
+
+FEWEST = 20
+"""Samples that a place must have on both sides to be compared on its own."""
+_PROGRESS = 4
+
+
+class DataSet(Frozen):
+    """A data set laid out on this host: folders of shards alike in number and order."""
+
+    inputs: str
+    annotations: str
+    samples: int
+
+    @property
+    def folders(self) -> DataFolders:
+        """The folders as paths."""
+        return DataFolders(Path(self.inputs), Path(self.annotations))
+
+
+class MeasureRequest(Frozen):
+    """What to compare. `validation` is the folder of inputs that no sample of the set may be in.
+
+    `onnx` is the exported reference; without one, neither ranges nor scores are compared. `strata` are names of
+    slices that the set has.
+    """
+
+    calibration: DataSet
+    production: DataSet
+    validation: str | None
+    inputs: dict[str, InputSpec]
+    batch_dim: str
+    batch: Dim
+    outputs: dict[str, OutputDeclaration]
+    onnx: str | None
+    strata: tuple[str, ...]
+
+
+@dataclass
+class _Side:
+    """What is read of one data set: features [n, f], and the value of each stratum [n]."""
+
+    features: Floats
+    strata: dict[str, Texts]
+    tokens: dict[Place, dict[str, TokenCounts]] = field(default_factory=dict)
+
+    def places(self) -> dict[Place, NDArray[np.bool_]]:
+        """All samples, and those of each value of each stratum."""
+        found = {Place(): np.ones(len(self.features), dtype=bool)}
+        for stratum, values in self.strata.items():
+            for value in np.unique(values).tolist():
+                found[Place(stratum=stratum, value=value)] = values == value
+        return found
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Samples by stratum and value."""
+        return {
+            stratum: dict(zip(*(part.tolist() for part in np.unique(values, return_counts=True)), strict=True))
+            for stratum, values in self.strata.items()
+        }
+
+    def cells(self, strata: Sequence[str]) -> list[str]:
+        """The values of all strata of each sample, as one text."""
+        rows = zip(*(self.strata[name].tolist() for name in strata), strict=True)
+        return ["\0".join(row) for row in rows] if strata else [""] * len(self.features)
+
+
+def measure_in_child(raw: dict[str, Any], progress: Callable[[int, int], None]) -> Resemblance:
+    """Child entry: serve a MeasureRequest.
+
+    Raises:
+        InputError: a sample of the set is in the validation data.
+    """
+    request = MeasureRequest.model_validate(raw)
+    _refuse_shared(request)
+    progress(1, _PROGRESS)
+    masks = find_masks(chain(*(_shards(side.folders) for side in _sides(request))), request.inputs)
+    ours, theirs = (_read(request, side, masks) for side in _sides(request))
+    progress(2, _PROGRESS)
+    names = feature_names(request.inputs, request.batch_dim, masks)
+    joint = combine(ours.features, theirs.features) if len(names) > 1 else None
+    if joint is not None:
+        names = (*names, *(f"joint direction {number + 1}" for number in range(len(joint.loadings))))
+        ours.features = np.concatenate([ours.features, joint.calibration], axis=1)
+        theirs.features = np.concatenate([theirs.features, joint.sample], axis=1)
+    rows = _compare(names, ours, theirs)
+    progress(3, _PROGRESS)
+    ran = None if request.onnx is None else _run_reference(request, Path(request.onnx))
+    return Resemblance(
+        set_samples=request.calibration.samples,
+        production_samples=request.production.samples,
+        counts=ours.counts(),
+        production_counts=theirs.counts(),
+        features=(*rows, *(ran.features if ran else ())),
+        tokens=tuple(_compare_tokens(ours, theirs)),
+        ranges=tuple(ran.clipping.rows()) if ran else (),
+        run=ran.samples if ran else None,
+    )
+
+
+def _sides(request: MeasureRequest) -> tuple[DataSet, DataSet]:
+    return request.calibration, request.production
+
+
+def _shards(folders: DataFolders) -> Iterator[dict[str, np.ndarray[Any, Any]]]:
+    return (load_arrays(path) for path in shard_paths(folders.inputs))
+
+
+def _refuse_shared(request: MeasureRequest) -> None:
+    if request.validation is None:
+        return
+    held_out = set(_digests(Path(request.validation), request))
+    own = _digests(request.calibration.folders.inputs, request)
+    shared = [number for number, digest in enumerate(own) if digest in held_out]
+    if shared:
+        first = ", ".join(map(str, shared[:FIRST_INDICES]))
+        raise InputError(
+            f"calibration.set: {len(shared)} of its {len(own)} samples (first: {first}, in the order of its files) are"
+            " in the validation data too; what an engine is tuned on cannot judge it: take other samples"
+        )
+
+
+def _digests(inputs: Path, request: MeasureRequest) -> list[str]:
+    found = (sample_digests(load_arrays(path), request.inputs, request.batch_dim) for path in shard_paths(inputs))
+    return [digest for shard in found for digest in shard]
+
+
+def _read(request: MeasureRequest, data: DataSet, masks: frozenset[str]) -> _Side:
+    features: list[Floats] = []
+    strata: list[dict[str, Texts]] = []
+    tokens: dict[Place, dict[str, list[TokenCounts]]] = {}
+    for inputs, notes in zip(shard_paths(data.folders.inputs), shard_paths(data.folders.annotations), strict=True):
+        shard, labels = load_arrays(inputs), slices_in(load_arrays(notes))
+        features.append(sample_features(shard, request.inputs, request.batch_dim, masks))
+        here = {name: labels[name].astype(np.str_) for name in request.strata if name in labels}
+        strata.append(here)
+        for place, rows in _Side(features[-1], here).places().items():
+            part = {name: array[rows] for name, array in shard.items()}
+            for name, counts in token_counts(part, request.inputs, request.batch_dim, masks).items():
+                tokens.setdefault(place, {}).setdefault(name, []).append(counts)
+    return _Side(
+        features=np.concatenate(features),
+        strata={name: np.concatenate([part[name] for part in strata]) for name in strata[0]},
+        tokens={
+            place: {name: TokenCounts.total(parts) for name, parts in by_input.items()}
+            for place, by_input in tokens.items()
+        },
+    )
+
+
+def _compare(names: Sequence[str], ours: _Side, theirs: _Side) -> list[FeatureLikeness]:
+    """Each feature in each place that both sides have; all samples weighed as production's strata are."""
+    if not names:
+        return []
+    here, there = ours.places(), theirs.places()
+    places = [place for place in here if place in there and min(here[place].sum(), there[place].sum()) >= FEWEST]
+    weights, covered = _weights(ours, theirs)
+    rows = []
+    for place in places:
+        left, right = here[place], there[place] & covered
+        if right.sum() < FEWEST or not weights[left].any():
+            continue
+        found = compare(
+            ours.features[left], theirs.features[right], weights[left], comparisons=len(names) * len(places)
+        )
+        rows += [
+            FeatureLikeness(
+                feature=name,
+                place=place,
+                psi=one.psi,
+                psi_low=one.psi_low,
+                ks=one.ks,
+                ks_low=one.ks_low,
+                set_samples=one.n_set,
+                production_samples=one.n_sample,
+            )
+            for name, one in zip(names, found, strict=True)
+        ]
+    return rows
+
+
+def _weights(ours: _Side, theirs: _Side) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Weights of the set's samples, and which of production's lie in strata that the set has."""
+    strata = [name for name in ours.strata if name in theirs.strata]
+    own, other = ours.cells(strata), theirs.cells(strata)
+    covered = np.isin(other, own)
+    if not covered.any():
+        return np.ones(len(own)), np.ones(len(other), dtype=bool)
+    return stratum_weights(own, other), covered
+
+
+def _compare_tokens(ours: _Side, theirs: _Side) -> Iterator[TokenCoverage]:
+    for place, by_input in ours.tokens.items():
+        for name, counts in by_input.items():
+            other = theirs.tokens.get(place, {}).get(name)
+            if other is None or min(counts.samples, other.samples) < FEWEST:
+                continue
+            found = unseen_tokens(counts, other)
+            yield TokenCoverage(input=name, place=place, unseen=found.share, expected=found.expected, beyond=found.low)
+
+
+@dataclass(frozen=True)
+class _Ran:
+    features: list[FeatureLikeness]
+    clipping: Clipping
+    samples: tuple[int, int]
+
+
+def _run_reference(request: MeasureRequest, onnx: Path) -> _Ran:
+    """Run the reference on a part of both data sets: its scores, and the ranges of what INT8 quantizes."""
+    folder = onnx.parent.parent / "watched"
+    folder.mkdir()
+    model, ranges = WatchedModel(onnx, folder), Ranges()
+    ours = _scores(request, request.calibration, MOST_CALIBRATED, model, lambda tensors, _: ranges.add(tensors))
+    clipping = Clipping(ranges)
+    theirs = _scores(request, request.production, MOST_RUN, model, clipping.add)
+    rows = _compare([f"output {name}" for name in ours[1]], ours[0], theirs[0])
+    return _Ran(rows, clipping, (len(ours[0].features), len(theirs[0].features)))
+
+
+def _scores(
+    request: MeasureRequest, data: DataSet, most: int, model: WatchedModel, watch: Callable[..., None]
+) -> tuple[_Side, tuple[str, ...]]:
+    scores: list[Mapping[str, NDArray[np.float64]]] = []
+    strata: list[Mapping[str, Texts]] = []
+    for batch in batches(data.folders, data.samples, most, request.batch, request.strata):
+        outputs, tensors = model.run(batch)
+        watch(tensors, batch)
+        scores.append(scores_of(outputs, request.outputs))
+        strata.append(batch.strata)
+    names = tuple(scores[0])
+    features = np.stack([np.concatenate([part[name] for part in scores]) for name in names], axis=1)
+    by_stratum = {name: np.concatenate([part[name] for part in strata]) for name in strata[0]}
+    return _Side(features.astype(np.float32), by_stratum), names

@@ -1,0 +1,87 @@
+"""Figures of a checked calibration set: what INT8 would clip, and which features differ from production."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from tasks.calibration.judge import CLIPPING_LIMIT, differs
+from tasks.calibration.tables import markdown_of
+from tasks.tracking.run_content import scrub, without_host_paths
+from validation.likeness import KS_LIMIT
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from matplotlib.axes import Axes
+
+    from tasks.calibration.report import CalibrationReport
+
+_SET, _PRODUCTION, _BAD, _NEUTRAL = "#0072B2", "#D55E00", "#D55E00", "#666666"
+_MOST_BARS = 24
+_LONGEST = 34
+_DPI = 110
+
+
+def draw_ranges(report: CalibrationReport) -> Figure:
+    """The largest absolute value of each quantized tensor in production, as a share of that in the set; worst first."""
+    rows = report.resemblance.ranges[:_MOST_BARS][::-1]
+    figure, (ends, errors) = _figure(len(rows), f"{report.name}: ranges that INT8 would cut off", 2)
+    places = np.arange(len(rows))
+    ratios = [row.production_largest / row.set_largest if row.set_largest else np.inf for row in rows]
+    finite = [min(ratio, 10.0) for ratio in ratios]
+    ends.barh(places, finite, color=[_BAD if row.worst_clipped > CLIPPING_LIMIT else _SET for row in rows])
+    ends.axvline(1.0, color=_NEUTRAL, linestyle="--", linewidth=1)
+    ends.set(yticks=places, xlabel="largest in production / largest in the set")
+    ends.set_yticklabels([_short(row.tensor) for row in rows], fontsize=8)
+    errors.barh(places, [100 * row.worst_clipped for row in rows], color=_PRODUCTION)
+    errors.axvline(100 * CLIPPING_LIMIT, color=_NEUTRAL, linestyle="--", linewidth=1)
+    errors.set(yticks=[], xlabel="error of clipping where it is worst (%)")
+    for place, row in zip(places, rows, strict=True):
+        if row.worst_clipped > CLIPPING_LIMIT and str(row.worst):
+            errors.annotate(f" {row.worst}", (100 * row.worst_clipped, float(place)), va="center", fontsize=8)
+    errors.margins(x=0.35)
+    return figure
+
+
+def draw_likeness(report: CalibrationReport) -> Figure:
+    """The K-S distance of the features that differ most, each with its lower bound."""
+    rows = sorted(report.resemblance.features, key=lambda row: (-row.ks_low, -row.ks))[:_MOST_BARS][::-1]
+    figure, (axes,) = _figure(len(rows), f"{report.name}: distance of features from production", 1)
+    places = np.arange(len(rows))
+    colours = [_BAD if differs(row) else _SET for row in rows]
+    axes.barh(places, [row.ks for row in rows], color=colours, alpha=0.35, label="D")
+    axes.barh(places, [row.ks_low for row in rows], color=colours, height=0.4, label="its lower bound")
+    axes.axvline(KS_LIMIT, color=_NEUTRAL, linestyle="--", linewidth=1)
+    axes.set(yticks=places, xlabel="Kolmogorov-Smirnov distance; the bold part is certain", xlim=(0, 1))
+    names = [f"{_short(row.feature)}{f', {row.place}' if str(row.place) else ''}" for row in rows]
+    axes.set_yticklabels(names, fontsize=8)
+    return figure
+
+
+def _figure(bars: int, title: str, columns: int) -> tuple[Figure, list[Axes]]:
+    figure = Figure(figsize=(10, 1.6 + 0.26 * max(bars, 4)), dpi=_DPI, layout="constrained")
+    figure.suptitle(title, fontsize=11)
+    found: Any = figure.subplots(1, columns, squeeze=False)
+    return figure, list(found[0])
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= _LONGEST else f"…{name[1 - _LONGEST :]}"
+
+
+def write_calibration_files(report: CalibrationReport, folder: Path) -> None:
+    """Write the report as JSON and Markdown, and its figures, into `folder`."""
+    folder.mkdir()
+    (folder / "report.json").write_text(json.dumps(scrub(report.model_dump(mode="json")), indent=1), encoding="utf-8")
+    (folder / "report.md").write_text(without_host_paths(markdown_of(report)), encoding="utf-8")
+    figures = {
+        "likeness": (report.resemblance.features, draw_likeness),
+        "ranges": (report.resemblance.ranges, draw_ranges),
+    }
+    for name, (rows, draw) in figures.items():
+        if rows:
+            draw(report).savefig(folder / f"{name}.png", metadata={"Software": None})
