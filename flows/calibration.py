@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from flows.stage import run_stage
@@ -13,7 +14,7 @@ from tasks.calibration.manifest import data_files_in
 from tasks.calibration.scores import score_samples
 from tasks.calibration.sets import count_strata, read_set
 from tasks.data import BareSpec, ingest
-from tasks.errors import InputError
+from tasks.errors import InputError, StageError
 from tasks.export import export_onnx
 from tasks.formats import DATA_SUFFIXES, read_arrays
 from tasks.model_directory import SPEC_FILE, read_model_directory
@@ -40,6 +41,21 @@ if TYPE_CHECKING:
 
 NEAREST_FOLDERS = 3
 """So many folders above a sample may hold the model.yaml that it belongs to."""
+
+
+def check_and_log(session: Session, folder: Path, against: Path | None, model: Path | None) -> CalibrationReport:
+    """Check a calibration set as `check_set` does, and log the report to MLflow, which is opened meanwhile."""
+    with ThreadPoolExecutor(1) as pool:
+        connecting = pool.submit(session.tracker.connect)
+        report = check_set(session, folder, against, model)
+        try:
+            connecting.result()
+            run = session.tracker.log_calibration(report)
+        except StageError as error:  # the verdict stands without MLflow
+            session.reporter.say(f"! not logged: {error}")
+        else:
+            session.reporter.say(f"logged to MLflow as run {run} of experiment `calibration sets`")
+    return report
 
 
 def check_set(session: Session, folder: Path, against: Path | None, model: Path | None) -> CalibrationReport:

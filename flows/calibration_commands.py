@@ -38,10 +38,10 @@ def check(session: Session, folder: Path, against: Path | None, model: Path | No
 
     SAMPLE is an .npz file or a folder of them, with slice.NAME for each stratum. Exit code 3 when a limit is missed.
     """
-    from flows.calibration import check_set  # noqa: PLC0415
+    from flows.calibration import check_and_log  # noqa: PLC0415
     from flows.calibration_report import show_report  # noqa: PLC0415
 
-    report = check_set(session, folder, against, model)
+    report = check_and_log(session, folder, against, model)
     show_report(session.reporter, report)
     return report.model_dump(mode="json"), EXIT_CODES["pass" if report.passed else "fail"]
 

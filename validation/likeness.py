@@ -19,7 +19,7 @@ A lower bound is above zero on two conditions:
    would leave a set of 90 unable to show anything.
 
 What the limits can see: a stratum of the traffic that the set lacks, with share s, moves D by s at most, so D never
-shows a missing fifth. PSI does where a feature tells the stratum apart: by three standard deviations, not by two.
+shows a missing fifth. PSI does where one feature tells the stratum apart by more than three standard deviations.
 Several features that tell a little each tell much together: `directions.combine` makes features of them.
 """
 
@@ -115,8 +115,8 @@ def compare(
         ValueError: if shapes do not fit, a side is empty, a value is not finite, or no weight is above 0.
     """
     check_features(calibration, sample, weights)
-    features = calibration.shape[1]
-    plan = _Plan(confidence, resamples, (1 - confidence) / (2 * max(1, comparisons or features)))
+    judged = comparisons or max(1, calibration.shape[1])
+    plan = _Plan(confidence, resamples, (1 - confidence) / (2 * judged))
     weighing = np.ones(len(calibration)) if weights is None else np.asarray(weights, dtype=np.float64)
     used = weighing > 0
     return [
@@ -180,8 +180,8 @@ class _Binned:
 
 
 def _compare_feature(calibration: Floats, sample: Floats, weights: NDArray[np.float64], plan: _Plan) -> Likeness:
-    thin, pool = thinned(sample), np.concatenate([thinned(calibration), thinned(sample)])
-    coarse = decile_edges(thin)
+    pool = np.concatenate([thinned(calibration), thinned(sample)])
+    coarse = decile_edges(thinned(sample))
     if coarse.size == 0:  # A constant sample has no deciles, yet the set may lie elsewhere.
         coarse = decile_edges(pool)
     edges = np.union1d(coarse, quantile_edges(pool))
@@ -215,8 +215,7 @@ def quantile_edges(values: Floats) -> NDArray[np.float64]:
     picked, times = np.unique(ordered[np.arange(1, _BINS) * len(ordered) // _BINS], return_counts=True)
     below = np.searchsorted(ordered, picked, side="left")
     above = np.searchsorted(ordered, picked[times > 1], side="right")
-    cuts = np.union1d(below, above)
-    cuts = cuts[(cuts > 0) & (cuts < len(ordered))]
+    cuts = np.setdiff1d(np.union1d(below, above), [0, len(ordered)])
     return np.asarray(ordered[cuts - 1] / 2 + ordered[cuts] / 2)
 
 

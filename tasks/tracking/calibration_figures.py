@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 
 from tasks.calibration.judge import CLIPPING_LIMIT, differs
 from tasks.calibration.tables import markdown_of
-from tasks.tracking.run_content import scrub, without_host_paths
+from tasks.digests import digest_json
+from tasks.tracking.run_content import RunContent, fit_params, fit_tags, scrub, without_host_paths
 from validation.likeness import KS_LIMIT
 
 if TYPE_CHECKING:
@@ -85,3 +86,27 @@ def write_calibration_files(report: CalibrationReport, folder: Path) -> None:
     for name, (rows, draw) in figures.items():
         if rows:
             draw(report).savefig(folder / f"{name}.png", metadata={"Software": None})
+
+
+def calibration_content(report: CalibrationReport) -> RunContent:
+    """The run of a set that was checked on its own. A day more of age is the same evidence."""
+    found = report.resemblance
+    evidence = report.model_dump(mode="json", exclude={"age_days"})
+    tags = {
+        "enginegate.kind": "calibration",
+        "enginegate.evidence": digest_json(scrub(evidence)),
+        "enginegate.verdict": "pass" if report.passed else "fail",
+        "mlflow.source.name": "enginegate calibration check",
+        "mlflow.user": "enginegate",
+        "mlflow.note.content": "\n".join(f"- {finding.sentence}" for finding in report.findings) or "nothing found",
+    }
+    params = {"digest": report.digest, "production": report.production, "production_digest": report.production_digest}
+    values = {
+        "findings": float(len(report.findings)),
+        "samples": float(found.set_samples),
+        "age_days": float(report.age_days),
+        "worst_ks_low": max((row.ks_low for row in found.features), default=0.0),
+        "worst_psi_low": max((row.psi_low for row in found.features), default=0.0),
+        "worst_clipped": max((row.worst_clipped for row in found.ranges), default=0.0),
+    }
+    return RunContent(name=report.name, tags=fit_tags(tags), params=fit_params(params), values=values)

@@ -65,5 +65,8 @@ class Tracker(Protocol):
     def log_conversion(self, conversion: ConversionRecord, engines: Sequence[EngineRecord]) -> dict[str, str]:
         """Log the parent run and its children; return the run id by engine id."""
 
+    def log_calibration(self, report: CalibrationReport) -> str:
+        """Log a calibration set that was checked on its own; return the run id."""
+
     def find_runs(self, conversion: ConversionRecord, outcomes: Sequence[EngineOutcome]) -> dict[str, str] | None:
         """Run ids by engine id if this very conversion, with these outcomes, is logged whole already; else None."""

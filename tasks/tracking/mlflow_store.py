@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from tasks.errors import StageError
 from tasks.tracking.connection import explained_errors, open_client, sqlite_path, without_credentials
 from tasks.tracking.run_content import (
+    RunContent,
     conversion_evidence,
     conversion_metrics,
     conversion_params,
@@ -33,10 +33,12 @@ from tasks.tracking.tries import try_content
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from tasks.calibration.report import CalibrationReport
     from tasks.records import EngineOutcome
     from tasks.tracking.interface import ConversionRecord, EngineRecord
 
 _SHOWN_DIGEST = 12  # MLflow takes 36 characters at most and shows them all; the whole digest is in the source
+_CALIBRATION_SETS = "calibration sets"  # no model's name has a space
 _ENTITIES_A_CALL = 100  # MLflow takes 100 parameters in one call, and more metrics
 
 
@@ -160,7 +162,7 @@ class MlflowTracker:
         from tasks.tracking.artifacts import summary_list, summary_table  # noqa: PLC0415
         from tasks.tracking.calibration_figures import write_calibration_files  # noqa: PLC0415
 
-        content = _RunContent(
+        content = RunContent(
             name=f"{conversion.model}@{conversion.version}",
             tags=conversion_tags(conversion, evidence, summary_list(outcomes)),
             params=conversion_params(conversion),
@@ -171,14 +173,14 @@ class MlflowTracker:
             if conversion.calibration is not None:
                 write_calibration_files(conversion.calibration, Path(folder, "calibration"))
             with explained_errors(self._uri, "logging the parent run"):
-                return self._log_run(experiment, content, conversion, folder)
+                return self._log_run(experiment, content, folder, [_dataset_input(conversion)])
 
     def _log_engine(self, experiment: str, conversion: ConversionRecord, record: EngineRecord, parent: str) -> str:
         from tasks.tracking.artifacts import write_engine_files  # noqa: PLC0415 - as above
 
         outcome = record.outcome
         values, undefined = metrics(outcome)
-        content = _RunContent(
+        content = RunContent(
             name=outcome.cell.engine_id,
             tags=engine_tags(conversion, outcome, undefined, parent),
             params=engine_params(conversion, outcome),
@@ -187,7 +189,7 @@ class MlflowTracker:
         with tempfile.TemporaryDirectory() as folder:
             write_engine_files(record, conversion.outputs, Path(folder))
             with explained_errors(self._uri, f"logging {content.name}"):
-                run_id = self._log_run(experiment, content, conversion, folder)
+                run_id = self._log_run(experiment, content, folder, [_dataset_input(conversion)])
                 self._log_tries(experiment, outcome, run_id)
                 self.client.set_terminated(run_id, "FINISHED")
         return run_id
@@ -195,36 +197,47 @@ class MlflowTracker:
     def _log_tries(self, experiment: str, outcome: EngineOutcome, parent: str) -> None:
         """A run below the engine's for each try of a precision search."""
         for attempt in outcome.tries:
-            content = try_content(outcome, attempt, parent)
-            run_id = str(self.client.create_run(experiment, run_name=content.name, tags=content.tags).info.run_id)
-            for key, value in content.params.items():
-                self.client.log_param(run_id, key, value)
-            for metric, number in content.values.items():
-                self.client.log_metric(run_id, metric, number)
+            run_id = self._log_run(experiment, try_content(outcome, attempt, parent))
             self.client.set_terminated(run_id, "FINISHED")
 
-    def _log_run(self, experiment: str, content: _RunContent, conversion: ConversionRecord, folder: str) -> str:
+    def log_calibration(self, report: CalibrationReport) -> str:
+        """Log a checked calibration set to an experiment of its own; what is logged whole already stays as it is."""
+        from tasks.tracking.calibration_figures import calibration_content, write_calibration_files  # noqa: PLC0415
+
+        content = calibration_content(report)
+        with (
+            explained_errors(self._uri, "logging the check of a calibration set"),
+            tempfile.TemporaryDirectory() as folder,
+        ):
+            experiment = self._open_experiment(_CALIBRATION_SETS)
+            wanted = {name: content.tags[name] for name in ("enginegate.kind", "enginegate.evidence")}
+            for run in self._search(experiment, **wanted):
+                if run.info.status == "FINISHED":
+                    return str(run.info.run_id)
+                self.client.delete_run(run.info.run_id)
+            write_calibration_files(report, Path(folder, "calibration"))
+            run_id = self._log_run(experiment, content, folder)
+            self.client.set_terminated(run_id, "FINISHED")
+        return run_id
+
+    def _log_run(
+        self, experiment: str, content: RunContent, folder: str | None = None, inputs: Sequence[Any] = ()
+    ) -> str:
         """Make a run with all its content and the files of `folder`, and leave it RUNNING."""
         from mlflow.entities import Metric, Param  # noqa: PLC0415 - loaded with the client
 
         run_id = str(self.client.create_run(experiment, run_name=content.name, tags=dict(content.tags)).info.run_id)
-        self.client.log_artifacts(run_id, folder)
+        if folder is not None:
+            self.client.log_artifacts(run_id, folder)
         now = int(time.time() * 1000)
         measured = [Metric(name, value, now, 0) for name, value in content.values.items()]
         params = [Param(*param) for param in content.params.items()]
         for start in range(0, max(len(measured), len(params)), _ENTITIES_A_CALL):
             part = slice(start, start + _ENTITIES_A_CALL)
             self.client.log_batch(run_id, metrics=measured[part], params=params[part])
-        self.client.log_inputs(run_id, [_dataset_input(conversion)])
+        if inputs:
+            self.client.log_inputs(run_id, list(inputs))
         return run_id
-
-
-@dataclass(frozen=True, kw_only=True)
-class _RunContent:
-    name: str
-    tags: Mapping[str, str]
-    params: Mapping[str, str]
-    values: Mapping[str, float] = field(default_factory=dict)
 
 
 def _dataset_input(conversion: ConversionRecord) -> Any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
+from dataclasses import dataclass, field
 from functools import cache
 from math import isfinite
 from pathlib import Path
@@ -63,6 +64,16 @@ _USUAL_ROOTS = frozenset(
         "var",
     }
 )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunContent:
+    """A run's name, tags, parameters and metrics."""
+
+    name: str
+    tags: Mapping[str, str]
+    params: Mapping[str, str]
+    values: Mapping[str, float] = field(default_factory=dict)
 
 
 def outcome_document(outcome: EngineOutcome) -> dict[str, Any]:
@@ -232,6 +243,11 @@ def calibration_params(calibration: CalibrationRecord) -> dict[str, str]:
 def conversion_params(conversion: ConversionRecord) -> dict[str, str]:
     """Parameters of the parent run."""
     return fit_params({**conversion.parameters, **_dims(conversion.dims)})
+
+
+def fit_tags(tags: Mapping[str, str]) -> dict[str, str]:
+    """Tags as MLflow takes them, as `fit_params`."""
+    return _fit(tags, _LONGEST_TAG)
 
 
 def fit_params(params: Mapping[str, str]) -> dict[str, str]:

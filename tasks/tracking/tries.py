@@ -3,24 +3,15 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-from tasks.tracking.run_content import fit_params, safe_name, without_host_paths
+from tasks.tracking.run_content import RunContent, fit_params, safe_name, without_host_paths
 
 if TYPE_CHECKING:
     from tasks.records import EngineOutcome, EngineTry
 
 
-class TryContent(NamedTuple):
-    """A run's name, tags, parameters and metrics."""
-
-    name: str
-    tags: dict[str, str]
-    params: dict[str, str]
-    values: dict[str, float]
-
-
-def try_content(outcome: EngineOutcome, attempt: EngineTry, parent: str) -> TryContent:
+def try_content(outcome: EngineOutcome, attempt: EngineTry, parent: str) -> RunContent:
     """The run of a try, below that of its engine, whose id is `parent`."""
     quantized = attempt.layers - len(attempt.excluded)
     tags = {
@@ -37,6 +28,9 @@ def try_content(outcome: EngineOutcome, attempt: EngineTry, parent: str) -> TryC
     for name, value in (("p50_ms", attempt.p50_ms), ("speedup_vs_fp16", attempt.speedup_vs_fp16)):
         if value is not None:
             values[name] = value
-    return TryContent(
-        f"{outcome.cell.engine_id}, {quantized} of {attempt.layers} layers in INT8", tags, fit_params(params), values
+    return RunContent(
+        name=f"{outcome.cell.engine_id}, {quantized} of {attempt.layers} layers in INT8",
+        tags=tags,
+        params=fit_params(params),
+        values=values,
     )

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from gate.calibration import DRAWS
 from gate.report import calibration, naive_pvalue, size, with_draws
+from likeness import likeness
 from memory import compare_peak_bytes
 from rows import Row
 from safetensors.numpy import load_file, save_file
@@ -244,7 +245,7 @@ def clone(scratch: Path) -> list[Row]:
     return rows
 
 
-MEASUREMENTS = (start_up, memory, size, naive_pvalue, calibration, again, changes, kills, clone)
+MEASUREMENTS = (start_up, memory, size, naive_pvalue, calibration, likeness, again, changes, kills, clone)
 
 
 def main() -> None:
