@@ -23,9 +23,11 @@ if TYPE_CHECKING:
 
 # Two passing manifests that differ in these alone describe the same engine, whose bytes and policy are the same. A
 # benchmark taken again never gives the same times, a commit elsewhere in the repository leaves the version as it is,
-# and on another processor the last digits of a comparison differ. What was registered first stands.
+# on another processor the last digits of a comparison differ, and a calibration set may be accepted for another reason.
+# What was registered first stands.
 CIRCUMSTANCES = {
     "created_at", "mlflow_run", "benchmark", "source_commit", "backend", "cache_key", "comparison", "verdict",
+    "calibration",
 }  # fmt: skip
 
 
