@@ -40,14 +40,14 @@ SOURCE = (
 )
 
 
-def main() -> None:
-    """Write the set."""
+def main(out: Path = HERE.parents[1] / "calibration_sets") -> None:
+    """Write the set below ``out``."""
     tokenizer = essays.Tokenizer()
     written = [essay for essay in essays.write_essays(SEED, 2 * ESSAYS) if essay.level not in WEAK][:ESSAYS]
     samples = [shards.Sample(tuple(tokenizer.encode(essay.text)), essay.level) for essay in written]
     files = shards.make_shards(samples, essays.PAD_ID, with_label=False)
     manifest = shards.make_manifest(files, samples, SOURCE, NAME)
-    shards.place({**files, "manifest.yaml": manifest}, HERE.parents[1] / "calibration_sets" / NAME)
+    shards.place({**files, "manifest.yaml": manifest}, out / NAME)
 
 
 if __name__ == "__main__":

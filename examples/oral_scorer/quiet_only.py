@@ -39,13 +39,13 @@ SOURCE = (
 )
 
 
-def main() -> None:
-    """Write the set."""
+def main(out: Path = HERE.parents[1] / "calibration_sets") -> None:
+    """Write the set below ``out``."""
     clips = [clip for clip in speech.speak_all(SEED, CLIPS * len(speech.NOISES)) if clip.noise == "quiet"]
     samples = [shards.Sample(clip.mel, clip.overall, clip.level, clip.noise) for clip in clips]
     files = shards.make_shards(samples, with_label=False)
     manifest = shards.make_manifest(files, samples, SOURCE, NAME)
-    shards.place({**files, "manifest.yaml": manifest}, HERE.parents[1] / "calibration_sets" / NAME)
+    shards.place({**files, "manifest.yaml": manifest}, out / NAME)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING
 
 from tasks import onnx_files
-from tasks.calibration.judge import count_strata, find_age, find_differences, find_gaps
+from tasks.calibration.judge import FEWEST, count_strata, find_age, find_differences, find_gaps
 from tasks.calibration.manifest import MANIFEST_FILE, age_days
 from tasks.calibration.measure import DataSet, MeasureRequest
 from tasks.calibration.report import CalibrationReport, Resemblance
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from tasks.specs import InputSpec
     from tasks.workbench import Workbench
 
-RECIPE = 1
+RECIPE = 2
 
 
 @dataclass(frozen=True)
@@ -78,9 +78,10 @@ def check_calibration(
     Without `exported`, the reference is not run: inputs are compared, but neither ranges nor scores.
 
     Raises:
-        InputError: a sample is in both the set and the validation data.
+        InputError: a sample is in both the set and the validation data, or one side has too few samples to compare.
         StageError: the reference cannot be run.
     """
+    _require_samples(manifest.name, data, production)
     strata = tuple(manifest.strata)
     measured = _measure(bench, data, production, spec, exported, strata)
     found = measured.result
@@ -100,6 +101,15 @@ def check_calibration(
     return Remembered(report, cached=measured.cached, seconds=measured.seconds)
 
 
+def _require_samples(name: str, data: DataArtifact, production: Production) -> None:
+    sides = {f"calibration set {name}": data.samples, f"production sample {production.name}": production.data.samples}
+    for side, samples in sides.items():
+        if samples < FEWEST:
+            raise InputError(
+                f"{side}: holds {samples} samples, and fewer than {FEWEST} show nothing; add {FEWEST - samples} or more"
+            )
+
+
 def set_digest(data: DataArtifact) -> str:
     """`sha256:…` of a data set, inputs and annotations."""
     return digest_json([data.inputs.digest, data.annotations.digest])
@@ -113,7 +123,9 @@ def _measure(
     exported: ExportedModel | None,
     strata: tuple[str, ...],
 ) -> Remembered[Resemblance]:
-    outputs = spec.outputs if isinstance(spec, ModelSpec) and exported is not None else {}
+    outputs = spec.outputs if isinstance(spec, ModelSpec) else {}
+    if not outputs:
+        exported = None  # nothing says what its outputs mean
     parts = (data, production.data, production.validation)
     key: dict[str, object] = {
         "recipe": RECIPE,

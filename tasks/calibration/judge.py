@@ -13,8 +13,14 @@ if TYPE_CHECKING:
 
     from tasks.calibration.report import FeatureLikeness, RangeCoverage, Resemblance, TokenCoverage
 
-RARE = 0.01
-"""A value with a smaller share of production may be missing from a set."""
+FEWEST = 20
+"""Samples that a place must have on both sides to be compared on its own."""
+RARE, RARE_TOGETHER = 0.01, 0.05
+"""A value with a smaller share of production may be missing from a set; all such values together, with this share."""
+THIN = 10
+"""So many times more common in production, a value is as good as missing: too few samples to compare, too few to count
+where all are weighed as production is. By chance it hardly comes about: 11 % of production gives 1 of 90 samples once
+in 3,000 draws."""
 CLIPPING_LIMIT = 0.05
 """Largest relative L2 error that cutting a tensor off at the set's range may cause. Rounding to 8 bits costs a normal
 tensor about 0.01 (a step of 4 deviations / 127, over the root of 12), so this is five times what INT8 costs anyway."""
@@ -30,7 +36,7 @@ def count_strata(minima: Mapping[str, Mapping[str, int | float]], found: Resembl
 
 
 def _count_value(stratum: str, value: str, minimum: float, found: Resemblance) -> StratumCount:
-    samples, there = found.counts[stratum].get(value, 0), found.production_counts.get(stratum)
+    samples, there = found.counts.get(stratum, {}).get(value, 0), found.production_counts.get(stratum)
     return StratumCount(
         stratum=stratum,
         value=value,
@@ -43,17 +49,35 @@ def _count_value(stratum: str, value: str, minimum: float, found: Resemblance) -
 
 def find_gaps(strata: Iterable[StratumCount]) -> Iterator[Finding]:
     """Values of strata with too few samples, or none where production has some."""
+    rare: dict[str, list[float]] = defaultdict(list)
     for row in strata:
-        has = f"stratum {row.stratum}={row.value} has {_count(row.samples)}"
-        share = row.production_share
-        production = "" if share is None else f", production has {_percent(share)}"
-        if row.samples == 0 and (row.minimum > 0 or (share or 0.0) >= RARE):
-            yield Finding(check="coverage", sentence=f"{has}{production}")
-        elif isinstance(row.minimum, float) and row.share < row.minimum:
-            asked = f", {_percent(row.share)} of the set; manifest.yaml asks for {_percent(row.minimum)}"
-            yield Finding(check="coverage", sentence=f"{has}{asked}")
-        elif isinstance(row.minimum, int) and row.samples < row.minimum:
-            yield Finding(check="coverage", sentence=f"{has}; manifest.yaml asks for {row.minimum:,}")
+        sentence = _say_gap(row)
+        if sentence is not None:
+            yield Finding(check="coverage", sentence=f"stratum {row.stratum}={row.value} has {sentence}")
+        elif row.samples == 0 and row.production_share:
+            rare[row.stratum].append(row.production_share)
+    for stratum, shares in rare.items():
+        if sum(shares) >= RARE_TOGETHER:
+            yield Finding(
+                check="coverage",
+                sentence=f"{len(shares):,} values of stratum {stratum} have 0 samples, production has"
+                f" {_percent(sum(shares))} of them together",
+            )
+
+
+def _say_gap(row: StratumCount) -> str | None:
+    has, share = _count(row.samples), row.production_share
+    production = "" if share is None else f", production has {_percent(share)}"
+    if row.samples == 0:
+        return f"{has}{production}" if row.minimum > 0 or (share or 0.0) >= RARE else None
+    if isinstance(row.minimum, float) and row.share < row.minimum:
+        found, asked = _told_apart(row.share, row.minimum)
+        return f"{has}, {found} of the set; manifest.yaml asks for {asked}"
+    if isinstance(row.minimum, int) and row.samples < row.minimum:
+        return f"{has}; manifest.yaml asks for {row.minimum:,}"
+    if row.samples < FEWEST and share is not None and share > THIN * row.share:
+        return f"{has}, {_percent(row.share)} of the set{production}"
+    return None
 
 
 def find_age(age_days: int, max_age_days: int | None) -> Iterator[Finding]:
@@ -66,12 +90,18 @@ def find_age(age_days: int, max_age_days: int | None) -> Iterator[Finding]:
 
 
 def find_differences(resemblance: Resemblance) -> Iterator[Finding]:
-    """Features, tokens and ranges in which the set is not like production."""
+    """Features, tokens and ranges in which the set is not like production; or that there are none to compare."""
+    if not (resemblance.features or resemblance.tokens or resemblance.ranges):
+        yield Finding(
+            check="likeness",
+            sentence="nothing was compared: the inputs are masks without numbers, lengths or tokens, and the reference"
+            " was not run; name its model",
+        )
     yield from _find_features(resemblance.features)
     for row in resemblance.tokens:
         if row.beyond > UNSEEN_LIMIT:
             yield Finding(check="likeness", sentence=_say_tokens(row))
-    clipped = [row for row in resemblance.ranges if row.worst_clipped > CLIPPING_LIMIT]
+    clipped = [row for row in resemblance.ranges if clips(row)]
     if clipped:
         yield Finding(check="range", sentence=_say_ranges(clipped, len(resemblance.ranges)))
 
@@ -79,6 +109,11 @@ def find_differences(resemblance: Resemblance) -> Iterator[Finding]:
 def differs(row: FeatureLikeness) -> bool:
     """Whether there is evidence that a feature of the set is not distributed as in production."""
     return row.ks_low > KS_LIMIT or row.psi_low > PSI_LIMIT
+
+
+def clips(row: RangeCoverage) -> bool:
+    """Whether there is evidence that the set's range of a tensor is too small for production."""
+    return row.evident and row.worst_clipped > CLIPPING_LIMIT
 
 
 def _find_features(rows: Sequence[FeatureLikeness]) -> Iterator[Finding]:
@@ -118,6 +153,12 @@ def _say_ranges(clipped: Sequence[RangeCoverage], tensors: int) -> str:
         f" {row.set_largest:.4g} in the set and at {row.production_largest:.4g} in production, and clipping it is an"
         f" error of {_percent(row.worst_clipped)}{where} (limit {_percent(CLIPPING_LIMIT)})"
     )
+
+
+def _told_apart(found: float, asked: float) -> tuple[str, str]:
+    """Both as percentages, with as many digits as it takes to see that they differ."""
+    pairs = [(f"{100 * found:.{digits}g} %", f"{100 * asked:.{digits}g} %") for digits in range(2, 12)]
+    return next((pair for pair in pairs if pair[0] != pair[1]), pairs[-1])
 
 
 def _count(samples: int) -> str:

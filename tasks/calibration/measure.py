@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, compress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,11 +17,12 @@ from tasks.calibration.activations import (
     Ranges,
     WatchedModel,
     batches,
-    scores_of,
 )
 from tasks.calibration.features import feature_names, find_masks, sample_digests, sample_features, token_counts
+from tasks.calibration.judge import FEWEST
 from tasks.calibration.report import FeatureLikeness, Place, Resemblance, TokenCoverage
-from tasks.data import slices_in
+from tasks.calibration.scores import join_scores, scores_of
+from tasks.data import SLICE, slices_in
 from tasks.errors import InputError
 from tasks.npz import FIRST_INDICES, load_arrays, shard_paths
 from tasks.specs import Dim, Frozen, InputSpec, OutputDeclaration
@@ -33,12 +34,13 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from tasks.npz import Arrays
+
     Texts = NDArray[np.str_]
     Floats = NDArray[np.float32]
 
-FEWEST = 20
-"""Samples that a place must have on both sides to be compared on its own."""
 _PROGRESS = 4
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 class DataSet(Frozen):
@@ -105,7 +107,8 @@ def measure_in_child(raw: dict[str, Any], progress: Callable[[int, int], None]) 
     """Child entry: serve a MeasureRequest.
 
     Raises:
-        InputError: a sample of the set is in the validation data.
+        InputError: a sample of the set is in the validation data, or samples of one side differ in their strata.
+        StageError: the reference cannot be run, or gives NaN or Inf.
     """
     request = MeasureRequest.model_validate(raw)
     _refuse_shared(request)
@@ -167,21 +170,58 @@ def _read(request: MeasureRequest, data: DataSet, masks: frozenset[str]) -> _Sid
     tokens: dict[Place, dict[str, list[TokenCounts]]] = {}
     for inputs, notes in zip(shard_paths(data.folders.inputs), shard_paths(data.folders.annotations), strict=True):
         shard, labels = load_arrays(inputs), slices_in(load_arrays(notes))
-        features.append(sample_features(shard, request.inputs, request.batch_dim, masks))
-        here = {name: labels[name].astype(np.str_) for name in request.strata if name in labels}
-        strata.append(here)
-        for place, rows in _Side(features[-1], here).places().items():
-            part = {name: array[rows] for name, array in shard.items()}
-            for name, counts in token_counts(part, request.inputs, request.batch_dim, masks).items():
-                tokens.setdefault(place, {}).setdefault(name, []).append(counts)
+        features.append(_finite_features(shard, request, masks))
+        strata.append({name: labels[name].astype(np.str_) for name in request.strata if name in labels})
+        for place, counts in _tokens(shard, _Side(features[-1], strata[-1]), request, masks):
+            for name, of_input in counts.items():
+                tokens.setdefault(place, {}).setdefault(name, []).append(of_input)
     return _Side(
         features=np.concatenate(features),
-        strata={name: np.concatenate([part[name] for part in strata]) for name in strata[0]},
+        strata=_join_strata(strata, [len(part) for part in features]),
         tokens={
             place: {name: TokenCounts.total(parts) for name, parts in by_input.items()}
             for place, by_input in tokens.items()
         },
     )
+
+
+def _finite_features(shard: Arrays, request: MeasureRequest, masks: frozenset[str]) -> Floats:
+    with np.errstate(over="ignore", invalid="ignore"):
+        found = sample_features(shard, request.inputs, request.batch_dim, masks)
+    bad = np.flatnonzero(~np.isfinite(found).all(axis=0))
+    if bad.size:
+        name = feature_names(request.inputs, request.batch_dim, masks)[bad[0]]
+        samples = int((~np.isfinite(found).all(axis=1)).sum())
+        raise InputError(
+            f"calibration: {name} is beyond what 32-bit floats hold in {samples} samples; scale the input, or mend them"
+        )
+    return found
+
+
+def _tokens(
+    shard: Arrays, side: _Side, request: MeasureRequest, masks: frozenset[str]
+) -> Iterator[tuple[Place, dict[str, TokenCounts]]]:
+    """The tokens of a shard in each place; nothing is copied for a model without any."""
+    if any("int" in spec.dtype and name not in masks for name, spec in request.inputs.items()):
+        for place, rows in side.places().items():
+            part = {name: array[rows] for name, array in shard.items()}
+            yield place, token_counts(part, request.inputs, request.batch_dim, masks)
+
+
+def _join_strata(parts: Sequence[Mapping[str, Texts]], sizes: Sequence[int]) -> dict[str, Texts]:
+    """The values of each stratum in all shards.
+
+    Raises:
+        InputError: some shards lack a stratum that others have.
+    """
+    for name in sorted({name for part in parts for name in part}):
+        lacking = sum(size for part, size in zip(parts, sizes, strict=True) if name not in part)
+        if lacking:
+            raise InputError(
+                f"calibration: {SLICE}{name} is missing for {lacking:,} of {sum(sizes):,} samples of one data set;"
+                " save it in every file, or in none"
+            )
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def _compare(names: Sequence[str], ours: _Side, theirs: _Side) -> list[FeatureLikeness]:
@@ -194,11 +234,10 @@ def _compare(names: Sequence[str], ours: _Side, theirs: _Side) -> list[FeatureLi
     rows = []
     for place in places:
         left, right = here[place], there[place] & covered
-        if right.sum() < FEWEST or not weights[left].any():
+        if right.sum() < FEWEST:
             continue
-        found = compare(
-            ours.features[left], theirs.features[right], weights[left], comparisons=len(names) * len(places)
-        )
+        weighing = weights[left] if weights[left].any() else None
+        found = compare(ours.features[left], theirs.features[right], weighing, comparisons=len(names) * len(places))
         rows += [
             FeatureLikeness(
                 feature=name,
@@ -216,20 +255,29 @@ def _compare(names: Sequence[str], ours: _Side, theirs: _Side) -> list[FeatureLi
 
 
 def _weights(ours: _Side, theirs: _Side) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Weights of the set's samples, and which of production's lie in strata that the set has."""
+    """Weights of the set's samples, and which of production's have only values of strata that the set has too.
+
+    Values that the set lacks are gaps of coverage. Where it lacks only how values come together, as the street with
+    the weakest readers, nothing else would tell: such samples of production stay in the comparison.
+    """
     strata = [name for name in ours.strata if name in theirs.strata]
-    own, other = ours.cells(strata), theirs.cells(strata)
-    covered = np.isin(other, own)
-    if not covered.any():
-        return np.ones(len(own)), np.ones(len(other), dtype=bool)
-    return stratum_weights(own, other), covered
+    covered = np.ones(len(theirs.features), dtype=bool)
+    for name in strata:
+        covered &= np.isin(theirs.strata[name], ours.strata[name])
+    if covered.sum() < FEWEST:
+        covered[:] = True
+    own, other = ours.cells(strata), list(compress(theirs.cells(strata), covered))
+    return (np.ones(len(own)) if set(own).isdisjoint(other) else stratum_weights(own, other)), covered
 
 
 def _compare_tokens(ours: _Side, theirs: _Side) -> Iterator[TokenCoverage]:
     for place, by_input in ours.tokens.items():
         for name, counts in by_input.items():
             other = theirs.tokens.get(place, {}).get(name)
-            if other is None or min(counts.samples, other.samples) < FEWEST:
+            if other is None or min(counts.samples, other.samples) < FEWEST or other.tokens.size == 0:
+                continue
+            if counts.tokens.size == 0:  # padding from end to end
+                yield TokenCoverage(input=name, place=place, unseen=1.0, expected=0.0, beyond=1.0)
                 continue
             found = unseen_tokens(counts, other)
             yield TokenCoverage(input=name, place=place, unseen=found.share, expected=found.expected, beyond=found.low)
@@ -247,24 +295,37 @@ def _run_reference(request: MeasureRequest, onnx: Path) -> _Ran:
     folder = onnx.parent.parent / "watched"
     folder.mkdir()
     model, ranges = WatchedModel(onnx, folder), Ranges()
-    ours = _scores(request, request.calibration, MOST_CALIBRATED, model, lambda tensors, _: ranges.add(tensors))
+    own = _run(request, request.calibration, MOST_CALIBRATED, model, ranges.add)
     clipping = Clipping(ranges)
-    theirs = _scores(request, request.production, MOST_RUN, model, clipping.add)
-    rows = _compare([f"output {name}" for name in ours[1]], ours[0], theirs[0])
-    return _Ran(rows, clipping, (len(ours[0].features), len(theirs[0].features)))
+    other = _run(request, request.production, MOST_RUN, model, clipping.add)
+    ours, theirs = own.side("the calibration set"), other.side("production")
+    names = [f"output {name}" for name in own.scores[0]]
+    if own.scores[0].keys() != other.scores[0].keys():
+        join_scores([own.scores[0], other.scores[0]], "both data sets")  # says how they differ
+    return _Ran(_compare(names, ours, theirs), clipping, (len(ours.features), len(theirs.features)))
 
 
-def _scores(
-    request: MeasureRequest, data: DataSet, most: int, model: WatchedModel, watch: Callable[..., None]
-) -> tuple[_Side, tuple[str, ...]]:
-    scores: list[Mapping[str, NDArray[np.float64]]] = []
-    strata: list[Mapping[str, Texts]] = []
+@dataclass
+class _Run:
+    """Scores and strata of the samples of one side that the reference was run on, batch by batch."""
+
+    scores: list[Mapping[str, NDArray[np.float64]]]
+    strata: list[Mapping[str, Texts]]
+
+    def side(self, where: str) -> _Side:
+        """The scores as features."""
+        scores = join_scores(self.scores, where)
+        sizes = [len(next(iter(part.values()))) for part in self.scores]
+        features = np.stack(list(scores.values()), axis=1)
+        return _Side(np.clip(features, -_LARGEST, _LARGEST).astype(np.float32), _join_strata(self.strata, sizes))
+
+
+def _run(request: MeasureRequest, data: DataSet, most: int, model: WatchedModel, watch: Callable[..., None]) -> _Run:
+    found = _Run([], [])
     for batch in batches(data.folders, data.samples, most, request.batch, request.strata):
         outputs, tensors = model.run(batch)
         watch(tensors, batch)
-        scores.append(scores_of(outputs, request.outputs))
-        strata.append(batch.strata)
-    names = tuple(scores[0])
-    features = np.stack([np.concatenate([part[name] for part in scores]) for name in names], axis=1)
-    by_stratum = {name: np.concatenate([part[name] for part in strata]) for name in strata[0]}
-    return _Side(features.astype(np.float32), by_stratum), names
+        inputs = {name: array[: batch.real] for name, array in batch.feeds.items()}
+        found.scores.append(scores_of(outputs, request.outputs, inputs))
+        found.strata.append(batch.strata)
+    return found

@@ -62,7 +62,7 @@ class RangeCoverage(Frozen):
     """A tensor that INT8 quantizes: the largest absolute value in the set and in production.
 
     `clipped` is the relative L2 error of cutting production's values off at the set's largest one, in all samples or
-    where it is worst.
+    where it is worst. `evident` says that more of production lies beyond it there than chance puts beyond any set.
     """
 
     tensor: str
@@ -71,6 +71,7 @@ class RangeCoverage(Frozen):
     clipped: float
     worst: Place
     worst_clipped: float
+    evident: bool
 
 
 class Resemblance(Frozen):

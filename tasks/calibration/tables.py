@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tasks.calibration.judge import CLIPPING_LIMIT, differs
+from tasks.calibration.judge import CLIPPING_LIMIT, clips, differs
 from validation.likeness import KS_LIMIT, PSI_LIMIT, UNSEEN_LIMIT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from tasks.calibration.report import CalibrationReport, FeatureLikeness
 
@@ -21,7 +21,7 @@ Table = tuple[str, list[str], Rows]
 def tables_of(report: CalibrationReport) -> list[Table]:
     """The tables of a report that have rows: strata, features, tokens, ranges; long ones only with the worst rows."""
     found = report.resemblance
-    features = sorted(found.features, key=lambda row: (-max(row.ks_low / KS_LIMIT, row.psi_low / PSI_LIMIT), -row.ks))
+    features = worst_features(found.features)
     tables = [
         ("strata", ["", "stratum", "samples", "minimum", "in the set", "in production"], list(_strata(report))),
         (
@@ -36,11 +36,25 @@ def tables_of(report: CalibrationReport) -> list[Table]:
         ),
         (
             _of("ranges", found.ranges),
-            ["", "tensor", "set", "production", "clipped", f"worst (limit {_percent(CLIPPING_LIMIT)})", "where"],
+            [
+                "",
+                "tensor",
+                "set",
+                "production",
+                "clipped",
+                f"worst (limit {_percent(CLIPPING_LIMIT)})",
+                "where",
+                "may be chance",
+            ],
             list(_ranges(report)),
         ),
     ]
     return [table for table in tables if table[2]]
+
+
+def worst_features(features: Iterable[FeatureLikeness]) -> list[FeatureLikeness]:
+    """The features whose bounds are farthest beyond their limits, or nearest to them, first."""
+    return sorted(features, key=lambda row: (-max(row.ks_low / KS_LIMIT, row.psi_low / PSI_LIMIT), -row.ks))
 
 
 def markdown_of(report: CalibrationReport) -> str:
@@ -105,13 +119,14 @@ def _tokens(report: CalibrationReport) -> Iterator[list[str]]:
 def _ranges(report: CalibrationReport) -> Iterator[list[str]]:
     for row in report.resemblance.ranges[:MOST_ROWS]:
         yield [
-            _mark(row.worst_clipped > CLIPPING_LIMIT),
+            _mark(clips(row)),
             row.tensor,
             f"{row.set_largest:.4g}",
             f"{row.production_largest:.4g}",
             _percent(row.clipped),
             _percent(row.worst_clipped),
             str(row.worst) or "all",
+            "no" if row.evident else "yes",
         ]
 
 
@@ -124,4 +139,4 @@ def _percent(share: float) -> str:
 
 
 def _row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |"
+    return f"| {' | '.join(' '.join(cell.split()).replace('|', '/') for cell in cells)} |"

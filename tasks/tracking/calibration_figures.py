@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from tasks.calibration.judge import CLIPPING_LIMIT, differs
-from tasks.calibration.tables import markdown_of
+from tasks.calibration.judge import CLIPPING_LIMIT, clips, differs
+from tasks.calibration.tables import markdown_of, worst_features
 from tasks.digests import digest_json
 from tasks.tracking.run_content import RunContent, fit_params, fit_tags, scrub, without_host_paths
 from validation.likeness import KS_LIMIT
@@ -19,11 +19,13 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
 
-    from tasks.calibration.report import CalibrationReport
+    from tasks.calibration.report import CalibrationReport, RangeCoverage
 
-_SET, _PRODUCTION, _BAD, _NEUTRAL = "#0072B2", "#D55E00", "#D55E00", "#666666"
+_FINE, _BAD, _NEUTRAL = "#0072B2", "#D55E00", "#666666"
+_WARNING = "orange: D or PSI surely beyond its limit"
 _MOST_BARS = 24
 _LONGEST = 34
+_LONGEST_BAR = 10.0
 _DPI = 110
 
 
@@ -32,32 +34,38 @@ def draw_ranges(report: CalibrationReport) -> Figure:
     rows = report.resemblance.ranges[:_MOST_BARS][::-1]
     figure, (ends, errors) = _figure(len(rows), f"{report.name}: ranges that INT8 would cut off", 2)
     places = np.arange(len(rows))
-    ratios = [row.production_largest / row.set_largest if row.set_largest else np.inf for row in rows]
-    finite = [min(ratio, 10.0) for ratio in ratios]
-    ends.barh(places, finite, color=[_BAD if row.worst_clipped > CLIPPING_LIMIT else _SET for row in rows])
+    colours = [_BAD if clips(row) else _FINE for row in rows]
+    ends.barh(places, [_ratio(row) for row in rows], color=colours)
     ends.axvline(1.0, color=_NEUTRAL, linestyle="--", linewidth=1)
-    ends.set(yticks=places, xlabel="largest in production / largest in the set")
+    ends.set(yticks=places, xlabel=f"largest in production / largest in the set (at most {_LONGEST_BAR:g})")
     ends.set_yticklabels([_short(row.tensor) for row in rows], fontsize=8)
-    errors.barh(places, [100 * row.worst_clipped for row in rows], color=_PRODUCTION)
+    errors.barh(places, [100 * row.worst_clipped for row in rows], color=colours)
     errors.axvline(100 * CLIPPING_LIMIT, color=_NEUTRAL, linestyle="--", linewidth=1)
     errors.set(yticks=[], xlabel="error of clipping where it is worst (%)")
     for place, row in zip(places, rows, strict=True):
-        if row.worst_clipped > CLIPPING_LIMIT and str(row.worst):
+        if clips(row) and str(row.worst):
             errors.annotate(f" {row.worst}", (100 * row.worst_clipped, float(place)), va="center", fontsize=8)
     errors.margins(x=0.35)
     return figure
 
 
+def _ratio(row: RangeCoverage) -> float:
+    """At most 10: more would leave the other bars no room."""
+    if row.set_largest == 0:
+        return 1.0 if row.production_largest == 0 else _LONGEST_BAR
+    return min(row.production_largest / row.set_largest, _LONGEST_BAR)
+
+
 def draw_likeness(report: CalibrationReport) -> Figure:
-    """The K-S distance of the features that differ most, each with its lower bound."""
-    rows = sorted(report.resemblance.features, key=lambda row: (-row.ks_low, -row.ks))[:_MOST_BARS][::-1]
+    """The K-S distance of the features that differ most, by it or by their PSI, each with its lower bound."""
+    rows = worst_features(report.resemblance.features)[:_MOST_BARS][::-1]
     figure, (axes,) = _figure(len(rows), f"{report.name}: distance of features from production", 1)
     places = np.arange(len(rows))
-    colours = [_BAD if differs(row) else _SET for row in rows]
+    colours = [_BAD if differs(row) else _FINE for row in rows]
     axes.barh(places, [row.ks for row in rows], color=colours, alpha=0.35, label="D")
     axes.barh(places, [row.ks_low for row in rows], color=colours, height=0.4, label="its lower bound")
     axes.axvline(KS_LIMIT, color=_NEUTRAL, linestyle="--", linewidth=1)
-    axes.set(yticks=places, xlabel="Kolmogorov-Smirnov distance; the bold part is certain", xlim=(0, 1))
+    axes.set(yticks=places, xlabel=f"Kolmogorov-Smirnov distance, the bold part is certain; {_WARNING}", xlim=(0, 1))
     names = [f"{_short(row.feature)}{f', {row.place}' if str(row.place) else ''}" for row in rows]
     axes.set_yticklabels(names, fontsize=8)
     return figure
@@ -67,6 +75,8 @@ def _figure(bars: int, title: str, columns: int) -> tuple[Figure, list[Axes]]:
     figure = Figure(figsize=(10, 1.6 + 0.26 * max(bars, 4)), dpi=_DPI, layout="constrained")
     figure.suptitle(title, fontsize=11)
     found: Any = figure.subplots(1, columns, squeeze=False)
+    for axes in found[0]:
+        axes.set_ylim(-0.8, bars - 0.2)
     return figure, list(found[0])
 
 

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from calibration_check import calibration_check
 from gate.calibration import DRAWS
 from gate.report import calibration, naive_pvalue, size, with_draws
 from likeness import likeness
@@ -245,7 +246,7 @@ def clone(scratch: Path) -> list[Row]:
     return rows
 
 
-MEASUREMENTS = (start_up, memory, size, naive_pvalue, calibration, likeness, again, changes, kills, clone)
+MEASUREMENTS = (start_up, memory, size, naive_pvalue, calibration, calibration_check, likeness, again, changes, kills, clone)
 
 
 def main() -> None:
