@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
 
 NEAREST_FOLDERS = 3
 """So many folders above a sample may hold the model.yaml that it belongs to."""
+LONGEST_NAME = 64
+"""Characters of a set's name that a manifest takes."""
 
 
 def check_and_log(session: Session, folder: Path, against: Path | None, model: Path | None) -> CalibrationReport:
@@ -71,12 +74,16 @@ def check_set(session: Session, folder: Path, against: Path | None, model: Path 
     sample = _sample_of(checked, against)
     directory = model_around(model, sample)
     spec: DataSpec = BareSpec(checked.manifest.inputs) if directory is None else directory.spec
+    files = sample_files(sample)
     data = take_set(session, checked, spec)
-    production = take_data(session, "production sample", spec, sample_files(sample), sample.name)
     if directory is None:
+        production = take_data(session, "production sample", spec, files, sample.name)
         session.reporter.say("! no model.yaml near the sample: the reference is not run; name it with --model")
         return judge_set(session, checked, data, Production(sample.name, production, None), spec, None)
     validation = take_data(session, "validation data", spec, directory.validation, "validation.data")
+    production = validation
+    if files != directory.validation:
+        production = take_data(session, "production sample", spec, files, sample.name)
     exported = run_stage(session, "export", export_onnx, lambda _: "the reference as ONNX", directory, validation)
     return judge_set(session, checked, data, Production(sample.name, production, validation), directory.spec, exported)
 
@@ -106,18 +113,33 @@ def judge_set(
     exported: ExportedModel | None,
     stage: Callable[..., Remembered[CalibrationReport]] = check_calibration,
 ) -> CalibrationReport:
-    """Compare a set that was taken in with production, and say what is wrong with it."""
+    """Compare a set that was taken in with production, and say what is wrong with it.
+
+    Raises:
+        InputError: production is the set itself, or a sample of the set is in the validation data.
+    """
+    if data.inputs.digest == production.data.inputs.digest:
+        raise InputError(
+            f"calibration set {checked.manifest.name}: {production.name} holds the set's own {data.samples:,} samples,"
+            " and what is compared with itself always passes; name a sample of production"
+        )
     return run_stage(
         session,
         "check calibration",
         stage,
-        lambda report: "nothing found" if report.passed else f"{len(report.findings)} found",
+        count_findings,
         checked.manifest,
         data,
         production,
         spec,
         exported,
     )
+
+
+def count_findings(report: CalibrationReport) -> str:
+    """How many findings a report has, in words."""
+    number = len(report.findings)
+    return "nothing found" if number == 0 else f"{number} finding{'' if number == 1 else 's'}"
 
 
 def sample_of(checked: CalibrationSet) -> Path | None:
@@ -141,8 +163,10 @@ def sample_files(sample: Path) -> tuple[Path, ...]:
     """The files of a sample: itself, or the data files in the folder and below.
 
     Raises:
-        InputError: there is none.
+        InputError: there is none, or it is a model directory.
     """
+    if (sample / SPEC_FILE).is_file():
+        raise InputError(f"{sample}: is a model directory, and no sample; name the validation data in it, or others")
     files = tuple(data_files_in(sample)) if sample.is_dir() else (sample,)
     if not files or not files[0].exists():
         raise InputError(f"{sample}: holds no data; name a file or a folder of {', '.join(DATA_SUFFIXES)}")
@@ -184,11 +208,11 @@ def draw_from(
     Raises:
         InputError: the sample cannot be used, or no model is known whose validation samples are to be left out.
     """
+    files = sample_files(sample.resolve())
     directory = model_around(model, sample.resolve())
     if directory is None:
         raise InputError(f"{sample}: no model.yaml near it; name the model with --model, whose samples these are")
     spec = directory.spec
-    files = sample_files(sample.resolve())
     data = take_data(session, "production sample", spec, files, sample.name)
     validation = take_data(session, "validation data", spec, directory.validation, "validation.data")
     exported = run_stage(session, "export", export_onnx, lambda _: "the reference as ONNX", directory, validation)
@@ -204,11 +228,17 @@ def draw_from(
             "scores", lambda progress: score_samples(session.bench(progress), exported, spec, data), _describe_scores
         ),
         seed=seed,
-        name=out.name,
+        name=_set_name(out),
         source=source or f"Drawn from {sample.name}",
         resembles=os.path.relpath(sample.resolve(), out.resolve()),
         collected=collected,
     )
+
+
+def _set_name(out: Path) -> str:
+    """The name of a set in the folder `out`, as a manifest takes it."""
+    name = re.sub(r"[^a-z0-9]+", lambda gap: "_" if gap[0] == "_" else "-", out.resolve().name.lower())
+    return name.strip("-_")[:LONGEST_NAME].rstrip("-_") or "drawn"
 
 
 def _describe_scores(scores: NDArray[np.float64]) -> str:

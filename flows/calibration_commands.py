@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from flows.command import EXIT_CODES, Document, command_of
+from flows.command import EXIT_CODES, Command, Document, FilledPath, command_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from datetime import datetime
+    from pathlib import Path
 
     from flows.session import Session
 
-_PATH = click.Path(path_type=Path)
-_MODEL = click.option(
-    "--model",
-    type=_PATH,
-    metavar="DIRECTORY",
-    help="The model directory; left out, the one around the sample that the set must resemble.",
-)
+_PATH = FilledPath()
+FEWEST = 32
+"""`tasks.calibration.manifest.LEAST_SAMPLES`, which takes too long to import for `--help`."""
+
+
+def _model_option(otherwise: str) -> Callable[[Command], Command]:
+    text = f"The model directory; left out, {otherwise}."
+    return click.option("--model", type=_PATH, metavar="DIRECTORY", help=text)
 
 
 @click.group()
@@ -28,15 +30,16 @@ def calibration() -> None:
     """Check, draw and explain the calibration sets that INT8 is made with."""
 
 
-@calibration.command()
+@calibration.command(short_help="Check that a set is whole, fresh, and like production.")
 @click.argument("folder", type=_PATH, metavar="SET")
 @click.option("--against", type=_PATH, metavar="SAMPLE", help="Data to resemble, instead of the manifest's.")
-@_MODEL
+@_model_option("the one around SAMPLE")
 @command_of
 def check(session: Session, folder: Path, against: Path | None, model: Path | None) -> tuple[Document, int]:
     """Check that SET is whole, covers its strata, is fresh, and looks like production.
 
-    SAMPLE is an .npz file or a folder of them, with slice.NAME for each stratum. Exit code 3 when a limit is missed.
+    SAMPLE is an .npz, safetensors or Parquet file, or a folder of them, with slice.NAME for each stratum. Exit code 3
+    when a limit is missed.
     """
     from flows.calibration import check_and_log  # noqa: PLC0415
     from flows.calibration_report import show_report  # noqa: PLC0415
@@ -46,14 +49,21 @@ def check(session: Session, folder: Path, against: Path | None, model: Path | No
     return report.model_dump(mode="json"), EXIT_CODES["pass" if report.passed else "fail"]
 
 
-@calibration.command()
+@calibration.command(short_help="Draw a set from a sample of production.")
 @click.argument("sample", type=_PATH)
-@click.option("--size", type=click.IntRange(min=1), required=True, metavar="N", help="Samples to draw.")
+@click.option("--size", type=click.IntRange(min=FEWEST), required=True, metavar="N", help="Samples to draw.")
 @click.option(
     "--by", multiple=True, required=True, metavar="STRATUM", help="Draw alike from its values; may be repeated."
 )
 @click.option("--out", type=_PATH, required=True, metavar="SET", help="The folder to make.")
-@click.option("--seed", type=int, default=0, show_default=True, help="The same seed and sample give the same set.")
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="The same seed and sample give the same set.",
+)
 @click.option("--source", metavar="TEXT", help="Where the samples come from, for the manifest.")
 @click.option(
     "--collected",
@@ -62,7 +72,7 @@ def check(session: Session, folder: Path, against: Path | None, model: Path | No
     metavar="FIRST LAST",
     help="Days on which the first and the last sample came in; left out, those on which the files were written.",
 )
-@_MODEL
+@_model_option("the one around SAMPLE")
 @command_of
 def draw(
     session: Session,
@@ -83,17 +93,21 @@ def draw(
 
     days = None if collected is None else (collected[0].date(), collected[1].date())
     manifest = draw_from(session, sample, out, size=size, by=by, seed=seed, source=source, collected=days, model=model)
-    session.reporter.say(f"{out}: {manifest.samples:,} samples in {len(manifest.files)} files, and manifest.yaml")
+    files = "1 file" if len(manifest.files) == 1 else f"{len(manifest.files)} files"
+    session.reporter.say(f"{out}: {manifest.samples:,} samples in {files}, and manifest.yaml")
     return manifest.model_dump(mode="json", by_alias=True), 0
 
 
-@calibration.command()
+@calibration.command(short_help="Rank the layers of an INT8 engine by how much they hurt.")
 @click.argument("engine_id")
 @click.option("--figure", type=_PATH, metavar="FILE", help="Also draw the ranking, as PNG.")
-@_MODEL
+@_model_option("the one here or below whose name the engine has")
 @command_of
 def explain(session: Session, engine_id: str, figure: Path | None, model: Path | None) -> tuple[Document, int]:
-    """Rank the layers of an INT8 engine by what quantizing each of them alone does to the outputs."""
+    """Rank the layers of an INT8 engine by what quantizing each of them alone does to the outputs.
+
+    The engine need not be registered, but its model directory must be as it was when the engine was made.
+    """
     from flows.explanation import explain_engine  # noqa: PLC0415
 
     sensitivity = explain_engine(session, engine_id, figure, model)

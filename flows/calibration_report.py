@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from flows.calibration import count_findings
 from tasks.calibration.tables import summary_of, tables_of
 
 if TYPE_CHECKING:
@@ -21,5 +22,4 @@ def show_report(reporter: Reporter, report: CalibrationReport) -> None:
     reporter.say("")
     for finding in report.findings:
         reporter.say(f"✕ {finding.check}: {finding.sentence}")
-    verdict = "nothing found" if report.passed else f"{len(report.findings)} found"
-    reporter.say(f"{'✓ pass' if report.passed else '✕ fail'}: {verdict}")
+    reporter.say(f"{'✓ pass' if report.passed else '✕ fail'}: {count_findings(report)}")

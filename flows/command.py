@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import traceback
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -31,6 +32,7 @@ def command_of(work: Callable[..., tuple[Document, int]]) -> Callable[..., None]
         from flows.settings import read_settings  # noqa: PLC0415
         from tasks.errors import EnginegateError  # noqa: PLC0415
 
+        _refuse_blanks()
         reporter = Reporter(to_stderr=as_json)
         try:
             document, code = work(Session(read_settings(), reporter), **arguments)
@@ -52,3 +54,26 @@ def command_of(work: Callable[..., tuple[Document, int]]) -> Callable[..., None]
         raise SystemExit(code)
 
     return command
+
+
+def _refuse_blanks() -> None:
+    # What an unset variable of a shell gives is no reason, no name and no engine.
+    context = click.get_current_context()
+    for parameter in context.command.params:
+        value = context.params.get(parameter.name or "")
+        texts = value if isinstance(value, tuple) else (value,)
+        if any(isinstance(text, str) and not text.strip() for text in texts):
+            raise click.BadParameter("is blank; give it a text, or leave it out.", context, parameter)
+
+
+class FilledPath(click.Path):
+    """A path that is not empty: click takes an empty one for the current folder."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The path; a usage error where it is empty."""
+        if value == "":
+            self.fail("is empty; name a file or a folder.", param, ctx)
+        return super().convert(value, param, ctx)

@@ -38,7 +38,8 @@ def explain_engine(session: Session, engine_id: str, figure: Path | None, model:
     if cell.precision is not Precision.INT8:
         raise InputError(f"{engine_id}: is {cell.precision.value}; only int8 engines have layers that were quantized")
     directory = _directory_of(cell, model)
-    plan_conversion(directory, only=engine_id)
+    _require_version(cell, directory)
+    _require_place(figure)
     spec = directory.spec
     data = take_data(session, "validation data", spec, directory.validation, "validation.data")
     _, calibration = read_calibration(session, directory)
@@ -63,6 +64,20 @@ def explain_engine(session: Session, engine_id: str, figure: Path | None, model:
         draw_sensitivity(found, figure)
         session.reporter.say(f"drawn to {figure}")
     return found
+
+
+def _require_version(cell: Cell, directory: ModelDirectory) -> None:
+    made = [one.engine_id for one in plan_conversion(directory).cells if one.precision is Precision.INT8]
+    if cell.engine_id not in made:
+        raise InputError(
+            f"{cell.engine_id}: model directory {directory.root.name} makes {', '.join(made) or 'no int8 engine'} now;"
+            " go back to the files that the engine was made of, or name an engine that they make"
+        )
+
+
+def _require_place(figure: Path | None) -> None:
+    if figure is not None and (figure.is_dir() or not figure.absolute().parent.is_dir()):
+        raise InputError(f"--figure {figure}: is a folder, or lies in none; name a file in a folder that is there")
 
 
 def _row(number: int, layer: LayerSensitivity) -> list[str]:

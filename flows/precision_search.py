@@ -69,18 +69,10 @@ def _judged(outcome: EngineOutcome, others: Sequence[EngineOutcome]) -> EngineOu
 
 
 def _search(retrying: Retrying, job: EngineJob, found: dict[Cell, EngineOutcome]) -> EngineOutcome:
-    label = label_of(job.cell)
-    ranked = run_stage(
-        retrying.session,
-        f"sensitivity {label}",
-        retrying.rank,
-        lambda sensitivity: f"{len(sensitivity.layers)} layers, worst {sensitivity.ranked[0]}",
-        retrying.exported,
-        retrying.spec,
-        retrying.calibration.data,
-        retrying.data,
-        method=_chosen_method(job),
-    )
+    try:
+        ranked = _rank(retrying, job)
+    except StageError:  # its step told why; one engine that cannot be mended keeps no other from being registered
+        return found[job.cell]
     search, tries, best = PrecisionSearch(ranked.ranked), [], found[job.cell]
     tries.append(_described(_judged(best, list(found.values())), (), len(ranked.layers)))
     while (excluded := search.next()) is not None:
@@ -89,7 +81,35 @@ def _search(retrying: Retrying, job: EngineJob, found: dict[Cell, EngineOutcome]
         search.tell(excluded, made.outcome is Outcome.PASS, tries[-1].is_faster)
         if search.best == excluded:
             best = made
+    retrying.session.reporter.say(f"! {label_of(job.cell)}: {_told(search.best, tries)}")
     return best.model_copy(update={"tries": tuple(tries)})
+
+
+def _told(best: tuple[str, ...] | None, tries: Sequence[EngineTry]) -> str:
+    if best is not None:
+        return f"{len(best)} of {tries[0].layers} layers are left out of INT8: {', '.join(best)}"
+    passing = [attempt for attempt in tries if attempt.outcome is Outcome.PASS]
+    if not passing:
+        return f"no engine with layers left out of INT8 passes ({len(tries) - 1} tried); the one that failed stays"
+    fewest = min(passing, key=lambda attempt: len(attempt.excluded))
+    return (
+        f"without {len(fewest.excluded)} of {fewest.layers} layers it passes, but at {fewest.speedup_vs_fp16:.2f}x the"
+        " speed of FP16, so that nothing is gained; the one that failed stays"
+    )
+
+
+def _rank(retrying: Retrying, job: EngineJob) -> Sensitivity:
+    return run_stage(
+        retrying.session,
+        f"sensitivity {label_of(job.cell)}",
+        retrying.rank,
+        lambda sensitivity: f"{len(sensitivity.layers)} layers, worst {sensitivity.ranked[0]}",
+        retrying.exported,
+        retrying.spec,
+        retrying.calibration.data,
+        retrying.data,
+        method=_chosen_method(job),
+    )
 
 
 def _chosen_method(job: EngineJob) -> CalibrationMethod | None:
@@ -99,7 +119,8 @@ def _chosen_method(job: EngineJob) -> CalibrationMethod | None:
 
 
 def _try(retrying: Retrying, job: EngineJob, excluded: tuple[str, ...]) -> EngineOutcome:
-    what = f"convert {label_of(job.cell)} without {len(excluded)}"
+    layers = "1 layer" if len(excluded) == 1 else f"{len(excluded)} layers"
+    what = f"convert {label_of(job.cell)} without {layers}"
     try:
         typed = run_stage(
             retrying.session,
@@ -113,8 +134,6 @@ def _try(retrying: Retrying, job: EngineJob, excluded: tuple[str, ...]) -> Engin
             exclude=excluded,
         )
     except StageError as error:
-        from tasks.records import EngineOutcome  # noqa: PLC0415
-
         return EngineOutcome(cell=job.cell, outcome=Outcome.FAIL, policy=job.policy, reason=str(error))
     (made,) = retrying.make([job.model_copy(update={"typed": typed})])
     return made

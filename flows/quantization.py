@@ -37,10 +37,11 @@ class Calibration:
         """Why nothing is quantized with the set; None where it may be."""
         if self.report.passed or self.accepted:
             return None
-        found = "\n".join(f"- {finding.sentence}" for finding in self.report.findings)
+        first, *others = (finding.sentence for finding in self.report.findings)
+        also = "".join(f"\n- {sentence}" for sentence in others)
         return (
-            f"calibration set {self.report.name}: {self.report.findings[0].sentence}; nothing is quantized with it."
-            f" Mend the set, or convert with --accept-calibration REASON. All that was found:\n{found}"
+            f"calibration set {self.report.name}: {first}; nothing is quantized with it."
+            f" Mend the set, or convert with --accept-calibration REASON{f'. Found too:{also}' if also else ''}"
         )
 
     @property
@@ -81,6 +82,7 @@ def calibrate(
     check: Callable[..., Remembered[CalibrationReport]] = check_calibration,
 ) -> Calibration:
     """Check the calibration set of a model against the sample that it must resemble, else the validation data."""
+    accepted = (accepted or "").strip() or None  # a blank is no reason
     checked, data = read_calibration(session, directory, take)
     sample, production = sample_of(checked), validation
     if sample is not None and sample_files(sample) != directory.validation:

@@ -14,7 +14,6 @@ from scipy.special import gammaln
 from tasks.calibration.judge import FEWEST
 from tasks.calibration.report import Place, RangeCoverage
 from tasks.calibration.scores import run_session
-from tasks.converters.interface import CALIBRATION_BATCH
 from tasks.converters.quantizable import find_quantizable, fold_transposed_weights, name_nodes
 from tasks.data import slices_in
 from tasks.errors import StageError
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
 
 MOST_CALIBRATED, MOST_RUN = 1024, 256
 """Samples of a set, and of production, that the reference is run on, taken from all of it."""
+RUN_BATCH = 8
 SEED = 20261123
 CONFIDENCE = 0.95
 _BATCHES = Place(stratum="", value="batches")  # no stratum has that name
@@ -61,7 +61,7 @@ def batches(data: DataFolders, samples: int, most: int, batch: Dim, strata: Sequ
     They are drawn, one from each of equal parts. Every so-manieth one would miss strata that take turns.
     """
     chosen = _choose(samples, most)
-    small = batch.model_copy(update={"opt": max(batch.min, min(batch.max, CALIBRATION_BATCH)), "buckets": None})
+    small = batch.model_copy(update={"opt": max(batch.min, min(batch.max, RUN_BATCH)), "buckets": None})
     first = 0
     for inputs, notes in zip(shard_paths(data.inputs), shard_paths(data.annotations), strict=True):
         shard, labels = load_arrays(inputs), slices_in(load_arrays(notes))

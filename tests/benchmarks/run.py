@@ -246,7 +246,19 @@ def clone(scratch: Path) -> list[Row]:
     return rows
 
 
-MEASUREMENTS = (start_up, memory, size, naive_pvalue, calibration, calibration_check, likeness, again, changes, kills, clone)
+MEASUREMENTS = (
+    start_up,
+    memory,
+    size,
+    naive_pvalue,
+    calibration,
+    calibration_check,
+    likeness,
+    again,
+    changes,
+    kills,
+    clone,
+)
 
 
 def main() -> None:

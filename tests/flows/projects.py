@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 REPOSITORY = Path(__file__).resolve().parents[2]
 SERVER_LIMIT_S = 120
 RUN_LIMIT_S = 300
+DRAIN_LIMIT_S = 10
 
 SOURCE = """
 import torch
@@ -142,8 +143,19 @@ def prefect_server(home: Path, **settings: str) -> Iterator[str]:
     try:
         yield url
     finally:
+        _drain_prefect()
         process.kill()
         process.wait()
+
+
+def _drain_prefect() -> None:
+    """Let Prefect's threads send what they hold while the server answers: later, they keep this process from ending."""
+    if "prefect" in sys.modules:
+        from prefect.events.worker import EventsWorker  # noqa: PLC0415 - where no flow ran, it need not be imported
+        from prefect.logging.handlers import APILogWorker  # noqa: PLC0415 - as above
+
+        for worker in (APILogWorker, EventsWorker):
+            worker.drain_all(timeout=DRAIN_LIMIT_S, at_exit=False)
 
 
 def write_project(root: Path, prefect_url: str) -> Project:
