@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from tasks.npz import Arrays
     from tasks.specs import Dim
 
-MOST_CALIBRATED, MOST_RUN = 1024, 256
+MOST_CALIBRATED, MOST_RUN = 1024, 192
 """Samples of a set, and of production, that the reference is run on, taken from all of it."""
 RUN_BATCH = 8
 SEED = 20261123
@@ -76,8 +76,8 @@ def batches(data: DataFolders, samples: int, most: int, batch: Dim, strata: Sequ
 
 
 def _choose(samples: int, most: int) -> np.ndarray[Any, np.dtype[np.int64]]:
-    starts = np.arange(0, samples, max(1, -(-samples // most)))
-    return np.random.default_rng(SEED).integers(starts, np.append(starts[1:], samples))
+    ends = np.linspace(0, samples, min(most, samples) + 1).astype(np.int64)
+    return np.random.default_rng(SEED).integers(ends[:-1], ends[1:])
 
 
 class WatchedModel:

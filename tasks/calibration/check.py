@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from tasks.specs import InputSpec
     from tasks.workbench import Workbench
 
-RECIPE = 2
+RECIPE = 3
 
 
 @dataclass(frozen=True)
