@@ -76,7 +76,8 @@ def batches(data: DataFolders, samples: int, most: int, batch: Dim, strata: Sequ
 
 
 def _choose(samples: int, most: int) -> np.ndarray[Any, np.dtype[np.int64]]:
-    ends = np.linspace(0, samples, min(most, samples) + 1).astype(np.int64)
+    parts = min(most, samples)
+    ends = np.arange(parts + 1, dtype=np.int64) * samples // max(1, parts)
     return np.random.default_rng(SEED).integers(ends[:-1], ends[1:])
 
 
