@@ -63,7 +63,6 @@ def objects(scratch: Path, size_bytes: int = SIZE_BYTES) -> list[Row]:
     rows = [rate_row(way, server, timed, size_bytes) for way in ("upload", "download")]
     peak = f"{timed.peak_bytes / 1e6:.0f} MB"
     limit = f"<= {MOST_BYTES / 1e6:.0f} MB"
-    print(timed.seconds)
     return [*rows, Row("peak memory of both", peak, limit, timed.peak_bytes <= MOST_BYTES)]
 
 

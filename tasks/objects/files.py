@@ -1,0 +1,104 @@
+"""Files that appear whole: copied with their SHA-256 checked on the way, and put in place by one system call."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from tasks.digests import CHUNK_BYTES
+from tasks.errors import RefusedError
+from tasks.scratch import ScratchSpace
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from pathlib import Path
+
+
+def chunks_of(path: Path, chunk_bytes: int = CHUNK_BYTES) -> Iterator[bytes]:
+    """The bytes of a file, `chunk_bytes` at a time."""
+    with path.open("rb") as stream:
+        while chunk := stream.read(chunk_bytes):
+            yield chunk
+
+
+def check_digest(what: str, found: str, digest: str) -> None:
+    """Compare two digests, `sha256:…` each.
+
+    Raises:
+        RefusedError: they differ; the message starts with `what`.
+    """
+    if found != digest:
+        raise RefusedError(f"{what}: should have digest {digest}, but has {found}; it was damaged or swapped")
+
+
+def write_checked(
+    path: Path,
+    chunks: Iterable[bytes | bytearray],
+    digest: str,
+    what: str,
+    on_chunk: Callable[[int], None] = lambda _: None,
+) -> None:
+    """Write chunks to a new file and to the disk, and check their SHA-256.
+
+    Args:
+        path: the file, private to the caller.
+        chunks: its bytes.
+        digest: `sha256:…` that they should have.
+        what: the object, in the error.
+        on_chunk: told how many bytes are written so far.
+
+    Raises:
+        RefusedError: the bytes have another digest.
+    """
+    hasher, done = hashlib.sha256(), 0
+    with path.open("xb") as stream:
+        for chunk in chunks:
+            hasher.update(chunk)
+            done += stream.write(chunk)
+            on_chunk(done)
+        check_digest(what, f"sha256:{hasher.hexdigest()}", digest)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def write_new(path: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` make a file in a private folder beside `path`, then rename it to `path`.
+
+    The private folder of a killed process goes when the same file is written next.
+
+    Raises:
+        RefusedError: there is a `path` already.
+    """
+    if os.path.lexists(path):
+        raise RefusedError(f"{path}: exists already, and is not written over; remove it, or choose another place")
+    root = path.parent / f".{path.name}.part"
+    try:
+        with ScratchSpace(root).folder() as scratch:
+            write(scratch / "file")
+            (scratch / "file").rename(path)
+    finally:
+        with suppress(OSError):  # another process writes the same file
+            root.rmdir()
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Write a folder's names to the disk, so that a file put there outlives a loss of power."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def make_folders(folder: Path) -> None:
+    """Make a folder and those above it, and write each new name to the disk."""
+    missing = []
+    while not folder.is_dir():
+        missing.append(folder)
+        folder = folder.parent
+    for new in reversed(missing):
+        new.mkdir(exist_ok=True)
+        sync_folder(new.parent)

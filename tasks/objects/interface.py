@@ -1,0 +1,112 @@
+"""What an object store does: S3's conditional writes, which a local folder keeps to as well.
+
+Keys are relative paths of `[A-Za-z0-9._=@+-]` parts joined by `/`, none of which starts with a dot (`keys.py`). An
+object is there whole or not at all. No key is also the folder of another: S3 would take `a` and `a/b` side by side, a
+folder refuses the second.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from tasks.errors import RefusedError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from datetime import datetime
+    from pathlib import Path
+
+# What `read` holds in memory at most. Manifests and channels have kilobytes; whatever is larger is downloaded.
+MAX_READ_BYTES = 64 << 20
+
+
+class ChangedError(RefusedError):
+    """An object is no longer the one that was read: somebody else moved it first."""
+
+
+@dataclass(frozen=True)
+class Versioned:
+    """An object's bytes, and the tag that names this version of it.
+
+    A tag has at most 2,000 characters and means something to the store that gave it alone. Two versions of the same
+    bytes may have the same one.
+    """
+
+    content: bytes
+    tag: str
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An object in a listing: its key, size in bytes, and when it was last written (UTC)."""
+
+    key: str
+    size_bytes: int
+    modified: datetime
+
+
+class ObjectStore(Protocol):
+    """Objects by key.
+
+    Every method may raise:
+        InputError: the key is none, or the settings are at fault: no credentials, no right, no such bucket.
+        StageError: the store cannot be reached or goes on failing after bounded retries. A write may have happened
+            then all the same, where every answer to it was lost and nor could the object be read afterwards.
+
+    Messages name bucket or folder and the operation, never a credential.
+    """
+
+    @property
+    def address(self) -> str:
+        """What people call it: `s3://bucket/prefix`, or the folder's path."""
+
+    def create(self, key: str, content: bytes) -> bool:
+        """Write an object that is not there yet (`If-None-Match: *`); False where there is one, whatever it holds."""
+
+    def upload(self, key: str, path: Path, digest: str, on_progress: Callable[[int, int], None]) -> bool:
+        """As `create`, from a file of any size, whose SHA-256 is checked against `digest` (`sha256:…`) on the way.
+
+        A killed upload leaves nothing under `key`. `on_progress` gets bytes done and bytes in all, in this thread.
+
+        S3 servers that ignore `If-None-Match` where a multipart upload is completed (radosgw 16 does) may let an
+        upload that began before another one ended write over it: harmless where the key is named by its content, as
+        the bytes are the same. Use `create` for anything else.
+
+        Raises:
+            RefusedError: the file has another digest; nothing is written. It is not read where there is an object.
+        """
+
+    def read(self, key: str) -> Versioned | None:
+        """An object, or None where there is none. For small objects: all of it is held in memory.
+
+        Raises:
+            RefusedError: it has more than 64 MiB.
+        """
+
+    def replace(self, key: str, content: bytes, tag: str | None) -> str:
+        """Write an object over the version `tag` (`If-Match`), or, with None, where there is none; return its tag.
+
+        A write whose answer was lost is looked up, so that a win is never told as a loss.
+
+        Raises:
+            ChangedError: the object is another version by now, or there is one already, or none any more.
+        """
+
+    def download(self, key: str, path: Path, digest: str, on_progress: Callable[[int, int], None]) -> None:
+        """Write an object to the new file `path`, which appears whole, and only if its SHA-256 is `digest`.
+
+        `on_progress` gets bytes done and bytes in all, in this thread.
+
+        Raises:
+            RefusedError: the object is missing or has another digest, or `path` exists; nothing is written.
+        """
+
+    def size(self, key: str) -> int | None:
+        """Size in bytes of an object; None where there is none."""
+
+    def list(self, prefix: str) -> Iterator[Entry]:
+        """The objects whose keys start with `prefix`, by key."""
+
+    def delete(self, key: str) -> None:
+        """Remove an object; nothing where there is none."""

@@ -1,0 +1,85 @@
+"""Object stores of every kind, empty: a folder, moto's S3 and Debian's radosgw."""
+
+from __future__ import annotations
+
+import sys
+import uuid
+import warnings
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tasks.objects.local import LocalObjects
+from tasks.objects.s3 import S3Objects
+from tests.radosgw import CannotServeError, serve_radosgw
+from tests.s3_servers import BUCKET, aws_settings, make_bucket, serve_moto
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tasks.objects.interface import ObjectStore
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an object store lies; it is opened anew in every process."""
+
+    kind: str
+    folder: Path
+    endpoint: str = ""
+    prefix: str = field(default_factory=lambda: f"registry/{uuid.uuid4().hex}")
+
+    def open(self, **options: Any) -> ObjectStore:
+        """The store; options are those of S3Objects."""
+        return S3Objects(BUCKET, self.prefix, **options) if self.endpoint else LocalObjects(self.folder)
+
+
+@pytest.fixture(scope="session")
+def moto() -> Iterator[str]:
+    """The endpoint of moto's S3."""
+    with serve_moto() as endpoint:
+        make_bucket(endpoint)
+        yield endpoint
+
+
+@pytest.fixture(scope="session")
+def radosgw(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The endpoint of radosgw; loud where there is none."""
+    try:
+        with serve_radosgw(tmp_path_factory.mktemp("radosgw")) as endpoint:
+            make_bucket(endpoint)
+            yield endpoint
+    except CannotServeError as error:
+        line = "!" * 100
+        sys.__stderr__.write(f"\n{line}\nNOT TESTED ON A REAL S3 SERVER: {error}\n{line}\n")  # type: ignore[union-attr]
+        warnings.warn(f"not tested on a real S3 server: {error}", stacklevel=1)
+        pytest.skip(str(error))
+
+
+def place_at(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    """An empty store of a kind, to which the environment leads."""
+    endpoint = "" if kind == "local" else request.getfixturevalue(kind)
+    patch = request.getfixturevalue("monkeypatch")
+    for name, value in aws_settings(endpoint).items() if endpoint else ():
+        patch.setenv(name, value)
+    return Place(kind, tmp_path / "objects", endpoint)
+
+
+@pytest.fixture(params=["local", "moto", "radosgw"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    """An empty store of each kind."""
+    return place_at(request.param, request, tmp_path)
+
+
+@pytest.fixture(params=["moto", "radosgw"])
+def bucket(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    """An empty store on each S3 server."""
+    return place_at(request.param, request, tmp_path)
+
+
+@pytest.fixture
+def objects(place: Place) -> ObjectStore:
+    """An open empty store of each kind."""
+    return place.open()

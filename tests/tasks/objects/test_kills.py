@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+import functools
+import hashlib
+import random
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tasks.objects.interface import ChangedError
+from tasks.objects.local import LocalObjects
+from tests.tasks.processes import CONTEXT, is_killed_at
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tasks.objects.interface import ObjectStore
+    from tests.tasks.objects.conftest import Place
+
+KILLS = {"local": 24, "moto": 6, "radosgw": 6}
+MIB = 1 << 20
+OLD, NEW = b"old" * 200_000, b"new" * 400_000
+FILE = b"plan" * (12 << 18)  # 12 MiB: three parts
+DIGEST = f"sha256:{hashlib.sha256(FILE).hexdigest()}"
+
+
+def silent(_done: int, _total: int) -> None:
+    pass
+
+
+def kill_during(work: Callable[[], object], within_s: float) -> None:
+    """Run `work` in a process, and kill it at a random moment of the first `within_s` seconds."""
+    process = CONTEXT.Process(target=work)
+    process.start()
+    time.sleep(random.random() * within_s)  # noqa: S311 - no secret
+    process.kill()
+    process.join()
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """How long `work` takes in a process of its own."""
+    process = CONTEXT.Process(target=work)
+    started = time.perf_counter()
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+    return time.perf_counter() - started
+
+
+def create(objects: ObjectStore, key: str) -> None:
+    objects.create(key, NEW)
+
+
+def replace(objects: ObjectStore, key: str, tag: str) -> None:
+    objects.replace(key, NEW, tag)
+
+
+def upload(objects: ObjectStore, key: str, path: Path) -> None:
+    objects.upload(key, path, DIGEST, silent)
+
+
+def download(objects: ObjectStore, key: str, path: Path) -> None:
+    objects.download(key, path, DIGEST, silent)
+
+
+def content_of(objects: ObjectStore, key: str) -> bytes | None:
+    found = objects.read(key)
+    return None if found is None else found.content
+
+
+def test_a_killed_create_leaves_a_whole_object_or_none(place: Place) -> None:
+    unused, objects = place.open(), place.open()  # what was used in this process is not used in a fork of it
+    taken = seconds(functools.partial(create, unused, "first"))
+    for number in range(KILLS[place.kind]):
+        kill_during(functools.partial(create, unused, f"a/{number}"), taken)
+        assert content_of(objects, f"a/{number}") in {None, NEW}
+        objects.create(f"a/{number}", NEW)  # and it can be done again
+        assert content_of(objects, f"a/{number}") == NEW
+
+
+def test_a_killed_replace_leaves_the_old_object_or_the_new_one(place: Place) -> None:
+    unused, objects = place.open(), place.open()
+    taken = seconds(functools.partial(replace, unused, "first", objects.replace("first", OLD, None)))
+    for number in range(KILLS[place.kind]):
+        tag = objects.replace(f"a/{number}", OLD, None)
+        kill_during(functools.partial(replace, unused, f"a/{number}", tag), taken)
+        found = objects.read(f"a/{number}")
+        assert found is not None
+        assert found.content in {OLD, NEW}
+        objects.replace(f"a/{number}", NEW, found.tag)
+        with pytest.raises(ChangedError):
+            objects.replace(f"a/{number}", OLD, found.tag if found.content == OLD else "0" * 32)
+
+
+def test_a_killed_upload_leaves_a_whole_object_or_none(place: Place, tmp_path: Path) -> None:
+    (tmp_path / "in").write_bytes(FILE)
+    unused, objects = place.open(part_bytes=5 * MIB), place.open(part_bytes=5 * MIB)
+    taken = seconds(functools.partial(upload, unused, "first", tmp_path / "in"))
+    for number in range(KILLS[place.kind]):
+        kill_during(functools.partial(upload, unused, f"a/{number}", tmp_path / "in"), taken)
+        assert content_of(objects, f"a/{number}") in {None, FILE}
+        objects.upload(f"a/{number}", tmp_path / "in", DIGEST, silent)
+        assert content_of(objects, f"a/{number}") == FILE
+
+
+def test_a_killed_download_leaves_a_whole_file_or_none_and_the_next_one_clears_up(place: Place, tmp_path: Path) -> None:
+    (tmp_path / "in").write_bytes(FILE)
+    unused, objects = place.open(part_bytes=5 * MIB), place.open(part_bytes=5 * MIB)
+    objects.upload("a", tmp_path / "in", DIGEST, silent)
+    taken = seconds(functools.partial(download, unused, "a", tmp_path / "first"))
+    for number in range(KILLS[place.kind]):
+        folder = tmp_path / f"to-{number}"
+        folder.mkdir()
+        kill_during(functools.partial(download, unused, "a", folder / "out"), taken)
+        if (folder / "out").exists():
+            assert (folder / "out").read_bytes() == FILE
+            (folder / "out").unlink()
+        objects.download("a", folder / "out", DIGEST, silent)
+        assert (folder / "out").read_bytes() == FILE
+        assert [path.name for path in folder.iterdir()] == ["out"]
+
+
+def test_a_local_store_clears_up_after_the_dead(tmp_path: Path) -> None:
+
+    root, line = tmp_path / "objects", 0
+    LocalObjects(root).create("a", OLD)
+
+    def move() -> None:
+        store = LocalObjects(root)
+        found = store.read("a")
+        assert found is not None
+        store.replace("a", NEW if found.content == OLD else OLD, found.tag)
+
+    while is_killed_at(line, move):
+        line += 1
+        found = LocalObjects(root).read("a")
+        assert found is not None
+        assert found.content in {OLD, NEW}
+        assert list((root / ".scratch").iterdir()) == []
+    assert line > 50
