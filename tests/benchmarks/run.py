@@ -30,6 +30,7 @@ from gate.calibration import DRAWS
 from gate.report import calibration, naive_pvalue, size, with_draws
 from likeness import likeness
 from memory import compare_peak_bytes
+from objects import objects
 from rows import Row
 from safetensors.numpy import load_file, save_file
 
@@ -254,6 +255,7 @@ MEASUREMENTS = (
     calibration,
     calibration_check,
     likeness,
+    objects,
     again,
     changes,
     kills,

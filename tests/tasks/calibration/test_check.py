@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from tasks.calibration.activations import MOST_RUN
 from tasks.calibration.check import Production, check_calibration, require_inputs, set_digest
 from tasks.calibration.manifest import CalibrationManifest
 from tasks.calibration.report import CalibrationReport
@@ -77,7 +78,7 @@ def test_a_covered_fresh_set_like_production_passes(bench: Workbench, tmp_path: 
     assert (report.name, report.production, report.age_days, report.max_age_days) == ("made", "traffic", 30, 30)
     assert report.digest == set_digest(whole_set(bench))
     assert report.production_digest == set_digest(production(bench, *BOTH).data)
-    assert report.resemblance.run == (64, 200)
+    assert report.resemblance.run == (64, MOST_RUN)
     assert any(row.feature == "output score" for row in report.resemblance.features)
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from tasks.objects.interface import ChangedError
 from tasks.objects.local import LocalObjects
-from tests.tasks.processes import CONTEXT, is_killed_at
+from tests.tasks.processes import is_killed_at, start_fork
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,8 +32,7 @@ def silent(_done: int, _total: int) -> None:
 
 def kill_during(work: Callable[[], object], within_s: float) -> None:
     """Run `work` in a process, and kill it at a random moment of the first `within_s` seconds."""
-    process = CONTEXT.Process(target=work)
-    process.start()
+    process = start_fork(work)
     time.sleep(random.random() * within_s)  # noqa: S311 - no secret
     process.kill()
     process.join()
@@ -41,9 +40,8 @@ def kill_during(work: Callable[[], object], within_s: float) -> None:
 
 def seconds(work: Callable[[], object]) -> float:
     """How long `work` takes in a process of its own."""
-    process = CONTEXT.Process(target=work)
     started = time.perf_counter()
-    process.start()
+    process = start_fork(work)
     process.join()
     assert process.exitcode == 0
     return time.perf_counter() - started
