@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from flows.stage import run_stage
 from tasks.calibration.check import Production, check_calibration, require_inputs
-from tasks.calibration.draw import draw_set
+from tasks.calibration.draw import draw_set, refuse_request
 from tasks.calibration.features import sample_digests
 from tasks.calibration.manifest import data_files_in
 from tasks.calibration.scores import score_samples
@@ -208,6 +208,7 @@ def draw_from(
     Raises:
         InputError: the sample cannot be used, or no model is known whose validation samples are to be left out.
     """
+    refuse_request(out, size, seed)  # before the reference is run
     files = sample_files(sample.resolve())
     directory = model_around(model, sample.resolve())
     if directory is None:

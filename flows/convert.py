@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from prefect import flow
 from prefect.context import FlowRunContext
 
+from flows.calibration import sample_of
 from flows.console import label_of
 from flows.dispatch import dispatched, targets_elsewhere
 from flows.engine import as_task, make_engine
@@ -66,7 +67,8 @@ def prepare(session: Session, plan: ConversionPlan) -> None:
     data = _data(session, ingest, "validation data", directory, directory.validation, "validation.data")
     _policies(plan, data)
     if Precision.INT8 in plan.precisions:
-        read_calibration(session, directory)
+        checked, _ = read_calibration(session, directory)
+        sample_of(checked)  # one that is not there shows before the long work
     run_stage(session, "export", export_onnx, _describe_export, directory, data)
 
 

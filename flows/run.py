@@ -97,6 +97,8 @@ def _summary(outcome: EngineOutcome) -> dict[str, Any]:
         "performance": [asdict(rule) for rule in (outcome.verdict.performance if outcome.verdict else ())],
         "defects": list(outcome.verdict.defects) if outcome.verdict else [],
         "benchmark": outcome.benchmark.model_dump(mode="json") if outcome.benchmark else None,
+        "calibration": outcome.calibration.model_dump(mode="json") if outcome.calibration else None,
+        "tries": [attempt.model_dump(mode="json") for attempt in outcome.tries],
     }
 
 

@@ -72,7 +72,12 @@ class Likeness:
     @property
     def unlike(self) -> bool:
         """Whether a bound is beyond its limit."""
-        return self.psi_low > PSI_LIMIT or self.ks_low > KS_LIMIT
+        return beyond_limits(self.psi_low, self.ks_low)
+
+
+def beyond_limits(psi_low: float, ks_low: float) -> bool:
+    """Whether lower bounds show that a feature is not distributed alike."""
+    return psi_low > PSI_LIMIT or ks_low > KS_LIMIT
 
 
 @dataclass(frozen=True)
@@ -314,11 +319,6 @@ class Unseen:
     expected: float
     low: float
     tokens: int
-
-    @property
-    def too_many(self) -> bool:
-        """Whether the bound is beyond its limit."""
-        return self.low > UNSEEN_LIMIT
 
 
 def unseen_tokens(calibration: TokenCounts, sample: TokenCounts, *, confidence: float = 0.95) -> Unseen:

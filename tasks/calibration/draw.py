@@ -88,7 +88,7 @@ def draw_set(
     Raises:
         InputError: the samples, the size, a stratum, the scores or the folder cannot be used; nothing is written.
     """
-    _refuse_request(out, size, seed)
+    refuse_request(out, size, seed)
     sample = _index(sample_files, tuple(dict.fromkeys(by)), inputs, batch_dim)
     free, left_out = _free_to_draw(sample, set(validation_digests), size)
     known = None if scores is None else _checked_scores(scores, len(sample.digests))[free]
@@ -112,7 +112,8 @@ def draw_set(
     return manifest
 
 
-def _refuse_request(out: Path, size: int, seed: int) -> None:
+def refuse_request(out: Path, size: int, seed: int) -> None:
+    """Raise InputError for what `draw_set` cannot do whatever the samples are."""
     if size < LEAST_SAMPLES:
         raise InputError(f"size {size}: a calibration set needs {LEAST_SAMPLES} samples or more; raise the size")
     if seed < 0:

@@ -6,7 +6,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from tasks.calibration.report import Finding, Place, StratumCount
-from validation.likeness import KS_LIMIT, PSI_LIMIT, UNSEEN_LIMIT
+from validation.likeness import KS_LIMIT, PSI_LIMIT, UNSEEN_LIMIT, beyond_limits
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -99,7 +99,7 @@ def find_differences(resemblance: Resemblance) -> Iterator[Finding]:
         )
     yield from _find_features(resemblance.features)
     for row in resemblance.tokens:
-        if row.beyond > UNSEEN_LIMIT:
+        if lacks_tokens(row):
             yield Finding(check="likeness", sentence=_say_tokens(row))
     clipped = [row for row in resemblance.ranges if clips(row)]
     if clipped:
@@ -108,7 +108,12 @@ def find_differences(resemblance: Resemblance) -> Iterator[Finding]:
 
 def differs(row: FeatureLikeness) -> bool:
     """Whether there is evidence that a feature of the set is not distributed as in production."""
-    return row.ks_low > KS_LIMIT or row.psi_low > PSI_LIMIT
+    return beyond_limits(row.psi_low, row.ks_low)
+
+
+def lacks_tokens(row: TokenCoverage) -> bool:
+    """Whether there is evidence that the set lacks more of production's tokens than chance explains."""
+    return row.beyond > UNSEEN_LIMIT
 
 
 def clips(row: RangeCoverage) -> bool:

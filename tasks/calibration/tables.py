@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tasks.calibration.judge import CLIPPING_LIMIT, clips, differs
+from tasks.calibration.judge import CLIPPING_LIMIT, clips, differs, lacks_tokens
 from validation.likeness import KS_LIMIT, PSI_LIMIT, UNSEEN_LIMIT
 
 if TYPE_CHECKING:
@@ -105,9 +105,8 @@ def _feature(row: FeatureLikeness) -> list[str]:
 
 def _tokens(report: CalibrationReport) -> Iterator[list[str]]:
     for row in report.resemblance.tokens:
-        bad = row.beyond > UNSEEN_LIMIT
         yield [
-            _mark(bad),
+            _mark(lacks_tokens(row)),
             row.input,
             str(row.place) or "all",
             _percent(row.unseen),

@@ -14,6 +14,9 @@ from pyarrow import parquet
 from safetensors.numpy import save_file
 
 from flows.cli import main
+from flows.console import Reporter
+from flows.convert import prepare
+from flows.planning import plan_conversion
 from flows.quantization import Calibration, calibrate
 from flows.session import Session
 from flows.settings import Settings
@@ -148,6 +151,10 @@ def test_a_sample_that_is_not_there_or_is_the_set_itself_is_refused(project: Pro
     describe(project.root / "calibration", INPUTS, resembles="../nowhere")
     with pytest.raises(InputError, match=r"manifest.yaml: resembles: ../nowhere does not exist; correct the path"):
         fake_calibrate(project)
+    session = Session(Settings(home=project.home), Reporter())
+    with pytest.raises(InputError, match="does not exist"):
+        prepare(session, plan_conversion(read_model_directory(project.model)))
+    assert [step.name for step in session.reporter.steps] == ["validation data", "calibration data"]  # and no export
     describe(project.root / "calibration", INPUTS, resembles="set.npz")
     code, document, _ = project.run("calibration", "check", str(project.root / "calibration"))
     assert code == 2
@@ -219,6 +226,8 @@ def test_what_is_accepted_stands_in_the_registry_and_in_mlflow(refused: Refused)
     kept = manifests.pop(engine_id)["calibration"]
     (finding,) = kept["findings"]
     assert kept["accepted"] == REASON
+    assert by_precision(document)["int8"]["calibration"] == kept
+    assert by_precision(document)["int8"]["tries"] == []
     assert finding.startswith("stratum level=6 has 0 samples, production has")
     assert [manifest["calibration"] for manifest in manifests.values()] == [None]
 
