@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 import click
 
 from flows.calibration_commands import calibration
-from flows.command import EXIT_CODES, MARKS, REFUSED, UNEXPECTED, Document, command_of
+from flows.command import EXIT_CODES, MARKS, UNEXPECTED, Document, command_of
+from flows.engine_commands import engines, verify
+from flows.promotion_commands import history, promote, rollback
+from flows.pull_command import pull
 
 if TYPE_CHECKING:
     from flows.session import Session
-    from tasks.records import EngineManifest
 
 MONTH_S = 30 * 24 * 3600
 PRECISIONS = ("fp32", "fp16", "int8")
@@ -107,60 +109,6 @@ def gate(session: Session, reference: Path, candidate: Path, policy: Path) -> tu
 
 
 @main.command()
-@command_of
-def engines(session: Session) -> tuple[Document, int]:
-    """List the registered engines."""
-    from tasks.errors import RefusedError  # noqa: PLC0415
-
-    manifests, damaged = [], []
-    for cell in session.registry.list_cells():
-        try:
-            manifests.append(session.registry.read_manifest(cell))
-        except RefusedError as error:
-            damaged.append(str(error))
-    if manifests:
-        headings = ["engine", "verdict", "p50 ms", "speed-up", "size MB", "digest", "registered"]
-        session.reporter.table(headings, [_engine_row(manifest) for manifest in manifests])
-    elif not damaged:
-        session.reporter.say("no engines are registered; `enginegate convert DIRECTORY` makes some")
-    for message in damaged:
-        session.reporter.error(message)
-    document = {"engines": [manifest.model_dump(mode="json") for manifest in manifests], "damaged": damaged}
-    return document, REFUSED if damaged else 0
-
-
-def _engine_row(manifest: EngineManifest) -> list[str]:
-    benchmark = manifest.benchmark
-    speedup = benchmark.headline_speedup
-    return [
-        manifest.engine_id,
-        manifest.verdict.outcome.value,
-        f"{benchmark.headline.p50_ms:.2f}",
-        "-" if speedup is None else f"{speedup:.2f}x",
-        f"{manifest.plan.size_bytes / 1e6:.1f}",
-        manifest.plan.digest[:19],
-        manifest.created_at,
-    ]
-
-
-@main.command()
-@click.argument("engine_ids", nargs=-1, required=True, metavar="ENGINE_ID...")
-@command_of
-def verify(session: Session, engine_ids: tuple[str, ...]) -> tuple[Document, int]:
-    """Re-read registered engines and check every digest, and that the verdict follows from the evidence."""
-    from tasks.records import Cell  # noqa: PLC0415
-
-    faults = {engine_id: session.registry.verify(Cell.parse(engine_id)) for engine_id in engine_ids}
-    for engine_id, found in faults.items():
-        session.reporter.say(
-            f"{'✕' if found else '✓'} {engine_id}: {'refused' if found else 'all digests and the verdict hold'}"
-        )
-        for fault in found:
-            session.reporter.say(f"    {fault}")
-    return {"engines": faults}, REFUSED if any(faults.values()) else 0
-
-
-@main.command()
 @click.option("--target", default="cpu", show_default=True, metavar="TARGET", help="What this host should make.")
 @command_of
 def doctor(session: Session, target: str) -> tuple[Document, int]:
@@ -174,6 +122,12 @@ def doctor(session: Session, target: str) -> tuple[Document, int]:
 
 
 main.add_command(calibration)
+main.add_command(engines)
+main.add_command(verify)
+main.add_command(pull)
+main.add_command(promote)
+main.add_command(rollback)
+main.add_command(history)
 
 
 if __name__ == "__main__":

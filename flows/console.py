@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
+import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -137,6 +138,28 @@ class Reporter:
         for row in rows:
             table.add_row(*(Text(cell, style=COLOURS.get(cell[:1], "")) for cell in row))
         self._tables.print(table)
+
+    def marked(self, text: str) -> None:
+        """Print a line in the colour of the mark that it starts with, however far it is indented: red for ✕."""
+        self._console.print(Text(text, style=COLOURS.get(text.lstrip()[:1], "")))
+
+    def side_by_side(self, headings: list[str], rows: list[list[str]]) -> None:
+        """Print a table whose cells are folded to the width of a terminal; elsewhere, each row is one line."""
+        table = Table(box=None, pad_edge=False)
+        for heading in headings:
+            table.add_column(heading, overflow="fold")
+        for row in rows:
+            table.add_row(*(Text(cell, style=COLOURS.get(cell[:1], "")) for cell in row))
+        console = self._console if self._console.is_terminal else self._tables
+        console.print(table, soft_wrap=False)
+
+    def ask(self, question: str) -> bool:
+        """Ask for a yes on the terminal; anything else, the end of input and Ctrl-C too, is a no."""
+        try:
+            return click.confirm(question, default=False, err=self._console.file is sys.stderr)
+        except click.Abort:
+            self.say()
+            return False
 
     def error(self, message: str) -> None:
         """Print an error in full."""

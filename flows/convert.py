@@ -9,13 +9,13 @@ from prefect import flow
 from prefect.context import FlowRunContext
 
 from flows.calibration import sample_of
-from flows.console import label_of
 from flows.dispatch import dispatched, targets_elsewhere
 from flows.engine import as_task, make_engine
 from flows.handover import leave_job
 from flows.planning import plan_conversion, version_of
 from flows.precision_search import Retrying, retry_failed
 from flows.quantization import calibrate, read_calibration
+from flows.registration import register_all
 from flows.session import current_session
 from flows.stage import run_stage
 from flows.verdicts import is_settled, judge_together
@@ -23,11 +23,10 @@ from tasks.calibration.check import check_calibration
 from tasks.calibration.sensitivity import measure_sensitivity
 from tasks.convert import convert_precision
 from tasks.data import ingest
-from tasks.errors import InputError, RefusedError, StageError
+from tasks.errors import InputError, StageError
 from tasks.export import export_onnx
 from tasks.model_directory import read_model_directory
 from tasks.module_source import store_module, store_plugins
-from tasks.publish import publish_engine
 from tasks.records import DataArtifact, EngineJob, EngineOutcome, TypedModel
 from tasks.reference import run_reference
 from tasks.specs import Precision
@@ -54,7 +53,6 @@ convert_task = as_task(convert_precision)
 check_task = as_task(check_calibration)
 sensitivity_task = as_task(measure_sensitivity)
 track_task = as_task(track_conversion)
-publish_task = as_task(publish_engine)
 
 
 def prepare(session: Session, plan: ConversionPlan) -> None:
@@ -112,7 +110,7 @@ def convert_model(
     if version_of(read_model_directory(Path(model_directory))) != plan.version:
         raise InputError(f"{model_directory}: changed while it was converted; run the conversion again")
     runs = _track(session, plan, exported, data, reference, outcomes, calibration)
-    _register_all(session, plan, outcomes, reference, runs)
+    register_all(session, plan, outcomes, data, reference, runs)
     return outcomes
 
 
@@ -225,25 +223,6 @@ def _judge_all(session: Session, made: list[EngineOutcome]) -> list[EngineOutcom
     return judged
 
 
-def _register_all(
-    session: Session,
-    plan: ConversionPlan,
-    outcomes: list[EngineOutcome],
-    reference: ReferenceArtifact,
-    runs: dict[str, str],
-) -> None:
-    """Register every engine that passed; one that is refused does not keep the others out."""
-    refusals = []
-    for outcome in outcomes:
-        if outcome.outcome is Outcome.PASS:
-            try:
-                _register(session, plan, outcome, reference, runs[outcome.cell.engine_id])
-            except RefusedError as error:
-                refusals.append(str(error))
-    if refusals:
-        raise RefusedError("\n".join(refusals))
-
-
 def _data(
     session: Session,
     stage: Callable[[Workbench, ModelSpec, tuple[Path, ...], str], Remembered[DataArtifact]],
@@ -301,22 +280,4 @@ def _track(
         "track",
         lambda progress: track_task(session.bench(progress), session.tracker, conversion, outcomes, data, reference),
         lambda runs: f"MLflow experiment {conversion.model}, {len(runs)} engine runs",
-    )
-
-
-def _register(
-    session: Session, plan: ConversionPlan, outcome: EngineOutcome, reference: ReferenceArtifact, run: str
-) -> None:
-    session.reporter.step(
-        f"register {label_of(outcome.cell)}",
-        lambda progress: publish_task(
-            session.bench(progress),
-            session.registry,
-            plan.directory.spec,
-            outcome,
-            reference,
-            source_commit=plan.source_commit,
-            mlflow_run=run,
-        ),
-        lambda new: "registered as candidate" if new else "registered before",
     )

@@ -52,7 +52,7 @@ def examine(settings: Settings) -> list[Check]:
         _mlflow(settings),
         _prefect(),
         _folder("artifact store", settings.store_path),
-        _folder("registry", settings.registry_path),
+        _registry(settings.registry_address),
         _disk(settings.home.resolve()),
     ]
 
@@ -200,6 +200,11 @@ def _folder(name: str, folder: Path, *, shown: str | None = None) -> Check:
 
 def _nearest_existing(folder: Path) -> Path:
     return next(path for path in (folder, *folder.parents) if path.exists())
+
+
+def _registry(address: str) -> Check:
+    """A folder is tried; of S3 the address is said, since listing may be what this host has no right to."""
+    return Check("registry", True, True, address) if address.startswith("s3://") else _folder("registry", Path(address))
 
 
 def _disk(folder: Path) -> Check:

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 from flows.console import Reporter
 from flows.settings import Settings, read_settings
 from tasks.child import ignore_progress
-from tasks.registry.local import LocalRegistry
+from tasks.objects.address import open_objects
+from tasks.registry.registry import Registry
+from tasks.registry.signing import Signing
 from tasks.store.local import LocalStore
 from tasks.workbench import Workbench
 
@@ -35,9 +37,10 @@ class Session:
         return LocalStore(self.settings.store_path)
 
     @cached_property
-    def registry(self) -> LocalRegistry:
+    def registry(self) -> Registry:
         """The registry."""
-        return LocalRegistry(self.settings.registry_path)
+        signing = Signing.from_files(self.settings.signing_key, self.settings.trust)
+        return Registry(open_objects(self.settings.registry_address), signing)
 
     @property
     def downloads(self) -> Path:

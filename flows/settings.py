@@ -23,14 +23,18 @@ class Settings(BaseSettings):
     again its reference, is called at one batch size. `torch_python` is an interpreter that has torch, safetensors,
     numpy, scipy, pydantic and pyyaml, for runners where TensorRT's has no torch. `runner_wait_s` is how long an engine
     waits while no worker is on its pool, and `runner_silence_s` how long a runner may give no sign of life before
-    another takes its place.
+    another takes its place. `registry` is a folder or `s3://bucket/prefix`; `signing_key` signs what is written there,
+    `trust` holds the keys whose signatures count, and `actor` is who moves channels, if not the login name.
     """
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, frozen=True)
 
     home: Path = Path(".enginegate")
     store: Path | None = None
-    registry: Path | None = None
+    registry: str | None = None
+    signing_key: Path | None = None
+    trust: Path | None = None
+    actor: str | None = None
     time_limit_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1800.0
     torch_python: Path | None = None
     benchmark_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 3.0
@@ -43,9 +47,11 @@ class Settings(BaseSettings):
         return (self.store or self.home / "store").resolve()
 
     @property
-    def registry_path(self) -> Path:
-        """Folder of the registry."""
-        return (self.registry or self.home / "registry").resolve()
+    def registry_address(self) -> str:
+        """Where the registry is: a folder, or `s3://bucket/prefix`."""
+        address = self.registry or str(self.home / "registry")
+        # A scheme that is none is refused by whoever opens it, with what may stand there.
+        return address if "://" in address else str(Path(address).expanduser().resolve())
 
     @property
     def tracking_uri(self) -> str:

@@ -1,53 +1,48 @@
-"""Stage 7: an engine whose verdict is `pass` into the registry, byte for byte as it was compared."""
+"""Stage 7: an engine whose verdict is `pass` into the registry, byte for byte as it was compared.
+
+One without a `pass` is described all the same and stays in the artifact store: a person may register it by an override.
+"""
 
 from __future__ import annotations
 
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
+from pydantic import ValidationError
+
 from tasks.backends.profiles import PROFILE_RULE
+from tasks.digests import digest_json
 from tasks.errors import RefusedError
 from tasks.records import EngineManifest
+from tasks.registry.evidence import artifacts_of, policy_digest
+from tasks.smoke import take_smoke
 
 if TYPE_CHECKING:
-    from tasks.records import EngineOutcome, ReferenceArtifact
-    from tasks.registry.interface import Registry
+    from tasks.records import Cell, DataArtifact, EngineOutcome, ReferenceArtifact
+    from tasks.registry.registry import Registry
     from tasks.specs import ModelSpec
+    from tasks.store.interface import ArtifactStore
     from tasks.workbench import Workbench
 
+REJECTED = "rejected"
 
-def publish_engine(
+
+def describe_engine(
     bench: Workbench,
-    registry: Registry,
     spec: ModelSpec,
     outcome: EngineOutcome,
+    data: DataArtifact,
     reference: ReferenceArtifact,
     *,
     source_commit: str | None,
     mlflow_run: str | None,
-) -> bool:
-    """Register an engine; return False if this very engine is registered already.
+    who: str | None,
+) -> EngineManifest:
+    """What an engine is, with its smoke inputs in the store.
 
     Raises:
-        RefusedError: it did not pass, or something was not measured, or the registry refuses it.
+        RefusedError: something was not measured, or another plan was compared.
     """
-    manifest = _manifest(spec, outcome, reference, source_commit, mlflow_run)
-    artifacts = (manifest.plan, manifest.onnx, manifest.reference_outputs)
-    with bench.store.scratch() as folder:
-        folders = {
-            artifact.digest: bench.store.fetch(artifact, folder / str(number))
-            for number, artifact in enumerate(artifacts)
-        }
-        return registry.publish(manifest, folders)
-
-
-def _manifest(
-    spec: ModelSpec,
-    outcome: EngineOutcome,
-    reference: ReferenceArtifact,
-    source_commit: str | None,
-    mlflow_run: str | None,
-) -> EngineManifest:
     evidence = (outcome.typed, outcome.engine, outcome.compared, outcome.verdict, outcome.policy, outcome.benchmark)
     typed, engine, compared, verdict, policy, benchmark = evidence
     if not (typed and engine and compared and verdict and policy and benchmark):
@@ -66,6 +61,7 @@ def _manifest(
         plan=engine.plan,
         onnx=typed.onnx,
         reference_outputs=reference.outputs,
+        smoke=take_smoke(bench.store, data.inputs, reference.outputs, compared.outputs),
         recipe=typed.recipe,
         calibration=outcome.calibration,
         dims=spec.dims,
@@ -77,9 +73,47 @@ def _manifest(
         profile_rule=PROFILE_RULE,
         cache_key=engine.cache_key,
         policy=policy,
+        policy_digest=policy_digest(policy),
         verdict=verdict,
         comparison=compared.comparison,
         benchmark=benchmark,
         mlflow_run=mlflow_run,
+        who=who,
         created_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
     )
+
+
+def publish_engine(bench: Workbench, registry: Registry, manifest: EngineManifest) -> bool:
+    """Register an engine; return False if this very engine is registered already.
+
+    Raises:
+        RefusedError: it did not pass, a file of it is damaged, or the registry refuses it.
+    """
+    with bench.store.scratch() as folder:
+        folders = {
+            artifact.digest: bench.store.fetch(artifact, folder / str(number))
+            for number, artifact in enumerate(artifacts_of(manifest).values())
+        }
+        return registry.publish(manifest, folders, bench.on_progress)
+
+
+def keep_rejected(store: ArtifactStore, manifest: EngineManifest) -> None:
+    """Keep the description of an engine without a `pass`, for an override."""
+    content = manifest.model_dump(mode="json")
+    store.write_record(REJECTED, _key(manifest.cell), {"manifest": content, "digest": digest_json(content)})
+
+
+def find_rejected(store: ArtifactStore, cell: Cell) -> EngineManifest | None:
+    """The description of an engine that was converted with this store and did not pass; None where there is none."""
+    record = store.read_record(REJECTED, _key(cell))
+    try:
+        if record is None or record.get("digest") != digest_json(record.get("manifest")):
+            return None
+        manifest = EngineManifest.model_validate(record["manifest"])
+    except (ValidationError, ValueError):
+        return None
+    return manifest if manifest.cell == cell else None
+
+
+def _key(cell: Cell) -> str:
+    return digest_json({"engine": cell.engine_id}).removeprefix("sha256:")

@@ -27,6 +27,8 @@ from validation.comparison import ComparisonResult
 from validation.policy import Policy
 from validation.verdict import Outcome, Verdict
 
+LONGEST_REASON = 2000
+
 
 class Cell(Frozen):
     """One engine to make: a cell of the matrix of targets and precisions."""
@@ -237,16 +239,40 @@ class Benchmark(Frozen):
         return self.speedup.get(PytorchForm.EAGER_FP32, {}).get(self.headline_batch)
 
 
-class EngineManifest(Frozen):
-    """What an engine is, and why it may be trusted: kept beside it in the registry."""
+class SmokeArtifact(Frozen):
+    """A few samples to try an engine on where it serves: inputs, and outputs of the reference and of the engine.
 
-    schema_version: Literal[3] = 3
+    The outputs are those that were compared. All three are sharded alike, `samples` in all.
+    """
+
+    inputs: Artifact
+    reference: Artifact
+    candidate: Artifact
+    samples: Annotated[int, Field(ge=1)]
+
+
+class Override(Frozen):
+    """Why a rule of the registry was broken, by whom (None: not said) and when (UTC)."""
+
+    reason: Annotated[str, Field(min_length=1, max_length=LONGEST_REASON)]
+    who: str | None
+    when: str
+
+
+class EngineManifest(Frozen):
+    """What an engine is, and why it may be trusted: kept beside it in the registry.
+
+    `who` converted it, where that was said. An engine without a `pass` is there by an `override` alone.
+    """
+
+    schema_version: Literal[4] = 4
     engine_id: str
     cell: Cell
     source_commit: str | None
     plan: Artifact
     onnx: Artifact
     reference_outputs: Artifact
+    smoke: SmokeArtifact
     recipe: dict[str, str]
     calibration: CalibrationRecord | None = None
     dims: dict[str, Dim]
@@ -258,11 +284,14 @@ class EngineManifest(Frozen):
     profile_rule: str
     cache_key: Digest
     policy: Policy
+    policy_digest: Digest
     verdict: Verdict
     comparison: ComparisonResult
     benchmark: Benchmark
     mlflow_run: str | None
+    who: str | None
     created_at: str
+    override: Override | None = None
 
 
 class EngineJob(Frozen):

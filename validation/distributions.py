@@ -20,7 +20,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import bdtr, ndtri
 
 from validation.bootstrap import Interval
 from validation.units import Floats
@@ -114,6 +113,8 @@ def _pointwise(plus: Counts, minus: Counts, pairs: int, confidence: float, extra
     To them come `extra` pairs that nobody has seen and that count +1. The mean has Dirichlet weights, as in
     `bootstrap`; its quantile is found by the first three cumulants (Cornish and Fisher 1938), without resampling.
     """
+    from scipy.special import ndtri  # noqa: PLC0415 - 0.15 s, which reading a manifest need not take
+
     z = float(ndtri(confidence))
     n = pairs + extra
     p, m = (plus + extra) / n, minus / n
@@ -157,6 +158,8 @@ def quantile_interval(values: Values, quantile: float, confidence: float) -> Int
 
 
 def _binomial_cdf(k: Counts, n: int, p: float) -> Floats:
+    from scipy.special import bdtr  # noqa: PLC0415 - as above
+
     return np.asarray(bdtr(k.astype(np.float64), n, p))
 
 

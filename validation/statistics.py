@@ -4,7 +4,6 @@ from math import sqrt
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import gammaln, kolmogorov, logsumexp
 
 Floats = NDArray[np.floating]
 Counts = NDArray[np.int64]
@@ -24,6 +23,8 @@ def ks_pvalue(d: float, n: int) -> float:
     >>> round(ks_pvalue(0.135, 200), 4)
     0.0521
     """
+    from scipy.special import gammaln, kolmogorov  # noqa: PLC0415 - 0.15 s, which reading a manifest need not take
+
     if n > _LARGEST_EXACT_N:
         return float(kolmogorov(d * sqrt(n / 2)))
     k = round(d * n)
@@ -83,6 +84,8 @@ def log_softmax(logits: Floats) -> Floats:
     >>> log_softmax(np.array([1000.0, 1000.0])).round(4).tolist()
     [-0.6931, -0.6931]
     """
+    from scipy.special import logsumexp  # noqa: PLC0415 - as above
+
     shifted: Floats = logits - logits.max(axis=-1, keepdims=True)
     return np.asarray(shifted - logsumexp(shifted, axis=-1, keepdims=True))
 

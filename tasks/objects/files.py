@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,12 @@ from tasks.scratch import ScratchSpace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+    from concurrent.futures import Future
+    from io import FileIO
     from pathlib import Path
+
+# How much is written before the disk is asked to take it.
+SYNC_BYTES = 64 << 20
 
 
 def chunks_of(path: Path, chunk_bytes: int = CHUNK_BYTES) -> Iterator[bytes]:
@@ -35,7 +41,7 @@ def check_digest(what: str, found: str, digest: str) -> None:
 
 def write_checked(
     path: Path,
-    chunks: Iterable[bytes | bytearray],
+    chunks: Iterable[bytes | memoryview],
     digest: str,
     what: str,
     on_chunk: Callable[[int], None] = lambda _: None,
@@ -52,15 +58,45 @@ def write_checked(
     Raises:
         RefusedError: the bytes have another digest.
     """
-    hasher, done = hashlib.sha256(), 0
-    with path.open("xb") as stream:
+    hasher, done, synced = hashlib.sha256(), 0, 0
+    # What was written goes to the disk while more comes: at the end of 1 GB that takes half a second otherwise.
+    with path.open("xb", buffering=0) as stream, ThreadPoolExecutor(1) as pool:
+        syncing: Future[None] | None = None
         for chunk in chunks:
             hasher.update(chunk)
-            done += stream.write(chunk)
+            _write_all(stream, chunk)
+            done += len(chunk)
             on_chunk(done)
+            if done - synced >= SYNC_BYTES and (syncing is None or syncing.done()):
+                if syncing is not None:
+                    syncing.result()  # a disk tells of a failure once
+                syncing, synced = pool.submit(os.fdatasync, stream.fileno()), done
         check_digest(what, f"sha256:{hasher.hexdigest()}", digest)
-        stream.flush()
+        if syncing is not None:
+            syncing.result()
         os.fsync(stream.fileno())
+
+
+def _write_all(stream: FileIO, chunk: bytes | memoryview) -> None:
+    view = memoryview(chunk)
+    while view:
+        view = view[stream.write(view) :]
+
+
+def check_chunks(
+    chunks: Iterable[bytes | memoryview], digest: str, what: str, on_chunk: Callable[[int], None] = lambda _: None
+) -> None:
+    """As `write_checked`, and keep nothing.
+
+    Raises:
+        RefusedError: the bytes have another digest.
+    """
+    hasher, done = hashlib.sha256(), 0
+    for chunk in chunks:
+        hasher.update(chunk)
+        done += len(chunk)
+        on_chunk(done)
+    check_digest(what, f"sha256:{hasher.hexdigest()}", digest)
 
 
 def write_new(path: Path, write: Callable[[Path], None]) -> None:

@@ -102,6 +102,13 @@ class ObjectStore(Protocol):
             RefusedError: the object is missing or has another digest, or `path` exists; nothing is written.
         """
 
+    def check(self, key: str, digest: str, on_progress: Callable[[int, int], None]) -> None:
+        """Read an object of any size and check its SHA-256, as `download` does, and keep nothing.
+
+        Raises:
+            RefusedError: the object is missing or has another digest.
+        """
+
     def size(self, key: str) -> int | None:
         """Size in bytes of an object; None where there is none."""
 

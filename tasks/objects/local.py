@@ -18,7 +18,7 @@ from filelock import FileLock
 
 from tasks.blobs import READ_ONLY
 from tasks.errors import RefusedError, StageError
-from tasks.objects.files import chunks_of, make_folders, sync_folder, write_checked, write_new
+from tasks.objects.files import check_chunks, chunks_of, make_folders, sync_folder, write_checked, write_new
 from tasks.objects.interface import MAX_READ_BYTES, ChangedError, Entry, Versioned
 from tasks.objects.keys import check_key, check_prefix, is_key
 from tasks.scratch import ScratchSpace
@@ -103,6 +103,15 @@ class LocalObjects:
             if not source.is_file():
                 raise RefusedError(f"{source}: is missing from {self.address}")
             write_new(path, copy)
+
+    def check(self, key: str, digest: str, on_progress: Callable[[int, int], None]) -> None:
+        """Read an object and check its digest; see the interface."""
+        source = self._path(key)
+        with self._explained("check", key):
+            if not source.is_file():
+                raise RefusedError(f"{source}: is missing from {self.address}")
+            total = source.stat().st_size
+            check_chunks(chunks_of(source), digest, str(source), lambda done: on_progress(done, total))
 
     def size(self, key: str) -> int | None:
         """Size in bytes, or None; see the interface."""

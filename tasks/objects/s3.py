@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from botocore.exceptions import BotoCoreError, ClientError  # type: ignore[import-untyped]
 
 from tasks.errors import RefusedError, StageError
-from tasks.objects.files import check_digest, write_checked, write_new
+from tasks.objects.files import check_chunks, check_digest, write_checked, write_new
 from tasks.objects.interface import MAX_READ_BYTES, ChangedError, Entry, Versioned
 from tasks.objects.keys import check_key, check_prefix, is_key
 from tasks.objects.s3_client import (
@@ -37,7 +37,7 @@ from tasks.objects.s3_client import (
 from tasks.objects.s3_transfer import THREADS, fetch_parts, send_parts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator, Iterator
     from pathlib import Path
 
 PART_BYTES = 16 << 20
@@ -233,19 +233,31 @@ class S3Objects:
         """Fetch an object by several ranges at once; see the interface."""
         place = self._place(key)
         with explained("download", place):
-            found = self._look(key)
-            if found is None:
-                if self.read(key) is not None:  # which says if the bucket is missing, where a HEAD cannot
-                    raise StageError(f"{place}: came into being just now; run it again")
-                raise RefusedError(f"{place}: is missing")
-            source, total = self._target(key) | {"IfMatch": found.etag}, found.size_bytes
+            parts, total = self._parts(key)
 
             def fetch(staged: Path) -> None:
-                parts = fetch_parts(self._client, source, total, self._part_bytes)
                 with closing(parts):
                     write_checked(staged, parts, digest, place, lambda done: on_progress(done, total))
 
             write_new(path, fetch)
+
+    def check(self, key: str, digest: str, on_progress: Callable[[int, int], None]) -> None:
+        """Read an object by several ranges at once and check its digest; see the interface."""
+        place = self._place(key)
+        with explained("check", place):
+            parts, total = self._parts(key)
+            with closing(parts):
+                check_chunks(parts, digest, place, lambda done: on_progress(done, total))
+
+    def _parts(self, key: str) -> tuple[Generator[memoryview, None, None], int]:
+        """The bytes of an object, in order, and how many there are."""
+        found = self._look(key)
+        if found is None:
+            if self.read(key) is not None:  # which says if the bucket is missing, where a HEAD cannot
+                raise StageError(f"{self._place(key)}: came into being just now; run it again")
+            raise RefusedError(f"{self._place(key)}: is missing")
+        source = self._target(key) | {"IfMatch": found.etag}
+        return fetch_parts(self._client, source, found.size_bytes, self._part_bytes), found.size_bytes
 
     def size(self, key: str) -> int | None:
         """Size in bytes, or None, of a missing bucket too; see the interface."""

@@ -7,6 +7,7 @@ from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import dataclass
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from tasks.errors import StageError
@@ -65,8 +66,8 @@ def send_parts(
     return Parts(listed, f"sha256:{hasher.hexdigest()}")
 
 
-def fetch_parts(client: Any, source: dict[str, str], size: int, part_bytes: int) -> Generator[bytearray, None, None]:
-    """The bytes of an object in order, several ranges at once.
+def fetch_parts(client: Any, source: dict[str, str], size: int, part_bytes: int) -> Generator[memoryview, None, None]:
+    """The bytes of an object in order, several ranges at once; each is good until the next is asked for.
 
     Args:
         client: of S3.
@@ -78,15 +79,26 @@ def fetch_parts(client: Any, source: dict[str, str], size: int, part_bytes: int)
         StageError: a range broke off again and again.
     """
     ranges = ((start, min(start + part_bytes, size)) for start in range(0, size, part_bytes))
-    yield from _in_order(lambda span: _fetch_range(client, source, *span), ranges)
+    free: SimpleQueue[bytearray] = SimpleQueue()  # used again: new memory takes the kernel as long as the hash takes us
+
+    def fetch(span: tuple[int, int]) -> tuple[bytearray, memoryview]:
+        try:
+            buffer = free.get_nowait()
+        except Empty:
+            buffer = bytearray(min(part_bytes, size))
+        return buffer, _fetch_range(client, source, memoryview(buffer)[: span[1] - span[0]], span[0])
+
+    for buffer, content in _in_order(fetch, ranges):
+        yield content
+        free.put(buffer)
 
 
-def _fetch_range(client: Any, source: dict[str, str], start: int, stop: int) -> bytearray:
-    content, filled = bytearray(stop - start), 0
+def _fetch_range(client: Any, source: dict[str, str], content: memoryview, start: int) -> memoryview:
+    filled, stop = 0, start + len(content)
     for attempt in range(ATTEMPTS):
         body = client.get_object(**source, Range=f"bytes={start + filled}-{stop - 1}")["Body"]
         with suppress(*BROKEN_BODY), closing(body):
-            while got := body.readinto(memoryview(content)[filled : filled + READ_BYTES]):
+            while got := body.readinto(content[filled : filled + READ_BYTES]):
                 filled += got
         if filled == len(content):
             return content

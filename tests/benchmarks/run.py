@@ -30,7 +30,7 @@ from gate.calibration import DRAWS
 from gate.report import calibration, naive_pvalue, size, with_draws
 from likeness import likeness
 from memory import compare_peak_bytes
-from objects import objects
+from registry import registry
 from rows import Row
 from safetensors.numpy import load_file, save_file
 
@@ -255,7 +255,7 @@ MEASUREMENTS = (
     calibration,
     calibration_check,
     likeness,
-    objects,
+    registry,
     again,
     changes,
     kills,

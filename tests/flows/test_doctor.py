@@ -159,7 +159,7 @@ def test_an_address_is_shown_without_what_is_secret_in_it(uri: str, shown: str) 
 def test_a_folder_that_cannot_be_written_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("x")
     found = {
-        check.name: check for check in examine(Settings(store=tmp_path / "file", registry=tmp_path / "file" / "r"))
+        check.name: check for check in examine(Settings(store=tmp_path / "file", registry=str(tmp_path / "file" / "r")))
     }
     for name in ("artifact store", "registry"):
         assert not found[name].ok

@@ -12,7 +12,7 @@ def test_without_any_variable_all_lies_in_one_folder_of_the_current_one(tmp_path
     settings = read_settings()
     home = tmp_path / ".enginegate"
     assert settings.store_path == home / "store"
-    assert settings.registry_path == home / "registry"
+    assert settings.registry_address == str(home / "registry")
     assert settings.artifact_root == home / "mlartifacts"
     assert settings.tracking_uri == f"sqlite:///{home}/mlflow.db"
     assert (settings.time_limit_s, settings.benchmark_s) == (1800.0, 3.0)
@@ -27,7 +27,11 @@ def test_variables_move_each_part(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     monkeypatch.setenv("ENGINEGATE_BENCHMARK_S", "1")
     settings = read_settings()
     assert settings.store_path == tmp_path / "elsewhere" / "store"
-    assert settings.registry_path == Path("/registry")
+    assert settings.registry_address == "/registry"
+    monkeypatch.setenv("ENGINEGATE_REGISTRY", "registry")
+    assert read_settings().registry_address == str(tmp_path / "registry")
+    monkeypatch.setenv("ENGINEGATE_REGISTRY", "s3://bucket/prefix")
+    assert read_settings().registry_address == "s3://bucket/prefix"
     assert (settings.time_limit_s, settings.benchmark_s) == (12.5, 1.0)
     monkeypatch.setenv("ENGINEGATE_STORE", "store")
     assert read_settings().store_path == tmp_path / "store"
@@ -40,9 +44,9 @@ def test_mlflow_s_own_variable_is_honoured(monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.parametrize("name", ["ENGINEGATE_HOME", "ENGINEGATE_STORE", "ENGINEGATE_REGISTRY", "MLFLOW_TRACKING_URI"])
 def test_an_empty_variable_is_none(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    expected = [read_settings().store_path, read_settings().registry_path, read_settings().tracking_uri]
+    expected = [read_settings().store_path, read_settings().registry_address, read_settings().tracking_uri]
     monkeypatch.setenv(name, "")
-    assert [read_settings().store_path, read_settings().registry_path, read_settings().tracking_uri] == expected
+    assert [read_settings().store_path, read_settings().registry_address, read_settings().tracking_uri] == expected
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 PACKAGE = str(Path(__file__).resolve().parents[2] / "tasks")
 TRACED = (PACKAGE, "shutil.py")
 CONTEXT = multiprocessing.get_context("fork")
-LIMIT_S = 60
+LIMIT_S = 240
 
 
 def start_fork(work: Callable[[], object]) -> BaseProcess:

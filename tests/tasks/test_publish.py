@@ -6,50 +6,58 @@ import pytest
 
 from tasks.digests import digest_json
 from tasks.errors import RefusedError
-from tasks.publish import publish_engine
-from tasks.registry.local import LocalRegistry
+from tasks.objects.local import LocalObjects
+from tasks.publish import describe_engine, find_rejected, keep_rejected, publish_engine
+from tasks.registry.registry import Registry
+from tasks.registry.signing import Signing
 from tests.tasks.processes import kill_points
-from tests.tasks.tiny import make_outcome, manifest_of, put_reference, tiny_spec
+from tests.tasks.tiny import cell, make_outcome, manifest_of, put_reference, put_validation, tiny_spec
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tasks.records import EngineOutcome
+    from tasks.records import EngineManifest, EngineOutcome
     from tasks.workbench import Workbench
 
 
-def publish(bench: Workbench, registry: LocalRegistry, outcome: EngineOutcome, commit: str | None = "c" * 40) -> bool:
-    reference = put_reference(bench.store)
-    return publish_engine(bench, registry, tiny_spec(), outcome, reference, source_commit=commit, mlflow_run="run")
+def describe(bench: Workbench, outcome: EngineOutcome, commit: str | None = "c" * 40) -> EngineManifest:
+    data, reference = put_validation(bench.store), put_reference(bench.store)
+    return describe_engine(
+        bench, tiny_spec(), outcome, data, reference, source_commit=commit, mlflow_run="run", who="ann"
+    )
+
+
+def publish(bench: Workbench, registry: Registry, outcome: EngineOutcome, commit: str | None = "c" * 40) -> bool:
+    return publish_engine(bench, registry, describe(bench, outcome, commit))
+
+
+def opened(root: Path) -> Registry:
+    return Registry(LocalObjects(root), Signing())
 
 
 @pytest.fixture
-def registry(tmp_path: Path) -> LocalRegistry:
-    return LocalRegistry(tmp_path / "registry")
+def registry(tmp_path: Path) -> Registry:
+    return opened(tmp_path / "registry")
 
 
-def test_a_passing_engine_is_registered_byte_for_byte_as_it_was_measured(
-    bench: Workbench, registry: LocalRegistry
-) -> None:
+def test_a_passing_engine_is_registered_byte_for_byte_as_it_was_measured(bench: Workbench, registry: Registry) -> None:
     outcome = make_outcome(bench.store)
     assert publish(bench, registry, outcome)
     (found,) = (registry.read_manifest(cell) for cell in registry.list_cells())
-    expected = manifest_of(outcome, put_reference(bench.store), created_at=found.created_at)
+    expected = manifest_of(bench.store, outcome, created_at=found.created_at)
     assert found == expected
     assert registry.verify(outcome.cell) == []
     assert publish(bench, registry, outcome, commit=None) is False
 
 
-def test_an_engine_that_failed_is_refused(bench: Workbench, registry: LocalRegistry) -> None:
+def test_an_engine_that_failed_is_refused(bench: Workbench, registry: Registry) -> None:
     with pytest.raises(RefusedError, match="verdict: is fail"):
         publish(bench, registry, make_outcome(bench.store, noise=0.3))
     assert registry.list_cells() == []
 
 
 @pytest.mark.parametrize("lacking", ["typed", "engine", "compared", "verdict", "policy", "benchmark"])
-def test_an_engine_that_was_not_wholly_measured_is_refused(
-    bench: Workbench, registry: LocalRegistry, lacking: str
-) -> None:
+def test_an_engine_that_was_not_wholly_measured_is_refused(bench: Workbench, registry: Registry, lacking: str) -> None:
     outcome = make_outcome(bench.store).model_copy(update={lacking: None, "reason": "the builder crashed"})
     with pytest.raises(RefusedError, match=r"not everything was measured \(the builder crashed\)"):
         publish(bench, registry, outcome)
@@ -57,7 +65,7 @@ def test_an_engine_that_was_not_wholly_measured_is_refused(
 
 
 def test_a_plan_that_was_damaged_after_it_was_compared_is_refused(
-    bench: Workbench, registry: LocalRegistry, tmp_path: Path
+    bench: Workbench, registry: Registry, tmp_path: Path
 ) -> None:
     outcome = make_outcome(bench.store)
     assert outcome.engine
@@ -70,7 +78,7 @@ def test_a_plan_that_was_damaged_after_it_was_compared_is_refused(
     assert registry.list_cells() == []
 
 
-def test_a_plan_that_was_not_the_one_compared_is_refused(bench: Workbench, registry: LocalRegistry) -> None:
+def test_a_plan_that_was_not_the_one_compared_is_refused(bench: Workbench, registry: Registry) -> None:
     outcome = make_outcome(bench.store)
     assert outcome.compared
     other = outcome.compared.model_copy(update={"plan": digest_json("another plan")})
@@ -82,10 +90,27 @@ def test_a_plan_that_was_not_the_one_compared_is_refused(bench: Workbench, regis
 def test_killed_on_the_way_nothing_is_visible_and_the_next_run_registers_it(bench: Workbench, tmp_path: Path) -> None:
     outcome = make_outcome(bench.store)
     killed = 0
-    for root in kill_points(lambda root: publish(bench, LocalRegistry(root), outcome), tmp_path / "killed", stride=60):
-        registry = LocalRegistry(root)
+    for root in kill_points(lambda root: publish(bench, opened(root), outcome), tmp_path / "killed", stride=300):
+        registry = opened(root)
         assert [registry.verify(found) for found in registry.list_cells()] in ([], [[]])
         publish(bench, registry, outcome)
         assert registry.verify(outcome.cell) == []
         killed += 1
     assert killed > 5
+
+
+def test_an_engine_that_failed_is_found_again_by_its_id_alone(bench: Workbench) -> None:
+    manifest = describe(bench, make_outcome(bench.store, noise=0.3))
+    assert find_rejected(bench.store, manifest.cell) is None
+    keep_rejected(bench.store, manifest)
+    assert find_rejected(bench.store, manifest.cell) == manifest
+    assert find_rejected(bench.store, cell("int8")) is None
+
+
+def test_a_description_that_was_edited_is_none(bench: Workbench, tmp_path: Path) -> None:
+    manifest = describe(bench, make_outcome(bench.store, noise=0.3))
+    keep_rejected(bench.store, manifest)
+    (record,) = (tmp_path / "store" / "records" / "rejected").iterdir()
+    record.chmod(0o644)
+    record.write_text(record.read_text().replace('"fail"', '"pass"'))
+    assert find_rejected(bench.store, manifest.cell) is None

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from tasks.errors import InputError
 from tasks.records import ArtifactFile, Cell, EngineManifest
 from tasks.specs import TARGETS, BuildSpec, Dim, ModelSpec, Precision
-from tests.tasks.tiny import changed, make_outcome, manifest_of, put_reference, tiny_spec
+from tests.tasks.tiny import changed, make_outcome, manifest_of, tiny_spec
 
 if TYPE_CHECKING:
     from tasks.store.local import LocalStore
@@ -230,13 +230,13 @@ def test_only_a_sha256_is_a_digest(digest: str) -> None:
 
 
 def test_a_manifest_reads_back_the_same_from_its_json(store: LocalStore) -> None:
-    manifest = manifest_of(make_outcome(store), put_reference(store))
+    manifest = manifest_of(store, make_outcome(store))
     assert EngineManifest.model_validate_json(manifest.model_dump_json()) == manifest
     assert EngineManifest.model_validate(manifest.model_dump(mode="json")) == manifest
 
 
 def test_a_manifest_of_another_schema_is_refused(store: LocalStore) -> None:
-    content = manifest_of(make_outcome(store), put_reference(store)).model_dump(mode="json")
+    content = manifest_of(store, make_outcome(store)).model_dump(mode="json")
     with pytest.raises(ValidationError, match="schema_version"):
         EngineManifest.model_validate({**content, "schema_version": 1})
 

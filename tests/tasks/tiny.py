@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,9 +31,11 @@ from tasks.records import (
     ModuleArtifact,
     PytorchForm,
     ReferenceArtifact,
+    SmokeArtifact,
     Timing,
     TypedModel,
 )
+from tasks.registry.evidence import artifacts_of
 from tasks.specs import ModelSpec, Precision
 from tests.sets import describe
 from validation.comparison import Comparison
@@ -51,6 +54,7 @@ if TYPE_CHECKING:
 VERSION = "0123456789ab"
 WEIGHTS = np.array([0.1, -0.2, 0.3, -0.4], np.float32)
 SAMPLES = 400
+SMOKE = 8
 
 SPEC: dict[str, Any] = {
     "name": "tiny",
@@ -245,7 +249,7 @@ def make_outcome(
         ),
         compared=ComparedEngine(
             plan=plan_folder.digest,
-            outputs=put(store, {"00000.npz": b"candidate"}),
+            outputs=put_shards(store, [{"score": score(make_features(SMOKE))}]),
             comparison=compared,
             peak_memory_bytes=1,
         ),
@@ -262,14 +266,27 @@ def make_outcome(
     )
 
 
+def put_validation(store: ArtifactStore) -> DataArtifact:
+    """Validation data in the store that the outputs of `make_outcome` and `put_reference` belong to."""
+    return put_data(store, [{"features": make_features(SMOKE)}])
+
+
 def put_reference(store: ArtifactStore) -> ReferenceArtifact:
     """A reference in the store."""
-    return ReferenceArtifact(outputs=put(store, {"00000.npz": b"reference"}))
+    return ReferenceArtifact(outputs=put_shards(store, [{"score": score(make_features(SMOKE))}]))
 
 
-def manifest_of(outcome: EngineOutcome, reference: ReferenceArtifact, **changes: Any) -> EngineManifest:
+def put_smoke(store: ArtifactStore) -> SmokeArtifact:
+    """What is kept of that validation data and of these outputs, all of which are alike here."""
+    score_of = put_shards(store, [{"score": score(make_features(SMOKE))[:4]}])
+    inputs = put_shards(store, [{"features": make_features(SMOKE)[:4]}])
+    return SmokeArtifact(inputs=inputs, reference=score_of, candidate=score_of, samples=4)
+
+
+def manifest_of(store: ArtifactStore, outcome: EngineOutcome, **changes: Any) -> EngineManifest:
     """The manifest of an engine, written out by hand."""
     spec = tiny_spec()
+    assert outcome.policy
     assert outcome.typed
     assert outcome.engine
     assert outcome.compared
@@ -279,7 +296,8 @@ def manifest_of(outcome: EngineOutcome, reference: ReferenceArtifact, **changes:
         "source_commit": "c" * 40,
         "plan": outcome.engine.plan,
         "onnx": outcome.typed.onnx,
-        "reference_outputs": reference.outputs,
+        "reference_outputs": put_reference(store).outputs,
+        "smoke": put_smoke(store),
         "recipe": outcome.typed.recipe,
         "dims": spec.dims,
         "inputs": spec.inputs,
@@ -290,10 +308,12 @@ def manifest_of(outcome: EngineOutcome, reference: ReferenceArtifact, **changes:
         "profile_rule": PROFILE_RULE,
         "cache_key": outcome.engine.cache_key,
         "policy": outcome.policy,
+        "policy_digest": digest_json(asdict(outcome.policy)),
         "verdict": outcome.verdict,
         "comparison": outcome.compared.comparison,
         "benchmark": outcome.benchmark,
         "mlflow_run": "run",
+        "who": "ann",
         "created_at": "2026-11-20T12:00:00+00:00",
     }
     return EngineManifest(**(fields | changes))
@@ -301,5 +321,5 @@ def manifest_of(outcome: EngineOutcome, reference: ReferenceArtifact, **changes:
 
 def lay_out(store: ArtifactStore, manifest: EngineManifest, folder: Path) -> dict[str, Path]:
     """The folders that a registry wants to see: the files of each artifact, by its digest."""
-    artifacts = (manifest.plan, manifest.onnx, manifest.reference_outputs)
-    return {artifact.digest: store.fetch(artifact, folder / artifact.digest[-12:]) for artifact in artifacts}
+    artifacts = {artifact.digest: artifact for artifact in artifacts_of(manifest).values()}
+    return {digest: store.fetch(artifact, folder / digest[-12:]) for digest, artifact in artifacts.items()}

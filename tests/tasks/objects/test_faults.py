@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from tests.tasks.objects.conftest import Place
+    from tests.tasks.conftest import Place
 
 MIB = 1 << 20
 KEY = "channels/scorer/cpu/production.json"

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tasks.objects.interface import ObjectStore
-    from tests.tasks.objects.conftest import Place
+    from tests.tasks.conftest import Place
 
 KILLS = {"local": 24, "moto": 6, "radosgw": 6}
 MIB = 1 << 20

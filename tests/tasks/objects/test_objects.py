@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tasks.objects.interface import ObjectStore
-    from tests.tasks.objects.conftest import Place
+    from tests.tasks.conftest import Place
 
 MIB = 1 << 20
 KEY = "engines/scorer/0123456789ab/cpu/fp32/manifest.json"
@@ -102,13 +102,15 @@ def test_a_file_goes_up_once_and_comes_down_whole(place: Place, tmp_path: Path, 
     objects, source = place.open(part_bytes=5 * MIB), file_of(tmp_path / "in", content)
     up: list[tuple[int, int]] = []
     down: list[tuple[int, int]] = []
+    checked: list[tuple[int, int]] = []
     assert objects.upload("blobs/a", source, digest_of(content), lambda done, total: up.append((done, total)))
     assert not objects.upload("blobs/a", source, digest_of(content), silent)
     assert objects.size("blobs/a") == size
     objects.download("blobs/a", tmp_path / "out", digest_of(content), lambda done, total: down.append((done, total)))
+    objects.check("blobs/a", digest_of(content), lambda done, total: checked.append((done, total)))
     assert (tmp_path / "out").read_bytes() == content
     assert sorted(path.name for path in tmp_path.iterdir() if path.name != "objects") == ["in", "out"]
-    for told in (up, down):
+    for told in (up, down, checked):
         assert told == sorted(told)
         assert told[-1] == (size, size)
 
@@ -131,6 +133,8 @@ def test_an_object_of_another_digest_leaves_no_file(place: Place, tmp_path: Path
     (tmp_path / "to").mkdir()
     with pytest.raises(RefusedError, match=r"a: should have digest sha256:.*, but has sha256:.*damaged or swapped"):
         objects.download("a", tmp_path / "to" / "out", promised, silent)
+    with pytest.raises(RefusedError, match=r"a: should have digest sha256:.*, but has sha256:.*damaged or swapped"):
+        objects.check("a", promised, silent)
     assert list((tmp_path / "to").iterdir()) == []
 
 
@@ -138,6 +142,8 @@ def test_an_object_that_is_missing_leaves_no_file(objects: ObjectStore, tmp_path
     (tmp_path / "to").mkdir()
     with pytest.raises(RefusedError, match=r"blobs/a: is missing"):
         objects.download("blobs/a", tmp_path / "to" / "out", digest_of(b""), silent)
+    with pytest.raises(RefusedError, match=r"blobs/a: is missing"):
+        objects.check("blobs/a", digest_of(b""), silent)
     assert list((tmp_path / "to").iterdir()) == []
 
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tasks.objects.interface import ObjectStore
-    from tests.tasks.objects.conftest import Place
+    from tests.tasks.conftest import Place
 
 PROCESSES, INCREMENTS = 32, 200
 FILE = b"plan" * (11 << 18)  # 11 MiB

@@ -12,12 +12,12 @@ from tasks.objects import s3_client
 from tasks.objects.s3 import MAX_WRITERS, S3Objects
 from tests.radosgw import free_port
 from tests.s3_servers import BUCKET, Faults, aws_settings, serve_faulty
-from tests.tasks.objects.conftest import place_at
+from tests.tasks.conftest import place_at
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.tasks.objects.conftest import Place
+    from tests.tasks.conftest import Place
 
 MIB = 1 << 20
 KEY = "channels/scorer/cpu/production.json"

@@ -1,16 +1,21 @@
 from __future__ import annotations
 
+import base64
+import dataclasses
 import functools
+import hashlib
 import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tasks.digests import canonical_json, digest_json
+from tasks.digests import digest_json
 from tasks.errors import InputError, RefusedError
-from tasks.registry.local import LocalRegistry
+from tasks.objects.local import LocalObjects
+from tasks.registry.registry import Registry
+from tasks.registry.signing import Signing
 from tests.tasks.processes import kill_points, race
-from tests.tasks.tiny import cell, compare_scores, lay_out, make_outcome, manifest_of, put_reference
+from tests.tasks.tiny import cell, compare_scores, lay_out, make_outcome, manifest_of
 from validation.policy import PerformanceRule, Policy, Rule
 from validation.verdict import Outcome, Speedup, decide
 
@@ -23,13 +28,13 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def registry(tmp_path: Path) -> LocalRegistry:
-    return LocalRegistry(tmp_path / "registry")
+def registry(tmp_path: Path) -> Registry:
+    return opened(tmp_path / "registry")
 
 
 @pytest.fixture
 def manifest(store: LocalStore) -> EngineManifest:
-    return manifest_of(make_outcome(store), put_reference(store))
+    return manifest_of(store, make_outcome(store))
 
 
 @pytest.fixture
@@ -38,36 +43,38 @@ def folders(store: LocalStore, manifest: EngineManifest, tmp_path: Path) -> dict
 
 
 @pytest.fixture
-def registered(registry: LocalRegistry, manifest: EngineManifest, folders: dict[str, Path]) -> LocalRegistry:
+def registered(registry: Registry, manifest: EngineManifest, folders: dict[str, Path]) -> Registry:
     """A registry that holds the engine."""
     assert registry.publish(manifest, folders)
     return registry
 
 
-def visible(registry: LocalRegistry) -> list[str]:
+def opened(root: Path) -> Registry:
+    return Registry(LocalObjects(root), Signing())
+
+
+def visible(registry: Registry) -> list[str]:
     return [found.engine_id for found in registry.list_cells()]
 
 
-def blob(registry: LocalRegistry, digest: str) -> Path:
-    return registry.root / "blobs" / "sha256" / digest[7:9] / digest[9:]
+def blob(registry: Registry, digest: str) -> Path:
+    return registry.objects.root / "blobs" / "sha256" / digest[7:9] / digest[9:]
 
 
-def manifest_path(registry: LocalRegistry) -> Path:
-    (path,) = registry.root.glob("engines/**/manifest.json")
+def manifest_path(registry: Registry) -> Path:
+    (path,) = registry.objects.root.glob("engines/**/manifest.json")
     return path
 
 
-def test_a_registered_engine_is_listed_read_back_and_verified(
-    registered: LocalRegistry, manifest: EngineManifest
-) -> None:
-    again = LocalRegistry(registered.root)
+def test_a_registered_engine_is_listed_read_back_and_verified(registered: Registry, manifest: EngineManifest) -> None:
+    again = opened(registered.objects.root)
     assert [again.read_manifest(found) for found in again.list_cells()] == [manifest]
     assert again.read_manifest(manifest.cell) == manifest
     assert again.verify(manifest.cell) == []
 
 
 def test_the_same_engine_twice_is_a_success(
-    registered: LocalRegistry, manifest: EngineManifest, folders: dict[str, Path]
+    registered: Registry, manifest: EngineManifest, folders: dict[str, Path]
 ) -> None:
     before = manifest_path(registered).read_bytes()
     assert registered.publish(manifest, folders) is False
@@ -75,7 +82,7 @@ def test_the_same_engine_twice_is_a_success(
 
 
 def test_the_same_engine_under_other_circumstances_is_the_same_engine(
-    registered: LocalRegistry, manifest: EngineManifest, folders: dict[str, Path]
+    registered: Registry, manifest: EngineManifest, folders: dict[str, Path]
 ) -> None:
     faster = manifest.benchmark.model_copy(update={"speedup": {1: 9.0, 8: 9.0}})
     later = manifest.model_copy(
@@ -86,10 +93,10 @@ def test_the_same_engine_under_other_circumstances_is_the_same_engine(
 
 
 def test_the_same_id_with_other_content_is_refused_and_changes_nothing(
-    registered: LocalRegistry, store: LocalStore, tmp_path: Path
+    registered: Registry, store: LocalStore, tmp_path: Path
 ) -> None:
     before = manifest_path(registered).read_bytes()
-    other = manifest_of(make_outcome(store, plan=b"another plan"), put_reference(store))
+    other = manifest_of(store, make_outcome(store, plan=b"another plan"))
     with pytest.raises(RefusedError, match=r"tiny-cpu-fp32@0123456789ab is registered already .*plan differ") as caught:
         registered.publish(other, lay_out(store, other, tmp_path / "other"))
     assert caught.value.exit_code == 5
@@ -99,18 +106,18 @@ def test_the_same_id_with_other_content_is_refused_and_changes_nothing(
 
 @pytest.mark.parametrize("noise", [0.3, 0.02])
 def test_an_engine_that_did_not_pass_is_refused(
-    registry: LocalRegistry, store: LocalStore, tmp_path: Path, noise: float
+    registry: Registry, store: LocalStore, tmp_path: Path, noise: float
 ) -> None:
-    failed = manifest_of(make_outcome(store, noise=noise), put_reference(store))
+    failed = manifest_of(store, make_outcome(store, noise=noise))
     assert failed.verdict.outcome is not Outcome.PASS
     with pytest.raises(RefusedError, match=r"is not registered: verdict: is fail"):
         registry.publish(failed, lay_out(store, failed, tmp_path / "files"))
     assert visible(registry) == []
-    assert not (registry.root / "blobs").exists()
+    assert not (registry.objects.root / "blobs").exists()
 
 
 def test_a_verdict_that_does_not_follow_from_the_evidence_is_refused(
-    registry: LocalRegistry, manifest: EngineManifest, folders: dict[str, Path]
+    registry: Registry, manifest: EngineManifest, folders: dict[str, Path]
 ) -> None:
     forged = manifest.model_copy(update={"comparison": compare_scores(0.3)})
     with pytest.raises(RefusedError, match="does not follow from the stored comparison"):
@@ -119,7 +126,7 @@ def test_a_verdict_that_does_not_follow_from_the_evidence_is_refused(
 
 
 def test_a_manifest_under_another_engine_s_id_is_refused(
-    registry: LocalRegistry, manifest: EngineManifest, folders: dict[str, Path]
+    registry: Registry, manifest: EngineManifest, folders: dict[str, Path]
 ) -> None:
     forged = manifest.model_copy(update={"engine_id": "tiny-cpu-int8@0123456789ab"})
     with pytest.raises(RefusedError, match="engine_id: tiny-cpu-int8@0123456789ab is not that of its cell"):
@@ -127,19 +134,19 @@ def test_a_manifest_under_another_engine_s_id_is_refused(
 
 
 def test_a_file_that_changed_on_its_way_is_refused(
-    registry: LocalRegistry, manifest: EngineManifest, folders: dict[str, Path]
+    registry: Registry, manifest: EngineManifest, folders: dict[str, Path]
 ) -> None:
     plan = folders[manifest.plan.digest] / "engine.onnx"
     plan.unlink()
     plan.write_bytes(b"plaN")
-    with pytest.raises(RefusedError, match=r"engine.onnx should be sha256:.* but is sha256:"):
+    with pytest.raises(RefusedError, match=r"engine.onnx: should have digest sha256:.*, but has sha256:"):
         registry.publish(manifest, folders)
     assert visible(registry) == []
-    assert list((registry.root / "scratch").glob("*")) == []
+    assert list((registry.objects.root / ".scratch").glob("*")) == []
 
 
 def test_what_happens_to_the_store_does_not_reach_the_registry(
-    registered: LocalRegistry, manifest: EngineManifest, store: LocalStore
+    registered: Registry, manifest: EngineManifest, store: LocalStore
 ) -> None:
     for path in (store.root / "blobs").rglob("*"):
         if path.is_file():
@@ -170,11 +177,11 @@ def remove(path: Path) -> None:
     [
         ("plan", lambda manifest: manifest.plan),
         ("onnx", lambda manifest: manifest.onnx),
-        ("reference outputs", lambda manifest: manifest.reference_outputs),
+        ("smoke inputs", lambda manifest: manifest.smoke.inputs),
     ],
 )
 def test_verify_names_every_damaged_file(
-    registered: LocalRegistry,
+    registered: Registry,
     manifest: EngineManifest,
     damage: Callable[[Path], None],
     role: str,
@@ -183,21 +190,21 @@ def test_verify_names_every_damaged_file(
     file = artifact_of(manifest).files[-1]
     damage(blob(registered, file.digest))
     (fault,) = registered.verify(manifest.cell)
-    assert fault.startswith(f"{role}: {file.path} should have digest {file.digest}, but ")
-    assert fault.endswith("is missing" if damage is remove else fault.partition("but ")[2])
+    assert fault.startswith(f"{role}: {file.path}: ")
+    assert ("is missing" if damage is remove else f"should have digest {file.digest}, but has sha256:") in fault
 
 
-def test_verify_names_files_that_were_swapped(registered: LocalRegistry, manifest: EngineManifest) -> None:
+def test_verify_names_files_that_were_swapped(registered: Registry, manifest: EngineManifest) -> None:
     one, other = (blob(registered, file.digest) for file in manifest.plan.files)
     one.rename(one.parent / "kept")
     other.rename(one)
     (one.parent / "kept").rename(other)
     faults = registered.verify(manifest.cell)
-    assert [fault.partition(" should")[0] for fault in faults] == ["plan: engine.onnx", "plan: engine.onnx.data"]
+    assert [fault.split(": ")[:2] for fault in faults] == [["plan", "engine.onnx"], ["plan", "engine.onnx.data"]]
 
 
 def test_a_damaged_engine_is_mended_when_the_same_one_is_published_again(
-    registered: LocalRegistry, manifest: EngineManifest, folders: dict[str, Path]
+    registered: Registry, manifest: EngineManifest, folders: dict[str, Path]
 ) -> None:
     flip_a_bit(blob(registered, manifest.plan.files[0].digest))
     remove(blob(registered, manifest.onnx.files[0].digest))
@@ -220,19 +227,27 @@ EDITS: dict[str, Callable[[dict[str, Any]], object]] = {
 }
 
 
-def edit(registry: LocalRegistry, change: Callable[[dict[str, Any]], object], *, sealed: bool) -> None:
+def edit(registry: Registry, change: Callable[[dict[str, Any]], object], *, sealed: bool) -> None:
     """Change a manifest; `sealed` puts its digest right too, as one would who means harm."""
     path = manifest_path(registry)
     envelope = json.loads(path.read_bytes())
-    change(envelope["manifest"])
+    content = json.loads(base64.b64decode(envelope["payload"]))
+    change(content)
+    payload = json.dumps(content).encode()
+    envelope["payload"] = base64.b64encode(payload).decode()
     if sealed:
-        envelope["digest"] = digest_json(envelope["manifest"])
-    path.write_bytes(json.dumps(envelope).encode())
+        envelope["digest"] = f"sha256:{hashlib.sha256(payload).hexdigest()}"
+    overwrite(path, json.dumps(envelope).encode())
+
+
+def overwrite(path: Path, content: bytes) -> None:
+    path.chmod(0o644)
+    path.write_bytes(content)
 
 
 @pytest.mark.parametrize("change", EDITS.values(), ids=EDITS)
 def test_an_edited_manifest_is_refused_and_named(
-    registered: LocalRegistry, manifest: EngineManifest, change: Callable[[dict[str, Any]], object]
+    registered: Registry, manifest: EngineManifest, change: Callable[[dict[str, Any]], object]
 ) -> None:
     edit(registered, change, sealed=False)
     (fault,) = registered.verify(manifest.cell)
@@ -249,40 +264,38 @@ def test_an_edited_manifest_is_refused_and_named(
         (lambda content: content["comparison"].update(defects=["score: NaN"]), "verdict: does not follow"),
         (lambda content: content["comparison"].update(samples=0), "verdict: does not follow"),
         (lambda content: content["comparison"].update(confidence=0.9), "verdict: does not follow"),
+        (lambda content: content.update(policy_digest="sha256:" + "0" * 64), "policy: is not the one of its digest"),
         (lambda content: content["plan"].update(files=[]), "plan: the list of files does not match"),
         (lambda content: content.update(engine_id="tiny-t4-fp32@0123456789ab"), "engine_id: tiny-t4-fp32@0123456789ab"),
     ],
 )
 def test_an_edited_manifest_with_its_digest_put_right_contradicts_itself(
-    registered: LocalRegistry, manifest: EngineManifest, change: Callable[[dict[str, Any]], object], words: str
+    registered: Registry, manifest: EngineManifest, change: Callable[[dict[str, Any]], object], words: str
 ) -> None:
     edit(registered, change, sealed=True)
     assert [fault for fault in registered.verify(manifest.cell) if words in fault]
 
 
-def test_a_manifest_moved_to_another_engine_s_place_is_refused(
-    registered: LocalRegistry, manifest: EngineManifest
-) -> None:
+def test_a_manifest_moved_to_another_engine_s_place_is_refused(registered: Registry, manifest: EngineManifest) -> None:
     path = manifest_path(registered)
     other = path.parent.parent / "int8" / "manifest.json"
     other.parent.mkdir()
     path.rename(other)
     (fault,) = registered.verify(cell("int8"))
-    assert fault.startswith("tiny-cpu-int8@0123456789ab: its manifest was changed")
+    assert fault.startswith("tiny-cpu-int8@0123456789ab: its manifest is that of tiny-cpu-fp32@0123456789ab")
     with pytest.raises(InputError, match="is not registered"):
         registered.verify(manifest.cell)
 
 
 def test_a_failing_verdict_edited_to_pass_is_found_out(
-    registered: LocalRegistry, manifest: EngineManifest, store: LocalStore
+    registered: Registry, manifest: EngineManifest, store: LocalStore
 ) -> None:
-    failed = manifest_of(make_outcome(store, noise=0.3), put_reference(store)).model_dump(mode="json")
+    failed = manifest_of(store, make_outcome(store, noise=0.3)).model_dump(mode="json")
     failed["verdict"]["outcome"] = "pass"
     for rule in failed["verdict"]["rules"]:
         rule["outcome"] = "pass"
     failed["verdict"]["defects"] = []
-    path = manifest_path(registered)
-    path.write_bytes(canonical_json({"digest": digest_json(failed), "manifest": failed}))
+    overwrite(manifest_path(registered), Signing().seal("manifest", failed))
     assert registered.verify(manifest.cell) == [
         "verdict: does not follow from the stored comparison under the stored policy"
     ]
@@ -300,11 +313,17 @@ def judged_by_speed(store: LocalStore, **told: Any) -> EngineManifest:
     outcome = make_outcome(store, policy=FASTER)
     assert outcome.compared
     verdict = decide(FASTER, outcome.compared.comparison, precision="fp32", **told)
-    return manifest_of(outcome, put_reference(store), verdict=verdict)
+    return manifest_of(store, outcome, verdict=verdict)
+
+
+def judge_by_another_limit(content: dict[str, Any]) -> None:
+    """Change the policy, and put its digest right."""
+    content["policy"]["performance"][0].update(min=1.45)
+    content["policy_digest"] = digest_json(content["policy"])
 
 
 def test_a_verdict_with_speed_ups_and_other_engines_p_values_is_decided_again_with_them(
-    registry: LocalRegistry, store: LocalStore, tmp_path: Path
+    registry: Registry, store: LocalStore, tmp_path: Path
 ) -> None:
     manifest = judged_by_speed(store, speedups=SPEEDUPS, other_pvalues=(0.5, 0.01))
     assert registry.publish(manifest, lay_out(store, manifest, tmp_path / "files"))
@@ -312,7 +331,7 @@ def test_a_verdict_with_speed_ups_and_other_engines_p_values_is_decided_again_wi
 
 
 def test_an_engine_that_was_not_judged_by_the_speed_its_policy_asks_for_is_refused(
-    registry: LocalRegistry, store: LocalStore, tmp_path: Path
+    registry: Registry, store: LocalStore, tmp_path: Path
 ) -> None:
     manifest = judged_by_speed(store)
     assert manifest.verdict.outcome is Outcome.PASS
@@ -328,11 +347,11 @@ def test_an_engine_that_was_not_judged_by_the_speed_its_policy_asks_for_is_refus
         lambda content: content["verdict"].update(performance=[]),
         lambda content: content["verdict"]["performance"][0].update(value=9.0),
         lambda content: content["verdict"].update(speedups={}),
-        lambda content: content["policy"]["performance"][0].update(min=1.45),
+        judge_by_another_limit,
     ],
 )
 def test_a_verdict_on_speed_that_was_tampered_with_is_found_out(
-    registry: LocalRegistry,
+    registry: Registry,
     store: LocalStore,
     tmp_path: Path,
     change: Callable[[dict[str, Any]], object],
@@ -345,20 +364,35 @@ def test_a_verdict_on_speed_that_was_tampered_with_is_found_out(
     ]
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"{}", b'{"manifest": 1}', b"\xff"])
-def test_a_damaged_manifest_is_refused_with_the_remedy(
-    registered: LocalRegistry, manifest: EngineManifest, content: bytes
+@pytest.mark.parametrize("change", [{"value": 1.6}, {"high": 1.7}, {"low": 1.45}])
+def test_a_speed_up_that_the_benchmark_did_not_measure_is_found_out(
+    registry: Registry, store: LocalStore, tmp_path: Path, change: dict[str, float]
 ) -> None:
-    manifest_path(registered).write_bytes(content)
+    told = dataclasses.replace(SPEEDUPS["speedup_vs_reference"], **change)
+    manifest = judged_by_speed(store, speedups={"speedup_vs_reference": told})
+    with pytest.raises(RefusedError, match="verdict: was given another speed-up than the stored benchmark measured"):
+        registry.publish(manifest, lay_out(store, manifest, tmp_path / "files"))
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"{}", b'{"payload": 1}', b"\xff", b'{"digest": {}}'])
+def test_a_damaged_manifest_is_refused(registered: Registry, manifest: EngineManifest, content: bytes) -> None:
+    overwrite(manifest_path(registered), content)
     (fault,) = registered.verify(manifest.cell)
     assert "its manifest is damaged" in fault
-    assert "convert the model again" in fault
+
+
+def test_a_manifest_of_another_release_is_refused_with_the_remedy(
+    registered: Registry, manifest: EngineManifest
+) -> None:
+    edit(registered, lambda content: content.update(schema_version=3), sealed=True)
+    (fault,) = registered.verify(manifest.cell)
+    assert "of another release of enginegate, or damaged; convert the model again" in fault
 
 
 def test_removing_a_damaged_manifest_and_publishing_again_is_the_remedy(
-    registered: LocalRegistry, manifest: EngineManifest, folders: dict[str, Path]
+    registered: Registry, manifest: EngineManifest, folders: dict[str, Path]
 ) -> None:
-    manifest_path(registered).write_bytes(b"{")
+    overwrite(manifest_path(registered), b"{")
     with pytest.raises(RefusedError):
         registered.publish(manifest, folders)
     manifest_path(registered).unlink()
@@ -366,37 +400,37 @@ def test_removing_a_damaged_manifest_and_publishing_again_is_the_remedy(
     assert registered.verify(manifest.cell) == []
 
 
-def test_an_unknown_engine_is_an_input_error(registry: LocalRegistry) -> None:
+def test_an_unknown_engine_is_an_input_error(registry: Registry) -> None:
     for ask in (registry.verify, registry.read_manifest):
         with pytest.raises(InputError, match=r"tiny-cpu-fp32@0123456789ab is not registered; `enginegate engines`"):
             ask(cell())
 
 
-def test_engines_are_listed_by_id(registry: LocalRegistry, store: LocalStore, tmp_path: Path) -> None:
+def test_engines_are_listed_by_id(registry: Registry, store: LocalStore, tmp_path: Path) -> None:
     cells = [cell("int8"), cell("fp16", target="a100-mig-1g.5gb"), cell("fp32", version="f" * 12)]
     for number, one in enumerate(cells):
         outcome = make_outcome(store).model_copy(update={"cell": one})
-        found = manifest_of(outcome, put_reference(store))
+        found = manifest_of(store, outcome)
         registry.publish(found, lay_out(store, found, tmp_path / str(number)))
     assert visible(registry) == sorted(one.engine_id for one in cells)
 
 
 def test_of_many_publishers_of_one_engine_exactly_one_registers_it(
-    registry: LocalRegistry, manifest: EngineManifest, folders: dict[str, Path]
+    registry: Registry, manifest: EngineManifest, folders: dict[str, Path]
 ) -> None:
-    found = race([lambda: LocalRegistry(registry.root).publish(manifest, folders)] * 5)
+    found = race([lambda: opened(registry.objects.root).publish(manifest, folders)] * 5)
     assert sorted(found) == ["False"] * 4 + ["True"]
     assert registry.verify(manifest.cell) == []
-    assert list((registry.root / "scratch").glob("*")) == []
+    assert list((registry.objects.root / ".scratch").glob("*")) == []
 
 
 def test_of_many_publishers_of_different_engines_under_one_id_one_wins_and_the_others_are_told(
-    registry: LocalRegistry, store: LocalStore, tmp_path: Path
+    registry: Registry, store: LocalStore, tmp_path: Path
 ) -> None:
-    manifests = [manifest_of(make_outcome(store, plan=b"plan %d" % n), put_reference(store)) for n in range(5)]
+    manifests = [manifest_of(store, make_outcome(store, plan=b"plan %d" % n)) for n in range(5)]
     folders = [lay_out(store, manifest, tmp_path / str(n)) for n, manifest in enumerate(manifests)]
     works = [
-        functools.partial(LocalRegistry(registry.root).publish, *each) for each in zip(manifests, folders, strict=True)
+        functools.partial(opened(registry.objects.root).publish, *each) for each in zip(manifests, folders, strict=True)
     ]
     found = race(works)
     assert sorted(found) == ["RefusedError"] * 4 + ["True"]
@@ -408,9 +442,9 @@ def test_killed_at_any_line_a_publisher_leaves_the_whole_engine_or_none(
     manifest: EngineManifest, folders: dict[str, Path], tmp_path: Path
 ) -> None:
     seen = {True: 0, False: 0}
-    for root in kill_points(lambda root: LocalRegistry(root).publish(manifest, folders), tmp_path / "killed", stride=8):
-        registry = LocalRegistry(root)
-        assert list((root / "scratch").glob("*")) == []
+    for root in kill_points(lambda root: opened(root).publish(manifest, folders), tmp_path / "killed", stride=40):
+        registry = opened(root)
+        assert list((root / ".scratch").glob("*")) == []
         there = visible(registry) == [manifest.engine_id]
         if there:
             assert registry.verify(manifest.cell) == []

@@ -1,0 +1,90 @@
+"""Registers what a conversion made, and points `candidate` at the fastest engine of each target."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from flows.console import label_of
+from flows.engine import as_task
+from flows.mirror import mirror_channels
+from tasks.candidates import point_candidate
+from tasks.errors import RefusedError
+from tasks.publish import describe_engine, keep_rejected, publish_engine
+from validation.verdict import Outcome
+
+if TYPE_CHECKING:
+    from flows.planning import ConversionPlan
+    from flows.session import Session
+    from tasks.records import DataArtifact, EngineOutcome, ReferenceArtifact
+
+publish_task = as_task(publish_engine)
+candidate_task = as_task(point_candidate)
+
+
+def register_all(
+    session: Session,
+    plan: ConversionPlan,
+    outcomes: list[EngineOutcome],
+    data: DataArtifact,
+    reference: ReferenceArtifact,
+    runs: dict[str, str],
+) -> None:
+    """Register every engine that passed, and point `candidate` at the fastest of each target.
+
+    One that is refused does not keep the others out.
+    """
+    refusals = []
+    for outcome in outcomes:
+        try:
+            _register(session, plan, outcome, data, reference, runs[outcome.cell.engine_id])
+        except RefusedError as error:
+            refusals.append(str(error))
+    passed = {outcome.cell.target: None for outcome in outcomes if outcome.outcome is Outcome.PASS}
+    for target in passed:  # in the plan's order
+        try:
+            _point_candidate(session, plan, target)
+        except RefusedError as error:
+            refusals.append(str(error))
+        mirror_channels(session, plan.directory.spec.name, target)
+    if refusals:
+        raise RefusedError("\n".join(refusals))
+
+
+def _register(
+    session: Session,
+    plan: ConversionPlan,
+    outcome: EngineOutcome,
+    data: DataArtifact,
+    reference: ReferenceArtifact,
+    run: str,
+) -> None:
+    """Register an engine that passed; one that was measured and did not is kept in the store, for an override."""
+    if outcome.verdict is None or outcome.benchmark is None:
+        return
+    manifest = describe_engine(
+        session.bench(),
+        plan.directory.spec,
+        outcome,
+        data,
+        reference,
+        source_commit=plan.source_commit,
+        mlflow_run=run,
+        who=session.settings.actor,
+    )
+    if outcome.outcome is not Outcome.PASS:
+        keep_rejected(session.store, manifest)
+        return
+    session.reporter.step(
+        f"register {label_of(outcome.cell)}",
+        lambda progress: publish_task(session.bench(progress), session.registry, manifest),
+        lambda new: "registered" if new else "registered before",
+    )
+
+
+def _point_candidate(session: Session, plan: ConversionPlan, target: str) -> None:
+    model, version = plan.directory.spec.name, plan.version
+    session.reporter.step(
+        f"candidate {target}",
+        lambda _: candidate_task(session.registry, model, version, target, session.settings.actor),
+        lambda move: move.engine_id if move else "was pointed at this version before",
+    )

@@ -1,0 +1,206 @@
+"""Engines in a registry: written once, and checked on the way in and out.
+
+Files lie under their digests, and the manifest is written last: before it there is no engine.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
+
+from tasks.child import ignore_progress
+from tasks.errors import InputError, RefusedError
+from tasks.records import Cell, EngineManifest
+from tasks.registry.evidence import artifacts_of, find_contradictions
+from tasks.registry.layout import ENGINES, blob_key, manifest_key
+from tasks.specs import Precision
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from tasks.objects.interface import ObjectStore
+    from tasks.records import Artifact, ArtifactFile
+    from tasks.registry.signing import Signature, Signing
+
+# Two passing manifests that differ in these alone describe the same engine, whose bytes and policy are the same. A
+# benchmark taken again never gives the same times, a commit elsewhere in the repository leaves the version as it is,
+# on another processor the last digits of a comparison differ, and a calibration set may be accepted for another reason.
+# What was registered first stands.
+CIRCUMSTANCES = {
+    "created_at", "mlflow_run", "benchmark", "source_commit", "backend", "cache_key", "comparison", "verdict",
+    "calibration", "smoke", "who",
+}  # fmt: skip
+
+
+_DEPTH = 4  # parts of a cell in a manifest's key
+
+
+@dataclass(frozen=True)
+class SignedManifest:
+    """A manifest, the digest of its document, and who signed it."""
+
+    manifest: EngineManifest
+    digest: str
+    signature: Signature
+
+
+class Engines:
+    """The engines of a registry."""
+
+    def __init__(self, objects: ObjectStore, signing: Signing) -> None:
+        self.objects, self._signing = objects, signing
+
+    def publish(
+        self,
+        manifest: EngineManifest,
+        folders: Mapping[str, Path],
+        on_progress: Callable[[int, int], None] = ignore_progress,
+    ) -> bool:
+        """Register an engine: its files, then its manifest. Return False if this very engine is registered already.
+
+        Of an engine that is there, files that were damaged since are mended.
+
+        Args:
+            manifest: of the engine.
+            folders: the files of each artifact of the manifest, by the artifact's digest.
+            on_progress: told how many bytes of a file have arrived, and its size, file by file.
+
+        Raises:
+            RefusedError: the verdict is no pass and there is no override, a file does not match its digest, or the
+                engine id is taken by an engine of other content.
+        """
+        faults = find_contradictions(manifest)
+        if faults:
+            raise RefusedError(f"{manifest.engine_id} is not registered: {'; '.join(faults)}")
+        registered = self.objects.size(manifest_key(manifest.cell)) is not None
+        kept = self._same_or_refuse(manifest) if registered else manifest
+        self._give_all(kept, folders, on_progress)
+        if registered:
+            return False
+        sealed = self._signing.seal("manifest", manifest.model_dump(mode="json"))
+        if self.objects.create(manifest_key(manifest.cell), sealed):
+            # Files that nothing named until now may have been removed as such meanwhile.
+            if self.missing_files(manifest):
+                self._give_all(manifest, folders, on_progress)
+            return True
+        self._same_or_refuse(manifest)
+        return False
+
+    def _give_all(
+        self, manifest: EngineManifest, folders: Mapping[str, Path], on_progress: Callable[[int, int], None]
+    ) -> None:
+        for artifact in artifacts_of(manifest).values():
+            if artifact.digest in folders:
+                self._give(artifact, folders[artifact.digest], on_progress)
+
+    def _give(self, artifact: Artifact, folder: Path, on_progress: Callable[[int, int], None]) -> None:
+        for file in artifact.files:
+            key, source = blob_key(file.digest), folder / file.path
+            if self.objects.upload(key, source, file.digest, on_progress) or self._fault(file) is None:
+                continue
+            self.objects.delete(key)  # it was damaged since
+            self.objects.upload(key, source, file.digest, on_progress)
+
+    def _same_or_refuse(self, manifest: EngineManifest) -> EngineManifest:
+        """The manifest that is registered under this engine id."""
+        registered = self.read_manifest(manifest.cell)
+        known = registered.model_dump(mode="json", exclude=CIRCUMSTANCES)
+        new = manifest.model_dump(mode="json", exclude=CIRCUMSTANCES)
+        differing = sorted(field for field in new if new[field] != known[field])
+        if differing:
+            raise RefusedError(
+                f"{manifest.engine_id} is registered already with other content ({', '.join(differing)} differ);"
+                " a registered engine never changes: convert a new version of the model, or keep the registered one"
+            )
+        return registered
+
+    def list_cells(self, model: str | None = None) -> list[Cell]:
+        """All engines, or those of a model, sorted by engine id; their manifests are not read yet."""
+        cells = []
+        for entry in self.objects.list(ENGINES if model is None else f"{ENGINES}{model}/"):
+            parts = entry.key.removeprefix(ENGINES).split("/")
+            if len(parts) == _DEPTH + 1 and parts[-1] == "manifest.json":
+                model, version, target, precision = parts[:_DEPTH]
+                try:
+                    cells.append(Cell(model=model, version=version, target=target, precision=Precision(precision)))
+                except ValueError:  # a key that no publisher made
+                    continue
+        return sorted(cells, key=lambda cell: cell.engine_id)
+
+    def read_manifest(self, cell: Cell) -> EngineManifest:
+        """The manifest of one engine; see `read_signed`."""
+        return self.read_signed(cell).manifest
+
+    def read_signed(self, cell: Cell) -> SignedManifest:
+        """The manifest of one engine, the digest of its document, and who signed it.
+
+        Raises:
+            InputError: there is no such engine.
+            RefusedError: the manifest is damaged, another engine's, or not signed by a trusted key where a trust root
+                is set.
+        """
+        found = self.objects.read(manifest_key(cell))
+        if found is None:
+            raise InputError(f"{cell.engine_id} is not registered; `enginegate engines` lists what is")
+        opened = self._signing.open("manifest", found.content, f"{cell.engine_id}: its manifest")
+        try:
+            manifest = EngineManifest.model_validate(opened.document)
+        except ValidationError:
+            raise RefusedError(
+                f"{cell.engine_id}: its manifest is of another release of enginegate, or damaged; convert the model"
+                " again"
+            ) from None
+        if manifest.cell != cell:
+            raise RefusedError(f"{cell.engine_id}: its manifest is that of {manifest.engine_id}; do not use it")
+        return SignedManifest(manifest, opened.digest, opened.signature)
+
+    def missing_files(self, manifest: EngineManifest) -> list[str]:
+        """The files of an engine that are not there with their sizes; their bytes are not read."""
+        return [
+            f"{role}: {file.path}"
+            for role, artifact in artifacts_of(manifest).items()
+            for file in artifact.files
+            if self.objects.size(blob_key(file.digest)) != file.size_bytes
+        ]
+
+    def verify(self, cell: Cell, on_progress: Callable[[int, int], None] = ignore_progress) -> list[str]:
+        """Re-read an engine; return what is wrong with it, one sentence each: none if all is well.
+
+        Checks the manifest's signature and digest, every file's digest and that the verdict follows from the stored
+        comparison, the speed-ups and other engines' p-values that it was given with, under the stored policy.
+
+        `on_progress` is told how many bytes of a file were read, and its size, file by file.
+
+        Raises:
+            InputError: there is no such engine.
+        """
+        try:
+            manifest = self.read_manifest(cell)
+        except RefusedError as error:
+            return [str(error)]
+        faults = find_contradictions(manifest)
+        for role, artifact in artifacts_of(manifest).items():
+            faults += [f"{role}: {fault}" for file in artifact.files if (fault := self._fault(file, on_progress))]
+        return faults
+
+    def _fault(self, file: ArtifactFile, on_progress: Callable[[int, int], None] = ignore_progress) -> str | None:
+        """What is wrong with a file, all of which is read."""
+        try:
+            self.objects.check(blob_key(file.digest), file.digest, on_progress)
+        except RefusedError as error:
+            return f"{file.path}: {error}"
+        return None
+
+    def fetch(self, artifact: Artifact, folder: Path, on_progress: Callable[[int, int], None]) -> None:
+        """Write the files of an artifact into `folder`, each checked against its digest.
+
+        Raises:
+            RefusedError: one is missing or was changed.
+        """
+        for file in artifact.files:
+            path = folder / file.path
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self.objects.download(blob_key(file.digest), path, file.digest, on_progress)

@@ -1,0 +1,77 @@
+"""Whether a manifest holds together: its digests, and a verdict that follows from the evidence in it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from tasks.digests import artifact_digest, digest_json
+from tasks.records import PytorchForm
+from validation.verdict import Outcome, decide
+
+if TYPE_CHECKING:
+    from tasks.records import Artifact, EngineManifest
+    from validation.policy import Policy
+
+
+def find_contradictions(manifest: EngineManifest) -> list[str]:
+    """What in a manifest contradicts itself or forbids it a place in a registry, one sentence each."""
+    faults = [
+        f"{role}: the list of files does not match {artifact.digest}"
+        for role, artifact in artifacts_of(manifest).items()
+        if artifact_digest(artifact.files) != artifact.digest
+    ]
+    if manifest.engine_id != manifest.cell.engine_id:
+        faults.append(f"engine_id: {manifest.engine_id} is not that of its cell, {manifest.cell.engine_id}")
+    if manifest.policy_digest != policy_digest(manifest.policy):
+        faults.append("policy: is not the one of its digest")
+    faults += _verdict_faults(manifest)
+    if manifest.verdict.outcome is not Outcome.PASS and manifest.override is None:
+        faults.append(f"verdict: is {manifest.verdict.outcome.value}, and only a pass may be registered")
+    return faults
+
+
+def policy_digest(policy: Policy) -> str:
+    """`sha256:…` of a policy's rules and numbers."""
+    return digest_json(asdict(policy))
+
+
+def _verdict_faults(manifest: EngineManifest) -> list[str]:
+    precision, verdict = manifest.cell.precision.value, manifest.verdict
+    again = decide(
+        manifest.policy,
+        manifest.comparison,
+        precision=precision,
+        speedups=verdict.speedups,
+        other_pvalues=verdict.other_pvalues,
+    )
+    if again != verdict:
+        return ["verdict: does not follow from the stored comparison under the stored policy"]
+    if verdict.speedups is None and manifest.policy.performance_of(precision):
+        return ["verdict: was given without the speed-ups that its policy asks for"]
+    return _speedup_faults(manifest)
+
+
+def _speedup_faults(manifest: EngineManifest) -> list[str]:
+    """That over the reference is in the benchmark too; that over FP16 takes another engine's."""
+    given = (manifest.verdict.speedups or {}).get("speedup_vs_reference")
+    if given is None or given.value is None:
+        return []
+    benchmark, form = manifest.benchmark, PytorchForm.EAGER_FP32
+    interval = benchmark.speedup_interval.get(form, {}).get(benchmark.headline_batch)
+    if (given.value, given.low, given.high) != (benchmark.headline_speedup, *(interval or (None, None))):
+        return ["verdict: was given another speed-up than the stored benchmark measured"]
+    return []
+
+
+def artifacts_of(manifest: EngineManifest) -> dict[str, Artifact]:
+    """The artifacts that a manifest refers to, by role."""
+    smoke = manifest.smoke
+    return {
+        "plan": manifest.plan,
+        "onnx": manifest.onnx,
+        "reference outputs": manifest.reference_outputs,
+        "smoke inputs": smoke.inputs,
+        "smoke reference": smoke.reference,
+        "smoke candidate": smoke.candidate,
+    }

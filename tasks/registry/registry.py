@@ -1,0 +1,21 @@
+"""The registry: engines that passed, and the channels that point at them, in a folder or in S3 alike."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tasks.registry.channels import Channels
+from tasks.registry.engines import Engines
+
+if TYPE_CHECKING:
+    from tasks.objects.interface import ObjectStore
+    from tasks.registry.signing import Signing
+
+
+class Registry(Engines):
+    """Engines, with `channels` beside them."""
+
+    def __init__(self, objects: ObjectStore, signing: Signing) -> None:
+        super().__init__(objects, signing)
+        self.signing = signing
+        self.channels = Channels(objects, signing)

@@ -1,0 +1,166 @@
+"""Reads a whole registry: what is registered, and every channel, several at a time."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from tasks.child import ignore_progress
+from tasks.errors import InputError, RefusedError
+from tasks.records import Cell
+from tasks.registry.channels import ChannelName
+from tasks.registry.layout import CHANNELS, ENGINES, channel_key, manifest_key
+from tasks.specs import TARGET, Name, Precision
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from tasks.objects.interface import Entry, ObjectStore
+    from tasks.registry.channels import Channel
+    from tasks.registry.engines import SignedManifest
+    from tasks.registry.registry import Registry
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+Place = tuple[str, str]
+"""A model and a target: what has channels."""
+
+# A manifest takes some 5 ms to check and, in S3, 20 ms or more to come.
+READERS = 8
+_TOLD = 5
+_NAME = TypeAdapter(Name)
+
+
+@dataclass(frozen=True)
+class Survey:
+    """Engines, with their manifests as they were listed; (model, target) that have a channel; and foreign keys."""
+
+    engines: dict[Cell, Entry]
+    places: frozenset[Place]
+    strangers: tuple[str, ...]
+
+    @property
+    def faults(self) -> list[str]:
+        """The foreign keys in a sentence, the first few by name; empty where there are none."""
+        if not self.strangers:
+            return []
+        listed = ", ".join(self.strangers[:_TOLD]) + (", …" if len(self.strangers) > _TOLD else "")
+        count = "1 object" if len(self.strangers) == 1 else f"{len(self.strangers)} objects"
+        return [f"{count} below {ENGINES} and {CHANNELS} that enginegate did not write: {listed}; move them elsewhere"]
+
+
+def survey_registry(objects: ObjectStore, model: str | None = None) -> Survey:
+    """List what a registry holds, of one model or of all; nothing is read yet."""
+    below = "" if model is None else f"{model}/"
+    engines, strangers = list_engines(objects, below)
+    places = set()
+    for entry in objects.list(f"{CHANNELS}{below}"):
+        place = _place_of(entry.key)
+        if place is None:
+            strangers.append(entry.key)
+        else:
+            places.add(place)
+    return Survey(engines, frozenset(places), tuple(strangers))
+
+
+def list_engines(objects: ObjectStore, below: str = "") -> tuple[dict[Cell, Entry], list[str]]:
+    """The engines by id, each with its manifest as it is listed, and the keys among them that are no manifest's."""
+    found, strangers = {}, []
+    for entry in objects.list(f"{ENGINES}{below}"):
+        cell = _cell_of(entry.key)
+        if cell is None:
+            strangers.append(entry.key)
+        else:
+            found[cell] = entry
+    return dict(sorted(found.items(), key=lambda item: item[0].engine_id)), strangers
+
+
+def _cell_of(key: str) -> Cell | None:
+    try:
+        model, version, target, precision, _ = key.removeprefix(ENGINES).split("/")
+        cell = Cell(model=model, version=version, target=target, precision=Precision(precision))
+    except ValueError:  # also of pydantic
+        return None
+    return cell if manifest_key(cell) == key else None
+
+
+def _place_of(key: str) -> Place | None:
+    try:
+        model, target, file = key.removeprefix(CHANNELS).split("/")
+        name = ChannelName(file.removesuffix(".json"))
+    except ValueError:
+        return None
+    known = is_model_name(model) and TARGET.fullmatch(target) and channel_key(model, target, name.value) == key
+    return (model, target) if known else None
+
+
+def is_model_name(text: str) -> bool:
+    """Whether a model may be called so."""
+    try:
+        _NAME.validate_python(text)
+    except ValidationError:
+        return False
+    return True
+
+
+def in_threads(
+    work: Callable[[Item], Result],
+    items: Iterable[Item],
+    on_progress: Callable[[int, int], None] = ignore_progress,
+) -> list[Result]:
+    """What `work` returns for each item, in order, by a few threads; the first error ends it.
+
+    `on_progress` is told, in this thread, how many are done and how many there are.
+    """
+    items, results = list(items), []
+    with ThreadPoolExecutor(READERS) as pool:
+        for result in pool.map(work, items):
+            results.append(result)
+            on_progress(len(results), len(items))
+    return results
+
+
+def read_manifests(
+    registry: Registry, cells: Iterable[Cell], on_progress: Callable[[int, int], None] = ignore_progress
+) -> tuple[dict[Cell, SignedManifest], list[str]]:
+    """The manifests that can be read and verified, and what is wrong with the others.
+
+    One that was removed since it was listed is in neither.
+    """
+
+    def read(cell: Cell) -> SignedManifest | str | None:
+        try:
+            return registry.read_signed(cell)
+        except RefusedError as error:
+            return str(error)
+        except InputError:
+            if registry.objects.size(manifest_key(cell)) is None:
+                return None
+            raise
+
+    cells = list(cells)
+    results = dict(zip(cells, in_threads(read, cells, on_progress), strict=True))
+    faults = [found for found in results.values() if isinstance(found, str)]
+    return {cell: found for cell, found in results.items() if found and not isinstance(found, str)}, faults
+
+
+def read_channels(registry: Registry, places: Iterable[Place]) -> tuple[dict[Place, list[Channel]], list[str]]:
+    """The four channels of each place, empty ones too, as far as they verify, and what is wrong with the others."""
+
+    def read(asked: tuple[Place, ChannelName]) -> Channel | str:
+        (model, target), name = asked
+        try:
+            return registry.channels.read(model, target, name)
+        except RefusedError as error:
+            return str(error)
+
+    asked = [(place, name) for place in sorted(places) for name in ChannelName]
+    results = in_threads(read, asked)
+    channels: dict[Place, list[Channel]] = {}
+    for (place, _), found in zip(asked, results, strict=True):
+        if not isinstance(found, str):
+            channels.setdefault(place, []).append(found)
+    return channels, [found for found in results if isinstance(found, str)]

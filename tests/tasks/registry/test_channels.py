@@ -1,0 +1,275 @@
+from __future__ import annotations
+
+import functools
+import json
+import random
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tasks.errors import InputError, RefusedError
+from tasks.objects.local import LocalObjects
+from tasks.registry.channels import Channel, ChannelName, Channels, Move, move_before, next_move
+from tasks.registry.layout import channel_key
+from tasks.registry.signing import Signing
+from tests.tasks.processes import race
+from tests.tasks.registry.keys import signing_as
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tests.tasks.conftest import Place
+
+STAGING = ChannelName.STAGING
+KEY = channel_key("tiny", "cpu", "staging")
+PROCESSES, MOVES = 32, 200
+
+
+def engine_id(number: int) -> str:
+    return f"tiny-cpu-fp32@{number:012x}"
+
+
+def move_to(channels: Channels, number: int, kind: str = "promote") -> Channel:
+    """Move staging to an engine, whatever it holds."""
+    return channels.move("tiny", "cpu", STAGING, lambda channel: to_engine(channel, number, kind))
+
+
+def to_engine(channel: Channel, number: int, kind: Any = "promote", who: str = "ann") -> Move:
+    return next_move(
+        channel,
+        "tiny",
+        "cpu",
+        kind=kind,
+        engine_id=engine_id(number),
+        manifest=f"sha256:{number:064x}",
+        reason="because",
+        override=None,
+        who=who,
+    )
+
+
+@pytest.fixture
+def channels(tmp_path: Path) -> Channels:
+    return Channels(LocalObjects(tmp_path / "registry"), signing_as(tmp_path))
+
+
+def test_a_channel_that_was_never_moved_points_nowhere(channels: Channels) -> None:
+    assert channels.read("tiny", "cpu", STAGING) == Channel(STAGING, (), None)
+    assert channels.read("tiny", "cpu", STAGING).current is None
+
+
+def test_a_channel_points_at_the_last_engine_and_keeps_all_of_its_history(channels: Channels) -> None:
+    for number in range(4):
+        assert move_to(channels, number).moves[-1].move.engine_id == engine_id(number)
+    read = channels.read("tiny", "cpu", STAGING)
+    moves = [one.move for one in read.moves]
+    assert read.current == moves[-1]
+    assert [move.number for move in moves] == [1, 2, 3, 4]
+    assert [move.before for move in moves] == [None, *map(engine_id, range(3))]
+    assert [move.previous for move in moves] == [None, *(one.digest for one in read.moves[:3])]
+    assert all(one.signature.standing.startswith("signed by ") for one in read.moves)
+
+
+def test_the_channels_have_an_order() -> None:
+    assert [name.before for name in ChannelName] == [
+        None,
+        ChannelName.CANDIDATE,
+        ChannelName.STAGING,
+        ChannelName.CANARY,
+    ]
+
+
+def test_channels_of_other_targets_models_and_names_are_others(channels: Channels) -> None:
+    move_to(channels, 1)
+    for place in (("tiny", "t4", STAGING), ("other", "cpu", STAGING), ("tiny", "cpu", ChannelName.CANARY)):
+        assert channels.read(*place).current is None
+
+
+def test_nothing_to_do_moves_nothing(channels: Channels, tmp_path: Path) -> None:
+    move_to(channels, 1)
+    before = (tmp_path / "registry" / KEY).stat()
+    assert channels.move("tiny", "cpu", STAGING, lambda _: None).current is not None
+    assert (tmp_path / "registry" / KEY).stat() == before
+
+
+def test_an_intent_that_no_longer_holds_moves_nothing(channels: Channels) -> None:
+    move_to(channels, 1)
+
+    def refuse(_channel: Channel) -> Move:
+        raise RefusedError("bob was first")
+
+    with pytest.raises(RefusedError, match="bob was first"):
+        channels.move("tiny", "cpu", STAGING, refuse)
+    assert len(channels.read("tiny", "cpu", STAGING).moves) == 1
+
+
+def test_who_was_first_is_seen_by_whoever_decides_again(channels: Channels) -> None:
+    seen: list[str | None] = []
+
+    def decide(channel: Channel) -> Move:
+        seen.append(channel.current.engine_id if channel.current else None)
+        if len(seen) < 3:
+            move_to(channels, len(seen))  # somebody else, between our look and our move
+        return to_engine(channel, 9)
+
+    assert channels.move("tiny", "cpu", STAGING, decide).current is not None
+    assert seen == [None, engine_id(1), engine_id(2)]
+    history = [one.move.engine_id for one in channels.read("tiny", "cpu", STAGING).moves]
+    assert history == [engine_id(1), engine_id(2), engine_id(9)]
+
+
+def test_a_channel_that_others_never_stop_moving_is_given_up(channels: Channels) -> None:
+    def decide(channel: Channel) -> Move:
+        move_to(channels, len(channel.moves))
+        return to_engine(channel, 99)
+
+    with pytest.raises(RefusedError, match=r"moved by others 8 times meanwhile; look at `enginegate history`"):
+        channels.move("tiny", "cpu", STAGING, decide)
+    assert len(channels.read("tiny", "cpu", STAGING).moves) == 8
+
+
+@pytest.mark.parametrize(
+    ("kinds", "expected"),
+    [("pp", 0), ("ppp", 1), ("pppr", 0), ("pprp", 0), ("pppprr", 0), ("pprpp", 3)],
+)
+def test_a_rollback_undoes_promotions_one_after_the_other(channels: Channels, kinds: str, expected: int) -> None:
+    for number, kind in enumerate(kinds):
+        if kind == "p":
+            move_to(channels, number)
+        else:
+            channels.move("tiny", "cpu", STAGING, roll_back)
+    assert move_before(channels.read("tiny", "cpu", STAGING)).engine_id == engine_id(expected)
+
+
+def roll_back(channel: Channel) -> Move:
+    back = move_before(channel)
+    return to_engine(channel, int(back.engine_id.partition("@")[2], 16), "rollback")
+
+
+@pytest.mark.parametrize("kinds", ["", "p", "ppr", "pppprrr"])
+def test_where_nothing_is_left_to_undo_a_rollback_is_refused(channels: Channels, kinds: str) -> None:
+    for number, kind in enumerate(kinds):
+        if kind == "p":
+            move_to(channels, number)
+        else:
+            channels.move("tiny", "cpu", STAGING, roll_back)
+    with pytest.raises(InputError, match="channel staging: has no engine before the current one"):
+        move_before(channels.read("tiny", "cpu", STAGING))
+
+
+def rewrite(tmp_path: Path, change: Callable[[list[Any]], object]) -> None:
+    path = tmp_path / "registry" / KEY
+    content = json.loads(path.read_bytes())
+    change(content["moves"])
+    path.chmod(0o644)
+    path.write_text(json.dumps(content))
+
+
+def swap(moves: list[Any]) -> None:
+    moves[0], moves[1] = moves[1], moves[0]
+
+
+TAMPERING: dict[str, Callable[[list[Any]], object]] = {
+    "first dropped": lambda moves: moves.pop(0),
+    "middle dropped": lambda moves: moves.pop(1),
+    "all dropped": list.clear,
+    "twice": lambda moves: moves.append(moves[-1]),
+    "swapped": swap,
+    "no envelope": lambda moves: moves.append(None),
+}
+
+
+@pytest.mark.parametrize("change", TAMPERING.values(), ids=TAMPERING)
+def test_a_history_that_was_tampered_with_is_refused(
+    channels: Channels, tmp_path: Path, change: Callable[[list[Any]], object]
+) -> None:
+    for number in range(3):
+        move_to(channels, number)
+    rewrite(tmp_path, change)
+    for reading in (channels, Channels(LocalObjects(tmp_path / "registry"), Signing())):
+        with pytest.raises(RefusedError, match="channel staging of tiny for cpu") as caught:
+            reading.read("tiny", "cpu", STAGING)
+        assert caught.value.exit_code == 5
+
+
+def test_a_channel_put_in_another_s_place_is_refused(channels: Channels, tmp_path: Path) -> None:
+    move_to(channels, 1)
+    (tmp_path / "registry" / KEY).rename(tmp_path / "registry" / channel_key("tiny", "cpu", "production"))
+    with pytest.raises(RefusedError, match="channel production of tiny for cpu: move 1 does not follow"):
+        channels.read("tiny", "cpu", ChannelName.PRODUCTION)
+
+
+def test_one_bit_flipped_anywhere_is_refused_or_changes_nothing(channels: Channels, tmp_path: Path) -> None:
+    for number in range(2):
+        move_to(channels, number)
+    expected = [one.move for one in channels.read("tiny", "cpu", STAGING).moves]
+    path = tmp_path / "registry" / KEY
+    whole = path.read_bytes()
+    path.chmod(0o644)
+    refused = 0
+    for place in range(0, len(whole), 3):
+        content = bytearray(whole)
+        content[place] ^= 4
+        path.write_bytes(content)
+        try:
+            assert [one.move for one in channels.read("tiny", "cpu", STAGING).moves] == expected
+        except RefusedError:
+            refused += 1
+    assert refused > 0.95 * len(whole) / 3
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"null", b"[]", b"{}", b'{"moves": 1}', b'{"moves": {}}', b"\xff"])
+def test_a_damaged_channel_is_refused_with_the_remedy(channels: Channels, tmp_path: Path, content: bytes) -> None:
+    move_to(channels, 1)
+    (tmp_path / "registry" / KEY).chmod(0o644)
+    (tmp_path / "registry" / KEY).write_bytes(content)
+    with pytest.raises(RefusedError, match="restore it from the bucket's versions or a backup"):
+        channels.read("tiny", "cpu", STAGING)
+    with pytest.raises(RefusedError, match="restore it"):
+        move_to(channels, 2)
+
+
+def test_a_move_that_another_key_signed_is_refused(tmp_path: Path) -> None:
+    objects = LocalObjects(tmp_path / "registry")
+    move_to(Channels(objects, signing_as(tmp_path)), 1)
+    signing_as(tmp_path, "eve")
+    move_to(Channels(objects, Signing.from_files(tmp_path / "eve.key", None)), 2)
+    with pytest.raises(RefusedError, match="move 2 is signed by keys that are not trusted"):
+        Channels(objects, signing_as(tmp_path)).read("tiny", "cpu", STAGING)
+
+
+def race_to(channels: Channels, worker: int) -> list[int]:
+    """Move staging to one's own engines until it has had enough moves; returns the numbers of the moves that won."""
+    won: list[int] = []
+    proposed: list[Move] = []
+
+    def decide(channel: Channel) -> Move | None:
+        enough = len(channel.moves) >= MOVES
+        proposed[:] = [] if enough else [to_engine(channel, worker * 1000 + len(won), who=str(worker))]
+        return None if enough else proposed[0]
+
+    while True:
+        try:
+            channels.move("tiny", "cpu", STAGING, decide)
+        except RefusedError:
+            time.sleep(random.random() * 0.3)  # noqa: S311 - no secret
+            continue
+        if not proposed:
+            return won
+        won.append(proposed[0].number)
+
+
+def test_of_200_moves_by_32_processes_none_is_lost_and_the_history_has_the_winners_in_order(
+    place: Place, tmp_path: Path
+) -> None:
+    unused = Channels(place.open(), signing_as(tmp_path))  # each process makes connections of its own
+    wins = [json.loads(text) for text in race([functools.partial(race_to, unused, n) for n in range(PROCESSES)])]
+    history = Channels(place.open(), signing_as(tmp_path)).read("tiny", "cpu", STAGING).moves
+    assert [one.move.number for one in history] == list(range(1, MOVES + 1))
+    assert {one.move.number: int(one.move.who) for one in history} == {
+        number: worker for worker, numbers in enumerate(wins) for number in numbers
+    }
+    assert sum(map(len, wins)) == MOVES  # nobody was told of a win that is not there
+    assert sum(map(bool, wins)) > PROCESSES / 4  # else nobody raced

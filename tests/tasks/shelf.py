@@ -1,0 +1,110 @@
+"""A registry with engines of the tiny scorer in it, in a folder, for tests of what moves its channels."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from tasks.objects.local import LocalObjects
+from tasks.publish import keep_rejected, publish_engine
+from tasks.records import Timing
+from tasks.registry.channels import ChannelName, next_move
+from tasks.registry.layout import channel_key, manifest_key
+from tasks.registry.registry import Registry
+from tasks.registry.signing import Signing
+from tasks.store.local import LocalStore
+from tasks.workbench import Workbench
+from tests.tasks.tiny import VERSION, cell, latency, make_outcome, manifest_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tasks.records import EngineManifest
+    from tasks.registry.channels import Channel
+    from tasks.registry.engines import SignedManifest
+
+FAILING = 0.3
+PASSING = 0.0001
+FAST, SLOW, BAD = (f"tiny-cpu-{precision}@{VERSION}" for precision in ("fp16", "fp32", "int8"))
+
+
+class Shelf:
+    """The registry in a folder, and the artifact store that its engines come from."""
+
+    def __init__(self, root: Path, bench: Workbench, signing: Signing | None = None) -> None:
+        self.root, self.bench = root, bench
+        self.registry = Registry(LocalObjects(root), signing or Signing())
+
+    def describe(
+        self, precision: str, *, version: str = VERSION, p50_ms: float = 4.0, noise: float = PASSING, **changes: Any
+    ) -> EngineManifest:
+        """An engine's manifest, its files in the artifact store; noise `FAILING` makes it fail."""
+        engine = cell(precision, version)
+        outcome = make_outcome(self.bench.store, noise=noise, plan=engine.engine_id.encode(), engine=engine)
+        assert outcome.benchmark
+        timing = Timing(latencies=(latency(1, 1.0), latency(8, p50_ms)))
+        benchmark = outcome.benchmark.model_copy(update={"engine": timing})
+        return manifest_of(self.bench.store, outcome, **({"benchmark": benchmark} | changes))
+
+    def register(self, precision: str, **options: Any) -> SignedManifest:
+        """Register an engine; see `describe`."""
+        manifest = self.describe(precision, **options)
+        publish_engine(self.bench, self.registry, manifest)
+        return self.registry.read_signed(manifest.cell)
+
+    def keep_out(self, precision: str, **options: Any) -> EngineManifest:
+        """Keep an engine that failed in the artifact store, as a conversion does."""
+        manifest = self.describe(precision, noise=FAILING, **options)
+        keep_rejected(self.bench.store, manifest)
+        return manifest
+
+    def point(self, name: str, engine: SignedManifest, **changes: Any) -> Channel:
+        """Move a channel without asking for any rule."""
+
+        def decide(channel: Channel) -> Any:
+            move = next_move(
+                channel,
+                "tiny",
+                "cpu",
+                kind="promote",
+                engine_id=engine.manifest.engine_id,
+                manifest=engine.digest,
+                reason="pointed by hand",
+                override=None,
+                who="bob",
+            )
+            return move.model_copy(update=changes)
+
+        return self.registry.channels.move("tiny", "cpu", ChannelName(name), decide)
+
+    def channel(self, name: str) -> Channel:
+        """A channel as it is now."""
+        return self.registry.channels.read("tiny", "cpu", ChannelName(name))
+
+    def engine_at(self, name: str) -> str | None:
+        """The engine that a channel points at."""
+        current = self.channel(name).current
+        return current and current.engine_id
+
+    def manifest_file(self, engine: EngineManifest) -> Path:
+        """Where a manifest lies in the registry's folder."""
+        return self.root / manifest_key(engine.cell)
+
+    def channel_file(self, name: str) -> Path:
+        """Where a channel lies in the registry's folder."""
+        return self.root / channel_key("tiny", "cpu", name)
+
+    def replace_manifest(self, engine: EngineManifest, **changes: Any) -> None:
+        """Put another manifest in an engine's place, with its digest right, as one would who means harm."""
+        changed = engine.model_copy(update=changes)
+        path = self.manifest_file(engine)
+        path.chmod(0o644)
+        path.write_bytes(self.registry.signing.seal("manifest", changed.model_dump(mode="json")))
+
+
+def stock(root: Path) -> Path:
+    """Register `FAST` and `SLOW` in `registry`, and keep `BAD`, which failed, in `store`, both below `root`."""
+    shelf = Shelf(root / "registry", Workbench(LocalStore(root / "store")))
+    shelf.register("fp16", p50_ms=2.0)
+    shelf.register("fp32", p50_ms=4.0)
+    shelf.keep_out("int8")
+    return root
