@@ -11,6 +11,7 @@ import click
 from flows.calibration_commands import calibration
 from flows.command import EXIT_CODES, MARKS, UNEXPECTED, Document, command_of
 from flows.engine_commands import engines, verify
+from flows.plan_command import plan
 from flows.promotion_commands import history, promote, rollback
 from flows.pull_command import pull
 
@@ -121,6 +122,7 @@ def doctor(session: Session, target: str) -> tuple[Document, int]:
     return as_json(checks), 0 if healthy(checks) else UNEXPECTED
 
 
+main.add_command(plan)
 main.add_command(calibration)
 main.add_command(engines)
 main.add_command(verify)

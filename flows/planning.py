@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import platform
-import subprocess
 from dataclasses import dataclass
-from importlib import metadata
 from typing import TYPE_CHECKING
 
-from tasks.digests import digest_file, digest_json
-from tasks.errors import InputError
+from tasks.errors import EnginegateError, InputError
 from tasks.records import Cell
+from tasks.repository.call import call_git
+from tasks.version import content_of_directory
+from tasks.version import version_of as version_of_content
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,14 +17,6 @@ if TYPE_CHECKING:
 
     from tasks.model_directory import ModelDirectory
     from tasks.specs import Precision
-
-VERSION_DIGITS = 12
-OF_ANOTHER_REPOSITORY = frozenset({"GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_PREFIX"})
-# An engine made by another release of one of these is another engine, and so another version.
-TOOLCHAIN = (
-    "enginegate", "torch", "safetensors", "numpy", "scipy", "onnx", "onnx-ir", "onnxscript", "onnxslim", "onnxruntime",
-    "onnxconverter-common", "onnx-graphsurgeon", "nvidia-modelopt",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -84,30 +74,8 @@ def _narrow(field: str, declared: Sequence[str], wanted: Sequence[str]) -> list[
 
 
 def version_of(directory: ModelDirectory) -> str:
-    """Twelve hexadecimal digits over everything that the engines depend on: all of the directory, and the toolchain."""
-    roles = {
-        "weights": [directory.weights] if directory.weights else [],
-        "policy": [directory.policy_file] if directory.policy_file else [],
-        "validation": directory.validation,
-        "plugins": directory.plugins,
-    }
-    calibration = directory.calibration
-    content = {
-        "spec": directory.spec.model_dump(mode="json"),
-        "outputs": list(directory.spec.outputs),  # their order names what the module returns
-        "source": directory.source_files(),
-        "files": {role: [digest_file(path)[0] for path in paths] for role, paths in roles.items()},
-        "calibration": [] if calibration is None else [file.sha256 for file in calibration.manifest.files],
-        "toolchain": {name: _installed(name) for name in TOOLCHAIN} | {"python": platform.python_version()},
-    }
-    return digest_json(content).removeprefix("sha256:")[:VERSION_DIGITS]
-
-
-def _installed(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
+    """The version that a conversion of this directory makes; see `tasks.version`."""
+    return version_of_content(content_of_directory(directory))
 
 
 def source_commit(root: Path) -> str | None:
@@ -130,12 +98,7 @@ def _is_no_input(status: str) -> bool:
 
 
 def _git(root: Path, *arguments: str) -> str | None:
-    command = ["git", "-C", str(root), "-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null", *arguments]
-    # Inside a git hook these name the hook's repository, which need not be the model's.
-    inherited = {name: value for name, value in os.environ.items() if name not in OF_ANOTHER_REPOSITORY}
-    environment = {**inherited, "GIT_OPTIONAL_LOCKS": "0"}
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=60)
-    except (FileNotFoundError, subprocess.TimeoutExpired):
+        return call_git(root, *arguments).text
+    except EnginegateError:
         return None
-    return done.stdout.strip() if done.returncode == 0 else None

@@ -48,7 +48,11 @@ class ModelDirectory:
     plugins: tuple[Path, ...] = ()
 
     def source_files(self) -> dict[str, str]:
-        """Digest by relative path of every file that the module's code may read.
+        """Digest by relative path of every file that the module's code may read; see `source_paths`."""
+        return {name: digest_file(path)[0] for name, path in self.source_paths().items()}
+
+    def source_paths(self) -> dict[str, Path]:
+        """Every file that the module's code may read, by its path relative to `root`.
 
         That is every file of the directory but model.yaml, the weights, the data, the policy, hidden files and
         compiled Python. The export child gets a copy of just these, so nothing that it depends on goes unnoticed.
@@ -63,7 +67,7 @@ class ModelDirectory:
                 continue
             inside(self.root, str(relative), "source", folder_too=True)
             if path.is_file() and path not in others and not any(path.is_relative_to(folder) for folder in shared):
-                files[relative.as_posix()] = digest_file(path)[0]
+                files[relative.as_posix()] = path
         return files
 
     def policy(self, precision: Precision, slices: Collection[str] | None = None) -> Policy:

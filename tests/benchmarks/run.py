@@ -30,6 +30,7 @@ from gate.calibration import DRAWS
 from gate.report import calibration, naive_pvalue, size, with_draws
 from likeness import likeness
 from memory import compare_peak_bytes
+from plan import plan
 from registry import registry
 from rows import Row
 from safetensors.numpy import load_file, save_file
@@ -256,6 +257,7 @@ MEASUREMENTS = (
     calibration_check,
     likeness,
     registry,
+    plan,
     again,
     changes,
     kills,

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import yaml
 
-from flows import planning
 from flows.planning import plan_conversion, source_commit, version_of
+from tasks import version as versioning
 from tasks.errors import InputError
 from tasks.model_directory import read_model_directory
 from tasks.specs import Precision
@@ -137,10 +137,10 @@ def test_the_version_is_the_same_at_another_place(tmp_path: Path) -> None:
 def test_another_release_of_a_tool_is_another_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write(tmp_path)
     versions = {version(folder)}
-    for package in planning.TOOLCHAIN:
-        monkeypatch.setattr(planning, "_installed", lambda name, package=package: f"{name} 0 {name == package}")
+    for package in versioning.TOOLCHAIN:
+        monkeypatch.setattr(versioning, "_installed", lambda name, package=package: f"{name} 0 {name == package}")
         versions.add(version(folder))
-    assert len(versions) == 1 + len(planning.TOOLCHAIN)
+    assert len(versions) == 1 + len(versioning.TOOLCHAIN)
     monkeypatch.undo()
     assert version(folder) in versions
 

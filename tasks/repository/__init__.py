@@ -1,0 +1,1 @@
+"""Reads git repositories that nobody vouches for: objects only; nothing of them is checked out or run."""
