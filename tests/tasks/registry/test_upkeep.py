@@ -225,6 +225,7 @@ def test_what_is_young_stays(place: Place, engines: Engines) -> None:
         (NOW - timedelta(days=30, hours=1), "2020-01-01", False),
         (LONG_AGO, (NOW - timedelta(days=29, hours=23)).replace(tzinfo=None).isoformat(), True),
     ],
+    ids=["old", "created now", "written now", "29 days", "30 days", "29 days, without a zone"],
 )
 def test_the_age_of_an_engine_is_that_of_its_manifest_or_of_its_registration_whichever_is_younger(
     registry: Registry, engines: Engines, written: datetime, created: str, *, stays: bool
