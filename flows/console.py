@@ -17,6 +17,7 @@ from tasks.backends import CPU
 from tasks.errors import EnginegateError
 from tasks.judged import deciding_sentence, deciding_words
 from tasks.memo import Remembered
+from tasks.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -163,7 +164,8 @@ class Reporter:
 
     def error(self, message: str) -> None:
         """Print an error in full."""
-        self._console.print(Text(f"error: {message}", style="red"))
+        shown = "\n".join(printable(line) for line in message.splitlines())
+        self._console.print(Text(f"error: {shown}", style="red"))
 
 
 def label_of(cell: Cell) -> str:

@@ -15,7 +15,7 @@ from flows.handover import leave_job
 from flows.planning import plan_conversion, version_of
 from flows.precision_search import Retrying, retry_failed
 from flows.quantization import calibrate, read_calibration
-from flows.registration import register_all
+from flows.registration import register_all, require_registry
 from flows.session import current_session
 from flows.stage import run_stage
 from flows.verdicts import is_settled, judge_together
@@ -61,6 +61,7 @@ def prepare(session: Session, plan: ConversionPlan) -> None:
     Raises:
         InputError: the data, the source or the weights cannot be used, or the policy names a slice that is not there.
     """
+    require_registry(session, plan)
     directory = plan.directory
     data = _data(session, ingest, "validation data", directory, directory.validation, "validation.data")
     _policies(plan, data)
@@ -90,6 +91,7 @@ def convert_model(
     _require_lasting_folders(session)
     directory = read_model_directory(Path(model_directory))
     plan = plan_conversion(directory, targets=targets or (), precisions=precisions or (), only=only)
+    require_registry(session, plan)
     elsewhere = targets_elsewhere(plan.cells)
     data = _data(session, ingest_task, "validation data", directory, directory.validation, "validation.data")
     policies = _policies(plan, data)

@@ -52,7 +52,7 @@ def examine(settings: Settings) -> list[Check]:
         _mlflow(settings),
         _prefect(),
         _folder("artifact store", settings.store_path),
-        _registry(settings.registry_address),
+        _registry(settings),
         _disk(settings.home.resolve()),
     ]
 
@@ -202,9 +202,24 @@ def _nearest_existing(folder: Path) -> Path:
     return next(path for path in (folder, *folder.parents) if path.exists())
 
 
-def _registry(address: str) -> Check:
-    """A folder is tried; of S3 the address is said, since listing may be what this host has no right to."""
-    return Check("registry", True, True, address) if address.startswith("s3://") else _folder("registry", Path(address))
+def _registry(settings: Settings) -> Check:
+    """A folder is tried; in S3 a channel that nobody has is read, which tells of bucket, rights and keys."""
+    from flows.console import Reporter  # noqa: PLC0415 - a command that fails must not import it
+    from flows.session import Session  # noqa: PLC0415 - as above
+    from tasks.registry.channels import ChannelName  # noqa: PLC0415 - as above
+
+    address = settings.registry_address
+    try:
+        registry = Session(settings, Reporter()).open_registry()
+        if not address.startswith("s3://"):
+            return _folder("registry", Path(address))
+        registry.channels.read("doctor", CPU, ChannelName.CANDIDATE)
+    except OSError as error:
+        detail = f"{address} cannot be written ({error.strerror}); choose another"
+        return Check("registry", ok=False, needed=True, detail=detail)
+    except EnginegateError as error:
+        return Check("registry", ok=False, needed=True, detail=str(error))
+    return Check("registry", ok=True, needed=True, detail=address)
 
 
 def _disk(folder: Path) -> Check:

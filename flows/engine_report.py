@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from flows.command import MARKS
 from tasks.errors import RefusedError
-from tasks.promotion import printable
+from tasks.printable import printable
 from tasks.registry.evidence import artifacts_of
 from tasks.registry.retention import Hold
 

@@ -84,7 +84,7 @@ def known_engines(session: Session) -> Callable[[Cell], str | None]:
 
 def show_plan(session: Session, found: PushPlan) -> None:
     """Print a plan for people."""
-    from tasks.promotion import printable  # noqa: PLC0415
+    from tasks.printable import printable  # noqa: PLC0415
 
     say = session.reporter.say
     old = "nothing" if found.old is None else found.old[:COMMIT_CHARACTERS]

@@ -25,7 +25,8 @@ from flows.mirror import S3, mirror_channels
 from flows.promotion_report import comparison_rows
 from flows.session import current_session
 from tasks.errors import InputError, RefusedError
-from tasks.promotion import carry_out, printable, propose_promotion, require_permission
+from tasks.printable import printable
+from tasks.promotion import carry_out, propose_promotion, require_permission
 from tasks.registry.channels import ChannelName
 
 if TYPE_CHECKING:
@@ -147,7 +148,7 @@ def _ask(proposal: Proposal, reason: str, override: str | None, wait_s: int) -> 
 def describe_proposal(proposal: Proposal, reason: str, override: str | None) -> str:
     """What would come beside what is there, and what speaks against it, in Markdown."""
     current = proposal.channel.current
-    now = "nothing" if current is None else f"`{current.engine_id}`"
+    now = "nothing" if current is None else f"`{current.engine_id}`"  # a move holds no other id and no other time
     moved = "" if current is None else f", moved there {current.when} by {_text(current.who)}"
     lines = [
         f"## Promote {proposal.place}",
@@ -176,4 +177,5 @@ def _quoted(text: str) -> str:
 def _text(text: str) -> str:
     """Text of people's in Markdown: it can make no link, no tag, no emphasis and no column of a table."""
     escaped = html.escape(printable(text), quote=False)
-    return "".join(f"\\{each}" if each in "\\`*_{}[]|#!~" else each for each in escaped)
+    # `:` and `@` and a dot between letters are what a bare address is known by.
+    return "".join(f"\\{each}" if each in "\\`*_{}[]|#!~:@." else each for each in escaped)

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from tasks.judged import deciding_words, judged_rules
-from tasks.promotion import printable
+from tasks.printable import printable
 from tasks.records import PytorchForm
 from validation.verdict import Outcome
 

@@ -75,10 +75,12 @@ def pull(
     With --watch --json, each change and each new error is one line of JSON, whose `event` is `pulled`, `error`, or
     `recovered` where the channel is in order again and did not move.
     """
+    from tasks.promotable import check_place  # noqa: PLC0415
     from tasks.pull import Order  # noqa: PLC0415
     from tasks.pulled import ServingFolder  # noqa: PLC0415
     from tasks.registry.channels import ChannelName  # noqa: PLC0415
 
+    check_place(model, target)
     limit_s = time_limit or session.settings.time_limit_s
     job = PullJob(session, ServingFolder(folder), Order(model, target, ChannelName(channel)), limit_s, check)
     if watch:
@@ -106,7 +108,7 @@ class PullJob:
         from tasks.pull import pull_engine  # noqa: PLC0415
 
         return pull_engine(
-            self.session.registry,
+            self.session.open_registry(),  # a watcher must see that a key was withdrawn
             self.folder,
             self.order,
             wait_s=self.limit_s,
@@ -117,7 +119,8 @@ class PullJob:
 
     def read_move(self) -> str | None:
         """Digest of the move that the channel made last; None where it made none."""
-        moves = self.session.registry.channels.read(self.order.model, self.order.target, self.order.channel).moves
+        order = self.order
+        moves = self.session.open_registry().channels.read(order.model, order.target, order.channel).moves
         return moves[-1].digest if moves else None
 
     def require_settings(self) -> None:
@@ -125,7 +128,7 @@ class PullJob:
         from tasks.errors import RefusedError  # noqa: PLC0415
         from tasks.pull import require_same_channel  # noqa: PLC0415
 
-        _ = self.session.registry
+        self.session.open_registry()
         with suppress(RefusedError):  # a damaged state.json: the pull says so
             require_same_channel(self.order, self.folder.read_accepted())
 
@@ -146,7 +149,7 @@ def describe(pulled: Pulled) -> str:
 def offer_lines(offer: Offer) -> list[str]:
     """What a channel offers, a line each that starts with its mark: who moved it when and why, who signed, verdict."""
     from tasks.judged import deciding_sentence  # noqa: PLC0415
-    from tasks.promotion import printable  # noqa: PLC0415
+    from tasks.printable import printable  # noqa: PLC0415
 
     move, manifest = offer.move.move, offer.signed.manifest
     verdict = manifest.verdict
@@ -262,6 +265,8 @@ class Watcher:
             self._tell_error(str(error), error.exit_code)
         except OSError as error:
             self._tell_error(f"{error.strerror or error}: {error.filename or self.job.folder.root}", UNEXPECTED)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the last good engine is served on
+            self._tell_error(f"unexpected: {type(error).__name__}: {error}; please report it", UNEXPECTED)
 
     def _is_due(self, move: str | None) -> bool:
         """Whether to try a move now: after each try that went wrong, twice as many looks pass."""

@@ -8,8 +8,9 @@ from flows.console import label_of
 from flows.engine import as_task
 from flows.mirror import mirror_channels
 from tasks.candidates import point_candidate
-from tasks.errors import RefusedError
+from tasks.errors import EnginegateError
 from tasks.publish import describe_engine, keep_rejected, publish_engine
+from tasks.registry.channels import ChannelName
 from validation.verdict import Outcome
 
 if TYPE_CHECKING:
@@ -19,6 +20,17 @@ if TYPE_CHECKING:
 
 publish_task = as_task(publish_engine)
 candidate_task = as_task(point_candidate)
+
+
+def require_registry(session: Session, plan: ConversionPlan) -> None:
+    """See before the long work that the registry can be read, and that what is signed here is trusted here.
+
+    Raises:
+        EnginegateError: a key, the address or the rights are at fault, or the channel `candidate` is damaged.
+    """
+    session.registry.signing.seal("manifest", {})
+    for target in dict.fromkeys(cell.target for cell in plan.cells):
+        session.registry.channels.read(plan.directory.spec.name, target, ChannelName.CANDIDATE)
 
 
 def register_all(
@@ -33,21 +45,21 @@ def register_all(
 
     One that is refused does not keep the others out.
     """
-    refusals = []
+    faults: list[EnginegateError] = []
     for outcome in outcomes:
         try:
             _register(session, plan, outcome, data, reference, runs[outcome.cell.engine_id])
-        except RefusedError as error:
-            refusals.append(str(error))
+        except EnginegateError as error:
+            faults.append(error)
     passed = {outcome.cell.target: None for outcome in outcomes if outcome.outcome is Outcome.PASS}
     for target in passed:  # in the plan's order
         try:
             _point_candidate(session, plan, target)
-        except RefusedError as error:
-            refusals.append(str(error))
+        except EnginegateError as error:
+            faults.append(error)
         mirror_channels(session, plan.directory.spec.name, target)
-    if refusals:
-        raise RefusedError("\n".join(refusals))
+    if faults:
+        raise type(faults[0])("\n".join(map(str, faults)))
 
 
 def _register(

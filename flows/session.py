@@ -39,6 +39,10 @@ class Session:
     @cached_property
     def registry(self) -> Registry:
         """The registry."""
+        return self.open_registry()
+
+    def open_registry(self) -> Registry:
+        """Open the registry anew, with the keys that sign and are trusted now."""
         signing = Signing.from_files(self.settings.signing_key, self.settings.trust)
         return Registry(open_objects(self.settings.registry_address), signing)
 

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from tasks.errors import InputError
+from tasks.objects.address import SCHEME
 
 PREFIX = "ENGINEGATE_"
+NEVER_BLANK = (f"{PREFIX}TRUST", f"{PREFIX}SIGNING_KEY")
 # How often a runner gives a sign of life.
 SIGN_EVERY_S = 3.0
+# Python with torch does not start in less.
+LEAST_MEMORY_GB = 0.5
 
 
 class Settings(BaseSettings):
@@ -21,10 +25,13 @@ class Settings(BaseSettings):
 
     `time_limit_s` is the longest time of a child process, `benchmark_s` the time for which an engine, and as long
     again its reference, is called at one batch size. `torch_python` is an interpreter that has torch, safetensors,
-    numpy, scipy, pydantic and pyyaml, for runners where TensorRT's has no torch. `runner_wait_s` is how long an engine
+    numpy, pydantic and pyyaml, for runners where TensorRT's has no torch. `runner_wait_s` is how long an engine
     waits while no worker is on its pool, and `runner_silence_s` how long a runner may give no sign of life before
     another takes its place. `registry` is a folder or `s3://bucket/prefix`; `signing_key` signs what is written there,
     `trust` holds the keys whose signatures count, and `actor` is who moves channels, if not the login name.
+    `supersede` says what a newer commit of a model does to a conversion that runs: let it `finish`, or `cancel` it.
+    `memory_limit_gb` is the most memory, in 10^9 bytes, that a process of the model's own code may take; the machine's,
+    if left out. `repositories` are the beginnings, with commas between, of the addresses that may be fetched.
     """
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, frozen=True)
@@ -41,6 +48,15 @@ class Settings(BaseSettings):
     runner_wait_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 900.0
     runner_silence_s: Annotated[float, Field(ge=SIGN_EVERY_S * 2, allow_inf_nan=False)] = 120.0
 
+    supersede: Literal["finish", "cancel"] = "finish"
+    memory_limit_gb: Annotated[float, Field(ge=LEAST_MEMORY_GB, allow_inf_nan=False)] | None = None
+    repositories: str | None = None
+
+    @property
+    def memory_limit_bytes(self) -> int | None:
+        """`memory_limit_gb` in bytes."""
+        return None if self.memory_limit_gb is None else int(self.memory_limit_gb * 1e9)
+
     @property
     def store_path(self) -> Path:
         """Folder of the artifact store."""
@@ -51,7 +67,7 @@ class Settings(BaseSettings):
         """Where the registry is: a folder, or `s3://bucket/prefix`."""
         address = self.registry or str(self.home / "registry")
         # A scheme that is none is refused by whoever opens it, with what may stand there.
-        return address if "://" in address else str(Path(address).expanduser().resolve())
+        return address if SCHEME.match(address) else str(Path(address).expanduser().resolve())
 
     @property
     def tracking_uri(self) -> str:
@@ -70,6 +86,9 @@ def read_settings() -> Settings:
     Raises:
         InputError: a variable holds nothing usable.
     """
+    for name in NEVER_BLANK:  # what an unset variable of a shell gives must not switch verification off
+        if name in os.environ and not os.environ[name].strip():
+            raise InputError(f"{name}: is blank; name a file, or unset it")
     known = {f"{PREFIX}{field.upper()}" for field in Settings.model_fields}
     for name in sorted(set(os.environ) - known):
         if name.startswith(PREFIX):

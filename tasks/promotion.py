@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from tasks.errors import InputError, RefusedError
 from tasks.judged import deciding_sentence
+from tasks.printable import printable
 from tasks.promotable import (
     check_place,
     engine_of,
@@ -72,11 +73,6 @@ class Proposal:
         return current is not None and points_at(current, self.proposed)
 
 
-def printable(text: str) -> str:
-    """A text that somebody else wrote, in one line, without what steers a terminal or turns its letters around."""
-    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
-
-
 def propose_promotion(
     registry: Registry, store: ArtifactStore, model: str, target: str, to: ChannelName, engine_id: str | None
 ) -> Proposal:
@@ -97,6 +93,7 @@ def propose_promotion(
             contradicts itself, or files of the engine are missing.
     """
     check_place(model, target)
+    _require_trusted_signature(registry)
     cell = None if engine_id is None else parse_engine(engine_id, model, target)
     channel = registry.channels.read(model, target, to)
     before = _step_before(registry, model, target, to, needed=cell is None)
@@ -128,6 +125,7 @@ def propose_rollback(registry: Registry, model: str, target: str, name: ChannelN
             is set, or contradicts itself, or files of the engine are missing.
     """
     check_place(model, target)
+    _require_trusted_signature(registry)
     channel = registry.channels.read(model, target, name)
     move = move_before(channel)
     proposed = engine_of(registry, move)
@@ -263,7 +261,7 @@ def _require_lines(*, reason: str, override: str, who: str) -> None:
 
 
 def _require_trusted_signature(registry: Registry) -> None:
-    """What would be refused after the engine was registered is refused before."""
+    """What would be refused once a person said yes, or the engine was registered, is refused before."""
     registry.signing.seal("move", {})
 
 

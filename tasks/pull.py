@@ -19,7 +19,6 @@ from tasks.errors import InputError, RefusedError, StageError
 from tasks.pulled import Accepted, folder_name
 from tasks.records import Cell
 from tasks.registry.evidence import find_contradictions
-from tasks.registry.layout import manifest_key
 from tasks.smoke import run_smoke
 from validation.verdict import Outcome
 
@@ -54,12 +53,11 @@ class Order:
 
 @dataclass(frozen=True)
 class Offer:
-    """What a channel offers, all of it checked: the move, the manifest, and its envelope as it was read."""
+    """What a channel offers, all of it checked: the move and the manifest."""
 
     order: Order
     move: SignedMove
     signed: SignedManifest
-    envelope: bytes
 
     @property
     def folder(self) -> str:
@@ -153,12 +151,12 @@ def find_offer(registry: Registry, order: Order, accepted: Accepted | None) -> O
             f" {order.target} --to {order.channel.value}`, or correct the names"
         )
     signed_move = channel.moves[-1]
-    signed, envelope = _read_engine(registry, order, signed_move.move)
+    signed = _read_engine(registry, order, signed_move.move)
     faults = _find_faults(order, signed_move.move, signed)
     if faults:
         raise RefusedError(f"{order.name} points at {signed_move.move.engine_id}: {'; '.join(faults)}; do not serve it")
     _require_runtime(signed.manifest)
-    return Offer(order, signed_move, signed, envelope)
+    return Offer(order, signed_move, signed)
 
 
 def require_same_channel(order: Order, accepted: Accepted | None) -> None:
@@ -181,18 +179,12 @@ def _require_history(order: Order, channel: Channel, accepted: Accepted | None) 
         )
 
 
-def _read_engine(registry: Registry, order: Order, move: Move) -> tuple[SignedManifest, bytes]:
-    """The manifest of the engine that a move names, and its envelope, for whoever verifies it later."""
+def _read_engine(registry: Registry, order: Order, move: Move) -> SignedManifest:
+    """The manifest of the engine that a move names."""
     try:
-        cell = Cell.parse(move.engine_id)
-        signed = registry.read_signed(cell)
-        found = registry.objects.read(manifest_key(cell))
+        return registry.read_signed(Cell.parse(move.engine_id))
     except InputError as error:
         raise RefusedError(f"{order.name} points at what cannot be served: {error}") from None
-    what = f"{cell.engine_id}: its manifest"
-    if found is None or registry.signing.open("manifest", found.content, what).digest != signed.digest:
-        raise RefusedError(f"{what} changed while it was read; do not use it")
-    return signed, found.content
 
 
 def _find_faults(order: Order, move: Move, signed: SignedManifest) -> list[str]:
@@ -259,7 +251,7 @@ def _place(
             registry.fetch(alone, to, _shifted(on_progress, done, total))
             done += file.size_bytes
 
-    return folder.place(offer.folder, offer.parts, offer.envelope, fetch)
+    return folder.place(offer.folder, offer.parts, offer.signed.envelope, fetch)
 
 
 def _shifted(on_progress: Callable[[int, int], None], start: int, total: int) -> Callable[[int, int], None]:

@@ -6,7 +6,7 @@ from enum import Enum
 from pathlib import PurePosixPath
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from tasks.calibration.report import CalibrationRecord
 from tasks.errors import InputError
@@ -68,6 +68,8 @@ class ArtifactFile(Frozen):
         path = PurePosixPath(value)
         if path.is_absolute() or ".." in path.parts or not path.parts:
             raise ValueError(f"{value!r} leaves the artifact; give a path inside it")
+        if not value.isprintable() or path.as_posix() != value:
+            raise ValueError(f"{value!r} is no plain path; name the file otherwise")
         return value
 
 
@@ -76,6 +78,15 @@ class Artifact(Frozen):
 
     digest: Digest
     files: tuple[ArtifactFile, ...]
+
+    @field_validator("files")
+    @classmethod
+    def _lie_beside_each_other(cls, value: tuple[ArtifactFile, ...]) -> tuple[ArtifactFile, ...]:
+        paths = [file.path for file in value]
+        folders = {str(folder) for path in paths for folder in PurePosixPath(path).parents}
+        if len(set(paths)) < len(paths) or folders & set(paths):
+            raise ValueError("two files have one place; name one otherwise")
+        return value
 
     @property
     def size_bytes(self) -> int:
@@ -223,6 +234,14 @@ class Benchmark(Frozen):
     engine_size_bytes: int
     headline_batch: int
     layers: Artifact | None = None
+
+    @field_validator("headline_batch")
+    @classmethod
+    def _was_timed(cls, value: int, info: ValidationInfo) -> int:
+        timed = info.data.get("engine")
+        if timed is not None and value not in {latency.batch for latency in timed.latencies}:
+            raise ValueError(f"batch {value} was not timed")
+        return value
 
     @property
     def headline(self) -> Latency:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 # What the child that runs the module imports, beside what these bring themselves.
-PACKAGES = ("torch", "safetensors", "numpy", "scipy", "pydantic", "pyyaml")
+PACKAGES = ("torch", "safetensors", "numpy", "pydantic", "pyyaml")
 QUESTION = """
 import json, platform, sys
 from importlib.metadata import PackageNotFoundError, version

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tasks.errors import InputError
-from tasks.objects.keys import check_key
+from tasks.objects.keys import is_key
 from tasks.objects.local import LocalObjects
 
 if TYPE_CHECKING:
     from tasks.objects.interface import ObjectStore
 
 S3 = "s3://"
-SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):/")
+SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):|(s3)//")
 BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 
 
@@ -30,7 +30,7 @@ def open_objects(address: str) -> ObjectStore:
         return _open_s3(address)
     scheme = SCHEME.match(address)
     if scheme:  # the rest is not repeated: it may hold a password
-        raise InputError(f"the store's address starts with {scheme[1]}:, and may be s3://bucket/prefix or a folder")
+        raise InputError(f"the store's address starts with {scheme[0]}, and may be s3://bucket/prefix or a folder")
     if not address.strip() or "\0" in address:
         raise InputError(f"the store's address {address!r} is empty or has a NUL; write s3://bucket/prefix or a folder")
     path = Path(address).expanduser()
@@ -42,10 +42,10 @@ def open_objects(address: str) -> ObjectStore:
 def _open_s3(address: str) -> ObjectStore:
     bucket, _, prefix = address.removeprefix(S3).partition("/")
     if not BUCKET.fullmatch(bucket):
-        raise InputError(f"{address!r} names no bucket of S3; write s3://bucket/prefix")
+        raise InputError("the store's address names no bucket of S3; write s3://bucket/prefix, without credentials")
     prefix = prefix.rstrip("/")
-    if prefix:
-        check_key(prefix)
+    if prefix and not is_key(prefix):  # not repeated: it may hold a signature
+        raise InputError(f"s3://{bucket}: the prefix behind it is none; write parts of [A-Za-z0-9._=@+-], joined by /")
     try:
         from tasks.objects.s3 import S3Objects  # noqa: PLC0415 - extra `s3`, and 0.3 s
     except ImportError:

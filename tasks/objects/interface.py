@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 # What `read` holds in memory at most. Manifests and channels have kilobytes; whatever is larger is downloaded.
-MAX_READ_BYTES = 64 << 20
+MAX_READ_BYTES = 16 << 20
 
 
 class ChangedError(RefusedError):
@@ -81,7 +81,7 @@ class ObjectStore(Protocol):
         """An object, or None where there is none. For small objects: all of it is held in memory.
 
         Raises:
-            RefusedError: it has more than 64 MiB.
+            RefusedError: it has more than 16 MiB.
         """
 
     def replace(self, key: str, content: bytes, tag: str | None) -> str:

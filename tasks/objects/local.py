@@ -196,8 +196,8 @@ def _open_no_link(path: str, flags: int) -> int:
 
 
 def _read(target: Path) -> Versioned | None:
-    if target.is_dir():
-        return None
+    if os.path.lexists(target) and not target.is_file() and not target.is_symlink():
+        return None  # a folder; or a pipe, which nobody may ever write to
     try:
         with open(target, "rb", opener=_open_no_link) as stream:
             content = stream.read(MAX_READ_BYTES + 1)

@@ -22,13 +22,15 @@ from tasks.errors import InputError, RefusedError
 from tasks.objects.interface import ChangedError
 from tasks.records import LONGEST_REASON
 from tasks.registry.layout import channel_key
-from tasks.specs import Digest, Frozen
+from tasks.specs import ENGINE_ID, Digest, Frozen
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tasks.objects.interface import ObjectStore
     from tasks.registry.signing import Signature, Signed, Signing
+
+EngineId = Annotated[str, Field(pattern=ENGINE_ID.pattern)]
 
 MOST_TRIES = 8
 FIRST_PAUSE_S = 0.02
@@ -64,13 +66,13 @@ class Move(Frozen):
     number: Annotated[int, Field(ge=1)]
     previous: Digest | None
     kind: Literal["promote", "rollback"]
-    engine_id: str
+    engine_id: EngineId
     manifest: Digest
-    before: str | None
+    before: EngineId | None
     reason: Annotated[str, Field(max_length=LONGEST_REASON)]
     override: Annotated[str, Field(max_length=LONGEST_REASON)] | None = None
-    who: str
-    when: str
+    who: Annotated[str, Field(min_length=1, max_length=LONGEST_REASON)]
+    when: Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00$")]
 
 
 @dataclass(frozen=True)
@@ -120,15 +122,19 @@ class Channels:
             envelopes = json.loads(found.content)["moves"]
             sealed = [canonical_json(envelope) for envelope in envelopes]
             opened = [
-                self._known.get(content) or self._signing.open("move", content, f"{what}: move {number}")
+                self._known.get(content) or self._open(content, f"{what}: move {number}", newest=number == len(sealed))
                 for number, content in enumerate(sealed, start=1)
             ]
             moves = tuple(SignedMove(Move.model_validate(one.document), one.digest, one.signature) for one in opened)
-        except (ValueError, KeyError, TypeError, ValidationError):
+        except (ValueError, KeyError, TypeError, RecursionError, ValidationError):
             raise RefusedError(f"{what} is damaged; restore it from the bucket's versions or a backup") from None
         _require_chain(moves, (model, target, name), what)
-        self._known = dict(zip(sealed, opened, strict=True))
+        self._known = dict(zip(sealed[:-1], opened[:-1], strict=True))
         return Channel(name, moves, found.tag, tuple(envelopes))
+
+    def _open(self, content: bytes, what: str, *, newest: bool) -> Signed:
+        # Each move holds the digest of the one before: whoever signed the newest one signed them all.
+        return self._signing.open("move", content, what, vouched_for=not newest)
 
     def move(
         self,

@@ -40,11 +40,12 @@ _DEPTH = 4  # parts of a cell in a manifest's key
 
 @dataclass(frozen=True)
 class SignedManifest:
-    """A manifest, the digest of its document, and who signed it."""
+    """A manifest, the digest of its document, who signed it, and its envelope as it was read."""
 
     manifest: EngineManifest
     digest: str
     signature: Signature
+    envelope: bytes = b""
 
 
 class Engines:
@@ -77,10 +78,10 @@ class Engines:
             raise RefusedError(f"{manifest.engine_id} is not registered: {'; '.join(faults)}")
         registered = self.objects.size(manifest_key(manifest.cell)) is not None
         kept = self._same_or_refuse(manifest) if registered else manifest
+        sealed = self._signing.seal("manifest", manifest.model_dump(mode="json"))  # before anything is written
         self._give_all(kept, folders, on_progress)
         if registered:
             return False
-        sealed = self._signing.seal("manifest", manifest.model_dump(mode="json"))
         if self.objects.create(manifest_key(manifest.cell), sealed):
             # Files that nothing named until now may have been removed as such meanwhile.
             if self.missing_files(manifest):
@@ -155,7 +156,7 @@ class Engines:
             ) from None
         if manifest.cell != cell:
             raise RefusedError(f"{cell.engine_id}: its manifest is that of {manifest.engine_id}; do not use it")
-        return SignedManifest(manifest, opened.digest, opened.signature)
+        return SignedManifest(manifest, opened.digest, opened.signature, found.content)
 
     def missing_files(self, manifest: EngineManifest) -> list[str]:
         """The files of an engine that are not there with their sizes; their bytes are not read."""
@@ -189,7 +190,7 @@ class Engines:
     def _fault(self, file: ArtifactFile, on_progress: Callable[[int, int], None] = ignore_progress) -> str | None:
         """What is wrong with a file, all of which is read."""
         try:
-            self.objects.check(blob_key(file.digest), file.digest, on_progress)
+            self.objects.check(blob_key(file.digest), file.digest, _within(file, on_progress))
         except RefusedError as error:
             return f"{file.path}: {error}"
         return None
@@ -203,4 +204,15 @@ class Engines:
         for file in artifact.files:
             path = folder / file.path
             path.parent.mkdir(parents=True, exist_ok=True)
-            self.objects.download(blob_key(file.digest), path, file.digest, on_progress)
+            self.objects.download(blob_key(file.digest), path, file.digest, _within(file, on_progress))
+
+
+def _within(file: ArtifactFile, on_progress: Callable[[int, int], None]) -> Callable[[int, int], None]:
+    """Progress that ends a transfer of more bytes than the file has: a swapped object must not fill the disk."""
+
+    def watch(done: int, total: int) -> None:
+        if max(done, total) > file.size_bytes:
+            raise RefusedError(f"should have {file.size_bytes:,} bytes, but has {total:,}; it was damaged or swapped")
+        on_progress(done, total)
+
+    return watch

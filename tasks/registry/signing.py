@@ -21,9 +21,6 @@ if TYPE_CHECKING:
 
     from securesystemslib.signer import CryptoSigner, SSlibKey
 
-KINDS = ("manifest", "move")
-
-
 _SHOWN = 12
 
 
@@ -31,7 +28,8 @@ _SHOWN = 12
 class Signature:
     """Ids of the keys that an envelope says signed it (`claimed`), and of the trusted ones that did (`verified`).
 
-    `verified` is None where no trust root says whose signatures count.
+    `verified` is None where no trust root says whose signatures count, and empty for a move whose key was withdrawn
+    since: the moves after it vouch for it.
     """
 
     claimed: tuple[str, ...]
@@ -39,10 +37,12 @@ class Signature:
 
     @property
     def standing(self) -> str:
-        """What people are told: `signed by …`, `signed, not verified` or `unsigned`."""
+        """What people are told: `signed by …`, `signed, not verified`, `unsigned`, or that its key is not trusted."""
         if self.verified:
             return f"signed by {', '.join(key[:_SHOWN] for key in self.verified)}"
-        return "signed, not verified" if self.claimed else "unsigned"
+        if not self.claimed:
+            return "unsigned"
+        return "signed, not verified" if self.verified is None else "signed by a key that is not trusted"
 
 
 @dataclass(frozen=True)
@@ -100,8 +100,14 @@ class Signing:
                 f"{error}. ENGINEGATE_SIGNING_KEY names the key that signs here; nothing was written"
             ) from None
 
-    def open(self, kind: str, content: bytes, what: str) -> Signed:
-        """What an envelope holds, checked; `what` names it in errors.
+    def open(self, kind: str, content: bytes, what: str, *, vouched_for: bool = False) -> Signed:
+        """What an envelope holds, checked.
+
+        Args:
+            kind: `manifest` or `move`.
+            content: of the envelope.
+            what: names it in errors.
+            vouched_for: a signed document holds this one's digest, so that its own signature need not count any more.
 
         Raises:
             RefusedError: it is damaged, of another kind, or not signed by a trusted key where a trust root is set.
@@ -114,7 +120,8 @@ class Signing:
             digest = raw.pop("digest")
             envelope = Envelope.from_dict(raw)
             document = json.loads(envelope.payload)
-        except (ValueError, KeyError, TypeError, AttributeError, FormatError):
+            claimed = tuple(sorted(envelope.signatures))
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, FormatError):
             raise RefusedError(f"{what} is damaged; it cannot be read") from None
         if (
             envelope.payload_type != _type(kind)
@@ -122,12 +129,13 @@ class Signing:
             or not isinstance(document, dict)
         ):
             raise RefusedError(f"{what} was changed after it was written; do not use it")
-        claimed = tuple(sorted(envelope.signatures))
         if self._trusted is None:
             return Signed(document, digest, Signature(claimed, None))
         try:
             accepted = envelope.verify(list(self._trusted), 1)
         except VerificationError:
+            if vouched_for:
+                return Signed(document, digest, Signature(claimed, ()))
             who = "by keys that are not trusted" if envelope.signatures else "by nobody"
             raise RefusedError(
                 f"{what} is signed {who}; sign it with a trusted key, or add its public key to ENGINEGATE_TRUST"
@@ -176,6 +184,8 @@ def _read_public(path: Path) -> SSlibKey:
 
     try:
         content = path.read_bytes()
+        if content.count(b"-----BEGIN ") > 1:
+            raise InputError(f"ENGINEGATE_TRUST: {path} holds several keys; put each into a .pem file of its own")
         certificate = b"BEGIN CERTIFICATE" in content
         public = load_pem_x509_certificate(content).public_key() if certificate else load_pem_public_key(content)
         return SSlibKey.from_crypto(public)

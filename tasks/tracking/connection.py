@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sqlite3
 import tempfile
 from contextlib import closing, contextmanager
@@ -103,6 +104,7 @@ def explained_errors(tracking_uri: str, doing: str) -> Iterator[None]:
         password = None if tracking_uri.startswith("sqlite:") else urlsplit(tracking_uri).password
         if password:
             reason = reason.replace(password, "***")
+        reason = re.sub(r"\?[^\s'\"]*=[^\s'\"]*", "", reason)  # a token may stand in a query
         raise StageError(
             f"MLflow at {shown}: {doing} failed: {reason.strip() or type(error).__name__}\n"
             "(1) check that the address is right and answers (`enginegate doctor`); (2) set MLFLOW_TRACKING_URI to"

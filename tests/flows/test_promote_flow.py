@@ -178,7 +178,7 @@ def test_the_comparison_is_an_artifact_and_stands_above_the_form(person: Person)
     (artifact,) = [one["data"] for one in shown if one.get("type") == "markdown"]
     (description,) = [one["value"] for one in shown if one.get("key") == "paused-1-description"]
     assert json.loads(description) == artifact
-    assert f"| engine | tiny-cpu-fp32@{FIRST} | tiny-cpu-fp32@{SECOND} |" in artifact
+    assert f"| engine | tiny-cpu-fp32\\@{FIRST} | tiny-cpu-fp32\\@{SECOND} |" in artifact
     assert "by bob (a try)" in artifact
 
 

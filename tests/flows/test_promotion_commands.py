@@ -113,9 +113,11 @@ def on_a_terminal(answer: bytes, arguments: Sequence[str], columns: int = 200) -
         if b"[y/N]" in shown and not answered:
             os.write(ours, answer)
             answered = True
-    os.close(ours)
-    process.kill()  # of no effect where it ended
-    return process.wait(LIMIT_S), shown.decode()
+    try:
+        return process.wait(LIMIT_S), shown.decode()
+    finally:
+        process.kill()  # of no effect where it ended
+        os.close(ours)  # not before: whoever is still ending would be hung up on
 
 
 def test_the_channels_offered_are_those_that_there_are() -> None:
@@ -467,6 +469,6 @@ def test_a_promoter_without_a_trusted_key_spoils_no_channel(
     monkeypatch.delenv("ENGINEGATE_SIGNING_KEY")
     code, text = promote("canary", "--override", "the demo")
     assert code == 5
-    assert "ENGINEGATE_SIGNING_KEY names the key that signs here; nothing was moved" in text
+    assert "ENGINEGATE_SIGNING_KEY names the key that signs here; nothing was written" in text
     assert run("history", *HERE)[0] == 0
     assert shelf.engine_at("canary") is None

@@ -6,6 +6,7 @@ import pytest
 
 from flows.settings import Settings, read_settings
 from tasks.errors import InputError
+from tasks.objects.address import open_objects
 
 
 def test_without_any_variable_all_lies_in_one_folder_of_the_current_one(tmp_path: Path) -> None:
@@ -68,3 +69,18 @@ def test_a_limit_that_is_none_is_refused_with_its_variable(
 def test_settings_cannot_be_changed() -> None:
     with pytest.raises(ValueError, match="frozen"):
         Settings().home = Path("x")
+
+
+@pytest.mark.parametrize("name", ["ENGINEGATE_TRUST", "ENGINEGATE_SIGNING_KEY"])
+@pytest.mark.parametrize("value", ["", "  "])
+def test_a_blank_key_does_not_switch_signatures_off(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match=f"^{name}: is blank; name a file, or unset it"):
+        read_settings()
+
+
+@pytest.mark.parametrize("address", ["s3:/bucket/p", "s3:bucket/p", "s3//bucket/p", "S3://bucket/p", "https://b/p"])
+def test_an_address_that_was_mistyped_is_no_folder(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    monkeypatch.setenv("ENGINEGATE_REGISTRY", address)
+    with pytest.raises(InputError, match="and may be s3://bucket/prefix or a folder"):
+        open_objects(read_settings().registry_address)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from tests.tasks.conftest import Place
 
 PROCESSES = 32
-KILLS = {"local": 50, "moto": 12, "radosgw": 12}
+KILLS = {"local": 50, "moto": 50, "radosgw": 15}
 VERSIONS = [f"{number:012x}" for number in range(PROCESSES)]
 STAGING = ChannelName.STAGING
 

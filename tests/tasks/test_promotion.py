@@ -369,7 +369,7 @@ def test_a_channel_can_leave_an_engine_that_is_damaged(stocked: Shelf) -> None:
     assert stocked.engine_at("staging") == SLOW
 
 
-@pytest.mark.parametrize("forged", ["other-cpu-fp16@0123456789ab", "../../etc/passwd", FAST])
+@pytest.mark.parametrize("forged", ["other-cpu-fp16@0123456789ab", FAST])
 def test_a_move_that_names_what_is_not_there_is_never_followed(shelf: Shelf, forged: str) -> None:
     slow = shelf.register("fp32")
     shelf.point("staging", slow, engine_id=forged)

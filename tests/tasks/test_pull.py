@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import sys
+from contextlib import suppress
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, NoReturn
 
@@ -251,6 +252,11 @@ def publish_failing(shop: Shop, **changes: object) -> None:
     shop.promote(manifest.cell)
 
 
+def promote_to_no_engine(shop: Shop) -> None:
+    with suppress(RefusedError):  # written by one who means harm, and refused when it is read back
+        shop.promote(cell(version=SECOND), engine_id="../../tiny")
+
+
 OVERRIDE = Override(reason="a demo", who="bob", when="2026-11-20T12:00:00+00:00")
 DAMAGES: dict[str, tuple[Callable[[Shop], object], str]] = {
     "a bit of the plan": (lambda shop: flip_a_bit(plan_of(shop)), "damaged or swapped"),
@@ -273,7 +279,7 @@ DAMAGES: dict[str, tuple[Callable[[Shop], object], str]] = {
         lambda shop: shop.promote(cell(version=SECOND), manifest="sha256:" + "0" * 64),
         "the channel names sha256:0000",
     ),
-    "no engine id": (lambda shop: shop.promote(cell(version=SECOND), engine_id="../../tiny"), "is no engine id"),
+    "no engine id": (promote_to_no_engine, "is damaged; restore it from the bucket's versions"),
     "another runtime's engine": (
         lambda shop: shop.offer(THIRD, backend=BackendIdentity(name="openvino", version="1", device="cpu")),
         "built for openvino 1; this host has onnxruntime .*: load it with openvino",

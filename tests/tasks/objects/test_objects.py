@@ -155,7 +155,7 @@ def test_a_download_writes_over_nothing(objects: ObjectStore, tmp_path: Path) ->
 
 
 def test_a_large_object_is_not_read_into_memory(objects: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert interface.MAX_READ_BYTES == 64 * MIB
+    assert interface.MAX_READ_BYTES == 16 * MIB
     for module in (local, s3):
         monkeypatch.setattr(module, "MAX_READ_BYTES", MIB)
     objects.create("fits", b"x" * MIB)

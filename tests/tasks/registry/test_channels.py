@@ -14,7 +14,7 @@ from tasks.registry.channels import Channel, ChannelName, Channels, Move, move_b
 from tasks.registry.layout import channel_key
 from tasks.registry.signing import Signing
 from tests.tasks.processes import race
-from tests.tasks.registry.keys import signing_as
+from tests.tasks.registry.keys import signing_as, write_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -217,10 +217,15 @@ def test_one_bit_flipped_anywhere_is_refused_or_changes_nothing(channels: Channe
             assert [one.move for one in channels.read("tiny", "cpu", STAGING).moves] == expected
         except RefusedError:
             refused += 1
-    assert refused > 0.95 * len(whole) / 3
+    # The newest move vouches for the signatures of those before it.
+    assert refused > 0.7 * len(whole) / 3
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"null", b"[]", b"{}", b'{"moves": 1}', b'{"moves": {}}', b"\xff"])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", b"null", b"[]", b"{}", b'{"moves": 1}', b'{"moves": {}}', b"\xff", b"[" * 99999],
+    ids=lambda content: repr(content[:20]),
+)
 def test_a_damaged_channel_is_refused_with_the_remedy(channels: Channels, tmp_path: Path, content: bytes) -> None:
     move_to(channels, 1)
     (tmp_path / "registry" / KEY).chmod(0o644)
@@ -238,6 +243,30 @@ def test_a_move_that_another_key_signed_is_refused(tmp_path: Path) -> None:
     move_to(Channels(objects, Signing.from_files(tmp_path / "eve.key", None)), 2)
     with pytest.raises(RefusedError, match="move 2 is signed by keys that are not trusted"):
         Channels(objects, signing_as(tmp_path)).read("tiny", "cpu", STAGING)
+
+
+def test_a_history_goes_on_when_a_key_is_withdrawn_that_did_not_sign_the_newest_move(tmp_path: Path) -> None:
+    for name in ("ann", "bob"):
+        write_key(tmp_path / "trusted", name)
+    objects, keys = LocalObjects(tmp_path / "registry"), tmp_path / "trusted"
+    for number, name in enumerate(("ann", "bob")):
+        move_to(Channels(objects, Signing.from_files(keys / f"{name}.key", keys)), number)
+    (keys / "ann.pem").unlink()
+    bob = Channels(objects, Signing.from_files(keys / "bob.key", keys))
+    first, second = (one.signature for one in bob.read("tiny", "cpu", STAGING).moves)
+    assert (first.verified, first.standing) == ((), "signed by a key that is not trusted")
+    assert second.standing.startswith("signed by ")
+    assert len(move_to(bob, 2).moves) == 3
+    (keys / "bob.pem").rename(keys / "bob.withdrawn")
+    write_key(keys, "eve")
+    with pytest.raises(RefusedError, match="move 3 is signed by keys that are not trusted"):
+        Channels(objects, Signing.from_files(keys / "eve.key", keys)).read("tiny", "cpu", STAGING)
+
+
+@pytest.mark.parametrize("changes", [{"engine_id": "../../x"}, {"when": "yesterday"}, {"who": ""}, {"before": "x"}])
+def test_a_move_that_says_what_no_move_says_is_refused(channels: Channels, changes: dict[str, str]) -> None:
+    with pytest.raises(RefusedError, match="channel staging of tiny for cpu is damaged"):
+        channels.move("tiny", "cpu", STAGING, lambda channel: to_engine(channel, 1).model_copy(update=changes))
 
 
 def race_to(channels: Channels, worker: int) -> list[int]:

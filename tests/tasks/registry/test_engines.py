@@ -15,6 +15,7 @@ from tasks.objects.local import LocalObjects
 from tasks.registry.registry import Registry
 from tasks.registry.signing import Signing
 from tests.tasks.processes import kill_points, race
+from tests.tasks.registry.keys import signing_as
 from tests.tasks.tiny import cell, compare_scores, lay_out, make_outcome, manifest_of
 from validation.policy import PerformanceRule, Policy, Rule
 from validation.verdict import Outcome, Speedup, decide
@@ -453,3 +454,46 @@ def test_killed_at_any_line_a_publisher_leaves_the_whole_engine_or_none(
         seen[there] += 1
     assert min(seen.values()) > 0
     assert seen[False] > 20
+
+
+def test_a_blob_that_is_larger_than_the_manifest_says_is_not_taken_in(
+    registered: Registry, manifest: EngineManifest, tmp_path: Path
+) -> None:
+    file = manifest.plan.files[0]
+    path = blob(registered, file.digest)
+    path.chmod(0o644)
+    with path.open("r+b") as stream:
+        stream.truncate(1 << 32)  # a hole: it takes no room until it is copied
+    with pytest.raises(RefusedError, match=r"should have 4 bytes, but has 4,294,967,296"):
+        registered.fetch(manifest.plan, tmp_path / "host", lambda _done, _total: None)
+    assert not list((tmp_path / "host").iterdir())
+    (fault,) = registered.verify(manifest.cell)
+    assert "should have 4 bytes, but has 4,294,967,296" in fault
+
+
+def test_nothing_is_written_that_nobody_here_could_read_again(
+    manifest: EngineManifest, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    signing_as(tmp_path)
+    registry = Registry(LocalObjects(tmp_path / "registry"), Signing.from_files(None, tmp_path / "ann.pem"))
+    with pytest.raises(RefusedError, match="the manifest that this host writes is signed by nobody"):
+        registry.publish(manifest, folders)
+    assert not (tmp_path / "registry" / "blobs").exists()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda content: content["plan"]["files"][0].update(path="a\0b"),
+        lambda content: content["plan"]["files"][0].update(path="a/../b"),
+        lambda content: content["plan"]["files"][0].update(path="engine.onnx.data/x"),
+        lambda content: content["plan"]["files"][0].update(path="engine.onnx.data"),
+        lambda content: content["benchmark"].update(headline_batch=999),
+    ],
+)
+def test_a_manifest_that_no_host_could_use_is_refused(
+    registered: Registry, manifest: EngineManifest, change: Callable[[dict[str, Any]], object]
+) -> None:
+    edit(registered, change, sealed=True)
+    with pytest.raises(RefusedError, match="its manifest is of another release of enginegate, or damaged"):
+        registered.read_manifest(manifest.cell)

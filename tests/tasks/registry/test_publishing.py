@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from tests.tasks.conftest import Place
 
 PROCESSES = 32
-KILLS = {"local": 50, "moto": 12, "radosgw": 12}
+KILLS = {"local": 50, "moto": 20, "radosgw": 15}
 
 
 @pytest.fixture
@@ -117,7 +117,7 @@ def test_with_a_fifth_of_all_calls_failing_a_publish_succeeds_or_can_be_done_aga
 ) -> None:
     faults, registry, succeeded = Faults(0.2), opened(bucket, signing), 0
     with faulty(bucket, signing, faults) as failing:
-        for number in range(8):
+        for number in range(5):
             each = engine(store, tmp_path / "files", number, os.urandom(6 << 20))  # two parts
             try:
                 assert failing.publish(*each) in {True, False}
@@ -125,5 +125,5 @@ def test_with_a_fifth_of_all_calls_failing_a_publish_succeeds_or_can_be_done_aga
             except StageError:
                 assert registry.publish(*each) in {True, False}
             assert registry.verify(each[0].cell) == []
-    assert succeeded >= 7
+    assert succeeded >= 4
     assert sum(count for kind, count in faults.seen.items() if kind != "forwarded") >= 15

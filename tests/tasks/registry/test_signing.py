@@ -90,6 +90,7 @@ CHANGES: dict[str, Callable[[dict[str, Any]], object]] = {
     "signature": lambda envelope: envelope["signatures"][0].update(sig=base64.b64encode(b"x" * 64).decode()),
     "no signature": lambda envelope: envelope.update(signatures=[]),
     "key": lambda envelope: envelope["signatures"][0].update(keyid="0" * 64),
+    "key of another kind": lambda envelope: envelope["signatures"].append({"keyid": 1, "sig": "AAAA"}),
     "no list": lambda envelope: envelope.update(payload=payload([1]), digest=digest([1])),
 }
 
@@ -121,7 +122,21 @@ def test_one_bit_flipped_anywhere_is_refused_or_changes_nothing(tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"\xff", b"{", b"null", b"1", b"[]", b'"x"', b"{}", b'{"digest": "a"}', b'{"digest": 1, "a": 2}']
+    "content",
+    [
+        b"",
+        b"\xff",
+        b"{",
+        b"null",
+        b"1",
+        b"[]",
+        b'"x"',
+        b"{}",
+        b'{"digest": "a"}',
+        b'{"digest": 1, "a": 2}',
+        b"[" * 99999,
+    ],
+    ids=lambda content: repr(content[:20]),
 )
 def test_what_is_no_envelope_is_damaged(tmp_path: Path, content: bytes) -> None:
     for signing in (Signing(), signing_as(tmp_path)):
@@ -132,6 +147,7 @@ def test_what_is_no_envelope_is_damaged(tmp_path: Path, content: bytes) -> None:
 def test_keys_that_cannot_be_used_are_named_and_never_quoted(tmp_path: Path) -> None:
     write_key(tmp_path)
     (tmp_path / "bad.pem").write_text("-----BEGIN PRIVATE KEY-----\nc2VjcmV0\n-----END PRIVATE KEY-----\n")
+    (tmp_path / "two.pem").write_bytes((tmp_path / "ann.pem").read_bytes() * 2)
     (tmp_path / "empty").mkdir()
     missing, bad = tmp_path / "missing", tmp_path / "bad.pem"
     cases = [
@@ -141,6 +157,7 @@ def test_keys_that_cannot_be_used_are_named_and_never_quoted(tmp_path: Path) -> 
         (None, missing, r"ENGINEGATE_TRUST: .*missing cannot be read"),
         (None, bad, r"ENGINEGATE_TRUST: .*bad.pem is no public key or certificate"),
         (None, tmp_path / "ann.key", r"ENGINEGATE_TRUST: .*is no public key or certificate"),
+        (None, tmp_path / "two.pem", r"ENGINEGATE_TRUST: .*two.pem holds several keys; put each into a .pem file"),
         (None, tmp_path / "empty", r"ENGINEGATE_TRUST: .*holds no .pem file, so nothing would be trusted"),
     ]
     for key, trust, words in cases:
