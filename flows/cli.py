@@ -10,10 +10,12 @@ import click
 
 from flows.calibration_commands import calibration
 from flows.command import EXIT_CODES, MARKS, UNEXPECTED, Document, command_of
+from flows.commit_commands import convert_commit, runs
 from flows.engine_commands import engines, verify
 from flows.plan_command import plan
 from flows.promotion_commands import history, promote, rollback
 from flows.pull_command import pull
+from flows.submit_command import submit
 
 if TYPE_CHECKING:
     from flows.session import Session
@@ -54,6 +56,11 @@ def main() -> None:
     metavar="SECONDS",
     help="Longest time of a stage's child process (default 1800).",
 )
+@click.option(
+    "--source-commit",
+    metavar="SHA",
+    help="The commit that DIRECTORY was exported from; left out, git is asked.",
+)
 @command_of
 def convert(
     session: Session,
@@ -63,6 +70,7 @@ def convert(
     only: str | None,
     accept_calibration: str | None,
     time_limit: float | None,
+    source_commit: str | None,
 ) -> tuple[Document, int]:
     """Convert the model in DIRECTORY: export, convert, build, compare, benchmark, track, register."""
     from flows.run import run_conversion  # noqa: PLC0415
@@ -75,6 +83,7 @@ def convert(
         only=only,
         accept_calibration=accept_calibration,
         time_limit_s=time_limit,
+        source_commit=source_commit,
     )
 
 
@@ -123,6 +132,8 @@ def doctor(session: Session, target: str) -> tuple[Document, int]:
 
 
 main.add_command(plan)
+main.add_command(convert_commit)
+main.add_command(runs)
 main.add_command(calibration)
 main.add_command(engines)
 main.add_command(verify)
@@ -130,6 +141,7 @@ main.add_command(pull)
 main.add_command(promote)
 main.add_command(rollback)
 main.add_command(history)
+main.add_command(submit)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -78,10 +79,12 @@ def convert_model(
     precisions: list[str] | None = None,
     only: str | None = None,
     accept_calibration: str | None = None,
+    source_commit: str | None = None,
 ) -> list[EngineOutcome]:
     """Convert the model in `model_directory`: make, judge, track and register its engines.
 
     `accept_calibration` is the reason for quantizing although the check of the calibration set found something.
+    `source_commit` is the commit that the directory was exported from; without it, git is asked.
 
     Raises:
         InputError: the directory cannot be used, or a target has no runner that could be asked.
@@ -91,6 +94,7 @@ def convert_model(
     _require_lasting_folders(session)
     directory = read_model_directory(Path(model_directory))
     plan = plan_conversion(directory, targets=targets or (), precisions=precisions or (), only=only)
+    plan = plan if source_commit is None else replace(plan, source_commit=source_commit)
     require_registry(session, plan)
     elsewhere = targets_elsewhere(plan.cells)
     data = _data(session, ingest_task, "validation data", directory, directory.validation, "validation.data")

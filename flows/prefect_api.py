@@ -99,6 +99,7 @@ def prefect_api(log: Path) -> Iterator[Callable[[], None]]:
                 **os.environ,
                 "PREFECT__SERVER_EPHEMERAL": "1",
                 "PREFECT_UI_ENABLED": "0",
+                "PYTHONSAFEPATH": "1",  # the current folder may be anybody's; Python 3.10 does not know of it
             },
         )
     atexit.register(_stop, process)

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from flows.planning import plan_conversion
 from flows.prefect_api import prefect_api, set_prefect_defaults
 from flows.session import Session, use_session
 from tasks.backends import CPU
+from tasks.errors import InputError
 from tasks.model_directory import read_model_directory
 from validation.verdict import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from flows.planning import ConversionPlan
@@ -23,6 +26,8 @@ if TYPE_CHECKING:
 
 # In the order in which one engine's outcome decides the command's exit code.
 EXIT_CODES = {Outcome.FAIL: 3, Outcome.INCONCLUSIVE: 4, Outcome.PASS: 0}
+_COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+TAG_DIGITS = 12
 
 
 def run_conversion(
@@ -34,8 +39,11 @@ def run_conversion(
     only: str | None = None,
     accept_calibration: str | None = None,
     time_limit_s: float | None = None,
+    source_commit: str | None = None,
 ) -> tuple[dict[str, Any], int]:
     """Convert the model in `directory`; return a JSON document and the exit code.
+
+    `source_commit` is the full id of the commit that the directory was exported from; without it, git is asked.
 
     Raises:
         EnginegateError: with the exit code of its class.
@@ -44,6 +52,8 @@ def run_conversion(
         settings = session.settings.model_copy(update={"time_limit_s": time_limit_s})
         session = Session(settings, session.reporter)
     plan = plan_conversion(read_model_directory(directory), targets=targets, precisions=precisions, only=only)
+    if source_commit is not None:
+        plan = replace(plan, source_commit=_checked_commit(source_commit))
     _refuse_targets_without_runner(plan)
     session.reporter.plan(plan)
     with prefect_api(session.settings.home.resolve() / "prefect-server.log") as wait_until_it_answers:
@@ -56,9 +66,14 @@ def run_conversion(
             prepare(session, plan)
             connecting.result()
         wait_until_it_answers()
-        with use_session(session):
+        with use_session(session), _tagged(plan):
             outcomes = convert_model(
-                str(directory), list(targets) or None, list(precisions) or None, only, accept_calibration
+                str(directory),
+                list(targets) or None,
+                list(precisions) or None,
+                only,
+                accept_calibration,
+                source_commit,
             )
     session.reporter.engines(outcomes)
     document = {
@@ -69,6 +84,20 @@ def run_conversion(
         "engines": [_summary(outcome) for outcome in outcomes],
     }
     return document, _exit_code(outcomes)
+
+
+def _checked_commit(commit: str) -> str:
+    if not _COMMIT.fullmatch(commit):
+        raise InputError(f"--source-commit {commit!r}: is no full id of a commit; give its 40 or 64 hexadecimal digits")
+    return commit
+
+
+def _tagged(plan: ConversionPlan) -> AbstractContextManager[object]:
+    """Prefect's tags of the conversion and of all that it starts, so that its page finds them by model and commit."""
+    from prefect import tags  # noqa: PLC0415 - Prefect reads its settings when imported
+
+    commit = () if plan.source_commit is None else (f"commit:{plan.source_commit[:TAG_DIGITS]}",)
+    return tags(f"model:{plan.directory.spec.name}", *commit)
 
 
 def _exit_code(outcomes: Sequence[EngineOutcome]) -> int:

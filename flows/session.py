@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from flows.console import Reporter
 from flows.settings import Settings, read_settings
-from tasks.child import ignore_progress
+from tasks.child import ignore_progress, machine_memory_bytes
 from tasks.objects.address import open_objects
 from tasks.registry.registry import Registry
 from tasks.registry.signing import Signing
@@ -68,6 +68,7 @@ class Session:
             on_warning=lambda text: self.reporter.say(f"! {text}"),
             timing_caches=self.settings.home.resolve() / "timing-caches",
             torch_python=self.settings.torch_python,
+            memory_limit_bytes=self.settings.memory_limit_bytes or machine_memory_bytes(),
         )
 
 

@@ -137,7 +137,9 @@ class _Race:
         folder = self._folder / f"side{len(self._turns)}"
         folder.mkdir()
         python = None if side is None else self._bench.torch_python
-        self._children[side] = self._stack.enter_context(Child("tasks.benchmark:take_turn", folder, python=python))
+        limit = None if side is None else self._bench.memory_limit_bytes  # an engine runs none of the model's code
+        child = Child("tasks.benchmark:take_turn", folder, python=python, memory_limit_bytes=limit)
+        self._children[side] = self._stack.enter_context(child)
         self._turns[side] = turn
 
     def run(self) -> Rounds:

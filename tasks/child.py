@@ -2,7 +2,9 @@
 
 A child takes requests as JSON lines on its standard input and answers on a pipe of its own; whatever it or the
 libraries in it print goes to a log file, whose last lines become part of the error. It runs in a process group of
-its own, which is killed as a whole at the time limit, and it dies with its parent.
+its own, which is killed as a whole at the time limit, and it dies with its parent. Where it runs a model's own code, it
+may be given a limit on memory: RLIMIT_DATA, which counts what a process may write to, and, unlike RLIMIT_AS, not the
+addresses that CUDA only reserves. Each process that it starts has the limit for itself (setrlimit(2)).
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import ctypes
 import importlib
 import json
 import os
+import resource
 import select
 import signal
 import subprocess
@@ -41,6 +44,16 @@ ENVIRONMENT = (
     *("PATH", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH", "VIRTUAL_ENV"),
     *("CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES"),
 )
+MEMORY_SETTING = "ENGINEGATE_MEMORY_LIMIT_GB"
+# What Python, torch, NumPy, C++ and the C library say when there is no more.
+MEMORY_WORDS = (
+    "MemoryError",
+    "allocate memory",
+    "not enough memory",
+    "bad_alloc",
+    "Unable to allocate",
+    "emory allocation",
+)
 ERRORS: dict[str, type[EnginegateError]] = {kind.__name__: kind for kind in (InputError, StageError, RefusedError)}
 
 
@@ -57,7 +70,7 @@ class Child:
 
     `entry` is `module:function`, run by this interpreter or by `python`. The function takes a request (a dict of JSON
     values) and a callable for progress (done, total), and returns a pydantic model. What it must keep between requests
-    it keeps in its own module.
+    it keeps in its own module. `memory_limit_bytes` holds from before it imports anything but this module.
     """
 
     def __init__(
@@ -67,14 +80,18 @@ class Child:
         *,
         environment: dict[str, str] | None = None,
         python: Path | None = None,
+        memory_limit_bytes: int | None = None,
     ) -> None:
-        self._entry = entry
+        self._entry, self._memory_limit_bytes = entry, memory_limit_bytes
         self._log = folder / "child.log"
         reader, writer = os.pipe()
         inherited = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                [python or sys.executable, "-m", "tasks.child", entry, str(writer), str(os.getpid())],
+                [
+                    *(python or sys.executable, "-m", "tasks.child"),
+                    *(entry, str(writer), str(os.getpid()), str(memory_limit_bytes or "")),
+                ],
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -169,18 +186,30 @@ class Child:
 
     def _raised(self, message: dict[str, Any]) -> EnginegateError:
         kind = ERRORS.get(message["error"])
+        text = f"{message['error']}: {message['message']}"
         if kind is not None:
-            return kind(message["message"])
-        return ChildFailedError(f"{self._entry} raised {message['error']}: {message['message']}{self._log_tail()}")
+            return kind(f"{message['message']}{self._memory_remedy(text)}")
+        return ChildFailedError(f"{self._entry} raised {text}{self._memory_remedy(text)}{self._log_tail()}")
 
     def _death(self) -> ChildFailedError:
+        log = self._log_tail()
         try:
             code = self._process.wait(EXIT_LIMIT_S)
         except subprocess.TimeoutExpired:
             how = "closed its pipe"
         else:
             how = f"was killed by {_signal_name(-code)}" if code < 0 else f"exited with code {code}"
-        return ChildFailedError(f"{self._entry} {how} before it answered{self._log_tail()}")
+            log = self._log_tail()  # whole now
+            if code == -signal.SIGKILL:
+                log = f"; the machine may have run out of memory: give it more, or a smaller batch{log}"
+        return ChildFailedError(f"{self._entry} {how} before it answered{self._memory_remedy(log)}{log}")
+
+    def _memory_remedy(self, text: str) -> str:
+        """What to do about a lack of memory, where a text tells of one and there is a limit."""
+        if self._memory_limit_bytes is None or not any(word in text for word in MEMORY_WORDS):
+            return ""
+        limit = f"{self._memory_limit_bytes / 1e9:.3g} GB"
+        return f"; it may take {limit}: raise {MEMORY_SETTING} if the machine has more, or make its batches smaller"
 
     def _log_tail(self) -> str:
         lines = self._log.read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:]
@@ -204,10 +233,11 @@ def call_in_child(
     folder: Path,
     *,
     time_limit_s: float,
+    memory_limit_bytes: int | None = None,
     on_progress: Callable[[int, int], None] = ignore_progress,
 ) -> Reply:
     """Run `entry` on one request in a child process of its own; see Child."""
-    with Child(entry, folder) as child:
+    with Child(entry, folder, memory_limit_bytes=memory_limit_bytes) as child:
         return child.ask(request, reply, time_limit_s=time_limit_s, on_progress=on_progress)
 
 
@@ -242,6 +272,19 @@ def die_with(parent: int) -> None:
         os._exit(1)
 
 
+def machine_memory_bytes() -> int:
+    """The memory of this machine."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _limit_memory(limit_bytes: str) -> None:
+    if limit_bytes:
+        _, most = resource.getrlimit(resource.RLIMIT_DATA)
+        wanted = int(limit_bytes) if most == resource.RLIM_INFINITY else min(int(limit_bytes), most)
+        resource.setrlimit(resource.RLIMIT_DATA, (wanted, wanted))
+
+
 if __name__ == "__main__":
     die_with(int(sys.argv[3]))
+    _limit_memory(sys.argv[4])
     _serve(sys.argv[1], int(sys.argv[2]))

@@ -114,6 +114,7 @@ def export_onnx(
                 source=spec.source,
                 time_limit_s=bench.time_limit_s,
                 on_progress=bench.on_progress,
+                memory_limit_bytes=bench.memory_limit_bytes,
             )
             return _checked(bench, request, reply)
 

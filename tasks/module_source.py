@@ -156,6 +156,7 @@ def call_with_module(
     source: str,
     time_limit_s: float,
     on_progress: Callable[[int, int], None],
+    memory_limit_bytes: int | None = None,
 ) -> Reply:
     """Call `entry` in a child that loads the module between its first and its second report of progress.
 
@@ -172,7 +173,15 @@ def call_with_module(
         on_progress(done, total)
 
     try:
-        return call_in_child(entry, request, reply, folder, time_limit_s=time_limit_s, on_progress=note)
+        return call_in_child(
+            entry,
+            request,
+            reply,
+            folder,
+            time_limit_s=time_limit_s,
+            memory_limit_bytes=memory_limit_bytes,
+            on_progress=note,
+        )
     except ChildFailedError as error:
         if reached == 0:
             raise InputError(

@@ -69,6 +69,7 @@ def run_reference(bench: Workbench, directory: ModelDirectory, data: DataArtifac
                 source=spec.source,
                 time_limit_s=bench.time_limit_s,
                 on_progress=bench.on_progress,
+                memory_limit_bytes=bench.memory_limit_bytes,
             )
             return ReferenceArtifact(outputs=bench.store.put(outputs))
 

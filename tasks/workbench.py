@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from tasks.child import ignore_progress
+from tasks.child import ignore_progress, machine_memory_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,6 +25,7 @@ class Workbench:
     `time_limit_s` holds for each child process, `benchmark_s` for the calls of one side at one batch size;
     `on_progress` takes (done, total), `on_warning` a sentence. `timing_caches` is the folder of what builders keep of
     one build for the next, and `torch_python` the interpreter that has torch, where that is not this one.
+    `memory_limit_bytes` holds for each child process that runs the model's own code.
     """
 
     store: ArtifactStore
@@ -34,3 +35,4 @@ class Workbench:
     on_warning: Callable[[str], None] = ignore_warning
     timing_caches: Path | None = None
     torch_python: Path | None = None
+    memory_limit_bytes: int = field(default_factory=machine_memory_bytes)

@@ -40,5 +40,11 @@ class ArtifactStore(Protocol):
     def write_record(self, stage: str, key: str, record: Mapping[str, object]) -> None:
         """Keep the record of a finished stage, atomically, in place of any older one."""
 
+    def list_records(self, stage: str) -> tuple[str, ...]:
+        """The keys of a stage that have a record, sorted."""
+
     def lock(self, stage: str, key: str) -> AbstractContextManager[None]:
         """Hold a stage, so that two processes never do the same work twice. Freed when its process dies."""
+
+    def is_locked(self, stage: str, key: str) -> bool:
+        """Whether a live process holds a stage at this moment."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -71,10 +72,28 @@ class LocalStore:
         """Keep a record; written last, so it never points at an artifact that is not there."""
         self._scratch.write(self._record(stage, key), json.dumps(record, indent=1, sort_keys=True).encode())
 
+    def list_records(self, stage: str) -> tuple[str, ...]:
+        """The names of the files in `records/<stage>/`."""
+        return tuple(sorted(path.stem for path in (self.root / "records" / stage).glob("*.json")))
+
+    def _lock(self, stage: str, key: str) -> Path:
+        return self.root / "locks" / f"{stage}-{key}"
+
     @contextmanager
     def lock(self, stage: str, key: str) -> Iterator[None]:
         """A lock of the kernel's on `locks/<stage>-<key>`."""
-        path = self.root / "locks" / f"{stage}-{key}"
+        path = self._lock(stage, key)
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path):
             yield
+
+    def is_locked(self, stage: str, key: str) -> bool:
+        """Whether the kernel's lock is taken; a shared one is tried, which nobody else who only asks notices."""
+        try:
+            with self._lock(stage, key).open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except BlockingIOError:
+            return True
+        return False

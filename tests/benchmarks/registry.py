@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from tasks.records import EngineManifest
 
 SIZE_BYTES = 1_000_000_000
-ROUNDS = 3
+ROUNDS = 5
 LEAST_RATE = 0.9
 MOST_BYTES = 300_000_000
 ADDRESS = f"s3://{BUCKET}/registry"
@@ -82,7 +82,7 @@ class Engine:
 
 
 def registry(scratch: Path, size_bytes: int = SIZE_BYTES) -> list[Row]:
-    """Rates and memory of publish and pull, medians of three, A-B-A-B. SHA-256 is checked on our side alone.
+    """Rates and memory of publish and pull, medians of five, in turns. SHA-256 is checked on our side alone.
 
     Args:
         scratch: an empty folder with room for three plans, and awscli in an environment of its own.
@@ -130,15 +130,24 @@ def measure(scratch: Path, aws: Path, engine: Engine) -> Timed:
     folders = json.dumps({digest: str(path) for digest, path in engine.folders.items()})
     python = [sys.executable, "-c"]
     copy = [str(aws), "s3", "cp", "--quiet"]
-    timed = Timed({f"{who} {way}": [] for way in ("publish", "pull") for who in ("aws", "our")})
-    for _ in range(ROUNDS):
+    publishing = {
+        "aws publish": [*copy, str(engine.plan), COPY],
+        "our publish": [*python, COMMON + PUBLISH + PEAK, ADDRESS, str(described), folders],
+    }
+    pulling = {
+        "aws pull": ([*copy, COPY, str(pulled)], pulled),
+        "our pull": ([*python, COMMON + PULL + PEAK, ADDRESS, str(host)], host),
+    }
+    timed = Timed({name: [] for name in (*publishing, *pulling)})
+    for number in range(ROUNDS):
+        turn = 1 if number % 2 else -1  # who goes first finds another disk than who goes second
         subprocess.run([str(aws), "s3", "rm", "--quiet", "--recursive", f"s3://{BUCKET}"], check=True)
-        run("aws publish", [*copy, str(engine.plan), COPY], timed)
-        run("our publish", [*python, COMMON + PUBLISH + PEAK, ADDRESS, str(described), folders], timed)
+        for name, command in list(publishing.items())[::turn]:
+            run(name, command, timed)
         promote(engine)
-        with removed(pulled), removed(host):
-            run("aws pull", [*copy, COPY, str(pulled)], timed)
-            run("our pull", [*python, COMMON + PULL + PEAK, ADDRESS, str(host)], timed)
+        for name, (command, path) in list(pulling.items())[::turn]:
+            with removed(path):
+                run(name, command, timed)
     return timed
 
 

@@ -172,6 +172,7 @@ class FakeChildren:
 
     def __init__(self) -> None:
         self.failing: dict[Side, EnginegateError] = {}
+        self.limits: list[int | None] = []
         self.turns: list[tuple[Side, Turn]] = []
         self.pythons: dict[Side, Path | None] = {}
         self.open = 0
@@ -181,7 +182,10 @@ class FakeChildren:
     def sizes(self, side: Side) -> list[int]:
         return sorted({turn.extents["batch"] for who, turn in self.turns if who == side})
 
-    def start(self, entry: str, folder: Path, *, python: Path | None = None) -> FakeChild:
+    def start(
+        self, entry: str, folder: Path, *, python: Path | None = None, memory_limit_bytes: int | None = None
+    ) -> FakeChild:
+        self.limits.append(memory_limit_bytes)
         assert entry == "tasks.benchmark:take_turn"
         assert folder.is_dir()
         self.open += 1
@@ -248,6 +252,7 @@ def test_every_form_of_pytorch_is_timed_at_every_batch_size(
     assert found.speedup == {form: dict.fromkeys((1, 8, 16), float(n)) for n, form in enumerate(PytorchForm, 2)}
     assert all(children.sizes(side) == [1, 8, 16] for side in ALL)
     assert found.missing == {}
+    assert children.limits == [None, *[bench.memory_limit_bytes] * 3], "user code has a limit; the engine has none"
 
 
 def test_the_sides_take_short_turns_one_after_the_other(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import signal
 import subprocess
 import sys
@@ -259,3 +260,48 @@ def test_another_interpreter_finds_this_project_and_none_of_this_ones_packages(
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "packages"))
     assert environment_of(tmp_path, other_python)["PYTHONPATH"] == str(REPOSITORY)
+
+
+HUNGRY = "tests.tasks.hungry_entries"
+LIMIT_BYTES = 10**9
+
+
+def limited(entry: str, folder: Path, text: str = "") -> str:
+    return call_in_child(
+        f"{HUNGRY}:{entry}", Ask(text=text), Answer, folder, time_limit_s=LIMIT_S, memory_limit_bytes=LIMIT_BYTES
+    ).text
+
+
+def test_a_child_that_takes_more_memory_than_it_may_fails_and_names_the_setting(tmp_path: Path) -> None:
+    assert limited("take", tmp_path, "100") == "100"
+    with pytest.raises(
+        ChildFailedError, match=r"raised MemoryError.*it may take 1 GB: raise ENGINEGATE_MEMORY_LIMIT_GB"
+    ):
+        limited("take", tmp_path, "1500")
+    with pytest.raises(InputError, match=r"mend the module; it may take 1 GB: raise ENGINEGATE_MEMORY_LIMIT_GB"):
+        limited("take_and_blame_the_user", tmp_path, "1500")
+    with pytest.raises(ChildFailedError, match=r"SIGABRT before it answered; it may take 1 GB: raise ENGINEGATE_MEMO"):
+        limited("die_of_bad_alloc", tmp_path)
+
+
+def test_the_limit_holds_before_the_module_of_the_entry_is_imported(tmp_path: Path) -> None:
+    assert limited("limit_at_import", tmp_path) == str(LIMIT_BYTES)
+
+
+def test_a_child_without_a_limit_has_the_one_of_this_process_and_no_remedy(tmp_path: Path) -> None:
+    own = resource.getrlimit(resource.RLIMIT_DATA)[0]
+    assert call_in_child(f"{HUNGRY}:limit_at_import", Ask(), Answer, tmp_path, time_limit_s=LIMIT_S).text == str(own)
+    assert "ENGINEGATE_MEMORY_LIMIT_GB" not in failure("raise_unexpected", tmp_path)
+
+
+def test_no_credential_of_the_project_reaches_a_child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = (
+        *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE"),
+        *("PREFECT_API_KEY", "PREFECT_API_URL", "PREFECT_API_AUTH_STRING", "GITHUB_TOKEN", "GH_TOKEN"),
+        *("MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_TOKEN", "ENGINEGATE_SIGNING_KEY"),
+        *("ENGINEGATE_REGISTRY", "ENGINEGATE_REPOSITORIES", "GIT_ASKPASS", "SSH_AUTH_SOCK"),
+    )
+    for name in names:
+        monkeypatch.setenv(name, "secret-value")
+    assert not set(names) & set(environment_of(tmp_path))
+    assert "secret-value" not in environment_of(tmp_path).values()

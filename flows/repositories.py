@@ -1,0 +1,32 @@
+"""Which repository a text means: a folder of this host, or an address of which a mirror is kept in the home folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tasks.errors import InputError
+from tasks.repository.address import allowed_prefixes
+from tasks.repository.mirror import open_mirror
+
+if TYPE_CHECKING:
+    from flows.session import Session
+
+
+def repository_path(session: Session, text: str) -> Path:
+    """The folder of a repository; an address is fetched first, where ENGINEGATE_REPOSITORIES allows it.
+
+    Raises:
+        InputError: it is neither a folder nor an address that may be fetched, or it is not there or not for us.
+        StageError: fetching took too long.
+    """
+    if "\0" in text or text.startswith("-") or not text.strip():
+        raise InputError(f"{text!r} is no repository; give a folder's absolute path or an address")
+    folder = Path(text)
+    if folder.is_absolute():
+        if not folder.is_dir():
+            raise InputError(f"{text}: is no folder on this host; correct it, or give an address")
+        return folder
+    if "://" not in text:  # a worker's current folder is a temporary one
+        raise InputError(f"{text}: is no absolute path and no address; give one of these")
+    return open_mirror(session.settings.home, text, allowed_prefixes(session.settings.repositories))
