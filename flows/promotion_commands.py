@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from flows.command import REFUSED, Command, Document, command_of
+from flows.command import CHANNELS, REFUSED, Command, Document, command_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from tasks.registry.channels import Move
     from tasks.workbench import Workbench
 
-CHANNELS = ("candidate", "staging", "canary", "production")
-"""`tasks.registry.channels.ChannelName`, which takes too long to import for `--help`."""
 
 _target_option = click.option("--target", required=True, metavar="TARGET", help="Where the engine runs.")
 _reason_option = click.option("--reason", metavar="TEXT", help="Why; kept in the history.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from flows.engine_report import signature_words
 from tasks.judged import deciding_words, judged_rules
 from tasks.printable import printable
 from tasks.records import PytorchForm
@@ -138,7 +139,7 @@ def _standing_rows(proposal: Proposal) -> list[list[str]]:
 def _standing(engine: SignedManifest, *, registered: bool) -> dict[str, str]:
     manifest = engine.manifest
     rows = {
-        "signature": _signature(engine.signature) if registered else "? not registered yet",
+        "signature": signature_words(engine.signature) if registered else "? not registered yet",
         "registered": f"{manifest.created_at} by {manifest.who or 'somebody'}" if registered else NOTHING,
         "MLflow run": manifest.mlflow_run or NOTHING,
         "manifest": engine.digest[:DIGEST_CHARACTERS],
@@ -146,10 +147,6 @@ def _standing(engine: SignedManifest, *, registered: bool) -> dict[str, str]:
     if manifest.override is not None:
         rows["override"] = f"✕ {manifest.override.who or 'somebody'}: {manifest.override.reason}"
     return rows
-
-
-def _signature(signature: Signature) -> str:
-    return f"{'✓' if signature.verified else '?'} {signature.standing}"
 
 
 def proposal_document(proposal: Proposal, moved: Move | None) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from flows.command import MARKS, UNEXPECTED, Document, FilledPath, command_of
+from flows.command import CHANNELS, MARKS, UNEXPECTED, Document, FilledPath, command_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from tasks.pulled import ServingFolder
     from tasks.registry.signing import Signature
 
-CHANNELS = ("candidate", "staging", "canary", "production")
-"""The values of `tasks.registry.channels.ChannelName`, which takes too long to import for `--help`."""
 EVERY_S = 30.0
 # A move that was refused is tried again ever more rarely: each try may read and run all of an engine.
 SLOWEST_S = 600.0

@@ -5,8 +5,6 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from pydantic import TypeAdapter, ValidationError
-
 from tasks.candidates import fastest_passing
 from tasks.digests import digest_json
 from tasks.errors import InputError, RefusedError
@@ -14,9 +12,9 @@ from tasks.publish import find_rejected
 from tasks.records import Cell, Override
 from tasks.registry.engines import SignedManifest
 from tasks.registry.evidence import artifacts_of, find_contradictions
-from tasks.registry.layout import manifest_key
 from tasks.registry.signing import Signature
-from tasks.specs import TARGET, TARGETS, Name
+from tasks.registry.survey import is_model_name
+from tasks.specs import TARGET, TARGETS
 from validation.verdict import Outcome
 
 if TYPE_CHECKING:
@@ -27,7 +25,6 @@ if TYPE_CHECKING:
 
 _READERS = 8
 _NAMED = 3
-_MODEL = TypeAdapter(Name)
 
 
 def check_place(model: str, target: str) -> None:
@@ -36,13 +33,11 @@ def check_place(model: str, target: str) -> None:
     Raises:
         InputError: one of them can be no model's name, or is no target.
     """
-    try:
-        _MODEL.validate_python(model)
-    except ValidationError:
+    if not is_model_name(model):
         raise InputError(
             f"model {model!r}: is no model's name; write that of its model.yaml, like essay-scorer (see"
             " `enginegate engines`)"
-        ) from None
+        )
     if not TARGET.fullmatch(target):
         raise InputError(
             f"target {target!r}: is no target; choose from {', '.join(TARGETS)}, or a MIG slice like a100-mig-1g.5gb"
@@ -69,11 +64,6 @@ def points_at(move: Move, engine: SignedManifest) -> bool:
     return (move.engine_id, move.manifest) == (engine.manifest.engine_id, engine.digest)
 
 
-def is_registered(registry: Registry, cell: Cell) -> bool:
-    """Whether there is a manifest, which is not read."""
-    return registry.objects.size(manifest_key(cell)) is not None
-
-
 def engine_of(registry: Registry, move: Move) -> SignedManifest:
     """The engine that a move names.
 
@@ -86,7 +76,7 @@ def engine_of(registry: Registry, move: Move) -> SignedManifest:
         cell = parse_engine(move.engine_id, move.model, move.target)
     except InputError as error:
         raise RefusedError(f"{place}: {error}") from None
-    if not is_registered(registry, cell):
+    if not registry.has(cell):
         raise RefusedError(
             f"{place} names {move.engine_id}, which is not registered any more; restore it from the bucket's versions"
             " or a backup, or promote another engine"
@@ -140,7 +130,7 @@ def find_engine(registry: Registry, store: ArtifactStore, cell: Cell) -> tuple[S
         InputError: it is neither.
         RefusedError: it could not be served; see `require_sound`.
     """
-    if is_registered(registry, cell):
+    if registry.has(cell):
         proposed = registry.read_signed(cell)
         require_sound(registry, proposed)
         return proposed, True

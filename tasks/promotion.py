@@ -18,7 +18,6 @@ from tasks.promotable import (
     engine_of,
     fastest_of_newest,
     find_engine,
-    is_registered,
     parse_engine,
     points_at,
     read_current,
@@ -271,7 +270,7 @@ def _register(
     """Register an engine that did not pass, with the reason in its manifest; it is served only where a channel says."""
     shown = proposal.proposed.manifest
     _require_unmoved(proposal, registry.channels.read(proposal.model, proposal.target, proposal.channel.name))
-    if is_registered(registry, shown.cell):
+    if registry.has(shown.cell):
         raise RefusedError(f"{shown.engine_id} was registered by somebody meanwhile; nothing was moved: look again")
     when = datetime.now(timezone.utc).isoformat(timespec="seconds")
     overridden = shown.model_copy(update={"override": Override(reason=override or "", who=who, when=when)})

@@ -76,7 +76,7 @@ class Engines:
         faults = find_contradictions(manifest)
         if faults:
             raise RefusedError(f"{manifest.engine_id} is not registered: {'; '.join(faults)}")
-        registered = self.objects.size(manifest_key(manifest.cell)) is not None
+        registered = self.has(manifest.cell)
         kept = self._same_or_refuse(manifest) if registered else manifest
         sealed = self._signing.seal("manifest", manifest.model_dump(mode="json"))  # before anything is written
         self._give_all(kept, folders, on_progress)
@@ -157,6 +157,10 @@ class Engines:
         if manifest.cell != cell:
             raise RefusedError(f"{cell.engine_id}: its manifest is that of {manifest.engine_id}; do not use it")
         return SignedManifest(manifest, opened.digest, opened.signature, found.content)
+
+    def has(self, cell: Cell) -> bool:
+        """Whether an engine is registered; its manifest is not read."""
+        return self.objects.size(manifest_key(cell)) is not None
 
     def missing_files(self, manifest: EngineManifest) -> list[str]:
         """The files of an engine that are not there with their sizes; their bytes are not read."""

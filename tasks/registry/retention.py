@@ -217,7 +217,7 @@ def _is_registered(registry: Registry, engine_id: str) -> bool:
         cell = Cell.parse(engine_id)
     except InputError:
         return False
-    return registry.objects.size(manifest_key(cell)) is not None
+    return registry.has(cell)
 
 
 def _held_files(entries: Iterable[Entry], named: Mapping[str, str], before: datetime) -> list[Held]:

@@ -31,6 +31,7 @@ from gate.report import calibration, naive_pvalue, size, with_draws
 from likeness import likeness
 from memory import compare_peak_bytes
 from plan import plan
+from pushes import pushes
 from registry import registry
 from rows import Row
 from safetensors.numpy import load_file, save_file
@@ -258,6 +259,7 @@ MEASUREMENTS = (
     likeness,
     registry,
     plan,
+    pushes,
     again,
     changes,
     kills,
