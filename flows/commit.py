@@ -9,7 +9,7 @@ from prefect import flow
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.context import FlowRunContext
 
-from flows.conversions import CommitResult, Order
+from flows.conversions import DELETED, CommitResult, Order
 from flows.conversions import convert_commit as convert_models
 from flows.repositories import repository_path
 from flows.session import current_session
@@ -17,6 +17,7 @@ from flows.verdict_table import ModelResult, verdict_table
 from tasks.errors import InputError, StageError
 from tasks.journal import State
 from tasks.repository.git import Repository
+from tasks.repository.plan import is_zero
 
 if TYPE_CHECKING:
     from flows.session import Session
@@ -36,9 +37,10 @@ def convert_commit(
 
     Args:
         repository: an absolute path on the worker, or an address that ENGINEGATE_REPOSITORIES allows.
-        commit: the pushed commit: an id, a branch or a tag.
+        commit: the pushed commit: an id, a branch or a tag. Zeros, as git sends where a branch was deleted, are nothing
+            to convert: the document has no models, and there are no artifacts.
         old: the commit before; its first parent, if None or empty.
-        ref: the branch, for people.
+        ref: the branch: commits of two branches do not supersede each other.
         lfs: take files of git LFS from the repository's own store.
 
     Raises:
@@ -46,6 +48,9 @@ def convert_commit(
         StageError: at the end, where models failed; the others are converted by then.
     """
     session = current_session()
+    if is_zero(commit):
+        session.reporter.say(DELETED)
+        return CommitResult(commit, (), broken=False).document()
     _require_lasting_folders(session)
     with closing(Repository(repository_path(session, repository))) as opened:
         result = convert_models(session, opened, Order(commit=commit, old=old or None, ref=ref, lfs=lfs))

@@ -21,15 +21,17 @@ if TYPE_CHECKING:
 SHOWN_RUNS = 20
 COMMIT_CHARACTERS = 12
 INTERRUPTED = "interrupted"
-"""What `runs` calls an entry that says `running` while no process runs it."""
+"""What `runs` calls an entry that is unfinished while no process that asked for it lives."""
 STATE_MARKS = {"done": "✓", "failed": "✕", "running": "→", "waiting": "→", INTERRUPTED: "✕"}
 
 
 @click.command()
 @click.argument("repository", type=FilledPath())
-@click.option("--commit", required=True, metavar="SHA", help="The pushed commit: an id, a branch or a tag.")
+@click.option(
+    "--commit", required=True, metavar="SHA", help="The pushed commit: an id, a branch or a tag. Zeros: none."
+)
 @click.option("--from", "old", metavar="OLD", help="The commit before; see `enginegate plan`.")
-@click.option("--ref", metavar="REF", help="The branch that was pushed, for people.")
+@click.option("--ref", metavar="REF", help="The branch that was pushed; those of others supersede nothing.")
 @click.option("--model", "models", multiple=True, metavar="NAME", help="Only this model; may be repeated.")
 @click.option("--lfs", is_flag=True, help="Take files of git LFS from the repository's own lfs/objects.")
 @command_of
@@ -44,8 +46,9 @@ def convert_commit(
 ) -> tuple[Document, int]:
     """Convert the models that a commit of REPOSITORY changed, each from a clean export of that commit.
 
-    The same commit sent twice, at once or later, is one conversion. One that has not started is left out where a newer
-    commit of the model asks for another version; with ENGINEGATE_SUPERSEDE=cancel, one that runs is stopped too.
+    The same commit sent twice, at once or later, is one conversion. One that has not started is left out where a commit
+    that builds on it is on its way to another version of the model, or came there while this one waited; with
+    ENGINEGATE_SUPERSEDE=cancel, one that runs is stopped too.
 
     The exit code is 2 if a model is broken; else the worst of the conversions: 1, 5, 2, 3, 4, 0.
     """
@@ -73,10 +76,13 @@ def end_politely() -> Iterator[None]:
 
 
 def _show_result(session: Session, result: CommitResult) -> None:
+    from flows.conversions import DELETED  # noqa: PLC0415
     from tasks.printable import printable  # noqa: PLC0415
+    from tasks.repository.plan import is_zero  # noqa: PLC0415
 
     if not result.models:
-        session.reporter.say(f"commit {result.commit[:COMMIT_CHARACTERS]} changes no model")
+        nothing = f"commit {result.commit[:COMMIT_CHARACTERS]} changes no model"
+        session.reporter.say(DELETED if is_zero(result.commit) else nothing)
         return
     rows = [row for model, entry in result.models for row in _result_rows(model, entry)]
     headings = ["", "model", "version", "state", "engine", "verdict", "reason"]
@@ -87,7 +93,9 @@ def _result_rows(model: str | None, entry: Entry) -> list[list[str]]:
     """A row for each engine, or one for a model that has none."""
     about = [model or entry.request.directory or ".", entry.request.version or "-", entry.state.value]
     if not entry.engines:
-        return [[STATE_MARKS.get(entry.state.value, "-"), *about, "-", "-", _first_line(entry.reason)]]
+        # A failure was told when it happened, with all its lines.
+        reason = "see above" if entry.state.value == "failed" else _first_line(entry.reason)
+        return [[STATE_MARKS.get(entry.state.value, "-"), *about, "-", "-", reason]]
     return [
         [
             MARKS.get(engine.verdict, "-"),
@@ -101,7 +109,9 @@ def _result_rows(model: str | None, entry: Entry) -> list[list[str]]:
 
 
 def _first_line(text: str) -> str:
-    return text.partition("\n")[0] or "-"
+    from tasks.journal import cut  # noqa: PLC0415
+
+    return cut(text.partition("\n")[0]) or "-"
 
 
 @click.command()
@@ -118,7 +128,11 @@ def runs(session: Session, model: str | None, everything: bool) -> tuple[Documen
     found.sort(key=lambda run: str(run["asked_at"]), reverse=True)
     shown = found if everything else found[:SHOWN_RUNS]
     headings = ["", "model", "commit", "version", "state", "since (UTC)", "engines", "why"]
-    session.reporter.table(headings, [[printable(cell) for cell in _run_row(run)] for run in shown])
+    if shown:
+        session.reporter.table(headings, [[printable(cell) for cell in _run_row(run)] for run in shown])
+    else:
+        of = "" if model is None else f" of {printable(model)}"
+        session.reporter.say(f"no commit asked for a conversion{of} yet; `enginegate convert-commit` does, for a push")
     if len(shown) < len(found):
         session.reporter.say(f"{len(found) - len(shown)} older ones: --all shows them")
     return {"runs": shown, "more": len(found) - len(shown)}, 0
@@ -126,16 +140,19 @@ def runs(session: Session, model: str | None, everything: bool) -> tuple[Documen
 
 def _runs_of(journal: Journal, model: str) -> list[Document]:
     # Asked first: a run that ends meanwhile is then shown as it ended, never as interrupted.
-    held = journal.is_held(model)
+    before = {entry.request for entry in journal.entries(model) if journal.is_asked(entry)}
     entries = journal.entries(model)
-    if not held:
-        held = journal.is_held(model)  # one that began between the two
-    running = next((entry for entry in entries if entry.state.value == "running"), None) if held else None
-    return [_run_document(model, entry, running, held) for entry in entries]
+    alive = before | {entry.request for entry in entries if journal.is_asked(entry)}
+    runs = (entry for entry in entries if entry.state.value == "running" and entry.request in alive)
+    running = next(runs, None)
+    return [_run_document(model, entry, running, entry.request in alive) for entry in entries]
 
 
-def _run_document(model: str, entry: Entry, running: Entry | None, held: bool) -> Document:
-    state = INTERRUPTED if entry.state.value == "running" and not held else entry.state.value
+def _run_document(model: str, entry: Entry, running: Entry | None, alive: bool) -> Document:
+    from tasks.journal import UNFINISHED, cut  # noqa: PLC0415
+
+    unfinished = entry.state in UNFINISHED
+    state = INTERRUPTED if unfinished and not alive else entry.state.value
     return {
         "model": model,
         "commit": entry.request.commit,
@@ -144,25 +161,30 @@ def _run_document(model: str, entry: Entry, running: Entry | None, held: bool) -
         "ref": entry.ref,
         "state": state,
         "since": entry.since,
-        "waits": _waits(state, running),
-        **entry.model_dump(include={"asked_at", "started_at", "ended_at", "exit_code", "reason", "superseded_by"}),
+        "waits": _waits(state, entry, running),
+        **entry.model_dump(include={"asked_at", "started_at", "ended_at", "exit_code", "superseded_by"}),
+        "reason": cut(entry.reason),
+        "to_make": list(entry.planned) if unfinished else [],
         "engines": [engine.model_dump() for engine in entry.engines],
     }
 
 
-def _waits(state: str, running: Entry | None) -> str | None:
+def _waits(state: str, entry: Entry, running: Entry | None) -> str | None:
     """What a conversion waits for; None where it does not wait."""
     if state == INTERRUPTED:
         return "its process died: send the commit again"
+    if state == "running":
+        return entry.note or None
     if state != "waiting":
         return None
     if running is not None:
         return f"behind the run of commit {running.request.commit[:COMMIT_CHARACTERS]}"
-    return "for its turn in the process that asked; if that has died, send the commit again"
+    return "for its turn in the process that asked"
 
 
 def _run_row(run: Document) -> list[str]:
     engines = [f"{engine['engine_id'].partition('@')[0]} {engine['verdict']}" for engine in run["engines"]]
+    engines += [f"{engine_id.partition('@')[0]} to make" for engine_id in run["to_make"]]
     return [
         STATE_MARKS.get(run["state"], "-"),
         run["model"],

@@ -164,7 +164,7 @@ class Reporter:
 
     def error(self, message: str) -> None:
         """Print an error in full."""
-        shown = "\n".join(printable(line) for line in message.splitlines())
+        shown = "\n".join(printable(line) for line in str(message).splitlines())
         self._console.print(Text(f"error: {shown}", style="red"))
 
 

@@ -1,8 +1,9 @@
 """Converts what a commit changed: each model once, in a process of its own, from a clean export of that commit.
 
 Every model that the plan names is first entered into the journal, then converted while its lock is held. Whoever gets
-the lock looks into the journal again: what another process did meanwhile is not done twice, and a commit that a newer
-one of the same model has overtaken is left out. Newer is what builds on it, not what came later.
+the lock looks into the journal again: what another process did meanwhile is not done twice, and a commit is left out
+where a newer one of the same model is on its way or came while this one waited. Newer is what builds on it, not what
+came later; and what was done before this one was asked for leaves nothing out: a branch may go back.
 """
 
 from __future__ import annotations
@@ -14,15 +15,16 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from flows.console import ELSEWHERE
 from flows.conversion_child import CONVERT, Ended, run_child
 from flows.plan_command import known_engines, plan_of
 from tasks.errors import EnginegateError, InputError
-from tasks.journal import EngineResult, Entry, Journal, Request, State, now
+from tasks.journal import LONGEST_NOTE, EngineResult, Entry, Journal, Request, State, clean, cut, now
 from tasks.printable import printable
 from tasks.publish import find_rejected
 from tasks.records import Cell
 from tasks.repository.models import Commit
-from tasks.repository.plan import CellWork
+from tasks.repository.plan import CellWork, is_zero
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
 WORST_FIRST = (1, 5, 2, 3, 4)
 BROKEN = 2
 VERDICT_CODES = {"pass": 0, "fail": 3, "inconclusive": 4}
+DELETED = "the branch was deleted: there is nothing to convert"
 _SHOWN = 12
 _STOPPED = "stopped from outside; send the commit again"
 
@@ -47,7 +50,8 @@ _STOPPED = "stopped from outside; send the commit again"
 class Order:
     """What to convert, and how.
 
-    `commit` and `old` are any revisions, and without `old` it is the first parent; `ref` is the branch, for people.
+    `commit` and `old` are any revisions, and without `old` it is the first parent; a `commit` of zeros is a branch that
+    was deleted. `ref` is the branch: commits of two branches do not supersede each other.
     `lfs` takes files of git LFS from the repository's own store; `models`, unless None, are the only ones to convert.
     `convert` is the command that is given a model directory, and `known` says of a cell why it needs no work.
     """
@@ -99,14 +103,18 @@ def convert_commit(session: Session, repository: Repository, order: Order) -> Co
     Raises:
         InputError: a revision is none, or the repository lacks its commit.
     """
+    if is_zero(order.commit):
+        return CommitResult(order.commit, (), broken=False)
     plan = plan_of(session, repository, order.old or None, order.commit)
-    push = _Push(session, repository, plan, order)
-    asked = [(model, push.ask(model)) for model in _affected(plan, order.models)]
-    try:
-        done = [(model.name and _text(model.name), push.convert(model, entry)) for model, entry in asked]
-    except BaseException:
-        push.withdraw()
-        raise
+    journal = Journal(session.store)
+    with journal.asking() as asker:
+        push = _Push(session, repository, plan, order, journal, asker)
+        asked = [(model, push.ask(model)) for model in _affected(plan, order.models)]
+        try:
+            done = [(model.name and _key(model), push.convert(model, entry)) for model, entry in asked]
+        except BaseException:
+            push.withdraw()
+            raise
     return CommitResult(plan.new, tuple(done), any(model.broken for model, _ in asked))
 
 
@@ -122,33 +130,38 @@ class _Push:
     repository: Repository
     plan: PushPlan
     order: Order
+    _journal: Journal
+    _asker: str
     _asked_at: str = field(default_factory=now)
     _builds_on: dict[str, bool] = field(default_factory=dict)
+    _lines: dict[str, str] = field(default_factory=dict)
+    _notes: dict[str, str] = field(default_factory=dict)
 
-    @functools.cached_property
-    def _journal(self) -> Journal:
-        return Journal(self.session.store)
+    @property
+    def _ref(self) -> str | None:
+        return None if self.order.ref is None else clean(self.order.ref)
 
     def _request(self, model: ModelChange) -> Request:
-        return Request(commit=self.plan.new, version=model.version, directory=_text(model.directory))
+        return Request(commit=self.plan.new, version=model.version, directory=clean(model.directory))
 
     def ask(self, model: ModelChange) -> Entry:
         """Enter the model into the journal."""
-        ref = None if self.order.ref is None else _text(self.order.ref)
-        return self._journal.ask(_key(model), self._request(model), ref)
+        planned = [work.cell.engine_id for work in model.cells if work.needed]
+        return self._journal.ask(_key(model), self._request(model), self._ref, asker=self._asker, planned=planned)
 
     def withdraw(self) -> None:
-        """Say of what waits still that nobody will come to it; who asked for the same meanwhile does all the same."""
+        """Say of what waits still that nobody will come to it, unless somebody else asked for it too."""
         for model in _affected(self.plan, self.order.models):
             entry = self._journal.find(_key(model), self._request(model))
-            if entry is not None and entry.state is State.WAITING:
+            waits = entry is not None and entry.state is State.WAITING
+            if entry is not None and waits and not self._journal.is_asked(entry, besides=self._asker):
                 self._journal.finish(_key(model), entry.request, State.CANCELLED, exit_code=1, reason=_STOPPED)
 
     def convert(self, model: ModelChange, entry: Entry) -> Entry:
         """Convert a model, unless it is broken, converted or superseded; what the journal says of it then."""
         name = _key(model)
         if model.broken:
-            return self._journal.finish(name, entry.request, State.FAILED, exit_code=BROKEN, reason=_text(model.broken))
+            return self._fail(name, entry.request, BROKEN, model.broken)
         if not model.needs_work:
             return self._held(model, entry)
         if self._journal.is_held(name):
@@ -177,6 +190,7 @@ class _Push:
         name, known = _key(model), self._known()
         for other in self._journal.entries(name):
             if other.request == entry.request and other.state is State.FAILED and other.since > self._asked_at:
+                self._say(name, f"✕ {other.reason}")
                 return other
             if other.state is State.DONE and other.request.version == entry.request.version and _lasts(other, known):
                 self._say(name, f"converted before, of commit {other.request.commit[:_SHOWN]}")
@@ -196,7 +210,7 @@ class _Push:
         )
 
     def _superseded(self, name: str, entry: Entry) -> Entry | None:
-        newer = self._newer(name, entry.request)
+        newer = self._newer(name, entry.request, came=True)
         if newer is None:
             return None
         self._say(name, f"superseded by commit {newer[:_SHOWN]}")
@@ -205,22 +219,21 @@ class _Push:
             name, entry.request, State.SUPERSEDED, exit_code=0, reason=reason, superseded_by=newer
         )
 
-    def _newer(self, name: str, request: Request) -> str | None:
-        """A commit that builds on this one and has, or waits to have, another version of the model."""
-        for other in self._journal.entries(name):
-            counts = other.state in {State.WAITING, State.DONE} and other.request.version != request.version
-            if counts and self._is_later(other.request.commit):
-                return other.request.commit
-        return None
+    def _newer(self, name: str, request: Request, *, came: bool = False) -> str | None:
+        """A commit that builds on this one and whose other version of the model is on its way, or `came` meanwhile."""
+        rivals = self._journal.rivals(name, request, self._ref, self._asked_at if came else None)
+        return next(filter(self._is_later, rivals), None)
 
     def _is_later(self, commit: str) -> bool:
         if commit not in self._builds_on:
-            self._builds_on[commit] = commit != self.plan.new and self._has(commit)
+            self._builds_on[commit] = commit != self.plan.new and self._builds(commit)
         return self._builds_on[commit]
 
-    def _has(self, commit: str) -> bool:
+    def _builds(self, commit: str) -> bool:
+        """Whether a commit builds on this one, unless this very push takes it back."""
         try:
-            return self.repository.is_ancestor(self.plan.new, commit)
+            taken_back = self.plan.forced and self.repository.is_ancestor(commit, self.plan.old or self.plan.new)
+            return not taken_back and self.repository.is_ancestor(self.plan.new, commit)
         except InputError:  # of another repository, or not fetched: nobody knows which is newer
             return False
 
@@ -241,7 +254,6 @@ class _Push:
     def _convert(self, model: ModelChange, request: Request) -> Ended:
         name = _key(model)
         commit = Commit(self.repository, self.repository.tree(request.commit))
-        cancels = self.session.settings.supersede == "cancel"
         with self.session.store.scratch() as folder:
             export = folder / "export"
             self.repository.export(
@@ -253,20 +265,32 @@ class _Push:
             return run_child(
                 self._command(export / model.directory, request.commit),
                 folder,
-                functools.partial(self._say, name),
-                lambda: cancels and self._newer(name, request) is not None,
+                functools.partial(self._hear, name),
+                functools.partial(self._look, name, request),
             )
+
+    def _hear(self, name: str, line: str) -> None:
+        """Pass on a line of the conversion; from another thread."""
+        self._lines[name] = line
+        if line.startswith(f"{ELSEWHERE} "):
+            self._notes[name] = " ".join(line.removeprefix(ELSEWHERE).split()) if "waiting" in line else ""
+        self._say(name, line)
+
+    def _look(self, name: str, request: Request) -> bool:
+        """Every few seconds: keep what the conversion waits for, and say whether a newer commit is to end it."""
+        note = self._notes.pop(name, None)
+        if note is not None:
+            self._journal.note(name, request, note)
+        return self.session.settings.supersede == "cancel" and self._newer(name, request) is not None
 
     def _command(self, directory: Path, commit: str) -> list[str]:
         return [*self.order.convert, os.fspath(directory), "--source-commit", commit, "--json"]
 
     def _conclude(self, name: str, request: Request, ended: Ended) -> Entry:
         if ended.stopped:
-            newer = self._newer(name, request) or ""
-            reason = f"cancelled: commit {newer[:_SHOWN]} is newer"
-            return self._journal.finish(
-                name, request, State.CANCELLED, exit_code=0, reason=reason, superseded_by=newer or None
-            )
+            newer = self._newer(name, request, came=True)  # none, if it has ended since
+            reason = f"cancelled: {f'commit {newer[:_SHOWN]}' if newer else 'a commit that has ended since'} is newer"
+            return self._journal.finish(name, request, State.CANCELLED, exit_code=0, reason=reason, superseded_by=newer)
         if ended.code not in VERDICT_CODES.values():
             return self._fail(name, request, ended.code if ended.code in WORST_FIRST else 1, _why(ended))
         if ended.document.get("version") != request.version:
@@ -279,11 +303,13 @@ class _Push:
         return self._journal.finish(name, request, State.DONE, exit_code=ended.code, engines=engines)
 
     def _fail(self, name: str, request: Request, code: int, reason: str) -> Entry:
-        self._say(name, f"✕ {reason}")
-        return self._journal.finish(name, request, State.FAILED, exit_code=code, reason=_text(reason))
+        # The conversion's own last line says it already where it could.
+        if not self._lines.get(name, "").endswith(reason.rpartition("\n")[2] or " "):
+            self._say(name, f"✕ {reason}")
+        return self._journal.finish(name, request, State.FAILED, exit_code=code, reason=clean(reason))
 
     def _say(self, name: str, text: str) -> None:
-        for line in text.splitlines():
+        for line in cut(text).splitlines():
             self.session.reporter.marked(f"{printable(name)} | {printable(line)}")
 
 
@@ -321,9 +347,4 @@ def _worst(verdicts: Any) -> int:
 
 def _key(model: ModelChange) -> str:
     """What the journal knows a model by; one that is broken so that it has no name, by its directory."""
-    return _text(model.name if model.name is not None else f"{model.directory or '.'}/")
-
-
-def _text(value: str) -> str:
-    """A text that any reader can decode: names of git may be no UTF-8."""
-    return value.encode(errors="backslashreplace").decode()
+    return cut(clean(model.name if model.name is not None else f"{model.directory or '.'}/"), LONGEST_NOTE)

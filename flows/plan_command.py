@@ -100,7 +100,8 @@ def show_plan(session: Session, found: PushPlan) -> None:
         shown = ", ".join(printable(path) for path in found.without_effect[:SHOWN_PATHS])
         more = len(found.without_effect) - SHOWN_PATHS
         say(f"without effect: {shown}{f' and {more} more' if more > 0 else ''}")
-    say(f"{found.unchanged} of the models unchanged")
+    none = "no other models" if found.models else "no models"
+    say(f"{found.unchanged} of the models unchanged" if found.unchanged else none)
 
 
 def _row(model: ModelChange) -> list[str]:

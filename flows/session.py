@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from flows.console import Reporter
 from flows.settings import Settings, read_settings
-from tasks.child import ignore_progress, machine_memory_bytes
+from tasks.child import ignore_progress
+from tasks.kernel import machine_memory_bytes
 from tasks.objects.address import open_objects
 from tasks.registry.registry import Registry
 from tasks.registry.signing import Signing

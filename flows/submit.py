@@ -63,8 +63,6 @@ class Push:
         for name, commit in (("commit", self.commit), ("from", self.old)):
             if commit is not None and not _COMMIT.fullmatch(commit):
                 raise InputError(f"--{name}: {commit!r} is no full id of a commit; give 40 or 64 hexadecimal digits")
-        if self.ref is not None and (len(self.ref) > LONGEST_REF or not self.ref.isprintable()):
-            raise InputError("--ref: is no name of a branch; leave it out, it is for people only")
 
     def key(self, number: int) -> str:
         """What Prefect knows the push's n-th run by: the same push sent twice has the same ones."""
@@ -74,7 +72,9 @@ class Push:
 
     def parameters(self) -> dict[str, str]:
         """The parameters of the flow."""
-        known = {"repository": self.address, "commit": self.commit, "old": self.old, "ref": self.ref}
+        # The branch is for people: one that cannot be shown keeps no push back.
+        ref = self.ref if self.ref and len(self.ref) <= LONGEST_REF and self.ref.isprintable() else None
+        known = {"repository": self.address, "commit": self.commit, "old": self.old, "ref": ref}
         return {name: value for name, value in known.items() if value is not None}
 
 

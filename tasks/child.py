@@ -5,28 +5,33 @@ libraries in it print goes to a log file, whose last lines become part of the er
 its own, which is killed as a whole at the time limit, and it dies with its parent. Where it runs a model's own code, it
 may be given a limit on memory: RLIMIT_DATA, which counts what a process may write to, and, unlike RLIMIT_AS, not the
 addresses that CUDA only reserves. Each process that it starts has the limit for itself (setrlimit(2)).
+
+What it sends is a stranger's: it is bounded in time and size, and cut before anybody reads it. What it started is
+killed with it, also what left its group; but not what it left behind there when it ended by itself, or with its parent.
+It cannot read its parent's environment or memory, unless it may read every process's (root in most places). Other
+processes of the same user are as open to it as that user's files: where that matters, it needs a user of its own.
 """
 
 from __future__ import annotations
 
-import ctypes
 import importlib
 import json
 import os
-import resource
 import select
 import signal
 import subprocess
 import sys
 import time
 import traceback
+from collections import deque
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from tasks.errors import EnginegateError, InputError, RefusedError, StageError
+from tasks.kernel import adopt_orphans, die_with, hide_environment, kill_descendants, limit_memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -37,8 +42,12 @@ if TYPE_CHECKING:
 Reply = TypeVar("Reply", bound=BaseModel)
 
 LOG_TAIL_LINES = 24
+LOG_TAIL_BYTES = 64 << 10
+LONGEST_LOG_LINE = 1000
+LONGEST_MESSAGE = 4000
+# The longest honest reply is the time of each call of a turn: some twenty digits each, three million calls.
+LONGEST_REPLY_BYTES = 64 << 20
 EXIT_LIMIT_S = 10.0
-PR_SET_PDEATHSIG = 1
 # A child sees these variables and no others: user code must find no credentials in its environment.
 ENVIRONMENT = (
     *("PATH", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH", "VIRTUAL_ENV"),
@@ -83,41 +92,31 @@ class Child:
         memory_limit_bytes: int | None = None,
     ) -> None:
         self._entry, self._memory_limit_bytes = entry, memory_limit_bytes
-        self._log = folder / "child.log"
         reader, writer = os.pipe()
-        inherited = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
-        with self._log.open("wb") as log:
-            self._process = subprocess.Popen(
-                [
-                    *(python or sys.executable, "-m", "tasks.child"),
-                    *(entry, str(writer), str(os.getpid()), str(memory_limit_bytes or "")),
-                ],
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                pass_fds=(writer,),
-                cwd=folder,
-                env={
-                    **inherited,
-                    "HOME": str(folder),
-                    "TMPDIR": str(folder),
-                    "PYTHONPATH": _python_path(own=python is None),
-                    "PYTHONDONTWRITEBYTECODE": "1",
-                    "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # as NVML counts, by which the GPU was identified
-                    "PYTHONHASHSEED": "0",  # the order of a converter's sets must not change its bytes
-                    # What it said before it crashed, and where it crashed, must be in the log.
-                    "PYTHONUNBUFFERED": "1",
-                    "PYTHONFAULTHANDLER": "1",
-                    # Threads that spin at a barrier starve each other when the machine has other work: a call of
-                    # 0.05 ms then took 13.6 ms. ONNX Runtime's are told the same in `backends.ort`.
-                    "OMP_WAIT_POLICY": "PASSIVE",
-                    **(environment or {}),
-                },
-                start_new_session=True,
-            )
+        # /proc/PID/environ and mem of a process that must not be dumped are closed to its user: they hold credentials.
+        hide_environment()
+        # It stays open: at its path, the child may put a pipe that nobody writes to.
+        self._log = os.open(folder / "child.log", os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+        self._process = subprocess.Popen(
+            [
+                *(python or sys.executable, "-m", "tasks.child"),
+                *(entry, str(writer), str(os.getpid()), str(memory_limit_bytes or "")),
+            ],
+            stdin=subprocess.PIPE,
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+            pass_fds=(writer,),
+            cwd=folder,
+            env={**_environment(folder, own=python is None), **(environment or {})},
+            start_new_session=True,
+        )
         os.close(writer)
-        self._replies = os.fdopen(reader, "rb", buffering=0)
-        self._pending = b""
+        assert self._process.stdin is not None  # noqa: S101 - Popen was given a pipe
+        self._requests, self._replies = self._process.stdin.fileno(), reader
+        os.set_blocking(self._requests, False)
+        self._unended = bytearray()
+        self._lines: deque[bytes] = deque()
+        self._closed = False
 
     def __enter__(self) -> Self:
         return self
@@ -128,14 +127,22 @@ class Child:
         self.close()
 
     def close(self) -> None:
-        """Kill the child's process group and release its pipes."""
+        """Kill the child with all that it started, and release its pipes and its log."""
+        if self._closed:
+            return
+        self._kill()
+        self._closed = True
+        assert self._process.stdin is not None  # noqa: S101 - as above
+        self._process.stdin.close()
+        os.close(self._replies)
+        os.close(self._log)
+
+    def _kill(self) -> None:
+        if self._process.poll() is None:
+            kill_descendants(self._process.pid)
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
-        self._replies.close()
-        if self._process.stdin is not None:
-            with suppress(BrokenPipeError):
-                self._process.stdin.close()
 
     def ask(
         self,
@@ -149,47 +156,91 @@ class Child:
 
         Raises:
             InputError, StageError, RefusedError: as the function raised them.
-            ChildFailedError: it died, raised anything else, or took more than `time_limit_s` seconds.
+            ChildFailedError: it died, raised anything else, took more than `time_limit_s` seconds, or sent what is no
+                reply.
         """
+        deadline = time.monotonic() + time_limit_s
         try:
-            assert self._process.stdin is not None  # noqa: S101 - Popen was given a pipe
-            self._process.stdin.write(request.model_dump_json().encode() + b"\n")
-            self._process.stdin.flush()
+            self._send(request.model_dump_json().encode() + b"\n", deadline, time_limit_s)
         except BrokenPipeError:
             raise self._death() from None
-        for message in self._messages(time.monotonic() + time_limit_s, time_limit_s):
-            if "progress" in message:
-                on_progress(*message["progress"])
-            elif "result" in message:
-                return reply.model_validate(message["result"])
-            else:
-                raise self._raised(message)
+        for message in self._messages(deadline, time_limit_s):
+            match message:
+                case {"progress": [int(done), int(total)]}:
+                    on_progress(done, total)
+                case {"result": result}:
+                    return self._validated(reply, result)
+                case {"error": str(kind), "message": str(text)}:
+                    raise self._raised(kind, text)
+                case _:
+                    raise self._stopped("sent what is no reply")
         raise self._death()
 
-    def _messages(self, deadline: float, time_limit_s: float) -> Iterator[dict[str, Any]]:
+    def _send(self, line: bytes, deadline: float, time_limit_s: float) -> None:
+        left = memoryview(line)
+        while left:  # a child that does not read blocks nobody
+            self._wait(([], [self._requests]), deadline, time_limit_s)
+            left = left[os.write(self._requests, left) :]
+
+    def _messages(self, deadline: float, time_limit_s: float) -> Iterator[object]:
         while True:
-            line, newline, rest = self._pending.partition(b"\n")
-            if newline:
-                self._pending = rest
-                yield json.loads(line)
+            # Looked at before each message: one that never stops talking is late too.
+            self._wait(([], []) if self._lines else ([self._replies], []), deadline, time_limit_s)
+            if self._lines:
+                yield self._parsed(self._lines.popleft())
                 continue
-            if not select.select([self._replies], [], [], max(0.0, deadline - time.monotonic()))[0]:
-                self.close()
-                raise ChildFailedError(
-                    f"{self._entry} did not end within {time_limit_s:g} s and was stopped;"
-                    f" raise the limit with --time-limit if it needs longer{self._log_tail()}"
-                )
-            chunk = os.read(self._replies.fileno(), 1 << 16)
+            chunk = os.read(self._replies, 1 << 16)
             if not chunk:
                 return
-            self._pending += chunk
+            self._take(chunk)
 
-    def _raised(self, message: dict[str, Any]) -> EnginegateError:
-        kind = ERRORS.get(message["error"])
-        text = f"{message['error']}: {message['message']}"
+    def _wait(self, files: tuple[list[int], list[int]], deadline: float, time_limit_s: float) -> None:
+        """Wait until one of the files can be read or written, if there is any.
+
+        Raises:
+            ChildFailedError: the time is over.
+        """
+        left = deadline - time.monotonic()
+        if left > 0 and (not any(files) or any(select.select(*files, [], left))):
+            return
+        raise self._stopped(
+            f"did not end within {time_limit_s:g} s", "; raise the limit with --time-limit if it needs longer"
+        )
+
+    def _take(self, chunk: bytes) -> None:
+        """Add what was read, in time that grows with it alone, however much of an unended line there is."""
+        end, *more = chunk.split(b"\n")
+        self._unended += end
+        for start in more:
+            self._lines.append(bytes(self._unended))
+            self._unended = bytearray(start)
+        if len(self._unended) > LONGEST_REPLY_BYTES:
+            raise self._stopped(f"sent a reply of more than {LONGEST_REPLY_BYTES >> 20} MiB")
+
+    def _parsed(self, line: bytes) -> object:
+        try:
+            return json.loads(line)
+        except (ValueError, RecursionError):
+            raise self._stopped("sent what is no reply") from None
+
+    def _validated(self, reply: type[Reply], result: object) -> Reply:
+        try:
+            return reply.model_validate(result)
+        except ValidationError:
+            raise self._stopped(f"sent what is no {reply.__name__}") from None
+
+    def _stopped(self, why: str, remedy: str = "") -> ChildFailedError:
+        self._kill()
+        return ChildFailedError(f"{self._entry} {why} and was stopped{remedy}{self._log_tail()}")
+
+    def _raised(self, name: str, message: str) -> EnginegateError:
+        kind = ERRORS.get(name)
+        text, remedy = _cut(message, LONGEST_MESSAGE), self._memory_remedy(f"{name}: {message}")
         if kind is not None:
-            return kind(f"{message['message']}{self._memory_remedy(text)}")
-        return ChildFailedError(f"{self._entry} raised {text}{self._memory_remedy(text)}{self._log_tail()}")
+            return kind(f"{text}{remedy}")
+        return ChildFailedError(
+            f"{self._entry} raised {_cut(name, LONGEST_LOG_LINE)}: {text}{remedy}{self._log_tail()}"
+        )
 
     def _death(self) -> ChildFailedError:
         log = self._log_tail()
@@ -212,8 +263,31 @@ class Child:
         return f"; it may take {limit}: raise {MEMORY_SETTING} if the machine has more, or make its batches smaller"
 
     def _log_tail(self) -> str:
-        lines = self._log.read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:]
-        return "".join(f"\n    | {line}" for line in lines)
+        start = max(0, os.fstat(self._log).st_size - LOG_TAIL_BYTES)  # a sparse file may say that it has petabytes
+        text = os.pread(self._log, LOG_TAIL_BYTES, start).decode(errors="replace")
+        return "".join(f"\n    | {_cut(line, LONGEST_LOG_LINE)}" for line in text.splitlines()[-LOG_TAIL_LINES:])
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[:most]}… (cut after {most} characters)"
+
+
+def _environment(folder: Path, *, own: bool) -> dict[str, str]:
+    return {
+        **{name: os.environ[name] for name in ENVIRONMENT if name in os.environ},
+        "HOME": str(folder),
+        "TMPDIR": str(folder),
+        "PYTHONPATH": _python_path(own=own),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # as NVML counts, by which the GPU was identified
+        "PYTHONHASHSEED": "0",  # the order of a converter's sets must not change its bytes
+        # What it said before it crashed, and where it crashed, must be in the log.
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONFAULTHANDLER": "1",
+        # Threads that spin at a barrier starve each other when the machine has other work: a call of
+        # 0.05 ms then took 13.6 ms. ONNX Runtime's are told the same in `backends.ort`.
+        "OMP_WAIT_POLICY": "PASSIVE",
+    }
 
 
 def _python_path(*, own: bool) -> str:
@@ -265,26 +339,8 @@ def _serve(entry: str, descriptor: int) -> None:
         send(answer(line))
 
 
-def die_with(parent: int) -> None:
-    """Have the kernel kill this process when its parent dies, however that ends."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it died before that call
-        os._exit(1)
-
-
-def machine_memory_bytes() -> int:
-    """The memory of this machine."""
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-
-
-def _limit_memory(limit_bytes: str) -> None:
-    if limit_bytes:
-        _, most = resource.getrlimit(resource.RLIMIT_DATA)
-        wanted = int(limit_bytes) if most == resource.RLIM_INFINITY else min(int(limit_bytes), most)
-        resource.setrlimit(resource.RLIMIT_DATA, (wanted, wanted))
-
-
 if __name__ == "__main__":
     die_with(int(sys.argv[3]))
-    _limit_memory(sys.argv[4])
+    adopt_orphans()  # so that a daemon of a library stays below it, and is killed with it
+    limit_memory(sys.argv[4])
     _serve(sys.argv[1], int(sys.argv[2]))

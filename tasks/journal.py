@@ -1,13 +1,15 @@
 """The journal of conversions that commits asked for: one record a model, in the artifact store.
 
 A record is read, changed and written under its own lock, which is held for that moment only. The work itself is held by
-`Journal.hold`, whose lock the kernel frees when its process dies: an entry that says `running` while nobody holds the
-model is of a process that was killed.
+`Journal.hold`, and whoever asks holds a lock of its own for as long as it means to see to it, `Journal.asking`. The
+kernel frees both when their process dies: an unfinished entry of which no asker lives is of processes that were killed.
 """
 
 from __future__ import annotations
 
 import hashlib
+import uuid
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from enum import Enum
 from typing import TYPE_CHECKING, Any
@@ -17,14 +19,16 @@ from pydantic import TypeAdapter, ValidationError
 from tasks.specs import Frozen, Name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
     from contextlib import AbstractContextManager
 
     from tasks.store.interface import ArtifactStore
 
-STAGE, WORK = "journal", "conversion"
+STAGE, WORK, ASKER = "journal", "conversion", "asker"
 KEPT = 200
 """Finished entries of one model; older ones go."""
+LONGEST_TEXT, LONGEST_NOTE = 2000, 200
+"""Of a reason and of a note, in characters: what a model's own code says may have any length."""
 _NAME: TypeAdapter[str] = TypeAdapter(Name)
 
 
@@ -63,7 +67,11 @@ class Request(Frozen):
 
 
 class Entry(Frozen):
-    """A request and what became of it. Times are UTC in ISO 8601; `exit_code` is that of its conversion."""
+    """A request and what became of it. Times are UTC in ISO 8601; `exit_code` is that of its conversion.
+
+    `askers` are those who asked for it, `planned` the ids of the engines that were to be made then, and `note` is what
+    it waits for while it runs.
+    """
 
     request: Request
     state: State
@@ -75,6 +83,9 @@ class Entry(Frozen):
     reason: str = ""
     superseded_by: str | None = None
     engines: tuple[EngineResult, ...] = ()
+    askers: tuple[str, ...] = ()
+    planned: tuple[str, ...] = ()
+    note: str = ""
 
     @property
     def since(self) -> str:
@@ -107,24 +118,58 @@ class Journal:
         """The entry of a request."""
         return next((entry for entry in self.entries(model) if entry.request == request), None)
 
-    def ask(self, model: str, request: Request, ref: str | None = None) -> Entry:
-        """Enter a request, as waiting; again, if it ended without verdicts.
+    @contextmanager
+    def asking(self) -> Iterator[str]:
+        """Within, what is asked for by the asker that this gives is known to have somebody who sees to it."""
+        asker = uuid.uuid4().hex  # of its own: threads of one process are askers like any
+        with self._store.lock(ASKER, asker):
+            yield asker
 
-        One that waits, runs or is done stays as it is: the same request is one conversion.
+    def is_asked(self, entry: Entry, besides: str | None = None) -> bool:
+        """Whether an entry is unfinished and somebody who asked for it lives, `besides` left out."""
+        return entry.state in UNFINISHED and any(asker != besides for asker in self._living(entry))
+
+    def _living(self, entry: Entry) -> tuple[str, ...]:
+        return tuple(asker for asker in entry.askers if self._store.is_locked(ASKER, asker))
+
+    def ask(
+        self,
+        model: str,
+        request: Request,
+        ref: str | None = None,
+        *,
+        asker: str | None = None,
+        planned: Iterable[str] = (),
+    ) -> Entry:
+        """Enter a request, as waiting; again, if it ended without verdicts or everybody who asked for it has died.
+
+        One that waits, runs or is done stays as it is, with one more asker: the same request is one conversion.
         """
-        new = Entry(request=request, state=State.WAITING, asked_at=now(), ref=ref)
+        askers = () if asker is None else (asker,)
+        new = Entry(request=request, state=State.WAITING, asked_at=now(), ref=ref, planned=tuple(planned))
 
         def enter(entries: tuple[Entry, ...]) -> tuple[Entry, ...]:
             held = next((entry for entry in entries if entry.request == request), None)
-            if held is not None and held.state in UNFINISHED | {State.DONE}:
-                return entries
-            return (*(entry for entry in entries if entry.request != request), new)
+            living = () if held is None else self._living(held)
+            if held is not None and (held.state in {State.WAITING, State.DONE} or self.is_asked(held)):
+                joined = held.model_copy(update={"askers": living + askers})
+                return tuple(joined if entry is held else entry for entry in entries)
+            others = (entry for entry in entries if entry.request != request)
+            return (*others, new.model_copy(update={"askers": living + askers}))
 
         return _entry_of(self._change(model, enter), request)
 
+    def rivals(self, model: str, request: Request, ref: str | None, since: str | None = None) -> Iterator[str]:
+        """The commits of which another version is on its way, or, since then, done; none of another branch, if told."""
+        for entry in self.entries(model):
+            same = ref is None or entry.ref is None or _branch(ref) == _branch(entry.ref)
+            came = since is not None and entry.state is State.DONE and entry.since > since
+            if same and entry.request.version != request.version and (came or self.is_asked(entry)):
+                yield entry.request.commit
+
     def start(self, model: str, request: Request) -> Entry:
         """Say that a request runs. Only who holds the model may."""
-        cleared: dict[str, Any] = {"ended_at": None, "exit_code": None, "reason": "", "superseded_by": None}
+        cleared: dict[str, Any] = {"ended_at": None, "exit_code": None, "reason": "", "superseded_by": None, "note": ""}
         return self._update(model, request, state=State.RUNNING, started_at=now(), engines=(), **cleared)
 
     def finish(
@@ -138,9 +183,14 @@ class Journal:
         engines: Iterable[EngineResult] = (),
         superseded_by: str | None = None,
     ) -> Entry:
-        """Say what became of a request."""
-        result: dict[str, Any] = {"exit_code": exit_code, "reason": reason, "superseded_by": superseded_by}
-        return self._update(model, request, state=state, ended_at=now(), engines=tuple(engines), **result)
+        """Say what became of a request; reasons are cut."""
+        made = tuple(engine.model_copy(update={"reason": cut(engine.reason)}) for engine in engines)
+        result: dict[str, Any] = {"exit_code": exit_code, "reason": cut(reason), "superseded_by": superseded_by}
+        return self._update(model, request, state=state, ended_at=now(), engines=made, note="", **result)
+
+    def note(self, model: str, request: Request, text: str) -> None:
+        """Say what a request waits for while it runs; empty: for nothing."""
+        self._update(model, request, note=cut(text, LONGEST_NOTE))
 
     def hold(self, model: str) -> AbstractContextManager[None]:
         """Hold the conversions of a model: of all processes, one has it."""
@@ -185,9 +235,26 @@ def key_of(model: str) -> str:
         return f"_{hashlib.sha256(model.encode(errors='surrogateescape')).hexdigest()[:24]}"
 
 
+def cut(text: str, longest: int = LONGEST_TEXT) -> str:
+    """A text of at most `longest` characters (30 at least) that says how many it had if it was cut."""
+    if len(text) <= longest:
+        return text
+    end = f"… ({len(text)} characters)"
+    return text[: longest - len(end)] + end
+
+
+def clean(text: str) -> str:
+    """A text that any reader can decode, cut: names of git may be no UTF-8."""
+    return cut(text.encode(errors="backslashreplace").decode())
+
+
 def now() -> str:
     """The time, UTC, in ISO 8601 to the microsecond: of two such texts the later is the greater one."""
     return datetime.now(timezone.utc).isoformat(timespec="microseconds")
+
+
+def _branch(ref: str) -> str:
+    return ref.removeprefix("refs/heads/")
 
 
 def _entry_of(entries: tuple[Entry, ...], request: Request) -> Entry:

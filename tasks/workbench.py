@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from tasks.child import ignore_progress, machine_memory_bytes
+from tasks.child import ignore_progress
+from tasks.kernel import machine_memory_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable

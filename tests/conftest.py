@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
@@ -58,8 +59,11 @@ def _sealed_machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
     The current folder is an empty one too, for what fixtures of modules and sessions write.
 
-    Child processes inherit the home folder and the settings, and a proxy that nobody listens at.
+    Child processes inherit the home folder and the settings, a proxy that nobody listens at, and that Ctrl-C ends them:
+    a shell that starts the tests in the background has them ignore it.
     """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     with pytest.MonkeyPatch.context() as patch:
         for name in list(os.environ):
             if name.startswith(SETTINGS):

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import os
 import subprocess
+import tempfile
+import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 LIMIT_S = 60.0
+# Half a million paths, or more.
+MOST_BYTES = 64 << 20
+LONGEST_COMPLAINT = 4096
 OPTIONS = (
     "--no-pager", "--literal-pathspecs", "-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null",
     "-c", "protocol.allow=never", "-c", "core.alternateRefsCommand=false",
@@ -74,31 +79,58 @@ def call_git(
     trusted: Sequence[str] = (),
     limit_s: float = LIMIT_S,
 ) -> Answer:
-    """Run git in `folder` for at most `limit_s` seconds.
+    """Run git in `folder` for at most `limit_s` seconds, and take in at most `MOST_BYTES` of what it says.
 
     Raises:
-        InputError: there is no git here.
+        InputError: there is no git here, or it says more: trees that hold each other many times over can be huge.
         StageError: it took too long.
     """
     command = git_command(folder, *arguments, trusted=trusted)
-    try:
-        done = subprocess.run(
-            command,
-            capture_output=True,
-            stdin=subprocess.DEVNULL,
-            check=False,
-            env=git_environment(ceiling),
-            timeout=limit_s,
-        )
-    except FileNotFoundError:
-        raise InputError("git is not installed here, or not on PATH; install it") from None
-    except subprocess.TimeoutExpired:
+    with tempfile.TemporaryFile() as complaints:
+        try:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=complaints,
+                env=git_environment(ceiling),
+            )
+        except FileNotFoundError:
+            raise InputError("git is not installed here, or not on PATH; install it") from None
+        output, is_late = _listen(process, limit_s)
+        complaints.seek(0)
+        complaint = " ".join(complaints.read(LONGEST_COMPLAINT).decode(errors="replace").split())
+    if is_late:
         raise StageError(
             f"git {arguments[0]} took longer than {limit_s:g} s in {folder}; try again, or repack the repository with"
             " `git gc`"
-        ) from None
-    complaint = " ".join(done.stderr.decode(errors="replace").split())
-    return Answer(done.returncode, done.stdout, complaint)
+        )
+    if len(output) > MOST_BYTES:
+        raise InputError(
+            f"{folder}: git {arguments[0]} has more to say than {MOST_BYTES >> 20} MiB; a commit with so many files is"
+            " none of models: split the repository"
+        )
+    return Answer(process.returncode, output, complaint)
+
+
+def _listen(process: subprocess.Popen[bytes], limit_s: float) -> tuple[bytes, bool]:
+    """What a process says, but no more than one byte above `MOST_BYTES`; and whether it was ended for being late."""
+    late = threading.Event()
+
+    def end() -> None:
+        late.set()
+        process.kill()
+
+    timer = threading.Timer(limit_s, end)
+    timer.start()
+    try:
+        with process:
+            output = process.stdout.read(MOST_BYTES + 1) if process.stdout else b""
+            if len(output) > MOST_BYTES:
+                process.kill()
+    finally:
+        timer.cancel()
+    return output, late.is_set()
 
 
 def trusted_directories() -> tuple[str, ...]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from tasks.errors import InputError
+from tasks.errors import InputError, StageError
 from tasks.repository.lfs import copy_object
 from tasks.repository.tree import refuse_unreadable
 
@@ -30,7 +31,11 @@ def write_files(repository: Repository, tree: Tree, paths: Iterable[str], folder
             if not entry.is_link:
                 _write(repository, entry, path, folder / path, lfs)
         make_links(folder, links)
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            raise StageError(f"the commit cannot be written here: {error.strerror}; make room") from None
+        raise InputError(f"the commit cannot be written here: {error}; rename what is in the way") from None
+    except ValueError as error:
         raise InputError(f"the commit cannot be written here: {error}; rename what is in the way") from None
 
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+MIRRORS = "repositories"
 FETCH_LIMIT_S = 600.0
 POLL_S = 0.1
 LONGEST_COMPLAINT = 500
@@ -57,7 +58,7 @@ def open_mirror(home: Path, address: str, allowed: Sequence[str]) -> Path:
     """
     place = check_address(address, allowed)
     name = hashlib.sha256(place.encode()).hexdigest()[:32]
-    folder = home.resolve() / "repositories"
+    folder = home.resolve() / MIRRORS
     folder.mkdir(parents=True, exist_ok=True)
     mirror, part = folder / f"{name}.git", folder / f"{name}.part"
     with _locked(folder / f"{name}.lock", place) as lock:
@@ -86,7 +87,8 @@ def branch_heads(repository: Path) -> dict[str, str]:
     )  # fmt: skip
     if answer.code != 0:
         raise InputError(f"{repository}: its branches cannot be read ({answer.complaint}); name a git repository")
-    lines = (line.split(" ", 2) for line in os.fsdecode(answer.output).splitlines())
+    # Cut as bytes: a branch's name may hold what Unicode calls the end of a line.
+    lines = (os.fsdecode(line).split(" ", 2) for line in answer.output.split(b"\n") if line)
     return {name.removeprefix(BRANCHES): oid for kind, oid, name in lines if kind == "commit"}
 
 

@@ -56,6 +56,8 @@ def request(commit: str, version: str = "1" * 12) -> Request:
 
 def test_without_conversions_there_is_nothing_to_list(journal: Journal) -> None:
     assert run_json("runs") == (0, {"runs": [], "more": 0})
+    assert run("runs")[1] == "no commit asked for a conversion yet; `enginegate convert-commit` does, for a push\n"
+    assert "of nobody yet" in run("runs", "--model", "nobody")[1]
     assert journal.models() == ()
 
 
@@ -81,16 +83,24 @@ def test_conversions_are_listed_newest_first_with_engines_and_reasons(journal: J
 def test_a_run_whose_process_died_is_interrupted_and_a_waiting_one_tells_behind_which_it_waits(
     journal: Journal,
 ) -> None:
-    journal.ask("m", request("a"))
-    journal.ask("m", request("b"))
-    assert run_json("runs")[1]["runs"][0]["waits"].startswith("for its turn")
-    journal.start("m", request("a"))
-    with journal.hold("m"):
+    with journal.asking() as asker:
+        for commit in "ab":
+            journal.ask("m", request(commit), asker=asker, planned=[f"m-cpu-fp32@{'1' * 12}"])
+        assert run_json("runs")[1]["runs"][0]["waits"].startswith("for its turn")
+        journal.start("m", request("a"))
         waiting, running = run_json("runs")[1]["runs"]
         assert (running["state"], running["waits"]) == ("running", None)
         assert (waiting["state"], waiting["waits"]) == ("waiting", f"behind the run of commit {'a' * 12}")
-    _, dead = run_json("runs")[1]["runs"]
-    assert (dead["state"], dead["waits"]) == ("interrupted", "its process died: send the commit again")
+        assert waiting["to_make"] == running["to_make"] == [f"m-cpu-fp32@{'1' * 12}"]
+        journal.note("m", request("a"), "t4 fp32 waiting: no worker on pool gpu-t4")
+        text = run("runs")[1]
+        assert text.count("m-cpu-fp32 to make") == 2
+        assert "no worker on pool gpu-t4" in text
+    for dead in run_json("runs")[1]["runs"]:
+        assert (dead["state"], dead["waits"]) == ("interrupted", "its process died: send the commit again")
+    done = journal.finish("m", request("a"), State.DONE, exit_code=0)
+    assert done.planned
+    assert [each["to_make"] for each in run_json("runs")[1]["runs"] if each["state"] == "done"] == [[]]
 
 
 def test_only_the_newest_are_shown_unless_all_are_asked_for(journal: Journal) -> None:
@@ -110,11 +120,18 @@ def test_a_commit_without_models_is_done_and_bad_revisions_are_bad_input(source:
         assert run("convert-commit", str(source.root), *arguments)[0] == 2
 
 
+def test_a_branch_that_was_deleted_is_told_and_no_error(source: Source) -> None:
+    arguments = ("convert-commit", str(source.root), "--commit", "0" * 40, "--ref", "gone")
+    assert run_json(*arguments) == (0, {"commit": "0" * 40, "models": []})
+    assert run(*arguments) == (0, "the branch was deleted: there is nothing to convert\n")
+
+
 def test_a_broken_model_is_told_by_table_document_and_exit_code(source: Source) -> None:
     source.commit({"x/model.yaml": "name: x\n"})
     code, text = run("convert-commit", str(source.root), "--commit", "main")
     assert code == 2
     assert "failed" in text
+    assert text.count("model.yaml") == len(text.splitlines()) - 2 > 0, "a line of it each, and none in the table"
     code, document = run_json("convert-commit", str(source.root), "--commit", "main")
     assert (code, [each["state"] for each in document["models"]]) == (2, ["failed"])
     assert "model.yaml" in document["models"][0]["reason"]
@@ -235,6 +252,7 @@ def leave_artifacts(project: Project, commit: str, document: dict[str, Any], mon
 
     from flows.commit import convert_commit  # noqa: PLC0415 - as above
 
+    assert convert_commit(str(project.root), "0" * 40, old=commit) == {"commit": "0" * 40, "models": []}
     with pytest.raises(StageError, match=r"^broken: model\.yaml"):
         convert_commit(str(project.root), commit, old="")
     key = f"convert-commit-{commit[:12]}"

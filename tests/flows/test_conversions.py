@@ -45,6 +45,8 @@ version = orders["versions"][commit + name]
 signal.signal(signal.SIGINT, signal.SIG_IGN if orders.get("stubborn") else signal.SIG_DFL)
 (folder / "started" / f"{name}@{version}-{commit}-{os.getpid()}").touch()
 print("at work on", name, file=sys.stderr, flush=True)
+for line in orders.get("lines", []):
+    print(line, file=sys.stderr, flush=True)
 deadline = time.monotonic() + orders["seconds"].get(name, 0)
 while time.monotonic() < deadline and not (folder / "go").exists():
     time.sleep(0.01)
@@ -52,7 +54,10 @@ code = orders["codes"].get(name, 0)
 if code < 0:
     os.kill(os.getpid(), -code)
 if code in (1, 2, 5):
-    print(json.dumps({"error": "the reason of " + name, "exit_code": code}))
+    reason = orders.get("reason", "the reason of " + name)
+    if "told" in orders:
+        print("✕", reason, file=sys.stderr, flush=True)
+    print(json.dumps({"error": reason, "exit_code": code}))
     sys.exit(code)
 verdict = {0: "pass", 3: "fail", 4: "inconclusive"}[code]
 (folder / "made" / f"{name}@{version}-{os.getpid()}").touch()
@@ -274,8 +279,118 @@ def test_a_newer_commit_supersedes_an_older_one_that_has_not_started_in_any_orde
     assert shop.state(first, "a") is shop.state(newer, "a") is State.DONE
     assert (shop.entry(older, "a").state, shop.entry(older, "a").superseded_by) == (State.SUPERSEDED, newer)
     assert shop.count("started", "a", shop.version(older, "a")) == 0
-    # Sent again once the newer one is done, it is still left out.
-    assert states(shop.convert(older)) == {"a": State.SUPERSEDED}
+    # Sent again once the newer one is done, it is wanted for itself.
+    assert states(shop.convert(older)) == {"a": State.DONE}
+    assert shop.count("made", "a", shop.version(older, "a")) == 1
+
+
+def test_what_was_done_before_supersedes_nothing_a_branch_may_go_back(shop: Shop) -> None:
+    shop.push(model("a"))
+    older, newer = shop.push(model("a", "1")), shop.push(model("a", "2"))
+    shop.convert(newer)
+    assert states(shop.convert(older)) == {"a": State.DONE}
+    assert [shop.count("made", "a", shop.version(commit, "a")) for commit in (older, newer)] == [1, 1]
+
+
+def test_commits_of_two_branches_do_not_supersede_each_other(shop: Shop) -> None:
+    first, older, newer = (shop.push(model("a", str(number))) for number in range(3))
+    shop.order(seconds={"a": 30})
+    processes = [shop.start(first, ref="main")]
+    until(lambda: shop.count("started", "a"))
+    for commit, ref in ((newer, "feature"), (older, "main")):
+        processes.append(shop.start(commit, ref=ref))
+        until(lambda commit=commit: shop.state(commit, "a") is State.WAITING)  # type: ignore[misc]
+    shop.go()
+    assert join(*processes) == [0, 0, 0]
+    assert shop.state(older, "a") is shop.state(newer, "a") is State.DONE
+    assert shop.count("made", "a", shop.version(older, "a")) == 1
+
+
+def test_a_push_that_takes_commits_back_is_not_superseded_by_them(shop: Shop) -> None:
+    shop.push(model("a"))
+    older, newer = shop.push(model("a", "1")), shop.push(model("a", "2"))
+    shop.order(seconds={"a": 30})
+    processes = [shop.start(newer, ref="main")]
+    until(lambda: shop.count("started", "a"))
+    processes.append(shop.start(older, old=newer, ref="main"))
+    until(lambda: shop.state(older, "a") is State.WAITING)
+    shop.go()
+    assert join(*processes) == [0, 0]
+    assert shop.state(older, "a") is State.DONE
+
+
+def test_what_a_killed_asker_left_waiting_supersedes_nothing(shop: Shop) -> None:
+    first, older, newer = (shop.push(model("a", str(number))) for number in range(3))
+    shop.order(seconds={"a": 30})
+    running = shop.start(first)
+    until(lambda: shop.count("started", "a"))
+    asker = shop.start(newer)
+    until(lambda: shop.state(newer, "a") is State.WAITING)
+    asker.kill()
+    join(asker)
+    shop.go()
+    assert join(running) == [0]
+    assert states(shop.convert(older)) == {"a": State.DONE}
+    assert shop.state(newer, "a") is State.WAITING
+    assert states(shop.convert(newer)) == {"a": State.DONE}
+
+
+def test_ctrl_c_cancels_nothing_that_another_process_asked_for_too(shop: Shop) -> None:
+    first, second = shop.push(model("a", "1")), shop.push(model("a", "2"))
+    shop.order(seconds={"a": 30})
+    running = shop.start(first)
+    until(lambda: shop.count("started", "a"))
+    both = [shop.start(second), shop.start(second)]
+    until(lambda: shop.state(second, "a") and len(shop.entry(second, "a").askers) == 2)
+    os.kill(int(both[0].pid or 0), signal.SIGINT)
+    join(both[0])
+    assert shop.state(second, "a") is State.WAITING
+    shop.go()
+    assert join(running, both[1]) == [0, 0]
+    assert shop.state(second, "a") is State.DONE
+
+
+def test_a_branch_that_was_deleted_is_nothing_to_convert(shop: Shop) -> None:
+    commit = shop.push(model("a"))
+    for zeros in ("0" * 40, "0" * 64):
+        result = shop.convert(zeros, old=commit)
+        assert (result.document(), result.exit_code) == ({"commit": zeros, "models": []}, 0)
+    assert shop.journal.models() == ()
+
+
+def test_the_journal_keeps_what_is_to_be_made_and_what_it_waits_for(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conversion_child, "LOOK_EVERY_S", 0.05)
+    commit = shop.push(model("a"))
+    waiting = f"waiting: no worker on pool gpu-t4 since 09:00 {'x' * 300}"
+    shop.order(seconds={"a": 60}, lines=["→ t4 fp32   sent to pool gpu-t4", f"→ t4 fp32     {waiting}", "other"])
+    process = shop.start(commit)
+    until(lambda: shop.state(commit, "a") and shop.entry(commit, "a").note)
+    entry = shop.entry(commit, "a")
+    assert entry.planned == (f"a-cpu-fp32@{shop.version(commit, 'a')}",)
+    assert entry.note.startswith("t4 fp32 waiting: no worker on pool gpu-t4")
+    assert len(entry.note) == 200
+    shop.go()
+    assert join(process) == [0]
+    assert shop.entry(commit, "a").note == ""
+
+
+def test_a_reason_and_a_name_of_any_length_are_cut_and_told_once(shop: Shop, capfd: pytest.CaptureFixture[str]) -> None:
+    shop.push(model("a"))
+    commit = shop.push(model("a", "1"), {"b/model.yaml": f"name: {'Q' * 200_000}\n"})
+    for told in ({}, {"told": True}):
+        shop.order(codes={"a": 1}, reason=f"it is {'A' * 1_000_000}", **told)
+        result = shop.convert(commit)
+        assert states(result).keys() == {"a", next(name for name in shop.journal.models() if name != "a")}
+        assert max(len(name) for name in shop.journal.models()) == 200
+        assert len(shop.entry(commit, "a").reason) == 2000
+        shown = capfd.readouterr().err
+        assert shown.count("a | ✕ it is AAA") == 1
+        assert max(map(len, shown.splitlines())) < 2300
+    shop.order(reason="short")
+    shop.convert(commit)
+    assert capfd.readouterr().err.count("short") == 1
 
 
 def test_commits_of_which_none_builds_on_the_other_are_both_converted(shop: Shop) -> None:

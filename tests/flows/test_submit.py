@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import re
 import subprocess
@@ -199,7 +200,6 @@ def test_without_verdicts_the_commit_gets_an_error_and_no_success(
         (ADDRESS, "--commit", "main"),
         (ADDRESS, "--commit=--output=x"),
         (ADDRESS, "--commit", OLD, "--from", "HEAD~1"),
-        (ADDRESS, "--commit", OLD, "--ref", "a\nb"),
     ],
 )
 @pytest.mark.usefixtures("client")
@@ -319,3 +319,8 @@ def test_help_imports_nothing_heavy() -> None:
         f"import flows.submit_command, sys; assert not {heavy} & set(sys.modules), sorted({heavy} & set(sys.modules))"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60)
+
+
+@pytest.mark.parametrize("ref", ["a\u2028b", "x" * 300, ""])
+def test_a_branch_that_cannot_be_shown_keeps_no_push_back(push: Push, ref: str) -> None:
+    assert "ref" not in dataclasses.replace(push, ref=ref).parameters()

@@ -198,3 +198,13 @@ def test_a_worker_without_a_lasting_home_is_refused() -> None:
         pytest.raises(InputError, match="ENGINEGATE_HOME: a watcher needs it"),
     ):
         watch.fn([])
+
+
+def test_a_folder_that_no_list_names_is_not_read(source: Source, tmp_path: Path) -> None:
+    for allowed in ("https://github.com/acme", f"{tmp_path}/other,file://{tmp_path}/another"):
+        settings = Settings(home=tmp_path / "home", repositories=allowed)
+        with use_session(Session(settings, Reporter())), pytest.raises(StageError, match="lies in none of"):
+            look(source)
+    settings = Settings(home=tmp_path / "home", repositories=f"https://github.com/acme,{tmp_path}")
+    with use_session(Session(settings, Reporter())):
+        assert look(source) == {str(source.root): {}}

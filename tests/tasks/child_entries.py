@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -101,6 +102,68 @@ def close_the_pipe(_request: dict[str, Any], _progress: Callable[[int, int], Non
     os.closerange(3, 256)
     time.sleep(600)
     return Answer()
+
+
+def flood(_request: dict[str, Any], progress: Callable[[int, int], None]) -> Answer:
+    """Say that it runs, send 32 MiB without an end of line, and answer."""
+    progress(0, 1)
+    for _ in range(32):
+        reply(b"x" * (1 << 20))
+    reply(b"\n")
+    return Answer()
+
+
+def send_line(request: dict[str, Any], _progress: Callable[[int, int], None]) -> Answer:
+    """Send the text of the request in place of a reply."""
+    reply(request["text"].encode() + b"\n")
+    time.sleep(600)
+    return Answer()
+
+
+def reply(data: bytes) -> None:
+    """Write to the pipe of the replies, whose number every child can read in its arguments."""
+    descriptor = int(sys.argv[2])
+    while data:
+        data = data[os.write(descriptor, data) :]
+
+
+def raise_at_length(request: dict[str, Any], _progress: Callable[[int, int], None]) -> Answer:
+    """Say long lines, then raise, with a long text, what the request names."""
+    print("B" * 5000, "ends", sep="\n")  # noqa: T201 - goes to the log
+    kind = ERRORS.get(request["text"], type("C" * 5000, (Exception,), {}))
+    raise kind("A" * 10_000)
+
+
+def stretch_the_log(_request: dict[str, Any], _progress: Callable[[int, int], None]) -> Answer:
+    """Leave a log of a terabyte, of which the disk holds a line."""
+    os.ftruncate(1, 1 << 40)
+    os.lseek(1, 0, os.SEEK_END)
+    os.write(1, b"\nthe last thing it said\n")
+    os._exit(3)
+
+
+def remove_the_log(_request: dict[str, Any], _progress: Callable[[int, int], None]) -> Answer:
+    """Leave no log where it was."""
+    print("the last thing it said")  # noqa: T201 - goes to the log
+    Path("child.log").unlink()
+    os._exit(3)
+
+
+def start_daemon(request: dict[str, Any], _progress: Callable[[int, int], None]) -> Answer:
+    """Start an orphan in a session of its own, with no environment and an odd name; answer with its process id."""
+    odd = Path(request["text"]) / "d) Z 1 ("
+    odd.symlink_to(shutil.which("sleep") or "")
+    start = "import subprocess, sys; print(subprocess.Popen(sys.argv[1:], start_new_session=True, stdout=2).pid)"
+    command = [sys.executable, "-c", start, str(odd), "600"]
+    return Answer(text=subprocess.run(command, check=True, env={}, stdout=subprocess.PIPE, text=True).stdout)
+
+
+def read_the_parents_environment(_request: dict[str, Any], _progress: Callable[[int, int], None]) -> Answer:
+    """Answer with the parent's environment, or with why it cannot be read."""
+    try:
+        return Answer(text=Path(f"/proc/{os.getppid()}/environ").read_text())
+    except PermissionError as error:
+        return Answer(text=type(error).__name__)
 
 
 def show_environment(_request: dict[str, Any], _progress: Callable[[int, int], None]) -> Answer:

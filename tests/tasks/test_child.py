@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,6 +11,7 @@ import textwrap
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import psutil
@@ -260,6 +263,136 @@ def test_another_interpreter_finds_this_project_and_none_of_this_ones_packages(
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "packages"))
     assert environment_of(tmp_path, other_python)["PYTHONPATH"] == str(REPOSITORY)
+
+
+def late_after_progress(entry: str, folder: Path, monkeypatch: pytest.MonkeyPatch, text: str = "") -> str:
+    """What the child fails with whose time is over at its first progress, by a clock that leaps."""
+    leaps = [0.0]
+    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + leaps[0], sleep=time.sleep)
+    monkeypatch.setattr(child, "time", clock)
+
+    def leap(_done: int, _total: int) -> None:
+        leaps[0] = LIMIT_S
+
+    with (
+        Child(f"{ENTRIES}:{entry}", folder) as opened,
+        pytest.raises(ChildFailedError) as caught,
+    ):
+        opened.ask(Ask(text=text), Answer, time_limit_s=LIMIT_S, on_progress=leap)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(("entry", "text"), [("flood", ""), ("count", "500")])
+def test_a_child_that_never_stops_sending_is_late_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, entry: str, text: str
+) -> None:
+    assert "did not end within 60 s and was stopped" in late_after_progress(entry, tmp_path, monkeypatch, text)
+
+
+def test_a_child_that_does_not_read_its_request_is_late_too(tmp_path: Path) -> None:
+    path = tmp_path / "python"
+    path.write_text("#!/bin/sh\nsleep 10\ntouch ended\n")
+    path.chmod(0o700)
+    with (
+        Child(f"{ENTRIES}:echo", tmp_path, python=path) as opened,
+        pytest.raises(ChildFailedError, match=r"did not end within 0.2 s"),
+    ):
+        opened.ask(Ask(text="x" * 1_000_000), Answer, time_limit_s=0.2)
+    assert not (tmp_path / "ended").exists()
+
+
+def test_a_reply_without_end_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(child, "LONGEST_REPLY_BYTES", 4 << 20)
+    before = set(psutil.Process().children(recursive=True))
+    assert "flood sent a reply of more than 4 MiB and was stopped" in failure("flood", tmp_path)
+    assert set(psutil.Process().children(recursive=True)) <= before
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("no JSON", "[" * 100_000, "[]", "{}", '{"progress": 1}', '{"progress": ["a", 1]}'),
+        *('{"error": [], "message": ""}', '{"error": "InputError"}', '{"error": "InputError", "message": 1}'),
+    ],
+)
+def test_what_is_no_reply_is_a_failed_stage(tmp_path: Path, line: str) -> None:
+    assert "send_line sent what is no reply and was stopped" in failure("send_line", tmp_path, line)
+
+
+def test_a_result_of_another_kind_is_a_failed_stage(tmp_path: Path) -> None:
+    assert "sent what is no Answer and was stopped" in failure("send_line", tmp_path, '{"result": {"text": 1}}')
+
+
+def test_long_texts_of_a_child_are_cut_and_say_so(tmp_path: Path) -> None:
+    text = failure("raise_at_length", tmp_path)
+    assert f"raised {'C' * 1000}… (cut after 1000 characters): {'A' * 4000}… (cut after 4000 characters)" in text
+    assert f"\n    | {'B' * 1000}… (cut after 1000 characters)\n    | ends\n" in text
+    assert len(text) < 20_000
+    with pytest.raises(InputError) as caught:
+        call("raise_at_length", tmp_path, "InputError")
+    assert str(caught.value) == f"{'A' * 4000}… (cut after 4000 characters)"
+
+
+def test_of_a_log_as_large_as_it_likes_the_end_alone_is_read(tmp_path: Path) -> None:
+    text = failure("stretch_the_log", tmp_path)
+    assert "exited with code 3 before it answered" in text
+    assert text.endswith("\n    | the last thing it said")
+    assert len(text) < 2_000
+
+
+def test_the_log_is_read_where_it_was_opened(tmp_path: Path) -> None:
+    text = failure("remove_the_log", tmp_path)
+    assert text.endswith("exited with code 3 before it answered\n    | the last thing it said")
+
+
+def test_what_left_its_group_dies_with_the_child_that_started_it(tmp_path: Path) -> None:
+    daemon = int(call("start_daemon", tmp_path, str(tmp_path)))
+    try:
+        assert all_go([daemon])
+    finally:
+        if not is_gone(daemon):
+            psutil.Process(daemon).kill()
+
+
+def test_only_what_a_child_started_dies_with_it(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    with Child(f"{ENTRIES}:remember_calls", tmp_path / "other") as other:
+        assert other.ask(Ask(), Answer, time_limit_s=LIMIT_S).text == "1"
+        bystander = subprocess.Popen(["sleep", "600"], start_new_session=True)  # noqa: S607 - whichever sleep there is
+        try:
+            call("start_daemon", tmp_path, str(tmp_path))
+            assert other.ask(Ask(), Answer, time_limit_s=LIMIT_S).text == "2"
+            assert bystander.poll() is None
+        finally:
+            bystander.kill()
+            bystander.wait()
+
+
+READ_THE_PARENTS = f"""
+import subprocess, sys, tempfile
+from pathlib import Path
+from tasks.child import call_in_child
+from tests.tasks.child_entries import Answer, Ask
+look = "import os; print('open-secret' in open(f'/proc/{{os.getppid()}}/environ').read())"
+print(subprocess.run([sys.executable, "-c", look], capture_output=True, text=True).stdout.strip())
+with tempfile.TemporaryDirectory() as folder:
+    entry = "{ENTRIES}:read_the_parents_environment"
+    print(call_in_child(entry, Ask(), Answer, Path(folder), time_limit_s={LIMIT_S}).text)
+"""
+
+
+def test_a_child_cannot_read_its_parents_environment(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", READ_THE_PARENTS]
+    if os.geteuid() == 0:  # root as in a container: it may not read what any process holds
+        if (setpriv := shutil.which("setpriv")) is None:
+            pytest.skip("root reads everything, and there is no setpriv to make it less")
+        less = "-sys_ptrace,-perfmon,-sys_admin"
+        command = [setpriv, f"--bounding-set={less}", f"--inh-caps={less}", *command]
+    environment = {**os.environ, "TMPDIR": str(tmp_path), "AWS_SECRET_ACCESS_KEY": "open-secret"}
+    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
+    if done.stdout.startswith("False") or "setpriv:" in done.stderr:
+        pytest.skip("no process can read its parent's environment here, or root cannot be made less")
+    assert done.stdout.split() == ["True", "PermissionError"], done.stderr
 
 
 HUNGRY = "tests.tasks.hungry_entries"

@@ -42,13 +42,83 @@ def test_an_entry_tells_its_way_from_asked_to_done(journal: Journal) -> None:
 
 
 def test_asking_again_changes_nothing_of_what_waits_runs_or_is_done(journal: Journal) -> None:
-    first = journal.ask("m", request())
-    assert journal.ask("m", request()) == first
-    running = journal.start("m", request())
-    assert journal.ask("m", request()) == running
-    done = journal.finish("m", request(), State.DONE, exit_code=4)
-    assert journal.ask("m", request()) == done
+    with journal.asking() as asker:
+        first = journal.ask("m", request(), asker=asker)
+        assert journal.ask("m", request()) == first
+        running = journal.start("m", request())
+        assert journal.ask("m", request()) == running
+        done = journal.finish("m", request(), State.DONE, exit_code=4)
+        assert journal.ask("m", request()) == done
     assert len(journal.entries("m")) == 1
+
+
+def test_a_request_is_asked_for_while_one_of_its_askers_lives(journal: Journal) -> None:
+    with journal.asking() as first:
+        journal.ask("m", request(), asker=first)
+        with journal.asking() as second:
+            entry = journal.ask("m", request(), asker=second)
+            assert entry.askers == (first, second)
+            assert journal.is_asked(entry)
+            assert journal.is_asked(entry, besides=first)
+        assert journal.is_asked(entry)
+        assert not journal.is_asked(entry, besides=first)
+        assert not journal.is_asked(journal.finish("m", request(), State.FAILED, exit_code=1))
+    assert not journal.is_asked(entry)
+
+
+@pytest.mark.parametrize("runs", [False, True])
+def test_what_a_killed_asker_leaves_counts_for_nothing_and_waits_when_it_is_asked_again(
+    journal: Journal, store: LocalStore, runs: bool
+) -> None:
+    def work() -> None:
+        killed = Journal(LocalStore(store.root))
+        with killed.asking() as asker:
+            killed.ask("m", request("b", "2" * 12), asker=asker)
+            if runs:
+                killed.start("m", request("b", "2" * 12))
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    assert is_killed_at(10_000, work)
+    (left,) = journal.entries("m")
+    assert left.state is (State.RUNNING if runs else State.WAITING)
+    assert not journal.is_asked(left)
+    assert list(journal.rivals("m", request("a"), None)) == []
+    with journal.asking() as asker:
+        again = journal.ask("m", left.request, asker=asker)
+        assert (again.state, again.askers) == (State.WAITING, (asker,))
+        assert list(journal.rivals("m", request("a"), None)) == ["b" * 40]
+
+
+def test_rivals_are_other_versions_on_their_way_on_this_branch_and_those_done_since(journal: Journal) -> None:
+    before = module.now()
+    with journal.asking() as asker:
+        for commit, version, ref in [
+            ("b", "1", "main"),
+            ("c", "2", "refs/heads/main"),
+            ("d", "3", "x"),
+            ("e", "4", None),
+        ]:
+            journal.ask("m", request(commit, version * 12), ref, asker=asker)
+        asked = request("a", "1" * 12)
+        assert [each[0] for each in journal.rivals("m", asked, "main")] == ["c", "e"]
+        assert [each[0] for each in journal.rivals("m", asked, None)] == ["c", "d", "e"]
+        journal.finish("m", request("c", "2" * 12), State.DONE, exit_code=0)
+        journal.finish("m", request("e", "4" * 12), State.FAILED, exit_code=1)
+        assert [each[0] for each in journal.rivals("m", asked, "main", before)] == ["c"]
+        assert list(journal.rivals("m", asked, "main", module.now())) == []
+        assert list(journal.rivals("m", asked, "main")) == []
+
+
+def test_reasons_and_notes_of_any_length_are_cut_and_say_so(journal: Journal) -> None:
+    journal.ask("m", request())
+    journal.start("m", request())
+    journal.note("m", request(), "w" * 300)
+    assert journal.entries("m")[0].note == "w" * 182 + "… (300 characters)"
+    engine = EngineResult(engine_id="e", verdict="fail", reason="B" * 5000)
+    ended = journal.finish("m", request(), State.FAILED, exit_code=1, reason="A" * 20_000_000, engines=[engine])
+    assert ended.reason == "A" * 1977 + "… (20000000 characters)"
+    assert (len(ended.engines[0].reason), ended.note) == (2000, "")
+    assert journal.finish("m", request(), State.FAILED, exit_code=1, reason="A" * 2000).reason == "A" * 2000
 
 
 @pytest.mark.parametrize("state", [State.FAILED, State.SUPERSEDED, State.CANCELLED])

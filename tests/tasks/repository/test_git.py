@@ -273,3 +273,13 @@ def test_the_trap_of_these_tests_would_catch_a_git_that_is_not_hardened(source: 
     set_trap(source, trap, HOSTILE["fsmonitor"])
     git(source.root, "status")
     assert (trap / "ran").exists()
+
+
+def test_a_tree_that_holds_itself_many_times_over_is_refused_before_it_fills_memory(source: Source) -> None:
+    oid, kind = git(source.root, "hash-object", "-w", "--stdin", data=b"x"), "100644 blob"
+    for _ in range(7):  # ten to the seventh files
+        lines = "\n".join(f"{kind} {oid}\t{number}" for number in range(10))
+        oid, kind = git(source.root, "mktree", data=lines.encode()), "040000 tree"
+    commit = git(source.root, "commit-tree", oid, data=b"bomb")
+    with closing(source.opened()) as repository, pytest.raises(InputError, match="more to say than 64 MiB; a commit"):
+        repository.tree(commit)

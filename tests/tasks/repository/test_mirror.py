@@ -240,3 +240,9 @@ def test_what_a_server_says_loses_passwords_and_control_characters() -> None:
     told = str(mirror_module._refused("fatal: https://ann:secret@host/x \x1b[31mred\n", "https://host/x"))  # noqa: SLF001
     assert "secret" not in told
     assert "\x1b" not in told
+
+
+def test_a_branch_whose_name_ends_a_line_in_unicode_is_a_branch(source: Source) -> None:
+    head = source.commit({"a": "1"})
+    git(source.root, "branch", "x\u2028y")
+    assert branch_heads(source.root) == {"main": head, "x\u2028y": head}
