@@ -7,20 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
-from prefect.context import FlowRunContext
 
 from flows.conversions import DELETED, CommitResult, Order
 from flows.conversions import convert_commit as convert_models
 from flows.repositories import repository_path
 from flows.session import current_session
 from flows.verdict_table import ModelResult, verdict_table
-from tasks.errors import InputError, StageError
+from tasks.errors import StageError
 from tasks.journal import State
 from tasks.repository.git import Repository
 from tasks.repository.plan import is_zero
 
 if TYPE_CHECKING:
-    from flows.session import Session
     from tasks.journal import Entry
 
 KEY_DIGITS = 12
@@ -51,7 +49,6 @@ def convert_commit(
     if is_zero(commit):
         session.reporter.say(DELETED)
         return CommitResult(commit, (), broken=False).document()
-    _require_lasting_folders(session)
     with closing(Repository(repository_path(session, repository))) as opened:
         result = convert_models(session, opened, Order(commit=commit, old=old or None, ref=ref, lfs=lfs))
     document = result.document()
@@ -63,14 +60,6 @@ def convert_commit(
     if failed:
         raise StageError("\n".join(failed))
     return document
-
-
-def _require_lasting_folders(session: Session) -> None:
-    """A worker runs a flow in a temporary folder: nothing may be kept in the current one there."""
-    context = FlowRunContext.get()
-    by_worker = context is not None and context.flow_run is not None and context.flow_run.deployment_id is not None
-    if by_worker and not session.settings.home.is_absolute():
-        raise InputError("ENGINEGATE_HOME: a worker needs it, as an absolute path; set it where the worker is started")
 
 
 def _failed(result: CommitResult) -> list[tuple[str | None, Entry]]:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prefect import flow
-from prefect.context import FlowRunContext
 
 from flows.calibration import sample_of
 from flows.dispatch import dispatched, targets_elsewhere
@@ -91,7 +90,6 @@ def convert_model(
         StageError: export, reference or tracking failed. A failure of one engine only is its outcome instead.
     """
     session = current_session()
-    _require_lasting_folders(session)
     directory = read_model_directory(Path(model_directory))
     plan = plan_conversion(directory, targets=targets or (), precisions=precisions or (), only=only)
     plan = plan if source_commit is None else replace(plan, source_commit=source_commit)
@@ -118,14 +116,6 @@ def convert_model(
     runs = _track(session, plan, exported, data, reference, outcomes, calibration)
     register_all(session, plan, outcomes, data, reference, runs)
     return outcomes
-
-
-def _require_lasting_folders(session: Session) -> None:
-    """A worker runs a flow in a temporary folder: nothing may be kept in the current one there."""
-    context = FlowRunContext.get()
-    by_worker = context is not None and context.flow_run is not None and context.flow_run.deployment_id is not None
-    if by_worker and not session.settings.home.is_absolute():
-        raise InputError("ENGINEGATE_HOME: a worker needs it, as an absolute path; set it where the worker is started")
 
 
 def _policies(plan: ConversionPlan, data: DataArtifact) -> dict[Precision, Policy]:

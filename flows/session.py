@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from flows.console import Reporter
 from flows.settings import Settings, read_settings
 from tasks.child import ignore_progress
+from tasks.errors import InputError
 from tasks.kernel import machine_memory_bytes
 from tasks.objects.address import open_objects
 from tasks.registry.registry import Registry
@@ -77,8 +78,26 @@ _CURRENT: ContextVar[Session | None] = ContextVar("session", default=None)
 
 
 def current_session() -> Session:
-    """The session of the command that runs, or, in a flow that a worker started, one made from the environment."""
-    return _CURRENT.get() or Session(read_settings(), Reporter())
+    """The session of the command that runs, or, in a flow that a worker started, one made from the environment.
+
+    Raises:
+        InputError: a setting is at fault, or a worker's home folder is relative.
+    """
+    session = _CURRENT.get()
+    if session is None:
+        session = Session(read_settings(), Reporter())
+        _require_lasting_home(session.settings)
+    return session
+
+
+def _require_lasting_home(settings: Settings) -> None:
+    """A worker runs a flow in a temporary folder: nothing may be kept in the current one there."""
+    from prefect.context import FlowRunContext  # noqa: PLC0415 - whoever asks for it here is in a flow
+
+    context = FlowRunContext.get()
+    by_worker = context is not None and context.flow_run is not None and context.flow_run.deployment_id is not None
+    if by_worker and not settings.home.is_absolute():
+        raise InputError("ENGINEGATE_HOME: a worker needs it, as an absolute path; set it where the worker is started")
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from tasks.candidates import fastest_passing
@@ -13,7 +12,7 @@ from tasks.records import Cell, Override
 from tasks.registry.engines import SignedManifest
 from tasks.registry.evidence import artifacts_of, find_contradictions
 from tasks.registry.signing import Signature
-from tasks.registry.survey import is_model_name
+from tasks.registry.survey import in_threads, is_model_name
 from tasks.specs import TARGET, TARGETS
 from validation.verdict import Outcome
 
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
     from tasks.registry.registry import Registry
     from tasks.store.interface import ArtifactStore
 
-_READERS = 8
 _NAMED = 3
 
 
@@ -108,8 +106,7 @@ def fastest_of_newest(registry: Registry, model: str, target: str) -> SignedMani
         RefusedError: a manifest is damaged, or not signed by a trusted key where a trust root is set.
     """
     cells = [cell for cell in registry.list_cells(model) if cell.target == target]
-    with ThreadPoolExecutor(_READERS) as pool:
-        found = list(pool.map(registry.read_signed, cells))
+    found = in_threads(registry.read_signed, cells)
     passed = [one for one in found if one.manifest.verdict.outcome is Outcome.PASS]
     if not passed:
         raise InputError(

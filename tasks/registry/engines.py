@@ -216,7 +216,10 @@ def _within(file: ArtifactFile, on_progress: Callable[[int, int], None]) -> Call
 
     def watch(done: int, total: int) -> None:
         if max(done, total) > file.size_bytes:
-            raise RefusedError(f"should have {file.size_bytes:,} bytes, but has {total:,}; it was damaged or swapped")
+            raise RefusedError(
+                f"{blob_key(file.digest)} should have {file.size_bytes:,} bytes, but has {total:,}; it was damaged or"
+                " swapped: publish the engine again"
+            )
         on_progress(done, total)
 
     return watch

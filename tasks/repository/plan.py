@@ -86,11 +86,6 @@ class PushPlan:
     unchanged: int
     without_effect: tuple[str, ...]
 
-    @property
-    def to_convert(self) -> tuple[ModelChange, ...]:
-        """The models with engines to make."""
-        return tuple(model for model in self.models if model.needs_work)
-
 
 def is_zero(revision: str) -> bool:
     """Whether a revision is the one of zeros that git sends where a branch had no commit before."""

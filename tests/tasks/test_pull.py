@@ -23,6 +23,7 @@ from tasks.registry.channels import ChannelName
 from tasks.registry.layout import manifest_key
 from tasks.registry.signing import Signing
 from tests.tasks.conftest import place_at
+from tests.tasks.damage import flip_a_bit, remove, truncate
 from tests.tasks.processes import race, start_fork
 from tests.tasks.serving import (
     FIRST,
@@ -149,22 +150,6 @@ def test_a_second_pull_of_the_same_engine_changes_nothing(shop: Shop) -> None:
     pulled = shop.pull()
     assert (pulled.moved, pulled.fetched, pulled.mended, pulled.removed) == (False, False, (), ())
     assert tree(root_of(shop)) == before
-
-
-def flip_a_bit(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.chmod(0o644)
-    path.write_bytes(content)
-
-
-def truncate(path: Path) -> None:
-    path.chmod(0o644)
-    path.write_bytes(path.read_bytes()[:-1])
-
-
-def remove(path: Path) -> None:
-    path.unlink()
 
 
 def make_a_folder_of(path: Path) -> None:

@@ -14,6 +14,7 @@ from tasks.errors import InputError, RefusedError
 from tasks.objects.local import LocalObjects
 from tasks.registry.registry import Registry
 from tasks.registry.signing import Signing
+from tests.tasks.damage import flip_a_bit, remove, truncate
 from tests.tasks.processes import kill_points, race
 from tests.tasks.registry.keys import signing_as
 from tests.tasks.tiny import cell, compare_scores, lay_out, make_outcome, manifest_of
@@ -154,22 +155,6 @@ def test_what_happens_to_the_store_does_not_reach_the_registry(
             path.chmod(0o644)
             path.write_bytes(b"damage")
     assert registered.verify(manifest.cell) == []
-
-
-def flip_a_bit(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.chmod(0o644)
-    path.write_bytes(content)
-
-
-def truncate(path: Path) -> None:
-    path.chmod(0o644)
-    path.write_bytes(path.read_bytes()[:-1])
-
-
-def remove(path: Path) -> None:
-    path.unlink()
 
 
 @pytest.mark.parametrize("damage", [flip_a_bit, truncate, remove])

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tasks.repository.plan import ChangeKind, PushPlan, is_zero, plan_push
+from tasks.repository.plan import ChangeKind, ModelChange, PushPlan, is_zero, plan_push
 from tests.tasks.repository.repositories import Source, git, make_source, model_files, pointer, set_files
 
 if TYPE_CHECKING:
@@ -31,6 +31,10 @@ def shop(source: Source) -> tuple[Source, str]:
     """Three models, of which two share a calibration set; and its commit."""
     files = model_files("m/a", name="a") | model_files("m/b", name="b", **INT8) | model_files("m/c", name="c", **INT8)
     return source, source.commit(files | set_files("sets/small") | {"README.md": "x", "m/a/.hidden": "x"})
+
+
+def to_convert(found: PushPlan) -> list[ModelChange]:
+    return [model for model in found.models if model.needs_work]
 
 
 def test_of_a_new_branch_all_models_are_new(shop: tuple[Source, str]) -> None:
@@ -74,7 +78,7 @@ def test_a_push_changes_what_depends_on_it_and_no_more(
     assert kinds(found) == expected
     kept = sum(kind != "removed" for kind in expected.values())
     assert found.unchanged == 3 + ("m/d" in expected) - ("removed" in expected.values()) - kept
-    needs = {model.directory for model in found.to_convert}
+    needs = {model.directory for model in to_convert(found)}
     assert needs == {directory for directory, kind in expected.items() if kind in {"new", "changed"}}
 
 
@@ -92,7 +96,7 @@ def test_a_directory_that_moved_needs_no_work(shop: tuple[Source, str]) -> None:
     found = plan(source, old, source.commit())
     assert kinds(found) == {"m/renamed": "moved"}
     assert found.models[0].reason == "was at m/b, and is the same"
-    assert not found.to_convert
+    assert not to_convert(found)
 
 
 def test_namesakes_are_both_named_and_free_the_name_again(shop: tuple[Source, str]) -> None:
@@ -110,7 +114,7 @@ def test_a_model_that_is_mended_is_converted(shop: tuple[Source, str]) -> None:
     broken = source.commit({"m/a/model.yaml": "a: [1\n"})
     found = plan(source, broken, source.commit(model_files("m/a", name="a")))
     assert kinds(found) == {"m/a": "new"}
-    assert found.to_convert
+    assert to_convert(found)
 
 
 def test_what_is_held_already_needs_no_work_and_says_why(shop: tuple[Source, str]) -> None:
@@ -121,7 +125,7 @@ def test_what_is_held_already_needs_no_work_and_says_why(shop: tuple[Source, str
         (False, "registered already"),
         (False, "converted before: verdict fail"),
     ]
-    assert [model.name for model in found.to_convert] == ["a", "c"]
+    assert [model.name for model in to_convert(found)] == ["a", "c"]
 
 
 def test_a_model_yaml_that_became_unreadable_is_broken_and_not_removed(shop: tuple[Source, str]) -> None:
