@@ -14,15 +14,13 @@ from rich.table import Table
 from rich.text import Text
 
 from tasks.backends import CPU
-from tasks.errors import EnginegateError
-from tasks.judged import deciding_sentence, deciding_words
-from tasks.memo import Remembered
-from tasks.printable import printable
+from tasks.errors import EnginegateError, printable
+from tasks.rule_view import deciding_sentence, deciding_words
+from tasks.store.stage_cache import StageResult
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from flows.planning import ConversionPlan
     from tasks.records import Cell, EngineOutcome
 
 Result = TypeVar("Result")
@@ -58,19 +56,6 @@ class Reporter:
         """Print a line as it is."""
         self._console.print(text, markup=False)
 
-    def plan(self, plan: ConversionPlan) -> None:
-        """Print what is going to be made."""
-        commit = f", commit {plan.source_commit[:12]}" if plan.source_commit else ""
-        self.say(
-            f"{plan.directory.spec.name}, version {plan.version}{commit}: {_count(len(plan.cells), 'engine')} to make"
-        )
-        for cell in plan.cells:
-            self.say(f"  {cell.engine_id}")
-        judged = {rule.output for rule in plan.directory.policy(plan.cells[0].precision).rules}
-        unjudged = [name for name in plan.directory.spec.outputs if name not in judged]
-        if unjudged:
-            self.say(f"! the policy has no rule for {', '.join(unjudged)}: measured and logged, but not judged")
-
     def step(
         self, name: str, work: Callable[[Callable[[int, int], None]], Result], describe: Callable[[Result], str]
     ) -> Result:
@@ -83,7 +68,7 @@ class Reporter:
         except EnginegateError as error:
             self._line(FAILED, name, str(error).partition("\n")[0], time.perf_counter() - started)
             raise
-        cached = isinstance(result, Remembered) and result.cached
+        cached = isinstance(result, StageResult) and result.cached
         if cached and any(step.name == name for step in self.steps):
             return result  # told already: the command did it before the flow that finds it done
         detail = describe(result) + (" (cached)" if cached else "")
@@ -189,7 +174,3 @@ def _row(outcome: EngineOutcome) -> tuple[str, ...]:
         ratio = outcome.benchmark.headline_speedup
         speedup = "-" if ratio is None else f"{ratio:.2f}x"
     return rule, p50, speedup, size, digest
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" + ("" if number == 1 else "s")

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from filelock import FileLock
 
 from tasks.errors import EnginegateError
-from tasks.kernel import die_with
+from tasks.process.kernel import die_with
 from tasks.tracking.connection import without_credentials
 
 if TYPE_CHECKING:

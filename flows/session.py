@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 
 from flows.console import Reporter
 from flows.settings import Settings, read_settings
-from tasks.child import ignore_progress
 from tasks.errors import InputError
-from tasks.kernel import machine_memory_bytes
-from tasks.objects.address import open_objects
+from tasks.objects.location import open_objects
+from tasks.process.child import ignore_progress
+from tasks.process.context import StageContext
+from tasks.process.kernel import machine_memory_bytes
 from tasks.registry.registry import Registry
 from tasks.registry.signing import Signing
 from tasks.store.local import LocalStore
-from tasks.workbench import Workbench
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -60,9 +60,9 @@ class Session:
 
         return MlflowTracker(self.settings.tracking_uri, str(self.settings.artifact_root))
 
-    def bench(self, on_progress: Callable[[int, int], None] = ignore_progress) -> Workbench:
+    def stage_context(self, on_progress: Callable[[int, int], None] = ignore_progress) -> StageContext:
         """What a stage needs, with its progress shown through `on_progress`."""
-        return Workbench(
+        return StageContext(
             self.store,
             self.settings.time_limit_s,
             self.settings.benchmark_s,

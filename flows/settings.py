@@ -10,12 +10,12 @@ from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from tasks.errors import InputError
-from tasks.objects.address import SCHEME
+from tasks.objects.location import SCHEME
 
 PREFIX = "ENGINEGATE_"
 NEVER_BLANK = (f"{PREFIX}TRUST", f"{PREFIX}SIGNING_KEY")
-# How often a runner gives a sign of life.
-SIGN_EVERY_S = 3.0
+# How often a runner gives a heartbeat.
+HEARTBEAT_EVERY_S = 3.0
 # Python with torch does not start in less.
 LEAST_MEMORY_GB = 0.5
 
@@ -26,7 +26,7 @@ class Settings(BaseSettings):
     `time_limit_s` is the longest time of a child process, `benchmark_s` the time for which an engine, and as long
     again its reference, is called at one batch size. `torch_python` is an interpreter that has torch, safetensors,
     numpy, pydantic and pyyaml, for runners where TensorRT's has no torch. `runner_wait_s` is how long an engine
-    waits while no worker is on its pool, and `runner_silence_s` how long a runner may give no sign of life before
+    waits while no worker is on its pool, and `runner_silence_s` how long a runner may give no heartbeat before
     another takes its place. `registry` is a folder or `s3://bucket/prefix`; `signing_key` signs what is written there,
     `trust` holds the keys whose signatures count, and `actor` is who moves channels, if not the login name.
     `supersede` says what a newer commit of a model does to a conversion that runs: let it `finish`, or `cancel` it.
@@ -46,7 +46,7 @@ class Settings(BaseSettings):
     torch_python: Path | None = None
     benchmark_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 3.0
     runner_wait_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 900.0
-    runner_silence_s: Annotated[float, Field(ge=SIGN_EVERY_S * 2, allow_inf_nan=False)] = 120.0
+    runner_silence_s: Annotated[float, Field(ge=HEARTBEAT_EVERY_S * 2, allow_inf_nan=False)] = 120.0
 
     supersede: Literal["finish", "cancel"] = "finish"
     memory_limit_gb: Annotated[float, Field(ge=LEAST_MEMORY_GB, allow_inf_nan=False)] | None = None

@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from flows.session import Session
-    from tasks.memo import Remembered
-    from tasks.workbench import Workbench
+    from tasks.process.context import StageContext
+    from tasks.store.stage_cache import StageResult
 
 Result = TypeVar("Result", bound=BaseModel)
 Arguments = ParamSpec("Arguments")
@@ -20,7 +20,7 @@ Arguments = ParamSpec("Arguments")
 def run_stage(
     session: Session,
     name: str,
-    stage: Callable[Concatenate[Workbench, Arguments], Remembered[Result]],
+    stage: Callable[Concatenate[StageContext, Arguments], StageResult[Result]],
     describe: Callable[[Result], str],
     *arguments: Arguments.args,
     **options: Arguments.kwargs,
@@ -28,6 +28,6 @@ def run_stage(
     """Run a cached stage under the reporter, and return its result."""
     return session.reporter.step(
         name,
-        lambda progress: stage(session.bench(progress), *arguments, **options),
+        lambda progress: stage(session.stage_context(progress), *arguments, **options),
         lambda remembered: describe(remembered.result),
     ).result

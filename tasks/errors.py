@@ -21,3 +21,8 @@ class RefusedError(EnginegateError):
     """A digest, a signature, a compatibility rule or a write-once rule forbids what was asked."""
 
     exit_code = 5
+
+
+def printable(text: str) -> str:
+    """A text that somebody else wrote, in one line, without what steers a terminal or turns its letters around."""
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)

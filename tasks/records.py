@@ -8,7 +8,6 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from tasks.calibration.report import CalibrationRecord
 from tasks.errors import InputError
 from tasks.specs import (
     ENGINE_ID,
@@ -24,6 +23,7 @@ from tasks.specs import (
     Precision,
 )
 from validation.comparison import ComparisonResult
+from validation.metrics import METRICS, Bound
 from validation.policy import Policy
 from validation.verdict import Outcome, Verdict
 
@@ -278,6 +278,19 @@ class Override(Frozen):
     when: str
 
 
+class CalibrationRecord(Frozen):
+    """What an engine's manifest says of the calibration set that it was quantized with.
+
+    `accepted` is the reason of whoever accepted the findings; None where there are none.
+    """
+
+    name: str
+    digest: Digest
+    production_digest: Digest
+    findings: tuple[str, ...]
+    accepted: str | None = None
+
+
 class EngineManifest(Frozen):
     """What an engine is, and why it may be trusted: kept beside it in the registry.
 
@@ -366,3 +379,11 @@ class EngineOutcome(Frozen):
     benchmark: Benchmark | None = None
     calibration: CalibrationRecord | None = None
     tries: tuple[EngineTry, ...] = ()
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether the other engines of the conversion have no say in this one's verdict."""
+        if self.verdict is None or self.policy is None:
+            return True
+        on_pvalues = any(METRICS[rule.metric].bound is Bound.PVALUE for rule in self.policy.rules)
+        return not self.policy.performance and not on_pvalues

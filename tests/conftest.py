@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tasks.process.context import StageContext
 from tasks.store.local import LocalStore
-from tasks.workbench import Workbench
 from tests.tasks.tiny import write_model_folder
 
 if TYPE_CHECKING:
@@ -99,9 +99,9 @@ def store(tmp_path: Path) -> LocalStore:
 
 
 @pytest.fixture
-def bench(store: LocalStore) -> Workbench:
+def context(store: LocalStore) -> StageContext:
     """A workbench on the empty store."""
-    return Workbench(store, time_limit_s=120, benchmark_s=0.05)
+    return StageContext(store, time_limit_s=120, benchmark_s=0.05)
 
 
 @pytest.fixture

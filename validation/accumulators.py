@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from validation.bootstrap import Bootstrap, Draws, Interval, Statistic, exactly
 from validation.distributions import quantile_interval, sample_quantile
 from validation.elements import NAMES, Numbers
-from validation.kept import KeptSamples
 from validation.metrics import METRICS, Reading, undefined
+from validation.reservoir import KeptSamples
 from validation.units import Columns, Floats, Units
 
 MASKED = "undefined: the mask leaves nothing"

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
-from validation.likeness import Floats, check_features, columns, quantile_edges, thinned
+from validation.drift import Floats, check_features, columns, quantile_edges, thinned
 
 DIRECTIONS = 8
 """The most directions. Each is one comparison more, and few suffice to part a handful of strata."""

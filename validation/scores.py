@@ -11,8 +11,8 @@ from validation.accumulators import MASKED, Errors, Mask, Readers, Readings, dra
 from validation.bootstrap import Bootstrap, Interval, exactly
 from validation.distributions import ks_distance, ks_estimate, wasserstein_terms
 from validation.elements import Numbers, element_sums
-from validation.kept import KeptSamples
 from validation.metrics import Reading, undefined
+from validation.reservoir import KeptSamples
 from validation.units import Columns, Floats, units_of
 
 MOST_GRADES = 100

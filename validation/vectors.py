@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from validation.accumulators import MASKED, Errors, Mask, Readers, Readings, drawn, quantile_reading, read, smooth
 from validation.bootstrap import Bootstrap
 from validation.elements import Numbers, element_sums, positions_of
-from validation.kept import KeptSamples
 from validation.metrics import METRICS, Reading, undefined
+from validation.reservoir import KeptSamples
 from validation.units import Floats, units_of
 
 NEIGHBOURS = 10

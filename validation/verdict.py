@@ -7,8 +7,8 @@ from math import isfinite
 
 from validation.comparison import ComparisonResult, Measurement
 from validation.metrics import METRICS, Bound, Direction
-from validation.planning import needed_samples
 from validation.rules import PerformanceRule, Policy, Rule
+from validation.sample_size import needed_samples
 
 
 class Outcome(str, Enum):

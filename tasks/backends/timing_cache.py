@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
-from tasks.digests import digest_json
+from tasks.store.digests import digest_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable

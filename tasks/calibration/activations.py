@@ -11,22 +11,22 @@ import numpy as np
 from onnx import TensorProto, helper
 from scipy.special import gammaln
 
-from tasks.calibration.judge import FEWEST
+from tasks.calibration.findings import FEWEST
+from tasks.calibration.reference_scores import run_session
 from tasks.calibration.report import Place, RangeCoverage
-from tasks.calibration.scores import run_session
-from tasks.converters.quantizable import find_quantizable, fold_transposed_weights, name_nodes
-from tasks.data import slices_in
 from tasks.errors import StageError
-from tasks.feeds import split_batches
-from tasks.npz import load_arrays, shard_paths
-from tasks.onnx_check import open_session
-from tasks.onnx_files import EXTERNAL_DATA_BYTES, read_model, write_model
+from tasks.graphs.onnx_check import open_session
+from tasks.graphs.onnx_files import EXTERNAL_DATA_BYTES, read_model, write_model
+from tasks.quantization.quantizable import find_quantizable, fold_transposed_weights, name_nodes
+from tasks.samples.data_spec import slices_in
+from tasks.samples.feeds import split_batches
+from tasks.samples.npz import load_arrays, shard_paths
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from tasks.npz import Arrays
+    from tasks.samples.npz import Arrays
     from tasks.specs import Dim
 
 MOST_CALIBRATED, MOST_RUN = 1024, 192

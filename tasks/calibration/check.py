@@ -1,7 +1,7 @@
 """Checks a calibration set before INT8 is made with it: is it covered, fresh, and like production?
 
 Whether its files are whole is known when it is read (`sets.read_set`), and what they hold when it is taken in
-(`tasks.data.ingest`). Here the set is measured against a sample of production, which is remembered, and judged, which
+(`tasks.stages.ingest`). Here the set is measured against a sample of production, which is remembered, and judged, which
 is not: a set grows old.
 """
 
@@ -12,27 +12,27 @@ from datetime import datetime, timezone
 from importlib import metadata
 from typing import TYPE_CHECKING
 
-from tasks import onnx_files
-from tasks.calibration.judge import FEWEST, count_strata, find_age, find_differences, find_gaps
-from tasks.calibration.manifest import MANIFEST_FILE, age_days
+from tasks.calibration.findings import FEWEST, count_strata, find_age, find_differences, find_gaps
 from tasks.calibration.measure import DataSet, MeasureRequest
 from tasks.calibration.report import CalibrationReport, Resemblance
-from tasks.child import call_in_child
-from tasks.digests import digest_json, statistics_digest
 from tasks.errors import InputError
-from tasks.memo import Remembered, remember
+from tasks.graphs import onnx_files
+from tasks.model.set_manifest import MANIFEST_FILE, age_days
+from tasks.process.child import call_in_child
 from tasks.specs import ModelSpec
+from tasks.store.digests import digest_json, statistics_digest
+from tasks.store.stage_cache import StageResult, run_cached
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import date
     from pathlib import Path
 
-    from tasks.calibration.manifest import CalibrationManifest
-    from tasks.data import DataSpec
+    from tasks.model.set_manifest import CalibrationManifest
+    from tasks.process.context import StageContext
     from tasks.records import DataArtifact, ExportedModel
+    from tasks.samples.data_spec import DataSpec
     from tasks.specs import InputSpec
-    from tasks.workbench import Workbench
 
 RECIPE = 3
 
@@ -65,14 +65,14 @@ def require_inputs(manifest: CalibrationManifest, inputs: Mapping[str, InputSpec
 
 
 def check_calibration(
-    bench: Workbench,
+    context: StageContext,
     manifest: CalibrationManifest,
     data: DataArtifact,
     production: Production,
     spec: DataSpec | ModelSpec,
     exported: ExportedModel | None,
     today: date | None = None,
-) -> Remembered[CalibrationReport]:
+) -> StageResult[CalibrationReport]:
     """Compare a set with production, and say what is wrong with it.
 
     Without `exported`, the reference is not run: inputs are compared, but neither ranges nor scores.
@@ -83,7 +83,7 @@ def check_calibration(
     """
     _require_samples(manifest.name, data, production)
     strata = tuple(manifest.strata)
-    measured = _measure(bench, data, production, spec, exported, strata)
+    measured = _measure(context, data, production, spec, exported, strata)
     found = measured.result
     age = age_days(manifest, today or datetime.now(timezone.utc).date())
     counted = count_strata(manifest.strata, found)
@@ -98,7 +98,7 @@ def check_calibration(
         resemblance=found,
         findings=(*find_gaps(counted), *find_age(age, manifest.max_age_days), *find_differences(found)),
     )
-    return Remembered(report, cached=measured.cached, seconds=measured.seconds)
+    return StageResult(report, cached=measured.cached, seconds=measured.seconds)
 
 
 def _require_samples(name: str, data: DataArtifact, production: Production) -> None:
@@ -116,13 +116,13 @@ def set_digest(data: DataArtifact) -> str:
 
 
 def _measure(
-    bench: Workbench,
+    context: StageContext,
     data: DataArtifact,
     production: Production,
     spec: DataSpec | ModelSpec,
     exported: ExportedModel | None,
     strata: tuple[str, ...],
-) -> Remembered[Resemblance]:
+) -> StageResult[Resemblance]:
     outputs = spec.outputs if isinstance(spec, ModelSpec) else {}
     if not outputs:
         exported = None  # nothing says what its outputs mean
@@ -140,16 +140,16 @@ def _measure(
     }
 
     def produce() -> Resemblance:
-        with bench.store.scratch() as folder:
+        with context.store.scratch() as folder:
             onnx = None
             if exported is not None:
-                onnx = str(onnx_files.fetched_model(bench.store.fetch(exported.onnx, folder / "onnx")))
+                onnx = str(onnx_files.fetched_model(context.store.fetch(exported.onnx, folder / "onnx")))
             request = MeasureRequest(
-                calibration=_laid_out(bench, data, folder / "set"),
-                production=_laid_out(bench, production.data, folder / "production"),
+                calibration=_laid_out(context, data, folder / "set"),
+                production=_laid_out(context, production.data, folder / "production"),
                 validation=None
                 if production.validation is None
-                else str(bench.store.fetch(production.validation.inputs, folder / "validation")),
+                else str(context.store.fetch(production.validation.inputs, folder / "validation")),
                 inputs=dict(spec.inputs),
                 batch_dim=spec.batch_dim,
                 batch=spec.dims[spec.batch_dim],
@@ -162,16 +162,16 @@ def _measure(
                 request,
                 Resemblance,
                 folder,
-                time_limit_s=bench.time_limit_s,
-                on_progress=bench.on_progress,
+                time_limit_s=context.time_limit_s,
+                on_progress=context.on_progress,
             )
 
-    return remember(bench.store, "check", key, Resemblance, produce)
+    return run_cached(context.store, "check", key, Resemblance, produce)
 
 
-def _laid_out(bench: Workbench, data: DataArtifact, folder: Path) -> DataSet:
+def _laid_out(context: StageContext, data: DataArtifact, folder: Path) -> DataSet:
     return DataSet(
-        inputs=str(bench.store.fetch(data.inputs, folder / "inputs")),
-        annotations=str(bench.store.fetch(data.annotations, folder / "annotations")),
+        inputs=str(context.store.fetch(data.inputs, folder / "inputs")),
+        annotations=str(context.store.fetch(data.annotations, folder / "annotations")),
         samples=data.samples,
     )

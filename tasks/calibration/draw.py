@@ -16,11 +16,11 @@ import numpy as np
 
 from tasks.calibration.choose import choose_samples, values_of
 from tasks.calibration.features import sample_digests
-from tasks.calibration.manifest import LARGEST_STRATUM, LEAST_SAMPLES, count_samples, make_manifest, write_manifest
-from tasks.data import SLICE
 from tasks.errors import InputError
-from tasks.formats import read_arrays
-from tasks.npz import FIRST_INDICES
+from tasks.model.set_manifest import LARGEST_STRATUM, LEAST_SAMPLES, count_samples, make_manifest, write_manifest
+from tasks.samples.data_spec import SLICE
+from tasks.samples.formats import read_arrays
+from tasks.samples.npz import FIRST_INDICES
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from tasks.calibration.choose import Cell
-    from tasks.calibration.manifest import CalibrationManifest
-    from tasks.npz import Arrays
+    from tasks.model.set_manifest import CalibrationManifest
+    from tasks.samples.npz import Arrays
     from tasks.specs import InputSpec
 
 FILE_BYTES = 64 << 20

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from validation.likeness import TokenCounts
+from validation.drift import TokenCounts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from numpy.typing import NDArray
 
-    from tasks.npz import Arrays
+    from tasks.samples.npz import Arrays
     from tasks.specs import InputSpec
 
     Array = np.ndarray[Any, Any]

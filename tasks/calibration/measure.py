@@ -19,22 +19,22 @@ from tasks.calibration.activations import (
     batches,
 )
 from tasks.calibration.features import feature_names, find_masks, sample_digests, sample_features, token_counts
-from tasks.calibration.judge import FEWEST
+from tasks.calibration.findings import FEWEST
+from tasks.calibration.reference_scores import join_scores, scores_of
 from tasks.calibration.report import FeatureLikeness, Place, Resemblance, TokenCoverage
-from tasks.calibration.scores import join_scores, scores_of
-from tasks.data import SLICE, slices_in
 from tasks.errors import InputError
-from tasks.npz import FIRST_INDICES, load_arrays, shard_paths
+from tasks.samples.data_spec import SLICE, slices_in
+from tasks.samples.npz import FIRST_INDICES, load_arrays, shard_paths
 from tasks.specs import Dim, Frozen, InputSpec, OutputDeclaration
 from validation.directions import combine
-from validation.likeness import TokenCounts, compare, stratum_weights, unseen_tokens
+from validation.drift import TokenCounts, compare, stratum_weights, unseen_tokens
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
-    from tasks.npz import Arrays
+    from tasks.samples.npz import Arrays
 
     Texts = NDArray[np.str_]
     Floats = NDArray[np.float32]

@@ -115,16 +115,3 @@ class CalibrationReport(Frozen):
     def passed(self) -> bool:
         """Whether nothing was found wrong."""
         return not self.findings
-
-
-class CalibrationRecord(Frozen):
-    """What an engine's manifest says of the calibration set that it was quantized with.
-
-    `accepted` is the reason of whoever accepted the findings; None where there are none.
-    """
-
-    name: str
-    digest: Digest
-    production_digest: Digest
-    findings: tuple[str, ...]
-    accepted: str | None = None

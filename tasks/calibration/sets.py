@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from tasks.blobs import link_or_copy
-from tasks.calibration.manifest import (
+from tasks.errors import InputError, RefusedError, StageError
+from tasks.model.set_manifest import (
     MANIFEST_FILE,
     S3,
     CalibrationManifest,
@@ -18,16 +18,16 @@ from tasks.calibration.manifest import (
     data_files_in,
     read_manifest,
 )
-from tasks.data import SLICE
-from tasks.digests import CHUNK_BYTES, digest_file
-from tasks.errors import InputError, RefusedError, StageError
-from tasks.scratch import ScratchSpace
+from tasks.samples.data_spec import SLICE
+from tasks.store.blobs import link_or_copy
+from tasks.store.digests import CHUNK_BYTES, digest_file
+from tasks.store.scratch import ScratchSpace
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from tasks.calibration.manifest import SetFile
-    from tasks.npz import Arrays
+    from tasks.model.set_manifest import SetFile
+    from tasks.samples.npz import Arrays
 
 CLIENT_ERRORS = range(400, 500)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tasks.calibration.judge import CLIPPING_LIMIT, clips, differs, lacks_tokens
-from validation.likeness import KS_LIMIT, PSI_LIMIT, UNSEEN_LIMIT
+from tasks.calibration.findings import CLIPPING_LIMIT, clips, differs, lacks_tokens
+from validation.drift import KS_LIMIT, PSI_LIMIT, UNSEEN_LIMIT
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

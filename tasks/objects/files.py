@@ -8,9 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from tasks.digests import CHUNK_BYTES
 from tasks.errors import RefusedError
-from tasks.scratch import ScratchSpace
+from tasks.store.digests import CHUNK_BYTES
+from tasks.store.scratch import ScratchSpace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, ValidationError
 
-from tasks.digests import canonical_json
 from tasks.errors import InputError, RefusedError
 from tasks.objects.interface import ChangedError
 from tasks.records import LONGEST_REASON
 from tasks.registry.layout import channel_key
 from tasks.specs import ENGINE_ID, Digest, Frozen
+from tasks.store.digests import canonical_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from tasks.child import ignore_progress
 from tasks.errors import InputError, RefusedError
+from tasks.process.child import ignore_progress
 from tasks.records import Cell, EngineManifest
 from tasks.registry.evidence import artifacts_of, find_contradictions
 from tasks.registry.layout import ENGINES, blob_key, manifest_key

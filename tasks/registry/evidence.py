@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from tasks.digests import artifact_digest, digest_json
 from tasks.records import PytorchForm
+from tasks.store.digests import artifact_digest, digest_json
 from validation.verdict import Outcome, decide
 
 if TYPE_CHECKING:

@@ -11,13 +11,13 @@ from datetime import datetime, timezone
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from tasks.child import ignore_progress
-from tasks.digests import artifact_digest
 from tasks.errors import InputError, RefusedError
+from tasks.process.child import ignore_progress
 from tasks.records import Cell
 from tasks.registry.evidence import artifacts_of
 from tasks.registry.layout import BLOBS, blob_key, manifest_key
 from tasks.registry.survey import read_channels, read_manifests, survey_registry
+from tasks.store.digests import artifact_digest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping

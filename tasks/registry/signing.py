@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
-from tasks.digests import canonical_json
 from tasks.errors import InputError, RefusedError
+from tasks.store.digests import canonical_json
 
 if TYPE_CHECKING:
     from pathlib import Path

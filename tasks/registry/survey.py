@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from tasks.child import ignore_progress
 from tasks.errors import InputError, RefusedError
+from tasks.process.child import ignore_progress
 from tasks.records import Cell
 from tasks.registry.channels import ChannelName
 from tasks.registry.layout import CHANNELS, ENGINES, channel_key, manifest_key

@@ -18,8 +18,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tasks.child import ignore_progress
 from tasks.errors import InputError, RefusedError
+from tasks.process.child import ignore_progress
 from tasks.registry.layout import BLOBS, manifest_key
 from tasks.registry.retention import files_of, refuse_removal
 from tasks.registry.survey import in_threads, list_engines, read_channels, read_manifests

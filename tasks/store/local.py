@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
-from tasks.blobs import BlobFolder
-from tasks.digests import artifact_digest
 from tasks.errors import RefusedError
 from tasks.records import Artifact
-from tasks.scratch import ScratchSpace
+from tasks.store.blobs import BlobFolder
+from tasks.store.digests import artifact_digest
+from tasks.store.scratch import ScratchSpace
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

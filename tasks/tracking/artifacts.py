@@ -7,8 +7,9 @@ from collections import defaultdict
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
-from tasks.judged import deciding_words, judged_rules
+from tasks.rule_view import deciding_words, judged_rules
 from tasks.tracking.figures import Pairs, draw_agreement, draw_distribution, draw_error_by_slice
+from tasks.tracking.paired_samples import annotate, sample_pairs
 from tasks.tracking.rule_figure import draw_rules
 from tasks.tracking.run_content import (
     LAYERS,
@@ -19,7 +20,6 @@ from tasks.tracking.run_content import (
     scrub,
     without_host_paths,
 )
-from tasks.tracking.samples import annotate, sample_pairs
 from validation.outputs import OutputKind
 
 if TYPE_CHECKING:
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 
     from matplotlib.figure import Figure
 
-    from tasks.judged import JudgedRule
     from tasks.records import EngineOutcome
+    from tasks.rule_view import JudgedRule
     from tasks.tracking.interface import EngineRecord
-    from tasks.tracking.samples import Key, PairSample
+    from tasks.tracking.paired_samples import Key, PairSample
     from validation.breakdowns import SliceError
     from validation.comparison import ComparisonResult
     from validation.outputs import OutputSpec

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from tasks.calibration.judge import CLIPPING_LIMIT, clips, differs
+from tasks.calibration.findings import CLIPPING_LIMIT, clips, differs
 from tasks.calibration.tables import markdown_of, worst_features
-from tasks.digests import digest_json
+from tasks.store.digests import digest_json
 from tasks.tracking.run_content import RunContent, fit_params, fit_tags, scrub, without_host_paths
-from validation.likeness import KS_LIMIT
+from validation.drift import KS_LIMIT
 
 if TYPE_CHECKING:
     from pathlib import Path

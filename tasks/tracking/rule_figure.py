@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
 
-    from tasks.judged import JudgedRule
+    from tasks.rule_view import JudgedRule
 
 MOST_RULES = 40
 """Rules drawn; of more, the worst."""

@@ -14,17 +14,16 @@ from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.digests import digest_json
-from tasks.judged import judged_rules, worst_first
 from tasks.records import PytorchForm
+from tasks.rule_view import judged_rules, worst_first
+from tasks.store.digests import digest_json
 from validation.metrics import METRICS
 from validation.verdict import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from tasks.calibration.report import CalibrationRecord
-    from tasks.records import Benchmark, EngineOutcome, Latency, Timing
+    from tasks.records import Benchmark, CalibrationRecord, EngineOutcome, Latency, Timing
     from tasks.specs import Dim
     from tasks.tracking.interface import ConversionRecord
     from validation.breakdowns import SliceError

@@ -20,10 +20,10 @@ from onnx import numpy_helper
 from rows import Row
 
 from tasks.calibration.measure import DataSet, MeasureRequest, measure_in_child
-from tasks.child import ignore_progress
-from tasks.compare import peak_memory_bytes
-from tasks.npz import save_shard
+from tasks.process.child import ignore_progress
+from tasks.samples.npz import save_shard
 from tasks.specs import Dim, InputSpec, OutputDeclaration
+from tasks.stages.compare import peak_memory_bytes
 
 if TYPE_CHECKING:
     from numpy.random import Generator

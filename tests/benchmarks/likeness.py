@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from rows import Row
 
-from tasks.calibration.judge import count_strata, find_gaps
+from tasks.calibration.findings import count_strata, find_gaps
 from tasks.calibration.report import Resemblance
 from validation.directions import combine
-from validation.likeness import Likeness, compare, stratum_weights
+from validation.drift import Likeness, compare, stratum_weights
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

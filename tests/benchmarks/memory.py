@@ -8,14 +8,14 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from tasks.build import build_engine
-from tasks.compare import compare_engine
-from tasks.data import ingest
-from tasks.npz import save_shard, shard_paths
+from tasks.process.context import StageContext
 from tasks.records import Cell, EngineJob, ModuleArtifact, ReferenceArtifact, TypedModel
+from tasks.samples.npz import save_shard, shard_paths
 from tasks.specs import ModelSpec, Precision
+from tasks.stages.build import build_engine
+from tasks.stages.compare import compare_engine
+from tasks.stages.ingest import ingest
 from tasks.store.local import LocalStore
-from tasks.workbench import Workbench
 from validation.policy import default_policy
 
 if TYPE_CHECKING:
@@ -39,24 +39,24 @@ SPEC = ModelSpec.model_validate(
 def compare_peak_bytes(folder: Path, samples: int) -> int:
     """Largest resident memory, in bytes, of the child process that compares `samples` samples of four scores."""
     folder.mkdir(parents=True)
-    bench = Workbench(LocalStore(folder / "store"))
+    context = StageContext(LocalStore(folder / "store"))
     random = np.random.default_rng(0)
     features = random.standard_normal((samples, FEATURES)).astype(np.float32)
     weights = (random.standard_normal((FEATURES, OUTPUTS)) / 8).astype(np.float32)
     levels = {"slice.level": np.arange(samples) % 6}
     np.savez(folder / "data.npz", features=features, **levels)
-    data = ingest(bench, SPEC, [folder / "data.npz"], "validation.data").result
-    with bench.store.scratch() as scratch:
+    data = ingest(context, SPEC, [folder / "data.npz"], "validation.data").result
+    with context.store.scratch() as scratch:
         (scratch / "reference").mkdir()
-        for number, path in enumerate(shard_paths(bench.store.fetch(data.inputs, scratch / "inputs"))):
+        for number, path in enumerate(shard_paths(context.store.fetch(data.inputs, scratch / "inputs"))):
             with np.load(path) as shard:
                 noise = random.normal(scale=0.001, size=(len(shard["features"]), OUTPUTS))
                 score = 1 / (1 + np.exp(-shard["features"] @ weights)) + noise
             save_shard(scratch / "reference", number, {"score": score.astype(np.float32)})
-        reference = ReferenceArtifact(outputs=bench.store.put(scratch / "reference"))
+        reference = ReferenceArtifact(outputs=context.store.put(scratch / "reference"))
         (scratch / "onnx").mkdir()
         onnx.save(_scorer(weights), scratch / "onnx" / "model.onnx")
-        typed = TypedModel(onnx=bench.store.put(scratch / "onnx"), precision=Precision.FP32, recipe={})
+        typed = TypedModel(onnx=context.store.put(scratch / "onnx"), precision=Precision.FP32, recipe={})
     job = EngineJob(
         cell=Cell(model="memory", target="cpu", precision=Precision.FP32, version="0" * 12),
         spec=SPEC,
@@ -66,7 +66,7 @@ def compare_peak_bytes(folder: Path, samples: int) -> int:
         reference=reference,
         module=ModuleArtifact(files=typed.onnx, source=SPEC.source, weights=None),  # nobody times it
     )
-    return compare_engine(bench, job, build_engine(bench, job).result).result.peak_memory_bytes
+    return compare_engine(context, job, build_engine(context, job).result).result.peak_memory_bytes
 
 
 def _scorer(weights: np.ndarray) -> onnx.ModelProto:

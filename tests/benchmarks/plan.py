@@ -56,7 +56,7 @@ def plan(scratch: Path) -> list[Row]:
 
 def _timed(repository: Path, arguments: list[str], home: Path) -> float:
     environment = os.environ | {"ENGINEGATE_HOME": str(home), "PYTHONPATH": str(REPOSITORY)}
-    command = [sys.executable, "-m", "flows.cli", "plan", str(repository), *arguments, "--json"]
+    command = [sys.executable, "-m", "flows.commands.cli", "plan", str(repository), *arguments, "--json"]
     started = time.perf_counter()
     subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     return time.perf_counter() - started

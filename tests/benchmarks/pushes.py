@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path.append(str(REPOSITORY))  # this is run as a script, and takes the model and the server from the tests
 
-from tasks.journal import Journal, State  # noqa: E402
+from flows.pushes.journal import Journal, State  # noqa: E402
 from tasks.store.local import LocalStore  # noqa: E402
 from tests.flows.projects import SPEC, prefect_server, write_project  # noqa: E402
 
@@ -27,7 +27,7 @@ MODELS, PUSHES, MINUTE_S = 4, 50, 60.0
 KILLED_AT, EVERY_S, LIMIT_S = 20, 2.0, 900.0
 WATCH = """
 import sys, time
-from flows.watch import watch
+from flows.pushes.watch_flow import watch
 while True:
     watch([sys.argv[1]])
     time.sleep(float(sys.argv[2]))

@@ -20,7 +20,7 @@ from rows import Row
 REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path.append(str(REPOSITORY))  # this is run as a script, and takes the servers from the tests
 
-from tasks.objects.address import open_objects  # noqa: E402
+from tasks.objects.location import open_objects  # noqa: E402
 from tasks.registry.channels import ChannelName, next_move  # noqa: E402
 from tasks.registry.registry import Registry  # noqa: E402
 from tasks.registry.signing import Signing  # noqa: E402
@@ -44,7 +44,7 @@ COPY = f"s3://{BUCKET}/copy"
 COMMON = """
 import json, resource, sys
 from pathlib import Path
-from tasks.objects.address import open_objects
+from tasks.objects.location import open_objects
 from tasks.registry.registry import Registry
 from tasks.registry.signing import Signing
 registry = Registry(open_objects(sys.argv[1]), Signing())
@@ -55,8 +55,8 @@ manifest = EngineManifest.model_validate_json(Path(sys.argv[2]).read_bytes())
 assert registry.publish(manifest, {digest: Path(path) for digest, path in json.loads(sys.argv[3]).items()})
 """
 PULL = """
-from tasks.pull import Order, pull_engine
-from tasks.pulled import ServingFolder
+from tasks.release.pull import Order, pull_engine
+from tasks.release.serving_folder import ServingFolder
 from tasks.registry.channels import ChannelName
 order = Order("tiny", "cpu", ChannelName.PRODUCTION)
 assert pull_engine(registry, ServingFolder(Path(sys.argv[2])), order, wait_s=1).fetched

@@ -36,7 +36,7 @@ from registry import registry
 from rows import Row
 from safetensors.numpy import load_file, save_file
 
-from tasks.digests import digest_file
+from tasks.store.digests import digest_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -13,16 +13,16 @@ import pytest
 
 from tasks.calibration.check import Production, check_calibration, require_inputs
 from tasks.calibration.sets import count_strata, read_set
-from tasks.data import ingest
-from tasks.export import export_onnx
-from tasks.formats import read_arrays
-from tasks.model_directory import read_model_directory
+from tasks.model.model_directory import read_model_directory
+from tasks.samples.formats import read_arrays
+from tasks.stages.export import export_onnx
+from tasks.stages.ingest import ingest
 
 if TYPE_CHECKING:
     from types import ModuleType
 
     from tasks.calibration.report import CalibrationReport
-    from tasks.workbench import Workbench
+    from tasks.process.context import StageContext
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = {
@@ -46,17 +46,17 @@ GAPS = {
 }
 
 
-def check(bench: Workbench, name: str, *, run: bool = False) -> CalibrationReport:
+def check(context: StageContext, name: str, *, run: bool = False) -> CalibrationReport:
     """Check a set against the validation data of its example; running the reference takes an export."""
     directory = read_model_directory(ROOT / "examples" / EXAMPLE[name])
     found = read_set(ROOT / "calibration_sets" / name, Path("downloads"))
     require_inputs(found.manifest, directory.spec.inputs)
     count_strata(found, map(read_arrays, found.files))
-    data = ingest(bench, directory.spec, found.files, name).result
-    validation = ingest(bench, directory.spec, directory.validation, "validation.data").result
-    exported = export_onnx(bench, directory, validation).result if run else None
+    data = ingest(context, directory.spec, found.files, name).result
+    validation = ingest(context, directory.spec, directory.validation, "validation.data").result
+    exported = export_onnx(context, directory, validation).result if run else None
     production = Production("validation", validation, validation)
-    return check_calibration(bench, found.manifest, data, production, directory.spec, exported).result
+    return check_calibration(context, found.manifest, data, production, directory.spec, exported).result
 
 
 def test_every_set_that_ships_is_tested_here() -> None:
@@ -67,17 +67,17 @@ def test_every_set_that_ships_is_tested_here() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(EXAMPLE.keys() - GAPS.keys()))
-def test_a_covering_set_passes(bench: Workbench, name: str) -> None:
-    assert check(bench, name).findings == ()
+def test_a_covering_set_passes(context: StageContext, name: str) -> None:
+    assert check(context, name).findings == ()
 
 
 @pytest.mark.parametrize("name", GAPS)
-def test_the_gap_of_a_lacking_set_is_named(bench: Workbench, name: str) -> None:
-    assert {finding.sentence for finding in check(bench, name).findings} == GAPS[name]
+def test_the_gap_of_a_lacking_set_is_named(context: StageContext, name: str) -> None:
+    assert {finding.sentence for finding in check(context, name).findings} == GAPS[name]
 
 
-def test_print_alone_is_found_to_clip_the_input_of_the_digit_reader(bench: Workbench) -> None:
-    found = check(bench, "digits_printed_only", run=True)
+def test_print_alone_is_found_to_clip_the_input_of_the_digit_reader(context: StageContext) -> None:
+    found = check(context, "digits_printed_only", run=True)
     (clipped,) = (finding for finding in found.findings if finding.check == "range")
     assert clipped.sentence.startswith("1 of 13 tensors go beyond the range of the set; most: image ends at 0.6641 ")
     assert "where script=handwritten" in clipped.sentence

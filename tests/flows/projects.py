@@ -18,7 +18,7 @@ import numpy as np
 from click.testing import CliRunner
 from safetensors.numpy import save_file
 
-from flows.cli import main
+from flows.commands.cli import main
 from tests.sets import describe
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class Project:
 
     def start(self, *arguments: str, **options: Any) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, "-m", "flows.cli", *arguments],
+            [sys.executable, "-m", "flows.commands.cli", *arguments],
             cwd=self.root,
             env=self.environment,
             text=True,

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from flows.console import Reporter, label_of
-from flows.planning import ConversionPlan
+from flows.conversion.conversion_plan import ConversionPlan
 from tasks.errors import InputError, StageError
-from tasks.memo import Remembered
-from tasks.model_directory import ModelDirectory
+from tasks.model.model_directory import ModelDirectory
 from tasks.records import Cell, EngineOutcome
 from tasks.specs import Precision
+from tasks.store.stage_cache import StageResult
 from tests.tasks.tiny import cell, make_outcome, tiny_policy, tiny_spec
 from validation.policy import PerformanceRule, Policy
 from validation.verdict import Outcome, Speedup, decide
@@ -75,7 +75,7 @@ def test_the_matrix_is_printed_before_work_starts(capsys: Capture) -> None:
 def test_a_step_is_one_line_with_its_mark_and_seconds(capsys: Capture) -> None:
     reporter = Reporter()
     assert reporter.step("export", work("made"), lambda result: f"result {result}") == "made"
-    reporter.step("build", work(Remembered(tiny_spec(), cached=True, seconds=0.0)), lambda _found: "found")
+    reporter.step("build", work(StageResult(tiny_spec(), cached=True, seconds=0.0)), lambda _found: "found")
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2
     assert lines[0].startswith("✓ export ")

@@ -6,7 +6,7 @@ import pytest
 
 from flows.settings import Settings, read_settings
 from tasks.errors import InputError
-from tasks.objects.address import open_objects
+from tasks.objects.location import open_objects
 
 
 def test_without_any_variable_all_lies_in_one_folder_of_the_current_one(tmp_path: Path) -> None:

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from flows.handover import take_job
+from flows.runners.handover import take_job
 from tasks.backends.gpu import find_gpu
 from tasks.backends.trt import import_tensorrt
 from tasks.errors import StageError
+from tasks.process.context import StageContext
 from tasks.store.local import LocalStore
-from tasks.workbench import Workbench
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,15 +56,15 @@ def target() -> str:
 
 
 @pytest.fixture(scope="session")
-def gpu_bench(tmp_path_factory: pytest.TempPathFactory) -> Workbench:
+def gpu_bench(tmp_path_factory: pytest.TempPathFactory) -> StageContext:
     """A workbench whose engines all tests share."""
     home = tmp_path_factory.mktemp("gpu")
     store = LocalStore(Path(JOBS) / "store" if JOBS else home / "store")
-    return Workbench(store, time_limit_s=600, benchmark_s=0.5, timing_caches=home / "timing-caches")
+    return StageContext(store, time_limit_s=600, benchmark_s=0.5, timing_caches=home / "timing-caches")
 
 
 @pytest.fixture(scope="session")
-def example_job(gpu_bench: Workbench) -> Callable[[str], EngineJob]:
+def example_job(gpu_bench: StageContext) -> Callable[[str], EngineJob]:
     """The job of an example's engine for this GPU, by `model-target-precision`."""
 
     def find(name: str) -> EngineJob:

@@ -18,14 +18,14 @@ from tasks.backends.interface import BuildJob
 from tasks.backends.profiles import choose_profile
 from tasks.backends.timing_cache import timing_cache_path
 from tasks.backends.trt import TensorRtBackend, import_tensorrt
-from tasks.benchmark import benchmark_engine
-from tasks.build import build_engine
-from tasks.child import ChildFailedError, ignore_progress
-from tasks.compare import compare_engine
 from tasks.errors import InputError, RefusedError, StageError
-from tasks.onnx_files import fetched_model
-from tasks.shapes import seeded_feeds
+from tasks.graphs.onnx_files import fetched_model
+from tasks.process.child import ChildFailedError, ignore_progress
+from tasks.samples.shapes import seeded_feeds
 from tasks.specs import BuildSpec, Dim, InputSpec, Precision
+from tasks.stages.benchmark import benchmark_engine
+from tasks.stages.build import build_engine
+from tasks.stages.compare import compare_engine
 from tests.tasks.tiny import job, make_features, put, put_data, put_model, score, tiny_spec, write_onnx
 from validation.verdict import Outcome, decide
 
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from tasks.process.context import StageContext
     from tasks.records import EngineJob
-    from tasks.workbench import Workbench
 
 OPSET = 17
 CHANNELS = 64
@@ -50,10 +50,10 @@ def lowered(path: Path) -> Path:
     return path
 
 
-def put_lowered(bench: Workbench, folder: Path) -> Any:
-    typed = put_model(bench.store, folder)
+def put_lowered(context: StageContext, folder: Path) -> Any:
+    typed = put_model(context.store, folder)
     return typed.model_copy(
-        update={"onnx": put(bench.store, {"model.onnx": lowered(folder / "model.onnx").read_bytes()})}
+        update={"onnx": put(context.store, {"model.onnx": lowered(folder / "model.onnx").read_bytes()})}
     )
 
 
@@ -133,7 +133,7 @@ def test_polygraphy_runs_the_same_plan_to_the_same_outputs(tmp_path: Path) -> No
 
 
 def test_an_engine_of_another_gpu_or_release_is_refused_before_it_is_read(
-    gpu_bench: Workbench, tmp_path: Path, target: str
+    gpu_bench: StageContext, tmp_path: Path, target: str
 ) -> None:
     work = job(gpu_bench.store, put_lowered(gpu_bench, tmp_path / "onnx"), target=target)
     engine = build_engine(gpu_bench, work).result
@@ -152,7 +152,7 @@ def test_what_is_no_plan_is_a_failed_stage(tmp_path: Path) -> None:
         TensorRtBackend().load(tmp_path / "plan").run({"features": make_features(1)})
 
 
-def test_a_build_that_takes_too_long_is_stopped(gpu_bench: Workbench, tmp_path: Path, target: str) -> None:
+def test_a_build_that_takes_too_long_is_stopped(gpu_bench: StageContext, tmp_path: Path, target: str) -> None:
     impatient = type(gpu_bench)(gpu_bench.store, time_limit_s=1.0)
     model = put(gpu_bench.store, {"model.onnx": write_convolutions(tmp_path / "model.onnx", layers=30).read_bytes()})
     spec = tiny_spec(inputs={"x": {"dtype": "float32", "shape": ["batch", CHANNELS, 56, 56]}})
@@ -164,7 +164,7 @@ def test_a_build_that_takes_too_long_is_stopped(gpu_bench: Workbench, tmp_path: 
 
 
 def test_a_builder_that_crashes_is_a_failed_stage_with_the_last_lines_of_its_log(
-    gpu_bench: Workbench, tmp_path: Path, target: str
+    gpu_bench: StageContext, tmp_path: Path, target: str
 ) -> None:
     compiler = shutil.which("gcc") or shutil.which("cc")
     if compiler is None:
@@ -254,7 +254,7 @@ def test_the_identity_names_the_gpu_and_its_software() -> None:
     assert gpu.uuid.startswith(("GPU-", "MIG-"))
 
 
-def test_a_benchmark_tells_latency_memory_and_layers(gpu_bench: Workbench, tmp_path: Path, target: str) -> None:
+def test_a_benchmark_tells_latency_memory_and_layers(gpu_bench: StageContext, tmp_path: Path, target: str) -> None:
     data = put_data(gpu_bench.store, [{"features": make_features(20)}])
     work = job(gpu_bench.store, put_lowered(gpu_bench, tmp_path / "onnx"), target=target, data=data)
     engine = build_engine(gpu_bench, work).result
@@ -269,7 +269,7 @@ def test_a_benchmark_tells_latency_memory_and_layers(gpu_bench: Workbench, tmp_p
 @pytest.mark.parametrize("name", EXAMPLES)
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
 def test_an_example_passes_its_gate(
-    gpu_bench: Workbench, example_job: Callable[[str], EngineJob], target: str, name: str, precision: str
+    gpu_bench: StageContext, example_job: Callable[[str], EngineJob], target: str, name: str, precision: str
 ) -> None:
     work = example_job(f"{name}-{target}-{precision}")
     engine = build_engine(gpu_bench, work).result
@@ -286,7 +286,7 @@ def test_an_example_passes_its_gate(
 
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_an_example_gives_what_onnx_runtime_gives_at_every_corner_of_its_dims(
-    gpu_bench: Workbench, example_job: Callable[[str], EngineJob], target: str, tmp_path: Path, name: str
+    gpu_bench: StageContext, example_job: Callable[[str], EngineJob], target: str, tmp_path: Path, name: str
 ) -> None:
     import onnxruntime  # noqa: PLC0415 - loads native libraries
 
@@ -302,7 +302,7 @@ def test_an_example_gives_what_onnx_runtime_gives_at_every_corner_of_its_dims(
 
 
 def test_a_damaged_example_fails_its_gate(
-    gpu_bench: Workbench, example_job: Callable[[str], EngineJob], target: str, tmp_path: Path
+    gpu_bench: StageContext, example_job: Callable[[str], EngineJob], target: str, tmp_path: Path
 ) -> None:
     work = example_job(f"essay-scorer-{target}-fp16")
     model = onnx.load(str(fetched_model(gpu_bench.store.fetch(work.typed.onnx, tmp_path / "onnx"))))

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tasks.child import ignore_progress
 from tasks.errors import InputError, RefusedError
 from tasks.objects.interface import ChangedError
 from tasks.objects.s3 import S3Objects
+from tasks.process.child import ignore_progress
 from tasks.records import Cell
 from tasks.registry.layout import blob_key, channel_key, manifest_key
 from tasks.specs import Precision

@@ -11,8 +11,8 @@ from cfnlint.decode.cfn_yaml import loads
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.objects.address import open_objects
 from tasks.objects.keys import MAX_CHARACTERS, check_key
+from tasks.objects.location import open_objects
 from tests.infra.stack import ACCOUNT, PRINCIPALS, REGION, ROLES, TEMPLATE, Deployed, client, deploy
 
 KEY = f"arn:aws:kms:{REGION}:{ACCOUNT}:key/0a1b2c3d-1111-2222-3333-444455556666"

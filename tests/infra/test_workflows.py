@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.tasks.repository.repositories import Source, git, make_source
+from tests.tasks.git.repositories import Source, git, make_source
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKFLOWS = ROOT / ".github" / "workflows"

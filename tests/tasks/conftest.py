@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tasks.objects.local import LocalObjects
+from tasks.objects.folder import LocalObjects
 from tasks.objects.s3 import S3Objects
 from tests.radosgw import CannotServeError, serve_radosgw
 from tests.s3_servers import BUCKET, aws_settings, make_bucket, serve_moto

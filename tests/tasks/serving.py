@@ -10,13 +10,13 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from tasks.backends.ort import OnnxRuntimeBackend
-from tasks.child import ignore_progress
-from tasks.objects.local import LocalObjects
-from tasks.pull import Order, Pulled, pull_engine
-from tasks.pulled import ServingFolder
+from tasks.objects.folder import LocalObjects
+from tasks.process.child import ignore_progress
 from tasks.registry.channels import ChannelName, next_move
 from tasks.registry.registry import Registry
 from tasks.registry.signing import Signing
+from tasks.release.pull import Order, Pulled, pull_engine
+from tasks.release.serving_folder import ServingFolder
 from tasks.store.local import LocalStore
 from tests.tasks.tiny import SCORER, build_job, cell, lay_out, make_outcome, manifest_of, write_onnx
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from tasks.objects.local import LocalObjects
-from tasks.publish import keep_rejected, publish_engine
+from tasks.objects.folder import LocalObjects
+from tasks.process.context import StageContext
 from tasks.records import Timing
 from tasks.registry.channels import ChannelName, next_move
 from tasks.registry.layout import channel_key, manifest_key
 from tasks.registry.registry import Registry
 from tasks.registry.signing import Signing
+from tasks.release.publish import keep_rejected, publish_engine
 from tasks.store.local import LocalStore
-from tasks.workbench import Workbench
 from tests.tasks.tiny import VERSION, cell, latency, make_outcome, manifest_of
 
 if TYPE_CHECKING:
@@ -30,8 +30,8 @@ FAST, SLOW, BAD = (f"tiny-cpu-{precision}@{VERSION}" for precision in ("fp16", "
 class Shelf:
     """The registry in a folder, and the artifact store that its engines come from."""
 
-    def __init__(self, root: Path, bench: Workbench, signing: Signing | None = None) -> None:
-        self.root, self.bench = root, bench
+    def __init__(self, root: Path, context: StageContext, signing: Signing | None = None) -> None:
+        self.root, self.context = root, context
         self.registry = Registry(LocalObjects(root), signing or Signing())
 
     def describe(
@@ -39,22 +39,22 @@ class Shelf:
     ) -> EngineManifest:
         """An engine's manifest, its files in the artifact store; noise `FAILING` makes it fail."""
         engine = cell(precision, version)
-        outcome = make_outcome(self.bench.store, noise=noise, plan=engine.engine_id.encode(), engine=engine)
+        outcome = make_outcome(self.context.store, noise=noise, plan=engine.engine_id.encode(), engine=engine)
         assert outcome.benchmark
         timing = Timing(latencies=(latency(1, 1.0), latency(8, p50_ms)))
         benchmark = outcome.benchmark.model_copy(update={"engine": timing})
-        return manifest_of(self.bench.store, outcome, **({"benchmark": benchmark} | changes))
+        return manifest_of(self.context.store, outcome, **({"benchmark": benchmark} | changes))
 
     def register(self, precision: str, **options: Any) -> SignedManifest:
         """Register an engine; see `describe`."""
         manifest = self.describe(precision, **options)
-        publish_engine(self.bench, self.registry, manifest)
+        publish_engine(self.context, self.registry, manifest)
         return self.registry.read_signed(manifest.cell)
 
     def keep_out(self, precision: str, **options: Any) -> EngineManifest:
         """Keep an engine that failed in the artifact store, as a conversion does."""
         manifest = self.describe(precision, noise=FAILING, **options)
-        keep_rejected(self.bench.store, manifest)
+        keep_rejected(self.context.store, manifest)
         return manifest
 
     def point(self, name: str, engine: SignedManifest, **changes: Any) -> Channel:
@@ -103,7 +103,7 @@ class Shelf:
 
 def stock(root: Path) -> Path:
     """Register `FAST` and `SLOW` in `registry`, and keep `BAD`, which failed, in `store`, both below `root`."""
-    shelf = Shelf(root / "registry", Workbench(LocalStore(root / "store")))
+    shelf = Shelf(root / "registry", StageContext(LocalStore(root / "store")))
     shelf.register("fp16", p50_ms=2.0)
     shelf.register("fp32", p50_ms=4.0)
     shelf.keep_out("int8")

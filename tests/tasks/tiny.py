@@ -12,9 +12,6 @@ import yaml
 
 from tasks.backends.interface import BuildJob
 from tasks.backends.profiles import PROFILE_RULE
-from tasks.data import slices_in
-from tasks.digests import digest_json
-from tasks.npz import save_shard
 from tasks.records import (
     Artifact,
     BackendIdentity,
@@ -36,7 +33,10 @@ from tasks.records import (
     TypedModel,
 )
 from tasks.registry.evidence import artifacts_of
+from tasks.samples.data_spec import slices_in
+from tasks.samples.npz import save_shard
 from tasks.specs import ModelSpec, Precision
+from tasks.store.digests import digest_json
 from tests.sets import describe
 from validation.comparison import Comparison
 from validation.policy import default_policy
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from tasks.npz import Arrays
+    from tasks.samples.npz import Arrays
     from tasks.store.interface import ArtifactStore
     from validation.comparison import ComparisonResult
     from validation.policy import Policy

@@ -6,7 +6,7 @@ import pytest
 from validation.accumulators import drawn, quantile_reading, smooth
 from validation.bootstrap import Bootstrap
 from validation.distributions import quantile_interval
-from validation.kept import KeptSamples
+from validation.reservoir import KeptSamples
 from validation.units import units_of
 
 

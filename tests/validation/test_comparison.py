@@ -14,9 +14,9 @@ from tests.validation.cases import FEW, measure, run, whole
 from validation import units, vectors
 from validation.bootstrap import Bootstrap
 from validation.comparison import Comparison, ComparisonResult, Measurement
-from validation.kept import KeptSamples
 from validation.metrics import METRICS, metrics_of
 from validation.outputs import OutputKind, OutputSpec
+from validation.reservoir import KeptSamples
 
 OUTPUTS = {
     "score": OutputSpec(kind=OutputKind.SCORE, low=0, high=1),

@@ -19,7 +19,7 @@ from validation.distributions import (
     straddling,
     wasserstein_terms,
 )
-from validation.kept import sample_hashes
+from validation.reservoir import sample_hashes
 
 Pair = tuple[np.ndarray, np.ndarray]
 VALUES = st.integers(-50, 50).map(lambda value: value / 8)  # Coarse, so that ties are common.

@@ -7,9 +7,9 @@ from scipy import stats
 from tests.validation.cases import measure, run, values, whole
 from tests.validation.independent import kappa, kl_by_deciles, scores
 from validation.bootstrap import Bootstrap
-from validation.kept import KeptSamples
 from validation.metrics import METRICS, metrics_of
 from validation.outputs import OutputKind
+from validation.reservoir import KeptSamples
 from validation.scores import MOST_GRADES, ScoreColumn
 
 

@@ -19,14 +19,14 @@ from filelock import FileLock
 from prepare import JOBS_FILE, MODELS
 
 from flows.console import Reporter
-from flows.handover import take_job
+from flows.runners.handover import take_job
 from flows.session import Session
 from flows.settings import read_settings
-from tasks.benchmark import LAYERS_FILE, benchmark_engine
-from tasks.build import build_engine
 from tasks.errors import EnginegateError
 from tasks.records import Benchmark, Cell, PytorchForm
 from tasks.specs import Precision
+from tasks.stages.benchmark import LAYERS_FILE, benchmark_engine
+from tasks.stages.build import build_engine
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -40,16 +40,16 @@ MIB = 1 << 20
 
 def measure(session: Session, job: EngineJob, layers: Path) -> dict[str, Any]:
     """Build and time one engine; return its results as JSON values."""
-    bench = session.bench()
+    context = session.stage_context()
     if job.cell.precision is not Precision.FP16:  # PyTorch is timed once a model, beside the FP16 engine
-        bench = replace(bench, torch_python=None)
+        context = replace(context, torch_python=None)
     started = time.monotonic()
-    engine = build_engine(bench, job).result
+    engine = build_engine(context, job).result
     build_s = time.monotonic() - started
-    timed = benchmark_engine(bench, job, engine).result
+    timed = benchmark_engine(context, job, engine).result
     if timed.layers is not None:
-        with bench.store.scratch() as folder:
-            found = bench.store.fetch(timed.layers, folder / "layers") / LAYERS_FILE
+        with context.store.scratch() as folder:
+            found = context.store.fetch(timed.layers, folder / "layers") / LAYERS_FILE
             layers.mkdir(parents=True, exist_ok=True)
             (layers / f"{job.cell.model}-{job.cell.precision.value}.json").write_bytes(found.read_bytes())
     return {"build_s": build_s, "benchmark": timed.model_dump(mode="json"), "backend": engine.backend.model_dump()}

@@ -18,22 +18,22 @@ from make_data import complete
 from pydantic import BaseModel
 
 from flows.console import Reporter
-from flows.handover import leave_job
-from flows.planning import plan_conversion
-from flows.quantization import read_calibration
+from flows.conversion.checked_calibration import read_calibration
+from flows.conversion.conversion_plan import plan_conversion
+from flows.runners.handover import leave_job
 from flows.session import Session
 from flows.settings import read_settings
-from tasks.convert import convert_precision
-from tasks.data import ingest
-from tasks.export import export_onnx
-from tasks.model_directory import SPEC_FILE, read_model_directory
-from tasks.module_source import store_module
+from tasks.model.model_directory import SPEC_FILE, read_model_directory
 from tasks.records import EngineJob
-from tasks.reference import run_reference
 from tasks.specs import Precision
+from tasks.stages.convert import convert_precision
+from tasks.stages.export import export_onnx
+from tasks.stages.ingest import ingest
+from tasks.stages.reference import run_reference
+from tasks.torch_side.module_source import store_module
 
 if TYPE_CHECKING:
-    from tasks.memo import Remembered
+    from tasks.store.stage_cache import StageResult
 
 HERE = Path(__file__).resolve().parent
 MODELS = sorted(path.parent.name for path in HERE.glob("*/model.yaml"))
@@ -45,17 +45,17 @@ Result = TypeVar("Result", bound=BaseModel)
 def prepare(session: Session, folder: Path) -> dict[str, str]:
     """Export and convert the model in `folder`; return the job of each engine by its id."""
     directory = read_model_directory(folder)
-    spec, bench = directory.spec, session.bench()
-    data = _told("validation data", ingest(bench, spec, directory.validation, "validation.data"))
+    spec, context = directory.spec, session.stage_context()
+    data = _told("validation data", ingest(context, spec, directory.validation, "validation.data"))
     _, calibration = read_calibration(session, directory)
-    exported = _told("export", export_onnx(bench, directory, data))
-    reference = _told("reference", run_reference(bench, directory, data))
-    module = store_module(bench, directory).result
+    exported = _told("export", export_onnx(context, directory, data))
+    reference = _told("reference", run_reference(context, directory, data))
+    module = store_module(context, directory).result
     jobs = {}
     for cell in plan_conversion(directory).cells:
         samples = calibration if cell.precision is Precision.INT8 else None
         typed = _told(
-            f"convert {cell.precision.value}", convert_precision(bench, exported, cell.precision, spec, samples)
+            f"convert {cell.precision.value}", convert_precision(context, exported, cell.precision, spec, samples)
         )
         print("    " + ", ".join(f"{name}: {value}" for name, value in typed.recipe.items()), flush=True)
         job = EngineJob(
@@ -71,7 +71,7 @@ def prepare(session: Session, folder: Path) -> dict[str, str]:
     return jobs
 
 
-def _told(name: str, done: Remembered[Result]) -> Result:
+def _told(name: str, done: StageResult[Result]) -> Result:
     print(f"  {name:<17} {'found' if done.cached else f'{done.seconds:.1f} s'}", flush=True)
     return done.result
 

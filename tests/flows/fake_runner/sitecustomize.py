@@ -11,8 +11,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks import backends, torch_python
+from tasks import backends
 from tasks.backends import gpu
+from tasks.torch_side import torch_python
 
 if TYPE_CHECKING:
     from tasks.backends.interface import Backend

@@ -7,19 +7,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.backends.compatibility import refuse_elsewhere
-from tasks.benchmark import benchmark_engine
-from tasks.compare import compare_engine
 from tasks.errors import RefusedError
 from tasks.records import BackendIdentity, BuiltEngine
+from tasks.stages.benchmark import benchmark_engine
+from tasks.stages.compare import compare_engine
 from tests.tasks.tiny import job, make_outcome, put_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from tasks.memo import Remembered
+    from tasks.process.context import StageContext
     from tasks.records import EngineJob
-    from tasks.workbench import Workbench
+    from tasks.store.stage_cache import StageResult
 
 A10G = BackendIdentity(
     name="tensorrt", version="11.4.0", device="NVIDIA A10G", compute_capability="8.6", cuda="13.0", driver="580.65"
@@ -157,20 +157,24 @@ def test_an_engine_always_loads_where_it_was_built(identity: BackendIdentity) ->
 
 @pytest.mark.parametrize("stage", [compare_engine, benchmark_engine])
 def test_an_engine_of_elsewhere_is_refused_before_a_byte_of_it_is_read(
-    bench: Workbench,
+    context: StageContext,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    stage: Callable[[Workbench, EngineJob, BuiltEngine], Remembered[Any]],
+    stage: Callable[[StageContext, EngineJob, BuiltEngine], StageResult[Any]],
 ) -> None:
     def forbidden(*_arguments: object, **_options: object) -> None:
         raise AssertionError("it must not come to this")
 
-    for name in ("tasks.benchmark.Child", "tasks.compare.call_in_child", "tasks.store.local.LocalStore.fetch"):
+    for name in (
+        "tasks.stages.benchmark.Child",
+        "tasks.stages.compare.call_in_child",
+        "tasks.store.local.LocalStore.fetch",
+    ):
         monkeypatch.setattr(name, forbidden)
-    engine = make_outcome(bench.store).engine
+    engine = make_outcome(context.store).engine
     assert engine
-    engine_job = job(bench.store, put_model(bench.store, tmp_path / "onnx"))
+    engine_job = job(context.store, put_model(context.store, tmp_path / "onnx"))
     with pytest.raises(
         RefusedError, match=r"built for NVIDIA A10G \(SM 8.6\) with TensorRT 11.4.0; this host has onnx"
     ):
-        stage(bench, engine_job, engine.model_copy(update={"backend": A10G}))
+        stage(context, engine_job, engine.model_copy(update={"backend": A10G}))

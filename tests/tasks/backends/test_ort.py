@@ -11,8 +11,8 @@ from tasks.backends import backend_for
 from tasks.backends import ort as backend_module
 from tasks.backends.ort import OnnxRuntimeBackend
 from tasks.backends.trt import TensorRtBackend
-from tasks.child import ignore_progress
 from tasks.errors import StageError
+from tasks.process.child import ignore_progress
 from tasks.specs import BuildSpec
 from tests.tasks.tiny import build_job, make_features, score, write_onnx
 

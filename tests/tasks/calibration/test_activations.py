@@ -15,7 +15,7 @@ from onnx import numpy_helper
 from tasks.calibration.activations import Batch, Clipping, DataFolders, Ranges, WatchedModel, batches, chance_beyond
 from tasks.calibration.report import Place
 from tasks.errors import StageError
-from tasks.npz import save_shard
+from tasks.samples.npz import save_shard
 from tasks.specs import Dim
 
 if TYPE_CHECKING:

@@ -8,20 +8,20 @@ import pytest
 
 from tasks.calibration.activations import MOST_RUN
 from tasks.calibration.check import Production, check_calibration, require_inputs, set_digest
-from tasks.calibration.manifest import CalibrationManifest
 from tasks.calibration.report import CalibrationReport
-from tasks.data import BareSpec
 from tasks.errors import InputError, StageError
+from tasks.model.set_manifest import CalibrationManifest
 from tasks.records import ExportedModel
+from tasks.samples.data_spec import BareSpec
 from tasks.specs import InputSpec
 from tests.tasks.tiny import make_features, put, put_data, tiny_spec, write_onnx
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tasks.memo import Remembered
+    from tasks.process.context import StageContext
     from tasks.records import DataArtifact
-    from tasks.workbench import Workbench
+    from tasks.store.stage_cache import StageResult
 
 COLLECTED = dt.date(2026, 3, 1)
 TODAY = dt.date(2026, 3, 31)
@@ -42,54 +42,59 @@ def manifest(**changes: Any) -> CalibrationManifest:
     return CalibrationManifest.model_validate(content | changes)
 
 
-def data(bench: Workbench, features: Any, *noise: tuple[str, int]) -> DataArtifact:
+def data(context: StageContext, features: Any, *noise: tuple[str, int]) -> DataArtifact:
     notes = {"slice.noise": np.repeat([name for name, _ in noise], [count for _, count in noise])} if noise else {}
-    return put_data(bench.store, [{"features": np.asarray(features)}], [notes])
+    return put_data(context.store, [{"features": np.asarray(features)}], [notes])
 
 
-def whole_set(bench: Workbench) -> DataArtifact:
-    return data(bench, make_features(64, seed=1), ("quiet", 32), ("street", 32))
+def whole_set(context: StageContext) -> DataArtifact:
+    return data(context, make_features(64, seed=1), ("quiet", 32), ("street", 32))
 
 
-def production(bench: Workbench, *noise: tuple[str, int], validation: DataArtifact | None = None) -> Production:
+def production(context: StageContext, *noise: tuple[str, int], validation: DataArtifact | None = None) -> Production:
     count = sum(count for _, count in noise) or 200
-    return Production("traffic", data(bench, make_features(count, seed=2), *noise), validation)
+    return Production("traffic", data(context, make_features(count, seed=2), *noise), validation)
 
 
-def exported(bench: Workbench, folder: Path, **graph: str) -> ExportedModel:
-    onnx = put(bench.store, {"model.onnx": write_onnx(folder / "graph", **graph).read_bytes()})
+def exported(context: StageContext, folder: Path, **graph: str) -> ExportedModel:
+    onnx = put(context.store, {"model.onnx": write_onnx(folder / "graph", **graph).read_bytes()})
     return ExportedModel(onnx=onnx, opset=20, checks={})
 
 
 def check(
-    bench: Workbench, against: Production, *, today: dt.date = TODAY, of: DataArtifact | None = None, **changes: Any
-) -> Remembered[CalibrationReport]:
+    context: StageContext,
+    against: Production,
+    *,
+    today: dt.date = TODAY,
+    of: DataArtifact | None = None,
+    **changes: Any,
+) -> StageResult[CalibrationReport]:
     model = changes.pop("exported", None)
     spec = changes.pop("spec", tiny_spec())
-    return check_calibration(bench, manifest(**changes), of or whole_set(bench), against, spec, model, today)
+    return check_calibration(context, manifest(**changes), of or whole_set(context), against, spec, model, today)
 
 
 BOTH = (("quiet", 100), ("street", 100))
 
 
-def test_a_covered_fresh_set_like_production_passes(bench: Workbench, tmp_path: Path) -> None:
-    report = check(bench, production(bench, *BOTH), exported=exported(bench, tmp_path)).result
+def test_a_covered_fresh_set_like_production_passes(context: StageContext, tmp_path: Path) -> None:
+    report = check(context, production(context, *BOTH), exported=exported(context, tmp_path)).result
     assert report.passed
     assert (report.name, report.production, report.age_days, report.max_age_days) == ("made", "traffic", 30, 30)
-    assert report.digest == set_digest(whole_set(bench))
-    assert report.production_digest == set_digest(production(bench, *BOTH).data)
+    assert report.digest == set_digest(whole_set(context))
+    assert report.production_digest == set_digest(production(context, *BOTH).data)
     assert report.resemblance.run == (64, MOST_RUN)
     assert any(row.feature == "output score" for row in report.resemblance.features)
 
 
-def test_a_report_comes_back_from_json_as_it_was(bench: Workbench) -> None:
-    report = check(bench, production(bench, ("quiet", 100), ("bus", 100))).result
+def test_a_report_comes_back_from_json_as_it_was(context: StageContext) -> None:
+    report = check(context, production(context, ("quiet", 100), ("bus", 100))).result
     assert not report.passed
     assert CalibrationReport.model_validate_json(report.model_dump_json()) == report
 
 
-def test_without_a_model_the_reference_is_not_run(bench: Workbench) -> None:
-    report = check(bench, production(bench, *BOTH)).result
+def test_without_a_model_the_reference_is_not_run(context: StageContext) -> None:
+    report = check(context, production(context, *BOTH)).result
     assert (report.resemblance.run, report.resemblance.ranges) == (None, ())
     assert {row.feature.partition("[")[0].partition(" ")[0] for row in report.resemblance.features} == {
         "features",
@@ -97,15 +102,15 @@ def test_without_a_model_the_reference_is_not_run(bench: Workbench) -> None:
     }
 
 
-def test_a_graph_whose_outputs_nobody_explains_is_not_run(bench: Workbench, tmp_path: Path) -> None:
+def test_a_graph_whose_outputs_nobody_explains_is_not_run(context: StageContext, tmp_path: Path) -> None:
     spec = BareSpec({name: InputSpec.model_validate(content) for name, content in INPUTS.items()})
-    report = check(bench, production(bench, *BOTH), spec=spec, exported=exported(bench, tmp_path)).result
+    report = check(context, production(context, *BOTH), spec=spec, exported=exported(context, tmp_path)).result
     assert report.resemblance.run is None
 
 
-def test_a_second_check_is_remembered_and_its_age_is_not(bench: Workbench) -> None:
-    first = check(bench, production(bench, *BOTH))
-    second = check(bench, production(bench, *BOTH), today=TODAY + dt.timedelta(days=1))
+def test_a_second_check_is_remembered_and_its_age_is_not(context: StageContext) -> None:
+    first = check(context, production(context, *BOTH))
+    second = check(context, production(context, *BOTH), today=TODAY + dt.timedelta(days=1))
     assert (first.cached, second.cached) == (False, True)
     assert first.result.passed
     assert [finding.sentence for finding in second.result.findings] == [
@@ -113,60 +118,62 @@ def test_a_second_check_is_remembered_and_its_age_is_not(bench: Workbench) -> No
     ]
 
 
-def test_another_minimum_is_judged_on_what_was_measured(bench: Workbench) -> None:
-    check(bench, production(bench, *BOTH))
-    again = check(bench, production(bench, *BOTH), strata={"noise": {"quiet": 33, "street": 1}})
+def test_another_minimum_is_judged_on_what_was_measured(context: StageContext) -> None:
+    check(context, production(context, *BOTH))
+    again = check(context, production(context, *BOTH), strata={"noise": {"quiet": 33, "street": 1}})
     assert again.cached
     assert [finding.sentence for finding in again.result.findings] == [
         "stratum noise=quiet has 32 samples; manifest.yaml asks for 33"
     ]
 
 
-def test_other_data_is_measured_anew(bench: Workbench) -> None:
-    check(bench, production(bench, *BOTH))
-    assert not check(bench, production(bench, ("quiet", 101), ("street", 100))).cached
-    relabelled = data(bench, make_features(64, seed=1), ("quiet", 31), ("street", 33))
-    assert not check(bench, production(bench, *BOTH), of=relabelled).cached
-    held_out = data(bench, make_features(40, seed=3))
-    assert not check(bench, production(bench, *BOTH, validation=held_out)).cached
+def test_other_data_is_measured_anew(context: StageContext) -> None:
+    check(context, production(context, *BOTH))
+    assert not check(context, production(context, ("quiet", 101), ("street", 100))).cached
+    relabelled = data(context, make_features(64, seed=1), ("quiet", 31), ("street", 33))
+    assert not check(context, production(context, *BOTH), of=relabelled).cached
+    held_out = data(context, make_features(40, seed=3))
+    assert not check(context, production(context, *BOTH, validation=held_out)).cached
 
 
-def test_production_without_the_stratum_leaves_its_share_open(bench: Workbench) -> None:
-    report = check(bench, production(bench)).result
+def test_production_without_the_stratum_leaves_its_share_open(context: StageContext) -> None:
+    report = check(context, production(context)).result
     assert [(row.value, row.production_share) for row in report.strata] == [("quiet", None), ("street", None)]
     assert report.passed
 
 
-def test_a_gap_of_coverage_is_named(bench: Workbench) -> None:
-    of = data(bench, make_features(64, seed=1), ("quiet", 64))
-    report = check(bench, production(bench, ("quiet", 138), ("street", 62)), of=of).result
+def test_a_gap_of_coverage_is_named(context: StageContext) -> None:
+    of = data(context, make_features(64, seed=1), ("quiet", 64))
+    report = check(context, production(context, ("quiet", 138), ("street", 62)), of=of).result
     assert [finding.sentence for finding in report.findings] == [
         "stratum noise=street has 0 samples, production has 31 %"
     ]
 
 
-def test_a_sample_of_the_validation_data_is_refused(bench: Workbench) -> None:
-    held_out = data(bench, np.concatenate([make_features(40, seed=3), make_features(64, seed=1)[[7]]]))
+def test_a_sample_of_the_validation_data_is_refused(context: StageContext) -> None:
+    held_out = data(context, np.concatenate([make_features(40, seed=3), make_features(64, seed=1)[[7]]]))
     with pytest.raises(InputError, match=r"1 of its 64 samples \(first: 7, .*in the validation data too"):
-        check(bench, production(bench, *BOTH, validation=held_out))
+        check(context, production(context, *BOTH, validation=held_out))
 
 
 @pytest.mark.parametrize("samples", [1, 19])
-def test_a_sample_of_production_that_shows_nothing_is_refused(bench: Workbench, samples: int) -> None:
-    few = Production("traffic", data(bench, make_features(samples)), None)
+def test_a_sample_of_production_that_shows_nothing_is_refused(context: StageContext, samples: int) -> None:
+    few = Production("traffic", data(context, make_features(samples)), None)
     with pytest.raises(InputError, match=rf"production sample traffic: holds {samples} samples, and fewer than 20"):
-        check(bench, few)
+        check(context, few)
 
 
-def test_so_is_a_set_of_a_few(bench: Workbench) -> None:
+def test_so_is_a_set_of_a_few(context: StageContext) -> None:
     with pytest.raises(InputError, match="calibration set made: holds 3 samples"):
-        check(bench, production(bench), of=data(bench, make_features(3), ("quiet", 2), ("street", 1)))
+        check(context, production(context), of=data(context, make_features(3), ("quiet", 2), ("street", 1)))
 
 
-def test_a_reference_that_gives_no_number_is_no_pass(bench: Workbench, tmp_path: Path) -> None:
-    broken = exported(bench, tmp_path, body="p = Mul(features, w)  t = ReduceSum<keepdims=0>(p, one)  score = Sqrt(t)")
+def test_a_reference_that_gives_no_number_is_no_pass(context: StageContext, tmp_path: Path) -> None:
+    broken = exported(
+        context, tmp_path, body="p = Mul(features, w)  t = ReduceSum<keepdims=0>(p, one)  score = Sqrt(t)"
+    )
     with pytest.raises(StageError, match=r"score is NaN or Inf for \d+ of the 64 samples of the calibration set"):
-        check(bench, production(bench, *BOTH), exported=broken)
+        check(context, production(context, *BOTH), exported=broken)
 
 
 def test_inputs_of_another_model_are_named() -> None:

@@ -14,16 +14,16 @@ from safetensors.numpy import save_file
 from tasks.calibration import draw
 from tasks.calibration.draw import draw_set
 from tasks.calibration.features import sample_digests
-from tasks.calibration.manifest import MANIFEST_FILE, CalibrationManifest, read_manifest
 from tasks.calibration.sets import count_strata, read_set
 from tasks.errors import InputError
-from tasks.formats import read_arrays
+from tasks.model.set_manifest import MANIFEST_FILE, CalibrationManifest, read_manifest
+from tasks.samples.formats import read_arrays
 from tasks.specs import InputSpec
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tasks.npz import Arrays
+    from tasks.samples.npz import Arrays
 
 IDS = {
     "ids": InputSpec(dtype="int64", shape=("batch", "sequence")),

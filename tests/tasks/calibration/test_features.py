@@ -20,10 +20,10 @@ from tasks.calibration.features import (
     unpadded_lengths,
 )
 from tasks.specs import InputSpec
-from validation.likeness import TokenCounts
+from validation.drift import TokenCounts
 
 if TYPE_CHECKING:
-    from tasks.npz import Arrays
+    from tasks.samples.npz import Arrays
 
 NO_MASKS: frozenset[str] = frozenset()
 ORAL = {

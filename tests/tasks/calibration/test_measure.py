@@ -10,21 +10,21 @@ import pytest
 from onnx import numpy_helper
 
 from tasks.calibration.activations import MOST_RUN
-from tasks.calibration.judge import FEWEST, find_differences
+from tasks.calibration.findings import FEWEST, find_differences
 from tasks.calibration.measure import DataSet, MeasureRequest, measure_in_child
 from tasks.calibration.report import Place, Resemblance
-from tasks.child import ignore_progress
 from tasks.errors import InputError, StageError
-from tasks.npz import save_shard
+from tasks.process.child import ignore_progress
+from tasks.samples.npz import save_shard
 from tasks.specs import Dim, InputSpec, OutputDeclaration
-from validation.likeness import compare, stratum_weights
+from validation.drift import compare, stratum_weights
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
     from tasks.calibration.report import FeatureLikeness
-    from tasks.npz import Arrays
+    from tasks.samples.npz import Arrays
 
 WIDTH = 16
 FEATURES = {"x": {"dtype": "float32", "shape": ["batch", WIDTH]}}

@@ -13,10 +13,10 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from tasks.calibration import sets
-from tasks.calibration.manifest import CalibrationManifest, SetFile, make_manifest, read_manifest, write_manifest
 from tasks.calibration.sets import count_strata, read_set
 from tasks.errors import InputError, RefusedError, StageError
-from tasks.formats import read_arrays
+from tasks.model.set_manifest import CalibrationManifest, SetFile, make_manifest, read_manifest, write_manifest
+from tasks.samples.formats import read_arrays
 from tasks.specs import InputSpec
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tasks.calibration.judge import count_strata, find_differences, find_gaps
+from tasks.calibration.findings import count_strata, find_differences, find_gaps
 from tasks.calibration.report import (
     CalibrationReport,
     FeatureLikeness,

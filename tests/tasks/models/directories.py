@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import yaml
 
-from tasks.calibration.manifest import LEAST_SAMPLES
-from tasks.model_directory import ModelDirectory, read_model_directory
-from tasks.npz import save_shard
+from tasks.model.model_directory import ModelDirectory, read_model_directory
+from tasks.model.set_manifest import LEAST_SAMPLES
 from tasks.records import DataArtifact
+from tasks.samples.npz import save_shard
 from tests.sets import describe
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from tasks.npz import Arrays
+    from tasks.samples.npz import Arrays
     from tasks.store.interface import ArtifactStore
 
 SOURCES = Path(__file__).parent

@@ -20,7 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 from safetensors.numpy import save_file
 
 if TYPE_CHECKING:
-    from tasks.npz import Arrays
+    from tasks.samples.npz import Arrays
 
 Floats = NDArray[np.float32]
 

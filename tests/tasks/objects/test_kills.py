@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tasks.objects.folder import LocalObjects
 from tasks.objects.interface import ChangedError
-from tasks.objects.local import LocalObjects
 from tests.tasks.processes import is_killed_at, start_fork
 
 if TYPE_CHECKING:

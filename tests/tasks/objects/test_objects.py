@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.errors import InputError, RefusedError
-from tasks.objects import interface, local, s3
+from tasks.objects import folder as local
+from tasks.objects import interface, s3
 from tasks.objects.interface import ChangedError
 from tasks.objects.keys import check_key, check_prefix, is_key
 

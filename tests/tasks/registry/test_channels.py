@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tasks.errors import InputError, RefusedError
-from tasks.objects.local import LocalObjects
+from tasks.objects.folder import LocalObjects
 from tasks.registry.channels import Channel, ChannelName, Channels, Move, move_before, next_move
 from tasks.registry.layout import channel_key
 from tasks.registry.signing import Signing

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tasks.digests import digest_json
 from tasks.errors import InputError, RefusedError
-from tasks.objects.local import LocalObjects
+from tasks.objects.folder import LocalObjects
 from tasks.registry.registry import Registry
 from tasks.registry.signing import Signing
+from tasks.store.digests import digest_json
 from tests.tasks.damage import flip_a_bit, remove, truncate
 from tests.tasks.processes import kill_points, race
 from tests.tasks.registry.keys import signing_as

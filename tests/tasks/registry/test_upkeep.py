@@ -13,9 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from securesystemslib.signer import CryptoSigner
 
-from tasks.digests import canonical_json
 from tasks.errors import InputError, RefusedError
-from tasks.objects.local import LocalObjects
+from tasks.objects.folder import LocalObjects
 from tasks.registry.channels import ChannelName, next_move
 from tasks.registry.evidence import artifacts_of
 from tasks.registry.layout import blob_key, channel_key, manifest_key
@@ -24,6 +23,7 @@ from tasks.registry.retention import Hold, plan_removal
 from tasks.registry.signing import Signing
 from tasks.registry.survey import in_threads, is_model_name, read_manifests, survey_registry
 from tasks.registry.upkeep import Removed, remove_loose
+from tasks.store.digests import canonical_json
 from tasks.store.local import LocalStore
 from tests.tasks.conftest import place_at
 from tests.tasks.processes import is_killed_at, race

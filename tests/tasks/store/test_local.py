@@ -11,9 +11,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, multiple, rule
 
-from tasks.digests import artifact_digest, digest_file
 from tasks.errors import RefusedError
 from tasks.records import Artifact
+from tasks.store.digests import artifact_digest, digest_file
 from tasks.store.local import LocalStore
 from tests.tasks.processes import is_killed_at, race
 from tests.tasks.tiny import put

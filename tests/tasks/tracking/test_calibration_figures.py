@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from matplotlib import image
 
-from tasks.calibration.judge import find_differences
+from tasks.calibration.findings import find_differences
 from tasks.calibration.report import (
     CalibrationReport,
     FeatureLikeness,

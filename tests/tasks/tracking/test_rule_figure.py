@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tasks.judged import JudgedRule
+from tasks.rule_view import JudgedRule
 from tasks.tracking.rule_figure import MOST_RULES, draw_rules
 from tests.tasks.tracking.test_figures import ENGINE_ID, _png, _texts
 from validation.verdict import Outcome

@@ -1,0 +1,186 @@
+"""`enginegate promote`, `rollback` and `history`. Heavy imports wait inside the commands."""
+
+from __future__ import annotations
+
+import getpass
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from flows.commands.command import CHANNELS, REFUSED, Command, Document, command_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from flows.session import Session
+    from tasks.process.context import StageContext
+    from tasks.registry.channels import Move
+    from tasks.release.promote import Proposal
+
+
+_target_option = click.option("--target", required=True, metavar="TARGET", help="Where the engine runs.")
+_reason_option = click.option("--reason", metavar="TEXT", help="Why; kept in the history.")
+_yes_option = click.option("--yes", is_flag=True, help="Do not ask; for scripts.")
+
+
+def _channel_option(name: str, *, required: bool, text: str) -> Callable[[Command], Command]:
+    return click.option(name, "channel", type=click.Choice(CHANNELS), required=required, help=text)
+
+
+@click.command()
+@click.argument("model")
+@_target_option
+@_channel_option("--to", required=True, text="The channel to move.")
+@click.option("--engine", metavar="ENGINE_ID", help="The engine; left out, what the step before points at.")
+@_reason_option
+@click.option(
+    "--override", metavar="REASON", help="Break the rules that forbid it; signed into the history, red for ever."
+)
+@_yes_option
+@command_of
+def promote(
+    session: Session,
+    model: str,
+    target: str,
+    channel: str,
+    engine: str | None,
+    reason: str | None,
+    override: str | None,
+    yes: bool,
+) -> tuple[Document, int]:
+    """Move a channel of MODEL to an engine: candidate, then staging, then canary, then production.
+
+    Shows what is there now and what would come, and asks. No step is skipped and nothing but a pass moves on, unless
+    --override says why. Without --engine, `candidate` gets the fastest engine that passed of the newest version.
+    """
+    from tasks.registry.channels import ChannelName  # noqa: PLC0415
+    from tasks.release.promote import propose_promotion  # noqa: PLC0415
+
+    proposal = propose_promotion(session.registry, session.store, model, target, ChannelName(channel), engine)
+    return _move(session, proposal, reason or "", override, yes=yes)
+
+
+@click.command()
+@click.argument("model")
+@_target_option
+@_channel_option("--channel", required=True, text="The channel to move back.")
+@_reason_option
+@_yes_option
+@command_of
+def rollback(
+    session: Session, model: str, target: str, channel: str, reason: str | None, yes: bool
+) -> tuple[Document, int]:
+    """Return a channel of MODEL to the engine before; a second time goes back further.
+
+    Shows what is there now and what would come, and asks.
+    """
+    from tasks.registry.channels import ChannelName  # noqa: PLC0415
+    from tasks.release.promote import propose_rollback  # noqa: PLC0415
+
+    proposal = propose_rollback(session.registry, model, target, ChannelName(channel))
+    return _move(session, proposal, reason or "", None, yes=yes)
+
+
+@click.command()
+@click.argument("model")
+@_target_option
+@_channel_option("--channel", required=False, text="Only this channel; left out, all of them.")
+@command_of
+def history(session: Session, model: str, target: str, channel: str | None) -> tuple[Document, int]:
+    """Show every move of MODEL's channels, the newest first: when, who, what, why, and who signed it.
+
+    An arrow marks where a channel points now; a move that broke a rule says so in red.
+    """
+    from flows.promotion.promotion_report import history_document, show_history  # noqa: PLC0415
+    from tasks.errors import RefusedError  # noqa: PLC0415
+    from tasks.registry.channels import ChannelName  # noqa: PLC0415
+    from tasks.release.select import check_place  # noqa: PLC0415
+
+    check_place(model, target)
+    channels, damaged = {}, []
+    for name in CHANNELS if channel is None else (channel,):
+        try:
+            found = session.registry.channels.read(model, target, ChannelName(name))
+        except RefusedError as error:
+            session.reporter.error(str(error))
+            damaged.append(str(error))
+            continue
+        show_history(session.reporter, model, target, found)
+        channels[name] = history_document(found)
+    document = {"model": model, "target": target, "channels": channels, "damaged": damaged}
+    return document, REFUSED if damaged else 0
+
+
+def announce(session: Session, model: str, target: str) -> None:
+    """Tell MLflow where the channels point now. The registry is the truth, so a down MLflow is told of and no error."""
+    from flows.promotion.mlflow_aliases import update_aliases  # noqa: PLC0415 - MLflow takes over a second
+
+    update_aliases(session, model, target)
+
+
+def _move(
+    session: Session, proposal: Proposal, reason: str, override: str | None, *, yes: bool
+) -> tuple[Document, int]:
+    """Show a proposal, ask, and carry it out."""
+    from flows.promotion.promotion_report import proposal_document, show_proposal  # noqa: PLC0415
+    from tasks.release.promote import require_permission  # noqa: PLC0415
+
+    who = _actor(session)
+    show_proposal(session.reporter, proposal, override, who)
+    if proposal.is_done:
+        session.reporter.say(f"{proposal.place} points there already; nothing to do")
+        return proposal_document(proposal, None), 0
+    require_permission(proposal, override)
+    if not yes and not _agreed(session, proposal):
+        session.reporter.say("the answer was no; nothing was moved")
+        return proposal_document(proposal, None), REFUSED
+    move = _carry_out(session, proposal, reason, override, who)
+    session.reporter.marked(f"✓ {proposal.place} points at {move.engine_id} (move {move.number})")
+    announce(session, proposal.model, proposal.target)
+    return proposal_document(proposal, move), 0
+
+
+def _carry_out(session: Session, proposal: Proposal, reason: str, override: str | None, who: str) -> Move:
+    from tasks.release.promote import carry_out  # noqa: PLC0415
+
+    def work(context: StageContext) -> Move:
+        return carry_out(session.registry, context, proposal, reason=reason, override=override, who=who)
+
+    if proposal.registered:
+        return work(session.stage_context())
+    return session.reporter.step(
+        "register and move", lambda progress: work(session.stage_context(progress)), lambda move: move.engine_id
+    )
+
+
+def _agreed(session: Session, proposal: Proposal) -> bool:
+    """Ask on a terminal.
+
+    Raises:
+        InputError: there is nobody to ask.
+    """
+    from tasks.errors import InputError  # noqa: PLC0415
+
+    wants_json = click.get_current_context().params["as_json"]
+    if wants_json or not sys.stdin.isatty():
+        nobody = (
+            "with --json nobody is asked" if wants_json else "standard input is no terminal, so nobody can be asked"
+        )
+        raise InputError(f"{nobody}, and nothing was moved; add --yes to {proposal.kind} without a question")
+    return session.reporter.ask("Roll back?" if proposal.kind == "rollback" else "Promote?")
+
+
+def _actor(session: Session) -> str:
+    """Who moves channels here: ENGINEGATE_ACTOR, else the login name."""
+    from tasks.errors import InputError  # noqa: PLC0415
+
+    named = (session.settings.actor or "").strip()
+    if named:
+        return named
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError, ImportError):
+        raise InputError(
+            "ENGINEGATE_ACTOR: is not set, and this login has no name; set it to who moves the channel"
+        ) from None

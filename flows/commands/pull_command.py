@@ -1,0 +1,299 @@
+"""`enginegate pull`: an engine from the registry to the host that serves it. Heavy imports wait inside the command."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NoReturn
+
+import click
+
+from flows.commands.command import CHANNELS, MARKS, UNEXPECTED, Document, FilledPath, command_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from flows.session import Session
+    from tasks.registry.signing import Signature
+    from tasks.release.pull import Offer, Order, Pulled
+    from tasks.release.serving_folder import ServingFolder
+
+EVERY_S = 30.0
+# A move that was refused is tried again ever more rarely: each try may read and run all of an engine.
+SLOWEST_S = 600.0
+# Downloads have threads that may wait for a server; whoever ends the command does not wait for them.
+GRACE_S = 2
+_MONTH_S = 30 * 24 * 3600
+_SECONDS = click.FloatRange(min=0, min_open=True, max=_MONTH_S)
+
+
+@click.command()
+@click.argument("model")
+@click.option("--target", required=True, metavar="TARGET", help="What this host serves on: cpu, t4, a100, ….")
+@click.option("--channel", type=click.Choice(CHANNELS), default="production", show_default=True)
+@click.option("--to", "folder", type=FilledPath(), required=True, metavar="DIR", help="Serve what lies in DIR/current.")
+@click.option(
+    "--check", is_flag=True, help="Run the engine on its smoke inputs first, and keep it only if it is right."
+)
+@click.option("--watch", is_flag=True, help="Follow the channel until SIGTERM or SIGINT, and exit with 0 then.")
+@click.option(
+    "--every",
+    type=click.FloatRange(min=1, max=_MONTH_S),
+    default=EVERY_S,
+    show_default=True,
+    metavar="SECONDS",
+    help="How often --watch looks.",
+)
+@click.option(
+    "--time-limit", type=_SECONDS, metavar="SECONDS", help="Longest time of --check, and of waiting (default 1800)."
+)
+@command_of
+def pull(
+    session: Session,
+    model: str,
+    target: str,
+    channel: str,
+    folder: Path,
+    *,
+    check: bool,
+    watch: bool,
+    every: float,
+    time_limit: float | None,
+) -> tuple[Document, int]:
+    """Pull the engine that a channel of MODEL points at to this host, and make it DIR/current.
+
+    Signatures, history, verdict, this host's compatibility and every file's digest are checked first. Whatever is
+    wrong, the engine that is current stays. The one before it is kept as DIR/previous.
+
+    With --watch --json, each change and each new error is one line of JSON, whose `event` is `pulled`, `error`, or
+    `recovered` where the channel is in order again and did not move.
+    """
+    from tasks.registry.channels import ChannelName  # noqa: PLC0415
+    from tasks.release.pull import Order  # noqa: PLC0415
+    from tasks.release.select import check_place  # noqa: PLC0415
+    from tasks.release.serving_folder import ServingFolder  # noqa: PLC0415
+
+    check_place(model, target)
+    limit_s = time_limit or session.settings.time_limit_s
+    job = PullJob(session, ServingFolder(folder), Order(model, target, ChannelName(channel)), limit_s, check)
+    if watch:
+        Watcher(job, every, as_json=click.get_current_context().params["as_json"]).run()
+    pulled = session.reporter.step(f"pull {model} {channel}", job.run, describe)
+    for line in outcome_lines(pulled):
+        session.reporter.marked(line)
+    return document_of(pulled), 0
+
+
+@dataclass
+class PullJob:
+    """One pull that can be run again: what, to where, and whether the engine is tried out."""
+
+    session: Session
+    folder: ServingFolder
+    order: Order
+    limit_s: float
+    check: bool
+    _shown: Offer | None = None
+
+    def run(self, on_progress: Callable[[int, int], None] | None = None) -> Pulled:
+        """Pull, and show what the channel offers; errors are those of `tasks.release.pull.pull_engine`."""
+        from tasks.process.child import ignore_progress  # noqa: PLC0415
+        from tasks.release.pull import pull_engine  # noqa: PLC0415
+
+        return pull_engine(
+            self.session.open_registry(),  # a watcher must see that a key was withdrawn
+            self.folder,
+            self.order,
+            wait_s=self.limit_s,
+            check_limit_s=self.limit_s if self.check else None,
+            on_offer=self._show_offer,
+            on_progress=on_progress or ignore_progress,
+        )
+
+    def read_move(self) -> str | None:
+        """Digest of the move that the channel made last; None where it made none."""
+        order = self.order
+        moves = self.session.open_registry().channels.read(order.model, order.target, order.channel).moves
+        return moves[-1].digest if moves else None
+
+    def require_settings(self) -> None:
+        """Raise InputError where the registry's settings are at fault, or the folder follows another channel."""
+        from tasks.errors import RefusedError  # noqa: PLC0415
+        from tasks.release.pull import require_same_channel  # noqa: PLC0415
+
+        self.session.open_registry()
+        with suppress(RefusedError):  # a damaged state.json: the pull says so
+            require_same_channel(self.order, self.folder.read_accepted())
+
+    def _show_offer(self, offer: Offer) -> None:
+        if offer != self._shown:
+            self._shown = offer
+            for line in offer_lines(offer):
+                self.session.reporter.marked(line)
+
+
+def describe(pulled: Pulled) -> str:
+    """Which engine came, and whether its files were here before."""
+    megabytes = f"{pulled.offer.size_bytes / 1e6:.1f} MB"
+    what = f"{megabytes} fetched and checked" if pulled.fetched else f"{megabytes} here before, checked again"
+    return f"{pulled.offer.signed.manifest.engine_id}, {what}"
+
+
+def offer_lines(offer: Offer) -> list[str]:
+    """What a channel offers, a line each that starts with its mark: who moved it when and why, who signed, verdict."""
+    from tasks.errors import printable  # noqa: PLC0415
+    from tasks.rule_view import deciding_sentence  # noqa: PLC0415
+
+    move, manifest = offer.move.move, offer.signed.manifest
+    verdict = manifest.verdict
+    lines = [
+        f"{offer.order.name}: move {move.number}, {move.kind} by {move.who}, {move.when}: {move.reason}",
+        _standing("move", offer.move.signature),
+        _standing("manifest", offer.signed.signature),
+        f"{MARKS[verdict.outcome.value]} verdict {verdict.outcome.value}: {deciding_sentence(verdict)}",
+    ]
+    if manifest.override is not None:
+        lines.append(
+            f"✕ registered by override of {manifest.override.who or 'nobody named'}: {manifest.override.reason}"
+        )
+    if move.override is not None:
+        lines.append(f"✕ by override of {move.who}: {move.override}")
+    return [printable(line) for line in lines]
+
+
+def _standing(what: str, signature: Signature) -> str:
+    return f"{'✓' if signature.verified else '!'} {what}: {signature.standing}"
+
+
+def outcome_lines(pulled: Pulled) -> list[str]:
+    """What a pull did on this host, a line each that starts with its mark."""
+    lines = [f"! {file}: was damaged or did not belong there, and was mended" for file in pulled.mended]
+    if pulled.report is not None:
+        report = pulled.report
+        lines += [f"✓ check: {error.sentence}" for error in report.errors]
+        lines.append(
+            f"✓ check: {report.samples} samples; first call {report.first_ms:.2f} ms, warm {report.warm_ms:.2f} ms"
+        )
+    lines += [f"- {name}: an old engine, was removed" for name in pulled.removed]
+    state = "leads now to" if pulled.moved else "led there before:"
+    lines.append(f"✓ {pulled.path.parent / 'current'} {state} {pulled.path.name}")
+    return lines
+
+
+def document_of(pulled: Pulled) -> Document:
+    """The JSON document of a pull."""
+    offer = pulled.offer
+    manifest, move = offer.signed.manifest, offer.move
+    return {
+        "model": offer.order.model,
+        "target": offer.order.target,
+        "channel": offer.order.channel.value,
+        "engine_id": manifest.engine_id,
+        "manifest": offer.signed.digest,
+        "signature": offer.signed.signature.standing,
+        "verdict": manifest.verdict.outcome.value,
+        "override": None if manifest.override is None else manifest.override.model_dump(mode="json"),
+        "move": {**move.move.model_dump(mode="json"), "digest": move.digest, "signature": move.signature.standing},
+        "size_bytes": offer.size_bytes,
+        "folder": str(pulled.path),
+        "current": str(pulled.path.parent / "current"),
+        "moved": pulled.moved,
+        "fetched": pulled.fetched,
+        "mended": list(pulled.mended),
+        "removed": list(pulled.removed),
+        "check": None if pulled.report is None else pulled.report.model_dump(mode="json"),
+    }
+
+
+@dataclass
+class Watcher:
+    """Follows a channel: pulls when it moved, and goes on with the last good engine when something is wrong."""
+
+    job: PullJob
+    every_s: float
+    as_json: bool
+    _pulled: str | None = None
+    _error: str | None = None
+    _tried: str | None = None
+    _pause: int = 0
+    _left: int = 0
+    _stopped: threading.Event = field(default_factory=threading.Event)
+
+    def run(self) -> NoReturn:
+        """Look again and again, until a signal ends the process with exit code 0.
+
+        Settings that are at fault, or a folder that follows another channel, end it too: waiting mends neither.
+        """
+        from tasks.errors import InputError  # noqa: PLC0415
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._stop)
+        try:
+            self.job.require_settings()
+        except InputError as error:
+            self._tell_error(str(error), error.exit_code)
+            raise SystemExit(error.exit_code) from None
+        while not self._stopped.is_set():
+            self.look()
+            self._stopped.wait(self.every_s)
+        raise SystemExit(0)
+
+    def _stop(self, *_: object) -> NoReturn:
+        self._stopped.set()
+        signal.signal(signal.SIGALRM, lambda *_: os._exit(0))
+        signal.alarm(GRACE_S)
+        raise SystemExit(0)
+
+    def look(self) -> None:
+        """Read the channel once, and pull if it moved since the last pull that succeeded."""
+        from tasks.errors import EnginegateError  # noqa: PLC0415
+
+        try:
+            move = self.job.read_move()
+            if move is not None and move == self._pulled:
+                self._tell_recovery()
+            elif self._is_due(move):
+                self._tell_pull(self.job.run())
+        except EnginegateError as error:
+            self._tell_error(str(error), error.exit_code)
+        except OSError as error:
+            self._tell_error(f"{error.strerror or error}: {error.filename or self.job.folder.root}", UNEXPECTED)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the last good engine is served on
+            self._tell_error(f"unexpected: {type(error).__name__}: {error}; please report it", UNEXPECTED)
+
+    def _is_due(self, move: str | None) -> bool:
+        """Whether to try a move now: after each try that went wrong, twice as many looks pass."""
+        if move != self._tried:
+            self._tried, self._pause, self._left = move, 0, 0
+        if self._left:
+            self._left -= 1
+            return False
+        self._left, self._pause = self._pause, min(2 * self._pause + 1, int(SLOWEST_S // self.every_s))
+        return True
+
+    def _tell_pull(self, pulled: Pulled) -> None:
+        self._pulled, self._tried, self._error = pulled.offer.move.digest, None, None
+        for line in (f"✓ {describe(pulled)}", *outcome_lines(pulled)):
+            self.job.session.reporter.marked(line)
+        self._tell({"event": "pulled", **document_of(pulled)})
+
+    def _tell_recovery(self) -> None:
+        if self._error is not None:
+            self._error = None
+            self.job.session.reporter.marked(f"✓ {self.job.order.name} is in order again, and did not move")
+            self._tell({"event": "recovered"})
+
+    def _tell_error(self, message: str, code: int) -> None:
+        if message != self._error:
+            self._error = message
+            self.job.session.reporter.error(message)
+            self._tell({"event": "error", "error": message, "exit_code": code})
+
+    def _tell(self, document: Document) -> None:
+        if self.as_json:
+            click.echo(json.dumps(document))

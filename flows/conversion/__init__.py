@@ -1,0 +1,1 @@
+"""The conversion of one model, from model directory to registry."""

@@ -1,0 +1,118 @@
+"""The plan of a conversion: what version it makes, and which cells of targets and precisions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tasks.errors import EnginegateError, InputError
+from tasks.git.call import call_git
+from tasks.model.version import content_of_directory
+from tasks.model.version import version_of as version_of_content
+from tasks.records import Cell
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from tasks.model.model_directory import ModelDirectory
+    from tasks.specs import Precision
+
+
+@dataclass(frozen=True)
+class ConversionPlan:
+    """A conversion before it starts: the directory as read, its version, and the cells to make."""
+
+    directory: ModelDirectory
+    version: str
+    source_commit: str | None
+    cells: tuple[Cell, ...]
+
+    @property
+    def precisions(self) -> tuple[Precision, ...]:
+        """The precisions that the cells need, once each."""
+        return tuple(dict.fromkeys(cell.precision for cell in self.cells))
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """What is going to be made, for people."""
+        spec = self.directory.spec
+        commit = f", commit {self.source_commit[:12]}" if self.source_commit else ""
+        count = "1 engine" if len(self.cells) == 1 else f"{len(self.cells)} engines"
+        judged = {rule.output for rule in self.directory.policy(self.cells[0].precision).rules}
+        unjudged = ", ".join(name for name in spec.outputs if name not in judged)
+        return (
+            f"{spec.name}, version {self.version}{commit}: {count} to make",
+            *(f"  {cell.engine_id}" for cell in self.cells),
+            *([f"! the policy has no rule for {unjudged}: measured and logged, but not judged"] if unjudged else []),
+        )
+
+
+def plan_conversion(
+    directory: ModelDirectory,
+    *,
+    targets: Sequence[str] = (),
+    precisions: Sequence[str] = (),
+    only: str | None = None,
+) -> ConversionPlan:
+    """Decide what to make: the model's whole matrix, or what the command line narrows it to.
+
+    Raises:
+        InputError: the narrowing names what the model does not have.
+    """
+    version = version_of(directory)
+    spec = directory.spec
+    cells = tuple(
+        Cell(model=spec.name, target=target, precision=precision, version=version)
+        for target in _narrow("targets", spec.targets, targets)
+        for precision in _narrow("precisions", [p.value for p in spec.precisions], precisions)
+    )
+    if only is not None:
+        wanted = Cell.parse(only)
+        if wanted not in cells:
+            planned = ", ".join(cell.engine_id for cell in cells)
+            raise InputError(f"--only {only}: this directory makes {planned}; name one of these")
+        cells = (wanted,)
+    return ConversionPlan(
+        directory=directory, version=version, source_commit=source_commit(directory.root), cells=cells
+    )
+
+
+def _narrow(field: str, declared: Sequence[str], wanted: Sequence[str]) -> list[str]:
+    for value in wanted:
+        if value not in declared:
+            raise InputError(
+                f"model.yaml: {field}: has no {value}, only {', '.join(declared)}; add it there or choose one"
+            )
+    return [value for value in declared if not wanted or value in wanted]
+
+
+def version_of(directory: ModelDirectory) -> str:
+    """The version that a conversion of this directory makes; see `tasks.model.version`."""
+    return version_of_content(content_of_directory(directory))
+
+
+def source_commit(root: Path) -> str | None:
+    """The git commit of the model directory; with `-dirty` where it holds uncommitted changes; None outside git."""
+    commit = _git(root, "rev-parse", "--verify", "HEAD")
+    if commit is None:
+        return None
+    # A repository's own configuration could name programs to run (fsmonitor, hooks, filters): none of them are.
+    filters = _git(root, "config", "--local", "--includes", "--name-only", "--get-regexp", r"^filter\.") or ""
+    disarmed = [argument for name in filters.splitlines() for argument in ("-c", f"{name}=")]
+    changes = _git(root, *disarmed, "status", "--porcelain", "--ignored", "--", ".")
+    clean = changes is not None and all(_is_no_input(line) for line in changes.splitlines())
+    return commit if clean else f"{commit}-dirty"
+
+
+def _is_no_input(status: str) -> bool:
+    """Whether a line of `git status` names an ignored file that no stage reads; ignored weights are read."""
+    parts = status[3:].strip('"').rstrip("/").split("/")
+    return status.startswith("!!") and any(part.startswith(".") or part == "__pycache__" for part in parts)
+
+
+def _git(root: Path, *arguments: str) -> str | None:
+    try:
+        return call_git(root, *arguments).text
+    except EnginegateError:
+        return None

@@ -1,0 +1,91 @@
+"""The flow that makes one engine: build, compare, benchmark and judge, in this process or on a runner.
+
+The stages are plain functions of `tasks/`; here and in `convert` they become Prefect tasks. The stage cache is the
+artifact store's own (`tasks.store.stage_cache`), because it must hold without Prefect too; Prefect's is off.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from prefect import flow, runtime, task
+from prefect.cache_policies import NO_CACHE
+
+from flows.console import label_of
+from flows.runners.gpu_lock import hold_target
+from flows.runners.handover import heartbeat, leave_outcome, take_job
+from flows.session import current_session
+from flows.stage import run_stage
+from tasks.errors import EnginegateError, InputError, StageError
+from tasks.records import EngineOutcome
+from tasks.stages.benchmark import benchmark_engine
+from tasks.stages.build import build_engine
+from tasks.stages.compare import compare_engine
+from validation.verdict import Outcome, decide
+
+if TYPE_CHECKING:
+    from flows.session import Session
+    from tasks.records import Benchmark, BuiltEngine, EngineJob
+
+as_task = task(cache_policy=NO_CACHE, persist_result=False)
+
+build_task = as_task(build_engine)
+compare_task = as_task(compare_engine)
+benchmark_task = as_task(benchmark_engine)
+
+
+@flow(name="make-engine", flow_run_name="{engine_id}", persist_result=False)
+def make_engine(engine_id: str, job: str) -> EngineOutcome:
+    """Make and judge the engine whose job lies in the store as `job`; leave the outcome there, and return it.
+
+    The verdict is provisional (see `verdicts`). An engine that cannot be built or run is a `fail` with the reason.
+
+    Raises:
+        RefusedError: this host is not the job's target, or what the job needs is not in the store unchanged.
+    """
+    session = current_session()
+    run = str(runtime.flow_run.id)
+    with heartbeat(session.store, run):
+        work = take_job(session.store, engine_id, job)
+        try:
+            with hold_target(work.cell.target):
+                outcome = _make(session, work)
+        except EnginegateError as error:
+            leave_outcome(session.store, run, _failed(work, str(error)))
+            raise
+        leave_outcome(session.store, run, outcome)
+    return outcome
+
+
+def _failed(job: EngineJob, reason: str) -> EngineOutcome:
+    return EngineOutcome(cell=job.cell, outcome=Outcome.FAIL, typed=job.typed, policy=job.policy, reason=reason)
+
+
+def _make(session: Session, job: EngineJob) -> EngineOutcome:
+    label = label_of(job.cell)
+    made = _failed(job, "")
+    try:
+        engine = run_stage(session, f"build {label}", build_task, _describe_build, job)
+        made = made.model_copy(update={"engine": engine})
+        compared = run_stage(
+            session,
+            f"compare {label}",
+            compare_task,
+            lambda found: f"{found.comparison.samples:,} samples",
+            job,
+            engine,
+        )
+        made = made.model_copy(update={"compared": compared})
+        benchmark = run_stage(session, f"benchmark {label}", benchmark_task, _describe_benchmark, job, engine)
+    except (InputError, StageError) as error:
+        return made.model_copy(update={"reason": str(error)})
+    verdict = decide(job.policy, compared.comparison, precision=job.cell.precision.value)
+    return made.model_copy(update={"benchmark": benchmark, "verdict": verdict, "outcome": verdict.outcome})
+
+
+def _describe_build(built: BuiltEngine) -> str:
+    return f"{built.backend.name} {built.backend.version}, {built.plan.size_bytes / 1e6:.1f} MB"
+
+
+def _describe_benchmark(timed: Benchmark) -> str:
+    return f"p50 {timed.headline.p50_ms:.2f} ms at batch {timed.headline_batch}"

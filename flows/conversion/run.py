@@ -1,0 +1,150 @@
+"""Runs a conversion from the command line: input first, then the flow, then what came of it."""
+
+from __future__ import annotations
+
+import re
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any
+
+from flows.conversion.conversion_plan import plan_conversion
+from flows.prefect_api import prefect_api, set_prefect_defaults
+from flows.session import Session, use_session
+from tasks.backends import CPU
+from tasks.errors import InputError
+from tasks.model.model_directory import read_model_directory
+from validation.verdict import Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from contextlib import AbstractContextManager
+    from pathlib import Path
+
+    from flows.conversion.conversion_plan import ConversionPlan
+    from tasks.records import EngineOutcome
+    from validation.verdict import RuleResult
+
+# In the order in which one engine's outcome decides the command's exit code.
+EXIT_CODES = {Outcome.FAIL: 3, Outcome.INCONCLUSIVE: 4, Outcome.PASS: 0}
+_COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+TAG_DIGITS = 12
+
+
+def run_conversion(
+    session: Session,
+    directory: Path,
+    *,
+    targets: Sequence[str] = (),
+    precisions: Sequence[str] = (),
+    only: str | None = None,
+    accept_calibration: str | None = None,
+    time_limit_s: float | None = None,
+    source_commit: str | None = None,
+) -> tuple[dict[str, Any], int]:
+    """Convert the model in `directory`; return a JSON document and the exit code.
+
+    `source_commit` is the full id of the commit that the directory was exported from; without it, git is asked.
+
+    Raises:
+        EnginegateError: with the exit code of its class.
+    """
+    if time_limit_s is not None:
+        settings = session.settings.model_copy(update={"time_limit_s": time_limit_s})
+        session = Session(settings, session.reporter)
+    plan = plan_conversion(read_model_directory(directory), targets=targets, precisions=precisions, only=only)
+    if source_commit is not None:
+        plan = replace(plan, source_commit=_checked_commit(source_commit))
+    _refuse_targets_without_runner(plan)
+    for line in plan.lines:
+        session.reporter.say(line)
+    with prefect_api(session.settings.home.resolve() / "prefect-server.log") as wait_until_it_answers:
+        from flows.conversion.conversion_flow import convert_model, prepare  # noqa: PLC0415 - Prefect reads its settings when imported
+
+        # Prefect's server and MLflow start while the input is read and exported, which only shows whether it is any
+        # good; and an address that is wrong shows before the long work, not after it.
+        with ThreadPoolExecutor(1) as pool:
+            connecting = pool.submit(session.tracker.connect)
+            prepare(session, plan)
+            connecting.result()
+        wait_until_it_answers()
+        with use_session(session), _tagged(plan):
+            outcomes = convert_model(
+                str(directory),
+                list(targets) or None,
+                list(precisions) or None,
+                only,
+                accept_calibration,
+                source_commit,
+            )
+    session.reporter.engines(outcomes)
+    document = {
+        "model": plan.directory.spec.name,
+        "version": plan.version,
+        "source_commit": plan.source_commit,
+        "steps": [asdict(step) for step in session.reporter.steps],
+        "engines": [_summary(outcome) for outcome in outcomes],
+    }
+    return document, _exit_code(outcomes)
+
+
+def _checked_commit(commit: str) -> str:
+    if not _COMMIT.fullmatch(commit):
+        raise InputError(f"--source-commit {commit!r}: is no full id of a commit; give its 40 or 64 hexadecimal digits")
+    return commit
+
+
+def _tagged(plan: ConversionPlan) -> AbstractContextManager[object]:
+    """Prefect's tags of the conversion and of all that it starts, so that its page finds them by model and commit."""
+    from prefect import tags  # noqa: PLC0415 - Prefect reads its settings when imported
+
+    commit = () if plan.source_commit is None else (f"commit:{plan.source_commit[:TAG_DIGITS]}",)
+    return tags(f"model:{plan.directory.spec.name}", *commit)
+
+
+def _exit_code(outcomes: Sequence[EngineOutcome]) -> int:
+    found = {outcome.outcome for outcome in outcomes}
+    return next(code for outcome, code in EXIT_CODES.items() if outcome in found)
+
+
+def _refuse_targets_without_runner(plan: ConversionPlan) -> None:
+    if any(cell.target != CPU for cell in plan.cells):
+        set_prefect_defaults()
+
+        from flows.runners.dispatch import targets_elsewhere  # noqa: PLC0415 - as above
+
+        targets_elsewhere(plan.cells)
+
+
+def _summary(outcome: EngineOutcome) -> dict[str, Any]:
+    return {
+        "engine_id": outcome.cell.engine_id,
+        "verdict": outcome.outcome.value,
+        "reason": outcome.reason,
+        "registered": outcome.outcome is Outcome.PASS,
+        "digest": outcome.engine.plan.digest if outcome.engine else None,
+        "size_bytes": outcome.engine.plan.size_bytes if outcome.engine else None,
+        "rules": [_rule(rule) for rule in (outcome.verdict.rules if outcome.verdict else ())],
+        "performance": [asdict(rule) for rule in (outcome.verdict.performance if outcome.verdict else ())],
+        "defects": list(outcome.verdict.defects) if outcome.verdict else [],
+        "benchmark": outcome.benchmark.model_dump(mode="json") if outcome.benchmark else None,
+        "calibration": outcome.calibration.model_dump(mode="json") if outcome.calibration else None,
+        "tries": [attempt.model_dump(mode="json") for attempt in outcome.tries],
+    }
+
+
+def _rule(result: RuleResult) -> dict[str, Any]:
+    rule = result.rule
+    return {
+        "output": rule.output,
+        "metric": rule.metric,
+        "slice": rule.by,
+        "group": result.group,
+        rule.side: rule.limit,
+        "value": result.value,
+        "low": result.low,
+        "high": result.high,
+        "n": result.n,
+        "needed": result.needed,
+        "outcome": result.outcome.value,
+        "sentence": result.sentence,
+    }

@@ -1,0 +1,1 @@
+"""Engines that are made on the runners of their targets."""

@@ -1,0 +1,1 @@
+"""Model directories: model.yaml, what it names, and the version that follows."""

@@ -1,0 +1,190 @@
+"""Reads a model directory: model.yaml, and the files it names, which must lie inside it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tasks.errors import InputError
+from tasks.model.documents import parse, read_yaml
+from tasks.model.set_manifest import read_manifest
+from tasks.specs import ModelSpec
+from tasks.store.digests import digest_file
+from validation.policy import Policy, PolicyError, default_policy, policy_from_mapping
+from validation.rules import suggest
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from tasks.model.set_manifest import CalibrationManifest
+    from tasks.specs import Precision
+
+SPEC_FILE = "model.yaml"
+WEIGHTS_SUFFIX = ".safetensors"
+
+
+@dataclass(frozen=True)
+class CalibrationFolder:
+    """A calibration set before its files are read."""
+
+    path: Path
+    manifest: CalibrationManifest
+
+
+@dataclass(frozen=True)
+class ModelDirectory:
+    """A model directory whose files were found. All paths are resolved; none leaves `root` but the calibration set.
+
+    `calibration` is that set's folder and its manifest; its files are read when they are needed.
+    """
+
+    root: Path
+    spec: ModelSpec
+    weights: Path | None
+    validation: tuple[Path, ...]
+    policy_file: Path | None
+    calibration: CalibrationFolder | None
+    plugins: tuple[Path, ...] = ()
+
+    def source_files(self) -> dict[str, str]:
+        """Digest by relative path of every file that the module's code may read; see `source_paths`."""
+        return {name: digest_file(path)[0] for name, path in self.source_paths().items()}
+
+    def source_paths(self) -> dict[str, Path]:
+        """Every file that the module's code may read, by its path relative to `root`.
+
+        That is every file of the directory but model.yaml, the weights, the data, the policy, hidden files and
+        compiled Python. The export child gets a copy of just these, so nothing that it depends on goes unnoticed.
+        """
+        others = {self.root / SPEC_FILE, self.weights, self.policy_file}
+        others |= {*self.validation, *self.plugins}
+        shared = () if self.calibration is None else (self.calibration.path,)
+        files = {}
+        for path in sorted(self.root.rglob("*")):
+            relative = path.relative_to(self.root)
+            if any(part.startswith(".") or part == "__pycache__" for part in relative.parts):
+                continue
+            inside(self.root, str(relative), "source", folder_too=True)
+            if path.is_file() and path not in others and not any(path.is_relative_to(folder) for folder in shared):
+                files[relative.as_posix()] = path
+        return files
+
+    def policy(self, precision: Precision, slices: Collection[str] | None = None) -> Policy:
+        """The policy of an engine of `precision`: the model's own, or the default of its outputs' kinds.
+
+        `slices` are those of the validation data; None while these have not been read.
+
+        Raises:
+            InputError: the model's own policy has a mistake, or names a slice that the data lack.
+        """
+        outputs = self.spec.output_specs()
+        if self.policy_file is None:
+            return default_policy(outputs, precision.value, slices or ())
+        origin = self.policy_file.name
+        try:
+            policy = policy_from_mapping(read_yaml(self.policy_file), outputs, origin=origin)
+        except PolicyError as error:
+            raise InputError(str(error)) from None
+        if slices is not None:
+            refuse_unknown_slices(policy, slices, origin)
+        return policy
+
+
+def refuse_unknown_slices(policy: Policy, slices: Collection[str], origin: str) -> None:
+    """Raise InputError for the first rule by a slice that the data lack."""
+    for index, rule in enumerate(policy.rules):
+        if rule.by is not None and rule.by not in slices:
+            remedy = suggest(rule.by, slices) if slices else "they have no slice at all"
+            raise InputError(f"{origin}: rules[{index}].by: the data have no slice.{rule.by}; {remedy}")
+
+
+def read_model_directory(path: Path) -> ModelDirectory:
+    """Read and check `path`/model.yaml and find the files it names.
+
+    Raises:
+        InputError: naming the file and the field.
+    """
+    root = path.resolve()
+    spec_file = root / SPEC_FILE
+    if not spec_file.is_file():
+        raise InputError(f"{path}: has no {SPEC_FILE}; name a model directory (examples/ has one)")
+    spec = parse(ModelSpec, read_yaml(spec_file), SPEC_FILE)
+    weights = None
+    inside(root, spec.source.rpartition(":")[0], "source")
+    if spec.weights is not None:
+        if not spec.weights.endswith(WEIGHTS_SUFFIX):
+            raise InputError(
+                f"{SPEC_FILE}: weights: {spec.weights} is not {WEIGHTS_SUFFIX}; a pickle can run code when it is"
+                " read, so save the state dict with safetensors.torch.save_file"
+            )
+        weights = inside(root, spec.weights, "weights")
+    directory = ModelDirectory(
+        root=root,
+        spec=spec,
+        weights=weights,
+        validation=data_files(
+            inside(root, spec.validation.data, "validation.data", folder_too=True), "validation.data"
+        ),
+        policy_file=inside(root, spec.validation.policy, "validation.policy") if spec.validation.policy else None,
+        calibration=_calibration_folder(root, spec),
+        plugins=_plugin_files(root, spec),
+    )
+    for precision in spec.precisions:
+        directory.policy(precision)  # a bad policy is refused before any work
+    return directory
+
+
+def _calibration_folder(root: Path, spec: ModelSpec) -> CalibrationFolder | None:
+    # The one path that may leave the model directory: calibration sets are shared between models.
+    if spec.calibration is None:
+        return None
+    folder = (root / spec.calibration.set).resolve()
+    if not folder.is_dir():
+        raise InputError(f"{SPEC_FILE}: calibration.set: {spec.calibration.set} is no folder; name a calibration set")
+    try:
+        return CalibrationFolder(folder, read_manifest(folder))
+    except InputError as error:
+        lines = str(error).splitlines()
+        raise InputError("\n".join(f"{SPEC_FILE}: calibration.set: {line}" for line in lines)) from None
+
+
+def _plugin_files(root: Path, spec: ModelSpec) -> tuple[Path, ...]:
+    files = tuple(inside(root, library, "build.plugins") for library in spec.build.plugins)
+    names = [file.name for file in files]
+    if len(set(names)) != len(names):
+        raise InputError(f"{SPEC_FILE}: build.plugins: {', '.join(names)}: two have the same name; rename one")
+    return files
+
+
+def inside(root: Path, relative: str, field: str, *, folder_too: bool = False) -> Path:
+    """Resolve a path of model.yaml, which must exist and, links followed, lie inside `root`."""
+    try:
+        path = (root / relative).resolve()
+        found = path.exists() and (folder_too or path.is_file())
+    except (OSError, RuntimeError, ValueError) as error:  # a link to itself, a name too long, a NUL in it
+        raise InputError(f"{SPEC_FILE}: {field}: {relative!r} cannot be a path ({error}); correct it") from None
+    if Path(relative).is_absolute() or not path.is_relative_to(root):
+        raise InputError(
+            f"{SPEC_FILE}: {field}: {relative} leaves the model directory; copy the file into it, so that the"
+            " directory alone says what the model is"
+        )
+    if not found:
+        raise InputError(f"{SPEC_FILE}: {field}: {relative} is no file; correct the path (relative to the directory)")
+    return path
+
+
+def data_files(path: Path, field: str) -> tuple[Path, ...]:
+    """The `.npz` files at `path`: itself, or those of the folder, by name."""
+    if path.is_dir():
+        files = tuple(sorted(path.glob("*.npz")))
+        for file in files:
+            if not file.resolve().is_relative_to(path):
+                raise InputError(
+                    f"{SPEC_FILE}: {field}: {file.name} is a link out of its folder; copy the file into it"
+                )
+    else:
+        files = (path,) if path.suffix == ".npz" else ()
+    if not files:
+        raise InputError(f"{SPEC_FILE}: {field}: {path.name} holds no .npz file; save arrays with numpy.savez")
+    return files

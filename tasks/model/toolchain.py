@@ -1,0 +1,41 @@
+"""Which releases of the tools are installed here: what an engine, and so its version, depends on."""
+
+from __future__ import annotations
+
+import platform
+from functools import cache
+from importlib import metadata
+
+from tasks.errors import StageError
+
+# An engine made by another release of one of these is another engine, and so another version.
+TOOLCHAIN = (
+    "enginegate", "torch", "safetensors", "numpy", "scipy", "onnx", "onnx-ir", "onnxscript", "onnxslim", "onnxruntime",
+    "onnxconverter-common", "onnx-graphsurgeon", "nvidia-modelopt",
+)  # fmt: skip
+
+
+def toolchain() -> dict[str, str | None]:
+    """Releases of the tools that make engines, as installed here; None for one that is not."""
+    return {name: _installed(name) for name in TOOLCHAIN} | {"python": platform.python_version()}
+
+
+@cache
+def _installed(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def package_versions(*packages: str) -> dict[str, str]:
+    """Installed versions by package, and Python's own, without importing any of them.
+
+    Raises:
+        StageError: one is not installed.
+    """
+    try:
+        versions = {name: metadata.version(name) for name in packages}
+    except metadata.PackageNotFoundError as error:
+        raise StageError(f"{error.name} is not installed here; pip install '.[export]' brings it") from None
+    return {"python": ".".join(platform.python_version_tuple()[:2]), **versions}

@@ -1,0 +1,1 @@
+"""From an engine that passed to the host that serves it."""

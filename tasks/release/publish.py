@@ -1,0 +1,119 @@
+"""Stage 7: an engine whose verdict is `pass` into the registry, byte for byte as it was compared.
+
+One without a `pass` is described all the same and stays in the artifact store: a person may register it by an override.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
+
+from tasks.backends.profiles import PROFILE_RULE
+from tasks.errors import RefusedError
+from tasks.records import EngineManifest
+from tasks.registry.evidence import artifacts_of, policy_digest
+from tasks.release.smoke import take_smoke
+from tasks.store.digests import digest_json
+
+if TYPE_CHECKING:
+    from tasks.process.context import StageContext
+    from tasks.records import Cell, DataArtifact, EngineOutcome, ReferenceArtifact
+    from tasks.registry.registry import Registry
+    from tasks.specs import ModelSpec
+    from tasks.store.interface import ArtifactStore
+
+REJECTED = "rejected"
+
+
+def describe_engine(
+    context: StageContext,
+    spec: ModelSpec,
+    outcome: EngineOutcome,
+    data: DataArtifact,
+    reference: ReferenceArtifact,
+    *,
+    source_commit: str | None,
+    mlflow_run: str | None,
+    who: str | None,
+) -> EngineManifest:
+    """What an engine is, with its smoke inputs in the store.
+
+    Raises:
+        RefusedError: something was not measured, or another plan was compared.
+    """
+    evidence = (outcome.typed, outcome.engine, outcome.compared, outcome.verdict, outcome.policy, outcome.benchmark)
+    typed, engine, compared, verdict, policy, benchmark = evidence
+    if not (typed and engine and compared and verdict and policy and benchmark):
+        raise RefusedError(
+            f"{outcome.cell.engine_id}: not everything was measured ({outcome.reason}); it is not registered"
+        )
+    if compared.plan != engine.plan.digest:
+        raise RefusedError(
+            f"{outcome.cell.engine_id}: {compared.plan} was compared, and {engine.plan.digest} would be registered;"
+            " an engine is registered byte for byte as it was compared. Convert again"
+        )
+    return EngineManifest(
+        engine_id=outcome.cell.engine_id,
+        cell=outcome.cell,
+        source_commit=source_commit,
+        plan=engine.plan,
+        onnx=typed.onnx,
+        reference_outputs=reference.outputs,
+        smoke=take_smoke(context.store, data.inputs, reference.outputs, compared.outputs),
+        recipe=typed.recipe,
+        calibration=outcome.calibration,
+        dims=spec.dims,
+        inputs=spec.inputs,
+        outputs=spec.outputs,
+        backend=engine.backend,
+        options=engine.options,
+        profiles=engine.profiles,
+        profile_rule=PROFILE_RULE,
+        cache_key=engine.cache_key,
+        policy=policy,
+        policy_digest=policy_digest(policy),
+        verdict=verdict,
+        comparison=compared.comparison,
+        benchmark=benchmark,
+        mlflow_run=mlflow_run,
+        who=who,
+        created_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    )
+
+
+def publish_engine(context: StageContext, registry: Registry, manifest: EngineManifest) -> bool:
+    """Register an engine; return False if this very engine is registered already.
+
+    Raises:
+        RefusedError: it did not pass, a file of it is damaged, or the registry refuses it.
+    """
+    with context.store.scratch() as folder:
+        folders = {
+            artifact.digest: context.store.fetch(artifact, folder / str(number))
+            for number, artifact in enumerate(artifacts_of(manifest).values())
+        }
+        return registry.publish(manifest, folders, context.on_progress)
+
+
+def keep_rejected(store: ArtifactStore, manifest: EngineManifest) -> None:
+    """Keep the description of an engine without a `pass`, for an override."""
+    content = manifest.model_dump(mode="json")
+    store.write_record(REJECTED, _key(manifest.cell), {"manifest": content, "digest": digest_json(content)})
+
+
+def find_rejected(store: ArtifactStore, cell: Cell) -> EngineManifest | None:
+    """The description of an engine that was converted with this store and did not pass; None where there is none."""
+    record = store.read_record(REJECTED, _key(cell))
+    try:
+        if record is None or record.get("digest") != digest_json(record.get("manifest")):
+            return None
+        manifest = EngineManifest.model_validate(record["manifest"])
+    except (ValidationError, ValueError):
+        return None
+    return manifest if manifest.cell == cell else None
+
+
+def _key(cell: Cell) -> str:
+    return digest_json({"engine": cell.engine_id}).removeprefix("sha256:")

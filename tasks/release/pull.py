@@ -1,0 +1,282 @@
+"""Takes the engine that a channel points at to the host that serves it.
+
+Everything that can be known from channel and manifest is checked before anything is written: signatures, the chain of
+moves, that nothing was rewound, that the verdict follows from its evidence, that this host can load the engine. Then
+each file is checked against its digest while it is written, and the engine is tried out if that is asked for. Only
+then does a link move to it; whatever goes wrong before, the last good engine stays.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tasks.backends import backend_for
+from tasks.backends.compatibility import refuse_elsewhere
+from tasks.errors import InputError, RefusedError, StageError
+from tasks.process.child import ignore_progress
+from tasks.records import Cell
+from tasks.registry.evidence import find_contradictions
+from tasks.release.serving_folder import Accepted, folder_name
+from tasks.release.smoke import run_smoke
+from validation.verdict import Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tasks.records import Artifact, EngineManifest
+    from tasks.registry.channels import Channel, ChannelName, Move, SignedMove
+    from tasks.registry.engines import SignedManifest
+    from tasks.registry.registry import Registry
+    from tasks.release.serving_folder import ServingFolder
+    from tasks.release.smoke import SmokeReport
+
+# Each try after the first means that another pull into the same folder came to its end meanwhile.
+_MOST_TRIES = 8
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a host wants: the engine that a channel of a model and target points at."""
+
+    model: str
+    target: str
+    channel: ChannelName
+
+    @property
+    def name(self) -> str:
+        """`channel production of essay-scorer for t4`."""
+        return f"channel {self.channel.value} of {self.model} for {self.target}"
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What a channel offers, all of it checked: the move and the manifest."""
+
+    order: Order
+    move: SignedMove
+    signed: SignedManifest
+
+    @property
+    def folder(self) -> str:
+        """Name of the engine's folder on the host."""
+        return folder_name(self.signed.manifest.engine_id, self.signed.digest)
+
+    @property
+    def parts(self) -> dict[str, Artifact]:
+        """The artifacts that the host gets, by the folder in the engine's that each goes to."""
+        manifest = self.signed.manifest
+        return {
+            "plan": manifest.plan,
+            "smoke/inputs": manifest.smoke.inputs,
+            "smoke/reference": manifest.smoke.reference,
+            "smoke/candidate": manifest.smoke.candidate,
+        }
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all files that the host gets."""
+        return sum(artifact.size_bytes for artifact in self.parts.values())
+
+
+@dataclass(frozen=True)
+class Pulled:
+    """What a pull did.
+
+    `moved` says whether `current` leads to another engine now, `fetched` whether the engine was not there before.
+    `mended` are files of it that were there and damaged, or did not belong there, and `removed` the folders of old
+    engines. `report` is that of its smoke inputs, where they were run.
+    """
+
+    offer: Offer
+    path: Path
+    moved: bool
+    fetched: bool
+    mended: tuple[str, ...]
+    removed: tuple[str, ...]
+    report: SmokeReport | None
+
+
+def pull_engine(
+    registry: Registry,
+    folder: ServingFolder,
+    order: Order,
+    *,
+    wait_s: float,
+    check_limit_s: float | None = None,
+    on_offer: Callable[[Offer], None] = lambda _: None,
+    on_progress: Callable[[int, int], None] = ignore_progress,
+) -> Pulled:
+    """Pull the engine of a channel, and make it the current one.
+
+    Args:
+        registry: where it is.
+        folder: where it goes.
+        order: which channel.
+        wait_s: how long to wait for another pull into the same folder, in seconds.
+        check_limit_s: run the smoke inputs in a child process of at most so many seconds; None runs nothing.
+        on_offer: told what the channel offers, before anything is written; again if that changed meanwhile.
+        on_progress: told how many bytes were written, and how many there are.
+
+    Raises:
+        InputError: the channel points nowhere, or the folder is another channel's.
+        RefusedError: a signature, a digest, the verdict, the history or this host's runtime forbids it, or the engine
+            does not do here what it did when it was compared.
+        StageError: the runtime is not here, the registry cannot be reached, or the engine crashes.
+    """
+    for _ in range(_MOST_TRIES):
+        accepted = folder.read_accepted()
+        offer = find_offer(registry, order, accepted)
+        on_offer(offer)
+        with folder.held(wait_s):
+            if folder.read_accepted() == accepted:
+                return _take(registry, folder, offer, check_limit_s, on_progress)
+    raise StageError(f"{folder.root}: other pulls changed it {_MOST_TRIES} times meanwhile; leave it to one of them")
+
+
+def find_offer(registry: Registry, order: Order, accepted: Accepted | None) -> Offer:
+    """What a channel offers; nothing is written and no file of an engine is read.
+
+    Raises:
+        InputError, RefusedError, StageError: see `pull_engine`.
+    """
+    require_same_channel(order, accepted)
+    channel = registry.channels.read(order.model, order.target, order.channel)
+    _require_history(order, channel, accepted)
+    if not channel.moves:
+        raise InputError(
+            f"{order.name} points at no engine yet; move it with `enginegate promote {order.model} --target"
+            f" {order.target} --to {order.channel.value}`, or correct the names"
+        )
+    signed_move = channel.moves[-1]
+    signed = _read_engine(registry, order, signed_move.move)
+    faults = _find_faults(order, signed_move.move, signed)
+    if faults:
+        raise RefusedError(f"{order.name} points at {signed_move.move.engine_id}: {'; '.join(faults)}; do not serve it")
+    _require_runtime(signed.manifest)
+    return Offer(order, signed_move, signed)
+
+
+def require_same_channel(order: Order, accepted: Accepted | None) -> None:
+    """Raise InputError where a folder, by what it accepted last, follows another channel than `order`."""
+    if accepted is None:
+        return
+    known = Order(accepted.model, accepted.target, accepted.channel)
+    if known != order:
+        raise InputError(f"this folder follows {known.name}, and not {order.name}; pull into a folder of its own")
+
+
+def _require_history(order: Order, channel: Channel, accepted: Accepted | None) -> None:
+    """Refuse a channel that was put back to what it once was: an old signature is still a good one."""
+    if accepted is None:
+        return
+    if len(channel.moves) < accepted.number or channel.moves[accepted.number - 1].digest != accepted.move:
+        raise RefusedError(
+            f"{order.name}: its history was rewound: move {accepted.number}, which this host accepted, is no longer in"
+            f" it ({len(channel.moves)} moves); find out who did that. To accept it on purpose, remove state.json"
+        )
+
+
+def _read_engine(registry: Registry, order: Order, move: Move) -> SignedManifest:
+    """The manifest of the engine that a move names."""
+    try:
+        return registry.read_signed(Cell.parse(move.engine_id))
+    except InputError as error:
+        raise RefusedError(f"{order.name} points at what cannot be served: {error}") from None
+
+
+def _find_faults(order: Order, move: Move, signed: SignedManifest) -> list[str]:
+    manifest, faults = signed.manifest, []
+    if signed.digest != move.manifest:
+        faults.append(f"its manifest has digest {signed.digest}, and the channel names {move.manifest}")
+    if (manifest.cell.model, manifest.cell.target) != (order.model, order.target):
+        faults.append(f"it is of model {manifest.cell.model} for {manifest.cell.target}")
+    faults += find_contradictions(manifest)
+    outcome = manifest.verdict.outcome
+    if outcome is not Outcome.PASS and move.override is None:
+        faults.append(f"its verdict is {outcome.value}, and the move has no override")
+    return faults
+
+
+def _require_runtime(manifest: EngineManifest) -> None:
+    try:
+        refuse_elsewhere(manifest.backend, backend_for(manifest.cell.target).identity())
+    except RefusedError as error:
+        raise RefusedError(f"{manifest.engine_id}: {error}") from None
+
+
+def _take(
+    registry: Registry,
+    folder: ServingFolder,
+    offer: Offer,
+    check_limit_s: float | None,
+    on_progress: Callable[[int, int], None],
+) -> Pulled:
+    folder.sweep(offer.folder)  # what an engine that was refused left behind, before room is asked for
+    mended = _place(registry, folder, offer, on_progress)
+    report = None if check_limit_s is None else _check(folder, offer, check_limit_s)
+    # Before the link: a host that is killed in between must not take an older move for the newest one.
+    folder.accept(_accepted(offer))
+    moved = folder.point(offer.folder)
+    return Pulled(
+        offer=offer,
+        path=folder.root / offer.folder,
+        moved=moved,
+        fetched=mended is None,
+        mended=mended or (),
+        removed=folder.sweep(offer.folder),
+        report=report,
+    )
+
+
+def _accepted(offer: Offer) -> Accepted:
+    order, move = offer.order, offer.move
+    return Accepted(
+        model=order.model, target=order.target, channel=order.channel, number=move.move.number, move=move.digest
+    )
+
+
+def _place(
+    registry: Registry, folder: ServingFolder, offer: Offer, on_progress: Callable[[int, int], None]
+) -> tuple[str, ...] | None:
+    done, total = 0, offer.size_bytes
+
+    def fetch(artifact: Artifact, to: Path) -> None:
+        nonlocal done
+        for file in artifact.files:
+            _require_room(folder.root, file.size_bytes)
+            alone = artifact.model_copy(update={"files": (file,)})
+            registry.fetch(alone, to, _shifted(on_progress, done, total))
+            done += file.size_bytes
+
+    return folder.place(offer.folder, offer.parts, offer.signed.envelope, fetch)
+
+
+def _shifted(on_progress: Callable[[int, int], None], start: int, total: int) -> Callable[[int, int], None]:
+    return lambda done, _: on_progress(start + done, total)
+
+
+def _require_room(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise StageError(f"{folder}: a file of {needed:,} bytes has no room in the {free:,} that are free; make room")
+
+
+def _check(folder: ServingFolder, offer: Offer, limit_s: float) -> SmokeReport:
+    manifest, engine = offer.signed.manifest, folder.root / offer.folder
+    batch = str(next(iter(manifest.inputs.values())).shape[0])
+    with folder.scratch() as scratch:
+        try:
+            report = run_smoke(
+                manifest.cell.target, engine / "plan", engine / "smoke", manifest.dims[batch], scratch, limit_s
+            )
+        except StageError as error:
+            raise StageError(f"{manifest.engine_id} cannot be run here, so `current` stays as it is: {error}") from None
+    if not report.ok:
+        raise RefusedError(
+            f"{manifest.engine_id} does not do here what it did when it was compared: {'; '.join(report.faults)};"
+            " `current` stays as it is. Check this host's runtime and device"
+        )
+    return report

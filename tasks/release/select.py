@@ -1,0 +1,171 @@
+"""Engines that a channel could take: found in the registry, or among those kept out of it, and fit to be served."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tasks.errors import InputError, RefusedError
+from tasks.records import Cell, Override
+from tasks.registry.engines import SignedManifest
+from tasks.registry.evidence import artifacts_of, find_contradictions
+from tasks.registry.signing import Signature
+from tasks.registry.survey import in_threads, is_model_name
+from tasks.release.candidates import fastest_passing
+from tasks.release.publish import find_rejected
+from tasks.specs import TARGET, TARGETS
+from tasks.store.digests import digest_json
+from validation.verdict import Outcome
+
+if TYPE_CHECKING:
+    from tasks.records import EngineManifest
+    from tasks.registry.channels import Channel, Move
+    from tasks.registry.registry import Registry
+    from tasks.store.interface import ArtifactStore
+
+_NAMED = 3
+
+
+def check_place(model: str, target: str) -> None:
+    """Check the names that the key of a channel is made of.
+
+    Raises:
+        InputError: one of them can be no model's name, or is no target.
+    """
+    if not is_model_name(model):
+        raise InputError(
+            f"model {model!r}: is no model's name; write that of its model.yaml, like essay-scorer (see"
+            " `enginegate engines`)"
+        )
+    if not TARGET.fullmatch(target):
+        raise InputError(
+            f"target {target!r}: is no target; choose from {', '.join(TARGETS)}, or a MIG slice like a100-mig-1g.5gb"
+        )
+
+
+def parse_engine(engine_id: str, model: str, target: str) -> Cell:
+    """Read an engine id of this model and target.
+
+    Raises:
+        InputError: it is none, or that of an engine of another model or target.
+    """
+    cell = Cell.parse(engine_id)
+    if (cell.model, cell.target) != (model, target):
+        raise InputError(
+            f"{engine_id}: is an engine of {cell.model} for {cell.target}, and the channel is one of {model} for"
+            f" {target}; name an engine of those, or another channel"
+        )
+    return cell
+
+
+def points_at(move: Move, engine: SignedManifest) -> bool:
+    """Whether a move went to this very engine: its id, and the digest of its manifest."""
+    return (move.engine_id, move.manifest) == (engine.manifest.engine_id, engine.digest)
+
+
+def engine_of(registry: Registry, move: Move) -> SignedManifest:
+    """The engine that a move names.
+
+    Raises:
+        RefusedError: it is not there or of another model or target, or its manifest is not the one that the move
+            names, is damaged or is not signed by a trusted key where a trust root is set.
+    """
+    place = f"move {move.number} of {move.channel.value} of {move.model} for {move.target}"
+    try:
+        cell = parse_engine(move.engine_id, move.model, move.target)
+    except InputError as error:
+        raise RefusedError(f"{place}: {error}") from None
+    if not registry.has(cell):
+        raise RefusedError(
+            f"{place} names {move.engine_id}, which is not registered any more; restore it from the bucket's versions"
+            " or a backup, or promote another engine"
+        )
+    found = registry.read_signed(cell)
+    if found.digest != move.manifest:
+        raise RefusedError(
+            f"{place} names {move.engine_id} by manifest {move.manifest}, but {found.digest} is registered; do not use"
+            " it: promote another engine"
+        )
+    return found
+
+
+def read_current(registry: Registry, channel: Channel) -> tuple[SignedManifest | None, str | None]:
+    """What a channel points at, or why that cannot be read: a channel must be able to leave a damaged engine."""
+    if channel.current is None:
+        return None, None
+    try:
+        return engine_of(registry, channel.current), None
+    except RefusedError as error:
+        return None, str(error)
+
+
+def fastest_of_newest(registry: Registry, model: str, target: str) -> SignedManifest:
+    """Of the version that was converted last, of those with an engine that passed, the fastest such engine.
+
+    Raises:
+        InputError: there is none.
+        RefusedError: a manifest is damaged, or not signed by a trusted key where a trust root is set.
+    """
+    cells = [cell for cell in registry.list_cells(model) if cell.target == target]
+    found = in_threads(registry.read_signed, cells)
+    passed = [one for one in found if one.manifest.verdict.outcome is Outcome.PASS]
+    if not passed:
+        raise InputError(
+            f"model {model} for {target}: none of its {len(cells)} registered engines passed; convert it first, or name"
+            " an engine"
+        )
+    version = max(passed, key=lambda one: one.manifest.created_at).manifest.cell.version
+    best = fastest_passing(one.manifest for one in passed if one.manifest.cell.version == version)
+    return next(one for one in passed if one.manifest is best)
+
+
+def find_engine(registry: Registry, store: ArtifactStore, cell: Cell) -> tuple[SignedManifest, bool]:
+    """A registered engine, or one that was kept out and lies in this host's store; and whether it is registered.
+
+    Of one that is not, the digest is that of its manifest as it stands, without an override.
+
+    Raises:
+        InputError: it is neither.
+        RefusedError: it could not be served; see `require_sound`.
+    """
+    if registry.has(cell):
+        proposed = registry.read_signed(cell)
+        require_sound(registry, proposed)
+        return proposed, True
+    rejected = find_rejected(store, cell)
+    if rejected is None or rejected.verdict.outcome is Outcome.PASS:
+        raise InputError(
+            f"{cell.engine_id}: is not registered, and this host converted no such engine that did not pass;"
+            " `enginegate engines` lists what is registered. To override a verdict, run this on the host whose artifact"
+            " store (ENGINEGATE_STORE) the engine was converted with"
+        )
+    _require_kept(store, rejected)
+    return SignedManifest(rejected, digest_json(rejected.model_dump(mode="json")), Signature((), None)), False
+
+
+def require_sound(registry: Registry, engine: SignedManifest) -> None:
+    """Check that an engine could be served, by its manifest and the sizes of its files.
+
+    Raises:
+        RefusedError: its manifest contradicts itself, or a file is missing or has another size.
+    """
+    faults = find_contradictions(engine.manifest)
+    faults += [f"{file} is missing or has another size" for file in registry.missing_files(engine.manifest)]
+    _refuse_faulty(engine.manifest, faults, "convert the model again, which mends files, or promote another engine")
+
+
+def _require_kept(store: ArtifactStore, rejected: EngineManifest) -> None:
+    """The same of an engine that is not registered: its files lie in the artifact store."""
+    overridden = rejected.model_copy(update={"override": Override(reason="?", who=None, when="")})
+    faults = find_contradictions(overridden)
+    faults += [
+        f"{role}: files are missing in the artifact store"
+        for role, artifact in artifacts_of(rejected).items()
+        if not store.contains(artifact)
+    ]
+    _refuse_faulty(rejected, faults, "convert the model again")
+
+
+def _refuse_faulty(manifest: EngineManifest, faults: list[str], remedy: str) -> None:
+    more = f"; and {len(faults) - _NAMED} more" if len(faults) > _NAMED else ""
+    if faults:
+        raise RefusedError(f"{manifest.engine_id} cannot be served: {'; '.join(faults[:_NAMED])}{more}; {remedy}")

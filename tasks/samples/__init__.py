@@ -1,0 +1,1 @@
+"""Samples in files and shards, and the shapes that they are fed in."""

@@ -1,0 +1,265 @@
+"""Stage 4, on the target: the engine's outputs on the validation data, and how they compare with the reference's.
+
+Two steps, each remembered and each in a child process: run the engine, then measure its outputs. A policy with other
+slices, confidence or resamples is measured anew without the engine; one with other limits needs no work at all.
+"""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tasks.backends import backend_for
+from tasks.backends.compatibility import refuse_elsewhere
+from tasks.errors import StageError
+from tasks.process.child import call_in_child
+from tasks.records import Artifact, ComparedEngine
+from tasks.samples.data_spec import LABEL, slices_in
+from tasks.samples.feeds import split_batches
+from tasks.samples.npz import load_arrays, save_shard, shard_paths
+from tasks.specs import Dim, Frozen, OutputDeclaration
+from tasks.store.digests import statistics_digest
+from tasks.store.stage_cache import StageResult, run_cached
+from validation.bootstrap import Bootstrap
+from validation.comparison import Comparison, ComparisonResult
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tasks.backends.interface import Engine
+    from tasks.process.context import StageContext
+    from tasks.records import BuiltEngine, EngineJob
+    from tasks.samples.npz import Arrays
+
+RUN_RECIPE = 1
+MEASURE_RECIPE = 1
+
+
+class RunRequest(Frozen):
+    """What the child runs; paths are folders of this host. Outputs go to `candidate`, sharded as `inputs`."""
+
+    target: str
+    plan: str
+    inputs: str
+    candidate: str
+    batch: Dim
+
+
+class RunReply(Frozen):
+    """The child's largest resident memory in bytes."""
+
+    peak_memory_bytes: int
+
+
+class CandidateOutputs(Frozen):
+    """An engine's outputs on the validation data, and the largest resident memory of its process in bytes."""
+
+    outputs: Artifact
+    peak_memory_bytes: int
+
+
+class MeasureRequest(Frozen):
+    """What the child measures, and how; paths are folders of this host, with shards alike in number and order.
+
+    `inputs` holds the masks, where an output names one. `slices` are those of the policy: metrics by output and slice.
+    """
+
+    reference: str
+    candidate: str
+    annotations: str
+    inputs: str | None
+    outputs: dict[str, OutputDeclaration]
+    slices: dict[str, dict[str, tuple[str, ...]]]
+    confidence: float
+    resamples: int
+
+
+class Measured(Frozen):
+    """The comparison, and the child's largest resident memory in bytes."""
+
+    comparison: ComparisonResult
+    peak_memory_bytes: int
+
+
+def compare_engine(context: StageContext, job: EngineJob, engine: BuiltEngine) -> StageResult[ComparedEngine]:
+    """Run the engine on the validation data and compare with the reference; cached only if both were.
+
+    Memory holds one shard and the accumulators of `validation.comparison`, which keep a limited number of samples.
+
+    Raises:
+        RefusedError: the engine was built for another GPU or runtime than this host's.
+        StageError: the engine cannot be loaded, it crashes while it runs, or no sample runs one of its plans.
+    """
+    refuse_elsewhere(engine.backend, backend_for(job.cell.target).identity())
+    candidate = _run_engine(context, job, engine)
+    measured = _measure(context, job, candidate.result.outputs)
+    compared = ComparedEngine(
+        plan=engine.plan.digest,
+        outputs=candidate.result.outputs,
+        comparison=measured.result.comparison,
+        peak_memory_bytes=max(candidate.result.peak_memory_bytes, measured.result.peak_memory_bytes),
+    )
+    cached = candidate.cached and measured.cached
+    return StageResult(compared, cached=cached, seconds=candidate.seconds + measured.seconds)
+
+
+def _run_engine(context: StageContext, job: EngineJob, engine: BuiltEngine) -> StageResult[CandidateOutputs]:
+    batch = job.spec.dims[job.spec.batch_dim]
+    key: dict[str, object] = {
+        "recipe": RUN_RECIPE,
+        "plan": engine.plan.digest,
+        "backend": engine.backend.model_dump(),
+        "inputs": job.data.inputs.digest,
+        "batch": batch.model_dump(),
+    }
+
+    def produce() -> CandidateOutputs:
+        with context.store.scratch() as folder:
+            (folder / "candidate").mkdir()
+            request = RunRequest(
+                target=job.cell.target,
+                plan=str(context.store.fetch(engine.plan, folder / "plan")),
+                inputs=str(context.store.fetch(job.data.inputs, folder / "inputs")),
+                candidate=str(folder / "candidate"),
+                batch=batch,
+            )
+            reply = call_in_child(
+                "tasks.stages.compare:run_in_child",
+                request,
+                RunReply,
+                folder,
+                time_limit_s=context.time_limit_s,
+                on_progress=lambda done, total: context.on_progress(done, 2 * total),
+            )
+            outputs = context.store.put(folder / "candidate")
+        return CandidateOutputs(outputs=outputs, peak_memory_bytes=reply.peak_memory_bytes)
+
+    return run_cached(context.store, "run", key, CandidateOutputs, produce)
+
+
+def _measure(context: StageContext, job: EngineJob, candidate: Artifact) -> StageResult[Measured]:
+    data, policy, outputs = job.data, job.policy, job.spec.outputs
+    masks = data.inputs if any(output.mask for output in outputs.values()) else None
+    plan: dict[str, Any] = {
+        "outputs": outputs,
+        "slices": {
+            output: {name: tuple(sorted(metrics)) for name, metrics in slices.items()}
+            for output, slices in policy.slices.items()
+        },
+        "confidence": policy.confidence,
+        "resamples": policy.resamples,
+    }
+    key: dict[str, object] = {
+        "recipe": MEASURE_RECIPE,
+        "statistics": statistics_digest(),
+        "candidate": candidate.digest,
+        "reference": job.reference.outputs.digest,
+        "annotations": data.annotations.digest,
+        "inputs": masks.digest if masks else None,
+        **plan,
+        "outputs": {name: output.model_dump(mode="json") for name, output in outputs.items()},
+    }
+
+    def produce() -> Measured:
+        with context.store.scratch() as folder:
+            request = MeasureRequest(
+                reference=str(context.store.fetch(job.reference.outputs, folder / "reference")),
+                candidate=str(context.store.fetch(candidate, folder / "candidate")),
+                annotations=str(context.store.fetch(data.annotations, folder / "annotations")),
+                inputs=str(context.store.fetch(masks, folder / "inputs")) if masks else None,
+                **plan,
+            )
+            return call_in_child(
+                "tasks.stages.compare:measure_in_child",
+                request,
+                Measured,
+                folder,
+                time_limit_s=context.time_limit_s,
+                on_progress=lambda done, total: context.on_progress(total + done, 2 * total),
+            )
+
+    return run_cached(context.store, "measure", key, Measured, produce)
+
+
+def run_in_child(payload: dict[str, Any], progress: Callable[[int, int], None]) -> RunReply:
+    """Child entry: run the engine as the request says."""
+    request = RunRequest.model_validate(payload)
+    engine = backend_for(request.target).load(Path(request.plan))
+    shards = shard_paths(Path(request.inputs))
+    sizes = itertools.cycle(request.batch.buckets or (request.batch.opt,))
+    for number, path in enumerate(shards):
+        save_shard(Path(request.candidate), number, run_shard(engine, load_arrays(path), request.batch, sizes))
+        progress(number + 1, len(shards))
+    # A plan that no sample has run is not judged, and must not be registered with those that are.
+    if unused := engine.unused_plans():
+        raise StageError(
+            f"validation.data: no sample runs {', '.join(unused)}; add samples of such extents (and shards with"
+            " more samples than the smaller batch buckets), or remove the bucket from dims"
+        )
+    return RunReply(peak_memory_bytes=peak_memory_bytes())
+
+
+def measure_in_child(payload: dict[str, Any], progress: Callable[[int, int], None]) -> Measured:
+    """Child entry: measure as the request says."""
+    request = MeasureRequest.model_validate(payload)
+    comparison = Comparison(
+        {name: output.as_output_spec() for name, output in request.outputs.items()},
+        by=request.slices,
+        plan=Bootstrap(confidence=request.confidence, resamples=request.resamples),
+    )
+    shards = shard_paths(Path(request.reference))
+    for number, path in enumerate(shards):
+        annotations = load_arrays(Path(request.annotations) / path.name)
+        comparison.update(
+            load_arrays(path),
+            load_arrays(Path(request.candidate) / path.name),
+            slices=slices_in(annotations),
+            label=annotations.get(LABEL),
+            masks=_masks(request, path.name),
+        )
+        progress(number + 1, len(shards))
+    return Measured(comparison=comparison.result(), peak_memory_bytes=peak_memory_bytes())
+
+
+def _masks(request: MeasureRequest, shard: str) -> Arrays:
+    """The inputs of a shard that outputs name as their mask."""
+    if request.inputs is None:
+        return {}
+    inputs = load_arrays(Path(request.inputs) / shard)
+    return {output.mask: inputs[output.mask] for output in request.outputs.values() if output.mask is not None}
+
+
+def run_shard(engine: Engine, shard: Arrays, batch: Dim, sizes: Iterator[int] | None = None) -> Arrays:
+    """Outputs of a whole shard, run in batches of the `opt` size, or of `sizes` in turn.
+
+    Raises:
+        StageError: an output's shape differs between batches in more than the number of samples.
+    """
+    parts: dict[str, list[np.ndarray[Any, Any]]] = {}
+    for feeds, real in split_batches(shard, batch, sizes):
+        fed = len(next(iter(feeds.values())))
+        for name, array in engine.run(feeds).items():
+            parts.setdefault(name, []).append(_without_filling(array, fed, real))
+    try:
+        return {name: np.concatenate(arrays) for name, arrays in parts.items()}
+    except ValueError as error:
+        raise StageError(f"the engine's outputs cannot be joined over batches: {error}") from None
+
+
+def _without_filling(array: np.ndarray[Any, Any], fed: int, real: int) -> np.ndarray[Any, Any]:
+    # An output that has not one row for each sample stays as it is: cut to length, it would pass for a right one.
+    return array[:real] if array.ndim and len(array) == fed else array
+
+
+def peak_memory_bytes() -> int:
+    """Largest resident memory of this process, in bytes.
+
+    Read from /proc, because getrusage's figure is inherited from the process that started this one.
+    """
+    for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    raise StageError("/proc/self/status has no VmHWM; Enginegate runs on Linux")

@@ -1,0 +1,282 @@
+"""Stage 2: exported ONNX to a strongly typed ONNX of one precision.
+
+Every converter runs in a child process, and what it made is loaded and run in another one before it is stored: a
+converted graph can crash ONNX Runtime while it loads. The order of converters is in `converters.table`; FP16 has a
+fallback, INT8 has none, since its method is the user's choice. Method `auto` has it chosen by trials.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tasks.errors import InputError, StageError
+from tasks.graphs import onnx_files
+from tasks.graphs.interface import CheckTypedReply, CheckTypedRequest
+from tasks.process.child import call_in_child
+from tasks.quantization.converter_table import converters_for, int8_converter, tried_methods
+from tasks.quantization.interface import ConvertReply, ConvertRequest
+from tasks.quantization.loss import LOSS_SAMPLES, Loss, LossRequest, loss_key
+from tasks.quantization.trials import (
+    HELD_BACK,
+    Trial,
+    describe_trials,
+    hold_back,
+    part_of,
+    rank_trials,
+    with_reason,
+)
+from tasks.records import TypedModel
+from tasks.specs import CalibrationMethod, Precision
+from tasks.store.stage_cache import StageResult, run_cached
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tasks.process.context import StageContext
+    from tasks.quantization.converter_table import Converter
+    from tasks.records import DataArtifact, ExportedModel
+    from tasks.specs import ModelSpec
+
+RECIPE = 2
+
+
+def convert_precision(
+    context: StageContext,
+    exported: ExportedModel,
+    precision: Precision,
+    spec: ModelSpec,
+    calibration: DataArtifact | None,
+    *,
+    exclude: tuple[str, ...] = (),
+) -> StageResult[TypedModel]:
+    """Convert an exported model to `precision`; inputs and outputs keep their names and types.
+
+    FP32 is the exported graph itself, and so is INT8 of a graph that already holds Q/DQ nodes. The recipe of any other
+    INT8 names `method`, and `calibration`, the digest of the samples. With method `auto`, every method is scored on
+    each fourth sample, held back from it, and the one with the smallest loss then gets the whole set; `trials` has what
+    came of each. Trials are made anew for each `exclude`: without a layer that cannot be quantized, another may win.
+
+    Args:
+        context: the stage's surroundings.
+        exported: the exported model.
+        precision: what to convert to.
+        spec: the model.
+        calibration: the calibration set, which INT8 needs.
+        exclude: nodes that INT8 leaves in float, by their names in a `Sensitivity`; `excluded` in the recipe has them
+            as a JSON list.
+
+    Raises:
+        InputError: INT8 is asked for without a calibration set, or `auto` with fewer than 8 samples.
+        StageError: no converter gave a graph that ONNX Runtime loads and runs, or `exclude` names what INT8 would not
+            quantize, or all that it would.
+    """
+    int8 = precision is Precision.INT8
+    if int8 and (calibration is None or spec.calibration is None):
+        raise InputError("model.yaml: calibration: missing, and precision int8 needs it; name a calibration set")
+    if exclude and not int8:
+        raise StageError(f"convert: {precision.value} quantizes nothing, so nothing can be left out; exclude for int8")
+    method = spec.calibration.method if int8 and spec.calibration is not None else None
+    calibration = calibration if int8 else None
+    job = _Conversion(context, exported, precision, spec, calibration, method, tuple(sorted(set(exclude))))
+    return run_cached(context.store, "convert", job.key(), TypedModel, job.run)
+
+
+@dataclass(frozen=True)
+class _Conversion:
+    """One call of `convert_precision`."""
+
+    context: StageContext
+    exported: ExportedModel
+    precision: Precision
+    spec: ModelSpec
+    calibration: DataArtifact | None
+    method: CalibrationMethod | None
+    exclude: tuple[str, ...] = ()
+
+    def key(self) -> dict[str, object]:
+        return {
+            "recipe": RECIPE,
+            "onnx": self.exported.onnx.digest,
+            "precision": self.precision.value,
+            "inputs": {name: tensor.model_dump(mode="json") for name, tensor in self.spec.inputs.items()},
+            "dims": {name: dim.model_dump() for name, dim in self.spec.dims.items()},
+            "calibration": None if self.calibration is None else self.calibration.inputs.digest,
+            "converters": [converter.describe() for converter in converters_for(self.precision, self.method)],
+            "trials": self._trials_key(),
+            "exclude": self.exclude,
+            "external_bytes": onnx_files.EXTERNAL_DATA_BYTES,
+        }
+
+    def _trials_key(self) -> dict[str, object] | None:
+        if self.method is not CalibrationMethod.AUTO or self.calibration is None:
+            return None
+        return {
+            "strata": self.calibration.annotations.digest,
+            "held_back": HELD_BACK,
+            "samples": LOSS_SAMPLES,
+            "loss": loss_key(self.spec.outputs),
+        }
+
+    def run(self) -> TypedModel:
+        if self.precision is Precision.FP32:
+            return self._untouched("the exported model is FP32")
+        with self.context.store.scratch() as folder:
+            onnx = onnx_files.fetched_model(self.context.store.fetch(self.exported.onnx, folder / "onnx"))
+            if self.precision is Precision.INT8 and onnx_files.holds_quantization(onnx):
+                return self._quantized_in_training()
+            if self.calibration is not None:
+                self.context.store.fetch(self.calibration.inputs, folder / "samples")
+            if self.method is CalibrationMethod.AUTO:
+                return self._best_of_trials(folder, onnx)
+            return self._first_that_works(folder, onnx)
+
+    def _quantized_in_training(self) -> TypedModel:
+        if self.exclude:
+            raise StageError(
+                f"convert: int8 cannot leave out {', '.join(self.exclude)}: the model was quantized in training, and"
+                " its own Q/DQ nodes say what is; leave those layers out when training it"
+            )
+        return self._untouched("the model was quantized in training: it already holds Q/DQ nodes")
+
+    def _untouched(self, reason: str) -> TypedModel:
+        recipe = {"converter": "none", "reason": reason}
+        return TypedModel(onnx=self.exported.onnx, precision=self.precision, recipe=recipe)
+
+    def _first_that_works(self, folder: Path, onnx: Path) -> TypedModel:
+        samples = folder / "samples" if self.calibration is not None else None
+        failures: list[tuple[Converter, StageError]] = []
+        for converter in converters_for(self.precision, self.method):
+            step = _Step(converter, onnx, folder / converter.module, samples, self.method, self.context.on_progress)
+            try:
+                recipe = self._convert_and_check(step)
+            except StageError as error:
+                failures.append((converter, error))
+                continue
+            for failed, cause in failures:
+                recipe["instead_of"] = f"{failed.name}: {onnx_files.short_reason(cause)}"
+            return self._typed(step, recipe)
+        raise self._failed([(converter.name, error) for converter, error in failures])
+
+    def _best_of_trials(self, folder: Path, onnx: Path) -> TypedModel:
+        """Quantize with the method of the best trial; where it fails on the whole set, with that of the next."""
+        self._hold_back(folder)
+        methods = tried_methods()
+        failures: list[tuple[str, StageError]] = []
+        trials: list[Trial] = []
+        for number, method in enumerate(methods):
+            progress = part_of(self.context.on_progress, number, len(methods) + 1)
+            try:
+                trials.append(Trial(method, loss=self._try(folder, onnx, method, progress)))
+            except StageError as error:
+                failures.append((f"{method.value}, tried", error))
+                trials.append(Trial(method, reason=onnx_files.short_reason(error)))
+        for trial in rank_trials(trials):
+            progress = part_of(self.context.on_progress, len(methods), len(methods) + 1)
+            place = folder / f"whole-{trial.method.value}"
+            step = _Step(int8_converter(trial.method), onnx, place, folder / "samples", trial.method, progress)
+            try:
+                recipe = self._convert_and_check(step)
+            except StageError as error:
+                failures.append((f"{trial.method.value}, on the whole set", error))
+                trials = with_reason(trials, trial.method, onnx_files.short_reason(error))
+                continue
+            return self._typed(step, {**recipe, **describe_trials(trials)})
+        raise self._failed(failures)
+
+    def _hold_back(self, folder: Path) -> None:
+        assert self.calibration is not None  # noqa: S101 - convert_precision refuses INT8 without calibration
+        self.context.store.fetch(self.calibration.annotations, folder / "annotations")
+        for name in ("rest", "held"):
+            (folder / name).mkdir()
+        hold_back(folder / "samples", folder / "annotations", folder / "rest", folder / "held")
+
+    def _try(self, folder: Path, onnx: Path, method: CalibrationMethod, progress: Callable[[int, int], None]) -> Loss:
+        place = folder / f"trial-{method.value}"
+        self._convert_and_check(
+            _Step(int8_converter(method), onnx, place, folder / "rest", method, part_of(progress, 0, 2))
+        )
+        request = LossRequest(
+            exported=str(onnx),
+            quantized=str(onnx_files.find_model(place / "result")),
+            samples=str(folder / "held"),
+            batch=self.spec.dims[self.spec.batch_dim],
+            outputs=self.spec.outputs,
+        )
+        return call_in_child(
+            "tasks.quantization.loss:loss_in_child",
+            request,
+            Loss,
+            place,
+            time_limit_s=self.context.time_limit_s,
+            on_progress=part_of(progress, 1, 2),
+        )
+
+    def _convert_and_check(self, step: _Step) -> dict[str, str]:
+        """Convert, check and return the recipe; the graph lies in the step's `result`."""
+        result = step.place / "result"
+        result.mkdir(parents=True)
+        samples = None if step.samples is None else str(step.samples)
+        reply = call_in_child(
+            f"tasks.quantization.{step.converter.module}:convert",
+            ConvertRequest(
+                onnx=str(step.onnx),
+                output=str(result),
+                inputs=self.spec.inputs,
+                dims=self.spec.dims,
+                batch_dim=self.spec.batch_dim,
+                external_bytes=onnx_files.EXTERNAL_DATA_BYTES,
+                samples=samples,
+                method=step.method,
+                exclude=self.exclude,
+            ),
+            ConvertReply,
+            step.place,
+            time_limit_s=self.context.time_limit_s,
+            on_progress=step.progress,
+        )
+        check = CheckTypedRequest(
+            onnx=str(onnx_files.find_model(result)),
+            original=str(step.onnx),
+            inputs=self.spec.inputs,
+            dims=self.spec.dims,
+            samples=samples,
+        )
+        checked = call_in_child(
+            "tasks.graphs.onnx_check:check_typed",
+            check,
+            CheckTypedReply,
+            step.place,
+            time_limit_s=self.context.time_limit_s,
+        )
+        return {**step.converter.describe(), **reply.recipe, "opset": str(checked.opset)}
+
+    def _typed(self, step: _Step, recipe: dict[str, str]) -> TypedModel:
+        if self.calibration is not None and step.method is not None:
+            recipe = {**recipe, "method": step.method.value, "calibration": self.calibration.inputs.digest}
+        if self.exclude:
+            recipe["excluded"] = json.dumps(self.exclude)
+        onnx = self.context.store.put(step.place / "result")
+        return TypedModel(onnx=onnx, precision=self.precision, recipe=recipe)
+
+    def _failed(self, failures: list[tuple[str, StageError]]) -> StageError:
+        causes = "\n".join(f"({n}) {name}: {cause}" for n, (name, cause) in enumerate(failures, start=1))
+        if self.method is None:
+            return StageError(f"convert: {self.precision.value} failed.\n{causes}")
+        others = ", ".join(method.value for method in CalibrationMethod if method is not self.method)
+        remedy = "" if self.exclude or self.method is CalibrationMethod.AUTO else f"; try another method ({others})"
+        return StageError(f"convert: int8 by calibration.method {self.method.value} failed{remedy}.\n{causes}")
+
+
+@dataclass(frozen=True)
+class _Step:
+    """One run of a converter: on which graph and samples, in a folder of its own, and whom to tell about progress."""
+
+    converter: Converter
+    onnx: Path
+    place: Path
+    samples: Path | None
+    method: CalibrationMethod | None
+    progress: Callable[[int, int], None]

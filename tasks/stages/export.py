@@ -1,0 +1,148 @@
+"""Stage 1: module and weights to ONNX, checked against the reference on several shapes.
+
+Two children share the work. The first imports torch and the user's code, writes the graph, and runs the module at
+every shape. The second loads the graph into ONNX Runtime and compares. A crash of either is an ordinary failure,
+and a simplified graph that fails its check gives way to the plain one.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tasks.errors import StageError
+from tasks.graphs import onnx_files
+from tasks.graphs.interface import CheckExportReply, CheckExportRequest, export_steps
+from tasks.model.toolchain import package_versions
+from tasks.process.child import call_in_child
+from tasks.records import Artifact, ExportedModel
+from tasks.samples.shapes import check_shapes
+from tasks.store.digests import artifact_digest
+from tasks.store.stage_cache import StageResult, run_cached
+from tasks.torch_side.interface import PLAIN, SIMPLIFIED, ExportReply, ExportRequest
+from tasks.torch_side.module_source import call_with_module, lay_out, module_key
+
+if TYPE_CHECKING:
+    from tasks.model.model_directory import ModelDirectory
+    from tasks.process.context import StageContext
+    from tasks.records import DataArtifact
+
+RECIPE = 2
+SAMPLE_SHARDS = 16
+
+
+def export_onnx(
+    context: StageContext, directory: ModelDirectory, samples: DataArtifact | None = None
+) -> StageResult[ExportedModel]:
+    """Export the module of `directory` to ONNX.
+
+    Args:
+        context: the stage's surroundings.
+        directory: the model.
+        samples: data to cut the inputs of tracing and of the check from. Without it they are seeded noise, and
+            integers are 0 or 1. The dynamo exporter never sees their values, so they are no part of its key.
+
+    Raises:
+        InputError: source, weights, inputs or outputs are at fault.
+        StageError: the exporter failed, or the graph does not agree with the reference.
+    """
+    spec = directory.spec
+    module = module_key(directory)
+    key: dict[str, object] = {
+        "recipe": RECIPE,
+        "module": module,
+        "dims": {name: dim.model_dump() for name, dim in spec.dims.items()},
+        "export": spec.export.model_dump(mode="json"),
+        "external_bytes": onnx_files.EXTERNAL_DATA_BYTES,
+        "versions": package_versions("torch", "onnx", "onnx-ir", "onnxscript", "onnxslim", "onnxruntime"),
+        "traced_on": samples.inputs.digest if samples is not None and spec.export.exporter == "torchscript" else None,
+    }
+
+    def produce() -> ExportedModel:
+        with context.store.scratch() as folder:
+            shards = None if samples is None else _fetch_some(context, samples, folder / "samples")
+            request = ExportRequest(
+                module=lay_out(directory, folder, module),
+                dims=spec.dims,
+                export=spec.export,
+                samples=None if shards is None else str(shards),
+                output=str(folder),
+                external_bytes=onnx_files.EXTERNAL_DATA_BYTES,
+            )
+            reply = call_with_module(
+                "tasks.torch_side.torch_export:export",
+                request,
+                ExportReply,
+                folder,
+                source=spec.source,
+                time_limit_s=context.time_limit_s,
+                on_progress=context.on_progress,
+                memory_limit_bytes=context.memory_limit_bytes,
+            )
+            return _checked(context, request, reply)
+
+    return run_cached(context.store, "export", key, ExportedModel, produce)
+
+
+def _fetch_some(context: StageContext, samples: DataArtifact, folder: Path) -> Path:
+    """Fetch shards evenly over the data, which may be sorted by length."""
+    files = samples.inputs.files
+    some = files[:: -(-len(files) // SAMPLE_SHARDS)]
+    return context.store.fetch(Artifact(digest=artifact_digest(some), files=some), folder)
+
+
+def _checked(context: StageContext, request: ExportRequest, reply: ExportReply) -> ExportedModel:
+    folder = Path(request.output)
+    simplifier = f"onnxslim {package_versions('onnxslim')['onnxslim']}"
+    if not reply.simplify_failure:
+        try:
+            checks = _check(context, request, SIMPLIFIED)
+        except StageError as error:
+            simplifier = f"none: the result of {simplifier} failed its check ({onnx_files.short_reason(error)})"
+        else:
+            return _stored(context, request, folder / SIMPLIFIED, checks, reply, simplifier)
+    else:
+        simplifier = f"none: {simplifier} failed ({reply.simplify_failure})"
+    return _stored(context, request, folder / PLAIN, _check(context, request, PLAIN), reply, simplifier)
+
+
+def _check(context: StageContext, request: ExportRequest, kind: str) -> dict[str, float]:
+    folder = Path(request.output)
+    shapes = len(check_shapes(request.dims))
+    check = CheckExportRequest(
+        onnx=str(onnx_files.find_model(folder / kind)),
+        expected=str(folder / "expected"),
+        inputs=request.module.inputs,
+        outputs=request.module.outputs,
+        dims=request.dims,
+        progress_before=export_steps(shapes) - shapes,
+    )
+    return call_in_child(
+        "tasks.graphs.onnx_check:check_export",
+        check,
+        CheckExportReply,
+        folder,
+        time_limit_s=context.time_limit_s,
+        on_progress=context.on_progress,
+    ).checks
+
+
+def _stored(
+    context: StageContext,
+    request: ExportRequest,
+    folder: Path,
+    checks: dict[str, float],
+    reply: ExportReply,
+    simplifier: str,
+) -> ExportedModel:
+    return ExportedModel(
+        onnx=context.store.put(folder),
+        opset=request.export.opset,
+        checks=checks,
+        recipe={
+            "exporter": request.export.exporter,
+            "torch": package_versions("torch")["torch"],
+            "simplifier": simplifier,
+            "dynamic_dims": reply.dynamic_dims,
+        },
+    )

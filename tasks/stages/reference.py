@@ -1,0 +1,63 @@
+"""Stage 1, second half: the outputs of the PyTorch FP32 module on the validation data, in shards."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tasks.records import ReferenceArtifact
+from tasks.store.stage_cache import StageResult, run_cached
+from tasks.torch_side.interface import ReferenceReply, ReferenceRequest
+from tasks.torch_side.module_source import call_with_module, lay_out, module_key
+
+if TYPE_CHECKING:
+    from tasks.model.model_directory import ModelDirectory
+    from tasks.process.context import StageContext
+    from tasks.records import DataArtifact
+
+RECIPE = 2
+
+
+def run_reference(
+    context: StageContext, directory: ModelDirectory, data: DataArtifact
+) -> StageResult[ReferenceArtifact]:
+    """Run the module of `directory` in float32 over `data`, in batches of the batch dimension's opt.
+
+    The outputs are `{index:05d}.npz` as the inputs are: one float32 array per output, first axis the samples.
+
+    Raises:
+        InputError: source, weights or outputs are at fault; or an output holds NaN or Inf (output, shard and
+            sample are named).
+    """
+    spec = directory.spec
+    module = module_key(directory)
+    batch = spec.dims[spec.batch_dim]
+    key: dict[str, object] = {
+        "recipe": RECIPE,
+        "module": module,
+        "data": data.inputs.digest,
+        "batch": batch.model_dump(),
+    }
+
+    def produce() -> ReferenceArtifact:
+        with context.store.scratch() as folder:
+            outputs = folder / "outputs"
+            outputs.mkdir()
+            request = ReferenceRequest(
+                module=lay_out(directory, folder, module),
+                batch=batch,
+                shards=str(context.store.fetch(data.inputs, folder / "shards")),
+                output=str(outputs),
+            )
+            call_with_module(
+                "tasks.torch_side.torch_outputs:run",
+                request,
+                ReferenceReply,
+                folder,
+                source=spec.source,
+                time_limit_s=context.time_limit_s,
+                on_progress=context.on_progress,
+                memory_limit_bytes=context.memory_limit_bytes,
+            )
+            return ReferenceArtifact(outputs=context.store.put(outputs))
+
+    return run_cached(context.store, "reference", key, ReferenceArtifact, produce)

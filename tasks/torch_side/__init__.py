@@ -1,0 +1,1 @@
+"""What runs where torch is: the user's module, traced, run and timed."""

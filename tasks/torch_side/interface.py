@@ -1,0 +1,53 @@
+"""What a parent asks of the children that run where torch is, and what these answer."""
+
+from __future__ import annotations
+
+from tasks.specs import Dim, ExportSpec, Frozen, InputSpec
+
+PLAIN, SIMPLIFIED = "plain", "simplified"
+
+
+class ModuleRequest(Frozen):
+    """Where a child finds the module: `folder` holds copies of its source files; paths are of this host."""
+
+    folder: str
+    source: str
+    weights: str | None
+    inputs: dict[str, InputSpec]
+    outputs: tuple[str, ...]
+
+
+class ExportRequest(Frozen):
+    """What the torch child exports, and where to; paths are of this host."""
+
+    module: ModuleRequest
+    dims: dict[str, Dim]
+    export: ExportSpec
+    samples: str | None
+    output: str
+    external_bytes: int
+
+
+class ExportReply(Frozen):
+    """Folders `plain` and `simplified` hold the graphs, `expected` the reference at every shape.
+
+    `simplify_failure` says why there is no simplified graph; it is empty where there is one.
+    """
+
+    simplify_failure: str
+    dynamic_dims: str
+
+
+class ReferenceRequest(Frozen):
+    """The module, the shards it runs on and where its outputs go; paths are of this host."""
+
+    module: ModuleRequest
+    batch: Dim
+    shards: str
+    output: str
+
+
+class ReferenceReply(Frozen):
+    """How many samples the module ran on."""
+
+    samples: int

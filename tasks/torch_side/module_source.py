@@ -1,0 +1,167 @@
+"""Lays a model directory's code and weights out for a child process, and blames the code when it ends the child.
+
+Only what is copied here reaches the child, and the stages' keys cover exactly that. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import shutil
+from typing import TYPE_CHECKING, TypeVar
+
+from pydantic import BaseModel
+
+from tasks.errors import InputError
+from tasks.model.model_directory import SPEC_FILE
+from tasks.model.toolchain import package_versions
+from tasks.process.child import ChildFailedError, call_in_child
+from tasks.records import Artifact, ModuleArtifact
+from tasks.store.digests import digest_file
+from tasks.store.stage_cache import StageResult, run_cached
+from tasks.torch_side.interface import ModuleRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tasks.model.model_directory import ModelDirectory
+    from tasks.process.context import StageContext
+    from tasks.specs import ModelSpec
+    from tasks.store.interface import ArtifactStore
+
+Reply = TypeVar("Reply", bound=BaseModel)
+SOURCE_FOLDER = "source"
+
+
+def module_key(directory: ModelDirectory) -> dict[str, object]:
+    """Everything that the loaded module depends on, as a part of a stage's key."""
+    spec = directory.spec
+    return {
+        "sources": directory.source_files(),
+        "source": spec.source,
+        "weights": None if directory.weights is None else digest_file(directory.weights)[0],
+        "inputs": {name: tensor.model_dump(mode="json") for name, tensor in spec.inputs.items()},
+        "outputs": list(spec.outputs),
+        "versions": package_versions("torch", "safetensors", "numpy"),
+    }
+
+
+def store_module(context: StageContext, directory: ModelDirectory) -> StageResult[ModuleArtifact]:
+    """Put copies of the module's source files and weights into the store, for runners without the model directory.
+
+    Raises:
+        InputError: a file changed while it was read.
+    """
+    sources = directory.source_files()
+    weights = None if directory.weights is None else digest_file(directory.weights)[0]
+    key: dict[str, object] = {"sources": sources, "source": directory.spec.source, "weights": weights}
+
+    def produce() -> ModuleArtifact:
+        with context.store.scratch() as folder:
+            files = folder / "module"
+            lay_out(directory, files, key)
+            name = None if directory.weights is None else directory.weights.name
+            return ModuleArtifact(files=context.store.put(files), source=directory.spec.source, weights=name)
+
+    return run_cached(context.store, "module", key, ModuleArtifact, produce)
+
+
+def fetch_module(store: ArtifactStore, module: ModuleArtifact, spec: ModelSpec, folder: Path) -> ModuleRequest:
+    """Lay a stored module out below `folder`.
+
+    Raises:
+        RefusedError: a file is missing or its bytes have changed.
+    """
+    files = store.fetch(module.files, folder)
+    return ModuleRequest(
+        folder=str(files / SOURCE_FOLDER),
+        source=module.source,
+        weights=None if module.weights is None else str(files / module.weights),
+        inputs=spec.inputs,
+        outputs=tuple(spec.outputs),
+    )
+
+
+def store_plugins(context: StageContext, directory: ModelDirectory) -> Artifact | None:
+    """Put copies of the plugin libraries that model.yaml names into the store; None where it names none."""
+    if not directory.plugins:
+        return None
+    with context.store.scratch() as folder:
+        (folder / "plugins").mkdir()
+        for library in directory.plugins:
+            shutil.copyfile(library, folder / "plugins" / library.name)
+        return context.store.put(folder / "plugins")
+
+
+def lay_out(directory: ModelDirectory, folder: Path, key: dict[str, object]) -> ModuleRequest:
+    """Copy the module's sources and weights below `folder`.
+
+    Raises:
+        InputError: a file is no longer the one that `key`, from `module_key`, was made of.
+    """
+    sources = folder / SOURCE_FOLDER
+    digests = key["sources"]
+    assert isinstance(digests, dict)  # noqa: S101 - as module_key made it
+    for relative, digest in digests.items():
+        _copy(directory.root / relative, sources / relative, digest)
+    weights = None
+    if directory.weights is not None:
+        weights = folder / directory.weights.name
+        _copy(directory.weights, weights, str(key["weights"]))
+    return ModuleRequest(
+        folder=str(sources),
+        source=directory.spec.source,
+        weights=None if weights is None else str(weights),
+        inputs=directory.spec.inputs,
+        outputs=tuple(directory.spec.outputs),
+    )
+
+
+def _copy(source: Path, target: Path, digest: str) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, target)
+    if digest_file(target)[0] != digest:
+        raise InputError(f"{source.name}: changed while it was read; run the conversion again")
+
+
+def call_with_module(
+    entry: str,
+    request: BaseModel,
+    reply: type[Reply],
+    folder: Path,
+    *,
+    source: str,
+    time_limit_s: float,
+    on_progress: Callable[[int, int], None],
+    memory_limit_bytes: int | None = None,
+) -> Reply:
+    """Call `entry` in a child that loads the module between its first and its second report of progress.
+
+    Raises:
+        InputError: what the user gave is at fault; also when the child died, or ran out of time, while it loaded
+            and first ran the user's module.
+        StageError: as `call_in_child` raises it, for everything else.
+    """
+    reached = -1
+
+    def note(done: int, total: int) -> None:
+        nonlocal reached
+        reached = done
+        on_progress(done, total)
+
+    try:
+        return call_in_child(
+            entry,
+            request,
+            reply,
+            folder,
+            time_limit_s=time_limit_s,
+            memory_limit_bytes=memory_limit_bytes,
+            on_progress=note,
+        )
+    except ChildFailedError as error:
+        if reached == 0:
+            raise InputError(
+                f"{SPEC_FILE}: source: {source} ended its process, or never returned, while it was loaded and first"
+                f" run; mend the module. {error}"
+            ) from None
+        raise

@@ -1,0 +1,229 @@
+"""The torch child of the export stage: traces the module, and runs it at every shape of the check."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import onnxslim
+import torch
+from onnx import TensorProto, helper
+
+from tasks.errors import StageError
+from tasks.graphs.interface import export_steps
+from tasks.graphs.onnx_files import opset_of, read_model, short_reason, write_model
+from tasks.samples.npz import save_shard
+from tasks.samples.shapes import check_shapes, feeds_at, fixed_dims, shape_label, trace_extents
+from tasks.torch_side.interface import PLAIN, SIMPLIFIED, ExportReply, ExportRequest
+from tasks.torch_side.torch_module import PositionalModule, as_tensors, load_module, run_module
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    import onnx
+
+    from tasks.samples.npz import Arrays
+    from tasks.samples.shapes import Extents
+
+LAST = 2**63 - 1  # beyond every axis: the end of a slice to the last one
+NAMED, AUTOMATIC = "named", "automatic"
+
+
+def export(raw: dict[str, Any], progress: Callable[[int, int], None]) -> ExportReply:
+    """Serve an ExportRequest; see `tasks.stages.export`."""
+    request = ExportRequest.model_validate(raw)
+    folder = Path(request.output)
+    shapes = check_shapes(request.dims)
+    steps = export_steps(len(shapes))
+    progress(0, steps)
+    module = load_module(request.module)
+    samples = None if request.samples is None else Path(request.samples)
+    extents = trace_extents(request.dims)
+    feeds = feeds_at(samples, request.module.inputs, extents)
+    run_module(module, request.module, feeds, shape_label(extents))
+    progress(1, steps)
+    model, dynamic_dims = _trace(module, request, feeds)
+    progress(2, steps)
+    outputs: list[dict[str, tuple[int, ...]]] = []
+    (folder / "expected").mkdir()
+    for number, shape in enumerate(shapes):
+        feeds = feeds_at(samples, request.module.inputs, shape)
+        expected = run_module(module, request.module, feeds, shape_label(shape))
+        save_shard(folder / "expected", number, {**_prefixed("in", feeds), **_prefixed("out", expected)})
+        outputs.append({name: array.shape for name, array in expected.items()})
+        progress(3 + number, steps)
+    _name_axes(model, request, shapes, outputs)
+    spell_out_shapes(model)
+    failure = _write_both(model, folder, request.external_bytes)
+    return ExportReply(simplify_failure=failure, dynamic_dims=dynamic_dims)
+
+
+def _prefixed(prefix: str, arrays: Arrays) -> Arrays:
+    return {f"{prefix}.{name}": array for name, array in arrays.items()}
+
+
+def _trace(module: PositionalModule, request: ExportRequest, feeds: Arrays) -> tuple[onnx.ModelProto, str]:
+    arguments = as_tensors({name: feeds[name] for name in request.module.inputs})
+    path = Path(request.output) / "traced.onnx"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            if request.export.exporter == "torchscript":
+                _trace_torchscript(module, request, arguments, path)
+                dynamic_dims = NAMED
+            else:
+                dynamic_dims = _trace_dynamo(module, request, arguments, path)
+        except Exception as error:
+            raise StageError(
+                f"export: the {request.export.exporter} exporter failed: {type(error).__name__}: {error}\n"
+                "Try the other exporter (export.exporter: dynamo or torchscript), another export.opset, or rewrite"
+                " the operation that it names"
+            ) from error
+    model = read_model(path)
+    found = opset_of(model)
+    if found != request.export.opset:
+        raise StageError(
+            f"export: the {request.export.exporter} exporter wrote opset {found}, not {request.export.opset};"
+            f" set export.opset: {found}, or try the other exporter"
+        )
+    return model, dynamic_dims
+
+
+def _trace_torchscript(
+    module: PositionalModule, request: ExportRequest, arguments: tuple[torch.Tensor, ...], path: Path
+) -> None:
+    torch.onnx.export(
+        module,
+        arguments,
+        str(path),
+        dynamo=False,
+        opset_version=request.export.opset,
+        input_names=list(request.module.inputs),
+        output_names=list(request.module.outputs),
+        dynamic_axes={
+            **{name: _dynamic_axes(request, name) for name in request.module.inputs},
+            # Further axes of outputs are named after the check has shown how they vary.
+            **{name: {0: _batch(request)} for name in request.module.outputs if _batch(request)},
+        },
+    )
+
+
+def _batch(request: ExportRequest) -> str:
+    first = str(next(iter(request.module.inputs.values())).shape[0])
+    return "" if first in fixed_dims(request.dims) else first
+
+
+def _dynamic_axes(request: ExportRequest, name: str) -> dict[int, str]:
+    fixed = fixed_dims(request.dims)
+    shape = request.module.inputs[name].shape
+    return {axis: extent for axis, extent in enumerate(shape) if isinstance(extent, str) and extent not in fixed}
+
+
+def _trace_dynamo(
+    module: PositionalModule, request: ExportRequest, arguments: tuple[torch.Tensor, ...], path: Path
+) -> str:
+    """Trace with dimensions bounded by name; where torch finds them related, let it say how (the check then tells)."""
+    free = {name: dim for name, dim in request.dims.items() if name not in fixed_dims(request.dims)}
+    named = {name: torch.export.Dim(name, min=dim.min, max=dim.max) for name, dim in free.items()}
+    try:
+        _save_dynamo(module, request, arguments, path, named)
+    except Exception:  # noqa: BLE001 - torch raises many classes here; the second try reports whatever is left
+        automatic = dict.fromkeys(free, torch.export.Dim.AUTO)
+        _save_dynamo(module, request, arguments, path, automatic)
+        return AUTOMATIC
+    return NAMED
+
+
+def _save_dynamo(
+    module: PositionalModule,
+    request: ExportRequest,
+    arguments: tuple[torch.Tensor, ...],
+    path: Path,
+    dims: Mapping[str, Any],
+) -> None:
+    shapes = tuple(
+        {axis: dims[dimension] for axis, dimension in _dynamic_axes(request, name).items()}
+        for name in request.module.inputs
+    )
+    program = torch.onnx.export(
+        module,
+        arguments,
+        dynamo=True,
+        verbose=False,
+        opset_version=request.export.opset,
+        dynamic_shapes=(shapes,),
+        input_names=list(request.module.inputs),
+        output_names=list(request.module.outputs),
+    )
+    assert program is not None  # noqa: S101 - dynamo=True returns the program
+    program.save(str(path), external_data=True)
+
+
+def _name_axes(
+    model: onnx.ModelProto,
+    request: ExportRequest,
+    shapes: Sequence[Extents],
+    outputs: Sequence[Mapping[str, tuple[int, ...]]],
+) -> None:
+    """Write the dimensions of model.yaml into the graph's inputs, and into its outputs as they were seen to vary."""
+    fixed = fixed_dims(request.dims)
+    for value in model.graph.input:
+        axes = value.type.tensor_type.shape.dim
+        for axis, extent in zip(axes, request.module.inputs[value.name].shape, strict=True):
+            _set_axis(axis, fixed.get(extent, extent) if isinstance(extent, str) else extent)
+    for value in model.graph.output:
+        seen = [found[value.name] for found in outputs]
+        for number, axis in enumerate(value.type.tensor_type.shape.dim):
+            _set_axis(axis, _axis_name([shape[number] for shape in seen], shapes, f"{value.name}_{number}"))
+
+
+def _axis_name(extents: Sequence[int], shapes: Sequence[Extents], fallback: str) -> str | int:
+    if len(set(extents)) == 1:
+        return extents[0]
+    for dimension in shapes[0]:
+        if all(extent == shape[dimension] for extent, shape in zip(extents, shapes, strict=True)):
+            return dimension
+    return fallback
+
+
+def _set_axis(axis: onnx.TensorShapeProto.Dimension, extent: str | int) -> None:
+    if isinstance(extent, str):
+        axis.dim_param = extent
+    else:
+        axis.dim_value = extent
+
+
+def spell_out_shapes(model: onnx.ModelProto) -> None:
+    """Write a `Shape` of some axes only, which opset 15 brought, as a slice of the whole shape.
+
+    TensorRT 8.6 reads over the attributes `start` and `end` and takes the whole shape.
+    """
+    graph = model.graph
+    for number, node in reversed(list(enumerate(graph.node))):
+        bounds = {attribute.name: attribute.i for attribute in node.attribute}
+        if node.op_type != "Shape" or not bounds:
+            continue
+        whole, (part,) = f"{node.output[0]}_whole", node.output
+        limits = {"start": bounds.get("start", 0), "end": bounds.get("end", LAST), "axis": 0}
+        names = {name: f"{part}_{name}" for name in limits}
+        graph.initializer.extend(
+            helper.make_tensor(names[name], TensorProto.INT64, [1], [limit]) for name, limit in limits.items()
+        )
+        piece = helper.make_node("Slice", [whole, *names.values()], [part], name=f"{node.name}_slice")
+        graph.node.insert(number + 1, piece)
+        node.output[0] = whole
+        del node.attribute[:]
+
+
+def _write_both(model: onnx.ModelProto, folder: Path, external_bytes: int) -> str:
+    """Write the plain and the simplified graph; return why there is no simplified one, or nothing."""
+    (folder / PLAIN).mkdir()
+    (folder / SIMPLIFIED).mkdir()
+    plain = write_model(model, folder / PLAIN, external_bytes=external_bytes)
+    try:
+        simplified = onnxslim.slim(str(plain))
+        write_model(simplified, folder / SIMPLIFIED, external_bytes=external_bytes)
+    except Exception as error:  # noqa: BLE001 - a simplifier is never worth a failed export; the recipe records it
+        return short_reason(error)
+    return ""

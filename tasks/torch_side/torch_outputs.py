@@ -1,0 +1,54 @@
+"""The torch child of the reference stage."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tasks.errors import InputError
+from tasks.model.model_directory import SPEC_FILE
+from tasks.samples.feeds import split_batches
+from tasks.samples.npz import load_arrays, save_shard, shard_paths
+from tasks.torch_side.interface import ReferenceReply, ReferenceRequest
+from tasks.torch_side.torch_module import PositionalModule, load_module, run_module
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tasks.samples.npz import Arrays
+
+
+def run(raw: dict[str, Any], progress: Callable[[int, int], None]) -> ReferenceReply:
+    """Serve a ReferenceRequest; see `tasks.stages.reference`."""
+    request = ReferenceRequest.model_validate(raw)
+    paths = shard_paths(Path(request.shards))
+    progress(0, len(paths))
+    module = load_module(request.module)
+    samples = 0
+    for number, path in enumerate(paths):
+        outputs = _run_shard(module, request, load_arrays(path), f"shard {path.stem}")
+        _check_finite(outputs, path.stem)
+        save_shard(Path(request.output), number, outputs)
+        samples += len(next(iter(outputs.values())))
+        progress(number + 1, len(paths))
+    return ReferenceReply(samples=samples)
+
+
+def _run_shard(module: PositionalModule, request: ReferenceRequest, shard: Arrays, label: str) -> Arrays:
+    batches = []
+    for feeds, real in split_batches(shard, request.batch):
+        outputs = run_module(module, request.module, feeds, label)
+        batches.append({name: array[:real] for name, array in outputs.items()})
+    return {name: np.concatenate([batch[name] for batch in batches]) for name in request.module.outputs}
+
+
+def _check_finite(outputs: Arrays, shard: str) -> None:
+    for name, array in outputs.items():
+        bad = np.flatnonzero(~np.isfinite(array).reshape(len(array), -1).all(axis=1))
+        if len(bad):
+            raise InputError(
+                f"{SPEC_FILE}: outputs.{name}: the reference itself gives NaN or Inf for {len(bad)} samples of shard"
+                f" {shard}, first sample {bad[0]} of it; mend the module or its weights, or remove those samples"
+            )

@@ -1,0 +1,295 @@
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import yaml
+
+from flows.conversion.conversion_plan import plan_conversion, source_commit, version_of
+from tasks.errors import InputError
+from tasks.model import version as versioning
+from tasks.model.model_directory import read_model_directory
+from tasks.specs import Precision
+from tests.sets import describe
+from tests.tasks.tiny import SPEC, write_model_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from flows.conversion.conversion_plan import ConversionPlan
+
+FULL: dict[str, Any] = {
+    "weights": "weights.safetensors",
+    "targets": ["cpu", "a100-mig-1g.5gb"],
+    "precisions": ["fp32", "fp16", "int8"],
+    "calibration": {"set": "../calibration", "method": "max"},
+    "validation": {"data": "validation.npz", "policy": "policy.yaml"},
+    "outputs": {"score": {"kind": "score", "range": [0, 1]}, "other": {"kind": "tensor"}},
+}
+POLICY = "rules: [{output: score, metric: mae, max: 0.1}]\n"
+
+
+def write(root: Path) -> Path:
+    folder = write_model_folder(root / "model", **FULL)
+    (folder / "policy.yaml").write_text(POLICY)
+    return folder
+
+
+def version(folder: Path) -> str:
+    return version_of(read_model_directory(folder))
+
+
+def plan(folder: Path, **options: Any) -> ConversionPlan:
+    return plan_conversion(read_model_directory(folder), **options)
+
+
+def edit_spec(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    path = folder / "model.yaml"
+    content = yaml.safe_load(path.read_text())
+    change(content)
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
+
+
+def swap_outputs(content: dict[str, Any]) -> None:
+    content["outputs"] = dict(reversed(content["outputs"].items()))
+
+
+def change_array(path: Path, **arrays: Any) -> None:
+    with np.load(path) as archive:
+        content = {name: archive[name] for name in archive.files}
+    content["features"][0, 0] += np.float32(arrays.pop("by", 0))
+    np.savez(path, **(content | arrays))
+
+
+CHANGES: dict[str, Callable[[Path], object]] = {
+    "one weight": lambda folder: (folder / "weights.safetensors").write_bytes(b"weightS"),
+    "one sample": lambda folder: change_array(folder / "validation.npz", by=1e-3),
+    "a label": lambda folder: change_array(folder / "validation.npz", label=np.zeros(240)),
+    "the policy": lambda folder: (folder / "policy.yaml").write_text(POLICY.replace("0.1", "0.2")),
+    "the source": lambda folder: (folder / "model.py").write_text("def build(): return None\n"),
+    "a new helper": lambda folder: (folder / "layers.py").write_text(""),
+    "a new data file": lambda folder: (folder / "vocabulary.json").write_text("{}"),
+    "the calibration set": lambda folder: change_array(folder.parent / "calibration" / "set.npz", by=1e-3),
+    "a calibration file more": lambda folder: np.savez(
+        folder.parent / "calibration" / "more.npz", features=np.zeros((1, 4), np.float32)
+    ),
+    "the calibration method": lambda folder: edit_spec(folder, lambda c: c["calibration"].update(method="entropy")),
+    "a dim": lambda folder: edit_spec(folder, lambda c: c["dims"]["batch"].update(max=17)),
+    "a range": lambda folder: edit_spec(folder, lambda c: c["outputs"]["score"].update(range=[0, 2])),
+    "the order of outputs": lambda folder: edit_spec(folder, swap_outputs),
+    "the opset": lambda folder: edit_spec(folder, lambda c: c.update(export={"opset": 17})),
+    "no weights": lambda folder: edit_spec(folder, lambda c: c.pop("weights")),
+    "no policy": lambda folder: edit_spec(folder, lambda c: c["validation"].pop("policy")),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_whatever_an_engine_depends_on_changes_the_version(tmp_path: Path, change: Callable[[Path], object]) -> None:
+    folder = write(tmp_path)
+    before = version(folder)
+    change(folder)
+    describe(folder.parent / "calibration", SPEC["inputs"])
+    assert version(folder) != before
+
+
+def touch_all(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        os.utime(path, (1, 1))
+        path.chmod(0o700)
+
+
+def add_rubbish(folder: Path) -> None:
+    for name in (".git/config", "__pycache__/model.cpython-311.pyc", ".ipynb_checkpoints/model.py", ".DS_Store"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("x")
+
+
+NO_CHANGES: dict[str, Callable[[Path], object]] = {
+    "times and modes": touch_all,
+    "rubbish": add_rubbish,
+    "a comment": lambda folder: (folder / "model.yaml").open("a").write("# a comment\n"),
+    "the order of keys": lambda folder: edit_spec(folder, lambda c: c.update(name=c.pop("name"))),
+    "a default written out": lambda folder: edit_spec(folder, lambda c: c.update(export={"opset": 20})),
+    "beside the directory": lambda folder: (folder.parent / "notes.txt").write_text("x"),
+}
+
+
+@pytest.mark.parametrize("change", NO_CHANGES.values(), ids=NO_CHANGES)
+def test_nothing_else_changes_the_version(tmp_path: Path, change: Callable[[Path], object]) -> None:
+    folder = write(tmp_path)
+    before = version(folder)
+    change(folder)
+    assert version(folder) == before
+
+
+def test_the_version_is_the_same_at_another_place(tmp_path: Path) -> None:
+    folder = write(tmp_path / "a") if (tmp_path / "a").mkdir() is None else tmp_path
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    assert version(folder) == version(tmp_path / "b" / "model")
+    assert len(version(folder)) == 12
+
+
+def test_another_release_of_a_tool_is_another_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write(tmp_path)
+    versions = {version(folder)}
+    for package in versioning.TOOLCHAIN:
+        monkeypatch.setattr(versioning, "_installed", lambda name, package=package: f"{name} 0 {name == package}")
+        versions.add(version(folder))
+    assert len(versions) == 1 + len(versioning.TOOLCHAIN)
+    monkeypatch.undo()
+    assert version(folder) in versions
+
+
+def test_the_plan_is_the_whole_matrix_in_the_order_of_model_yaml(tmp_path: Path) -> None:
+    found = plan(write(tmp_path))
+    ids = [cell.engine_id for cell in found.cells]
+    assert ids == [
+        f"tiny-{target}-{precision}@{found.version}"
+        for target in ("cpu", "a100-mig-1g.5gb")
+        for precision in ("fp32", "fp16", "int8")
+    ]
+    assert found.precisions == (Precision.FP32, Precision.FP16, Precision.INT8)
+
+
+def test_the_command_line_narrows_the_matrix(tmp_path: Path) -> None:
+    folder = write(tmp_path)
+    narrow = plan(folder, targets=["cpu"], precisions=["int8", "fp32", "int8"])
+    assert [(cell.target, cell.precision.value) for cell in narrow.cells] == [("cpu", "fp32"), ("cpu", "int8")]
+    one = plan(folder, only=narrow.cells[1].engine_id)
+    assert one.cells == narrow.cells[1:]
+    assert one.precisions == (Precision.INT8,)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"targets": ["t4"]}, "model.yaml: targets: has no t4, only cpu, a100-mig-1g.5gb; add it there or choose one"),
+        ({"precisions": ["fp8"]}, "model.yaml: precisions: has no fp8, only fp32, fp16, int8"),
+        ({"only": "tiny-cpu-fp32"}, "'tiny-cpu-fp32' is no engine id"),
+        (
+            {"only": "tiny-cpu-fp32@000000000000"},
+            "--only tiny-cpu-fp32@000000000000: this directory makes tiny-cpu-fp32@",
+        ),
+        ({"only": "other-cpu-fp32@000000000000"}, "name one of these"),
+    ],
+)
+def test_narrowing_to_what_the_model_has_not_is_refused(tmp_path: Path, options: dict[str, Any], words: str) -> None:
+    with pytest.raises(InputError) as caught:
+        plan(write(tmp_path), **options)
+    assert words in str(caught.value)
+
+
+def test_only_an_engine_that_the_targets_leave_out_is_refused(tmp_path: Path) -> None:
+    folder = write(tmp_path)
+    engine_id = plan(folder).cells[-1].engine_id
+    with pytest.raises(InputError, match=r"--only .*: this directory makes tiny-cpu-fp32@"):
+        plan(folder, targets=["cpu"], only=engine_id)
+
+
+def git(folder: Path, *arguments: str) -> str:
+    identity = ["-c", "user.name=Ann", "-c", "user.email=ann@example.org"]
+    return subprocess.run(
+        ["git", "-C", str(folder), *identity, *arguments],  # noqa: S607 - whichever git there is
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout.strip()
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """A repository with a committed model directory in it; returns the latter."""
+    folder = write(tmp_path)
+    git(tmp_path, "init", "--quiet")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "--quiet", "--message", "model")
+    return folder
+
+
+def test_a_committed_directory_has_its_commit(repository: Path) -> None:
+    commit = git(repository, "rev-parse", "HEAD")
+    assert source_commit(repository) == commit == plan(repository).source_commit
+
+
+@pytest.mark.parametrize("change", ["edited", "new", "removed", "staged"])
+def test_uncommitted_changes_of_the_directory_are_dirty(repository: Path, change: str) -> None:
+    commit = git(repository, "rev-parse", "HEAD")
+    if change == "removed":
+        (repository / "policy.yaml").unlink()
+    else:
+        (repository / ("new.py" if change == "new" else "model.py")).write_text("x = 1\n")
+    if change == "staged":
+        git(repository, "add", ".")
+    assert source_commit(repository) == f"{commit}-dirty"
+
+
+def test_changes_elsewhere_in_the_repository_are_not_the_model_s(repository: Path) -> None:
+    (repository.parent / "elsewhere.txt").write_text("x")
+    assert source_commit(repository) == git(repository, "rev-parse", "HEAD")
+
+
+def test_outside_git_without_commits_or_without_git_there_is_no_commit(
+    tmp_path: Path, repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    git(empty, "init", "--quiet")
+    assert source_commit(empty) is None
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    shutil.rmtree(tmp_path / ".git")
+    assert source_commit(repository) is None
+    monkeypatch.setenv("PATH", str(empty))
+    assert source_commit(repository) is None
+
+
+def test_inside_a_git_hook_the_commit_is_still_that_of_the_model(
+    repository: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = git(repository, "rev-parse", "HEAD")
+    other = write(tmp_path_factory.mktemp("other"))
+    git(other, "init", "--quiet")
+    git(other, "add", ".")
+    git(other, "commit", "--quiet", "--message", "other")
+    monkeypatch.setenv("GIT_DIR", str(other / ".git"))
+    monkeypatch.setenv("GIT_INDEX_FILE", str(other / ".git" / "index"))
+    assert source_commit(repository) == commit
+
+
+HOSTILE = {
+    "fsmonitor": [("core.fsmonitor", "{program}")],
+    "hooks": [("core.hooksPath", "{folder}")],
+    "clean filter": [("filter.evil.clean", "{program}"), ("filter.evil.required", "true")],
+    "process filter": [("filter.evil.process", "{program}")],
+    "pager, editor and ssh": [
+        ("core.pager", "{program}"),
+        ("core.editor", "{program}"),
+        ("core.sshCommand", "{program}"),
+        ("diff.external", "{program}"),
+    ],
+}
+
+
+@pytest.mark.parametrize("settings", HOSTILE.values(), ids=HOSTILE)
+def test_a_hostile_repository_runs_nothing(
+    repository: Path, tmp_path_factory: pytest.TempPathFactory, settings: list[tuple[str, str]]
+) -> None:
+    commit = git(repository, "rev-parse", "HEAD")
+    folder = tmp_path_factory.mktemp("hostile")
+    program = folder / "post-index-change"
+    program.write_text(f"#!/bin/sh\ntouch {folder}/ran\ncat\n")
+    program.chmod(0o755)
+    for name, value in settings:
+        git(repository, "config", name, value.format(program=program, folder=folder))
+    (repository.parent / ".git" / "info" / "attributes").write_text("* filter=evil diff=evil\n")
+    source = repository / "model.py"
+    source.write_text(source.read_text())
+    os.utime(source, (1, 1))
+    assert source_commit(repository) == commit
+    source.write_text("changed = True\n")
+    assert source_commit(repository) == f"{commit}-dirty"
+    assert not (folder / "ran").exists()

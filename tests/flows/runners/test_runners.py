@@ -1,0 +1,268 @@
+"""Conversions whose engines are made by workers of a Prefect server on loopback, with GPUs only in their belief."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import psutil
+import pytest
+from mlflow import MlflowClient
+from safetensors.numpy import load_file, save_file
+
+from flows.runners.gpu_lock import LOCKS
+from tests.flows.projects import REPOSITORY, RUN_LIMIT_S, Project, prefect_server, write_project
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+pytestmark = pytest.mark.end_to_end
+
+POOLS = ("cpu", "gpu-t4", "gpu-a10g", "gpu-l4", "gpu-a100", "gpu-h100", "gpu-h200")
+START_LIMIT_S = 60
+GPU = {"driver": "1", "cuda": "13.0", "mig": None}
+T4 = {"name": "NVIDIA T4", "compute_capability": "7.5", "uuid": f"GPU-fake-t4-{os.getpid()}", **GPU}
+A10G = {"name": "NVIDIA A10G", "compute_capability": "8.6", "uuid": f"GPU-fake-a10g-{os.getpid()}", **GPU}
+# So that the server knows within seconds that a worker is gone, and a worker takes its work at once.
+SERVER = {"PREFECT_SERVER_SERVICES_FOREMAN_LOOP_SECONDS": "1"}
+WORKER = {"PREFECT_WORKER_HEARTBEAT_SECONDS": "1", "PREFECT_WORKER_QUERY_SECONDS": "1"}
+
+
+@dataclass(frozen=True)
+class Worker:
+    """A process worker, and the folder that holds what it believes of its GPU."""
+
+    process: subprocess.Popen[bytes]
+    belief: Path
+    log: Path
+
+    def kill(self) -> None:
+        """Kill it with all that it started, as a host that loses its power does."""
+        root = psutil.Process(self.process.pid)
+        for process in (root, *root.children(recursive=True)):
+            process.send_signal(signal.SIGKILL)
+        self.process.wait()
+
+
+@dataclass
+class Site:
+    """A Prefect server with its pools, a project, and the workers that were started."""
+
+    project: Project
+    workers: dict[str, Worker]
+
+    def start(self, name: str, pool: str, gpu: dict[str, Any] | None = None) -> Worker:
+        belief, log = self.project.root / name, self.project.root / f"{name}.log"
+        belief.mkdir()
+        path = [str(REPOSITORY), os.environ.get("PYTHONPATH", "")]
+        if gpu is not None:
+            shutil.copy(Path(__file__).parent / "fake_runner" / "sitecustomize.py", belief)
+            (belief / "gpu.json").write_text(json.dumps(gpu))
+            path.insert(0, str(belief))
+        command = ["-m", "prefect", "worker", "start", "--pool", pool, "--name", name, "--limit", "1"]
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                [sys.executable, *command],
+                cwd=belief,
+                env={**self.project.environment, **WORKER, "PYTHONPATH": os.pathsep.join(filter(None, path))},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+        self.workers[name] = Worker(process, belief, log)
+        return self.workers[name]
+
+    @contextmanager
+    def settings(self, **values: str) -> Iterator[None]:
+        """Settings of the conversion, which the workers do not see."""
+        before = dict(self.project.environment)
+        self.project.environment.update(values)
+        yield
+        self.project.environment.clear()
+        self.project.environment.update(before)
+
+    def new_version(self) -> None:
+        """Change a weight, so that nothing is found done."""
+        path = self.project.model / "weights.safetensors"
+        weights = load_file(path)
+        weights["layers.4.bias"][0] += np.float32(0.01)
+        save_file(weights, path)
+
+    def prefect(self, *arguments: str) -> None:
+        environment = {**self.project.environment, "PYTHONPATH": os.environ.get("PYTHONPATH", "")}
+        done = subprocess.run(
+            [sys.executable, "-m", "prefect", *arguments],
+            cwd=REPOSITORY,
+            env=environment,
+            capture_output=True,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            timeout=RUN_LIMIT_S,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+def wait_for(what: Callable[[], object], limit_s: float = START_LIMIT_S) -> None:
+    deadline = time.monotonic() + limit_s
+    while not what():
+        assert time.monotonic() < deadline, "it did not come about"
+        time.sleep(0.1)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """Every pool and deployment of infra/prefect.yaml, and a worker on each of two pools."""
+    root = tmp_path_factory.mktemp("site")
+    (root / "prefect-server").mkdir()
+    with prefect_server(root / "prefect-server", **SERVER) as url:
+        project = write_project(root, url)
+        project.edit("model.yaml", "targets: [cpu]", "targets: [cpu, t4, a10g, l4, a100-mig-1g.5gb]")
+        project.edit("model.yaml", "precisions: [fp32, int8]", "precisions: [fp32]")
+        site = Site(project, {})
+        make_pools(url)
+        site.prefect("deploy", "--all", "--prefect-file", "infra/prefect.yaml")
+        site.start("first-t4", "gpu-t4", T4)
+        site.start("first-a10g", "gpu-a10g", A10G)
+        yield site
+        for worker in site.workers.values():
+            if worker.process.poll() is None:
+                worker.kill()
+    for lock in LOCKS.glob(f"enginegate-gpu-GPU-fake-*-{os.getpid()}.lock"):
+        lock.unlink()
+
+
+def make_pools(url: str) -> None:
+    """What `prefect work-pool create --type process POOL` does, in one process."""
+    code = (
+        "from prefect.client.orchestration import get_client\n"
+        "from prefect.client.schemas.actions import WorkPoolCreate\n"
+        "with get_client(sync_client=True) as client:\n"
+        f"    [client.create_work_pool(WorkPoolCreate(name=name, type='process')) for name in {POOLS}]\n"
+    )
+    subprocess.run([sys.executable, "-c", code], env={**os.environ, "PREFECT_API_URL": url}, check=True, timeout=60)
+
+
+def verdicts(document: dict[str, Any]) -> dict[str, str]:
+    return {engine["engine_id"].partition("@")[0]: engine["verdict"] for engine in document["engines"]}
+
+
+def targets(*names: str) -> list[str]:
+    return [word for name in names for word in ("--target", name)]
+
+
+def outcomes_of(site: Site, document: dict[str, Any]) -> list[str]:
+    """Engine ids of the finished MLflow runs of a conversion's version."""
+    client = MlflowClient(f"sqlite:///{site.project.home / 'mlflow.db'}")
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    runs = client.search_runs(experiments, f"tags.`enginegate.version` = '{document['version']}'")
+    ids = [run.data.tags.get("enginegate.engine_id") for run in runs if run.info.status == "FINISHED"]
+    return sorted(engine_id for engine_id in ids if engine_id is not None)
+
+
+def test_each_engine_is_made_by_its_target_s_worker_and_a_missing_one_keeps_no_other_back(site: Site) -> None:
+    with site.settings(ENGINEGATE_RUNNER_WAIT_S="6"):
+        code, document, text = site.project.convert(*targets("cpu", "t4", "a10g", "l4"))
+    assert code == 4, text
+    assert verdicts(document) == {
+        "tiny-scorer-cpu-fp32": "pass",
+        "tiny-scorer-t4-fp32": "pass",
+        "tiny-scorer-a10g-fp32": "pass",
+        "tiny-scorer-l4-fp32": "inconclusive",
+    }
+    assert re.search(r"→ l4 fp32 +waiting: no worker on pool gpu-l4 since \d\d:\d\d\n", text)
+    assert re.fullmatch(r"no worker on pool gpu-l4 since \d\d:\d\d", document["engines"][3]["reason"])
+    assert text.index("→ l4 fp32") < text.index("✓ build fp32"), "all are sent before the first is made here"
+    passed = {engine["engine_id"] for engine in document["engines"] if engine["registered"]}
+    assert site.project.registered() == passed
+    assert len(passed) == 3
+    assert outcomes_of(site, document) == sorted(engine["engine_id"] for engine in document["engines"])
+    code, verified, _ = site.project.run("verify", *passed)
+    assert code == 0
+    assert all(faults == [] for faults in verified["engines"].values())
+    manifests = {engine["cell"]["target"]: engine for engine in site.project.run("engines")[1]["engines"]}
+    assert manifests["t4"]["backend"]["device"] == "NVIDIA T4"
+    assert manifests["a10g"]["backend"]["device"] == "NVIDIA A10G"
+
+
+def test_a_worker_whose_gpu_is_another_target_s_refuses_the_work(site: Site) -> None:
+    belief = site.workers["first-a10g"].belief / "gpu.json"
+    belief.write_text(json.dumps(T4))
+    code, document, _ = site.project.convert(*targets("a10g"))
+    belief.write_text(json.dumps(A10G))
+    assert code == 3
+    assert document["engines"][0]["reason"] == (
+        "this runner has NVIDIA T4 (target t4), and the engine is for a10g; start this worker on pool gpu-t4"
+    )
+    assert not document["engines"][0]["registered"]
+
+
+def test_a_worker_with_another_store_says_so(site: Site) -> None:
+    other = site.project.root / "other-store"
+    shutil.copytree(site.project.home / "store", other)
+    site.project.edit("policy.yaml", "0.05", "0.04")  # so that the job is one that the worker's store has not seen
+    with site.settings(ENGINEGATE_STORE=str(other)):
+        code, document, text = site.project.convert(*targets("a10g"))
+    assert code == 3, text
+    assert "is ENGINEGATE_STORE here that of the conversion?" in document["engines"][0]["reason"]
+
+
+def test_a_target_without_a_pool_is_refused_before_any_work(site: Site) -> None:
+    code, document, text = site.project.convert(*targets("cpu", "a100-mig-1g.5gb"))
+    assert code == 2
+    assert "prefect work-pool create --type process gpu-a100-mig-1g.5gb" in document["error"]
+    assert "✓" not in text
+
+
+def test_without_a_prefect_api_a_target_that_is_not_this_host_is_refused(site: Site) -> None:
+    environment = {name: value for name, value in site.project.environment.items() if name != "PREFECT_API_URL"}
+    alone = Project(site.project.root, environment)
+    process = alone.start("convert", "model", *targets("cpu", "t4"), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    out, _ = process.communicate(timeout=RUN_LIMIT_S)
+    assert process.returncode == 2, out
+    assert "set PREFECT_API_URL to a server whose pool gpu-t4 has a worker" in out
+    assert "--target cpu" in out
+
+
+def test_a_worker_killed_in_the_middle_is_replaced_and_its_engine_is_registered_once(site: Site) -> None:
+    site.new_version()
+    first = site.workers["first-t4"]
+    (first.belief / "building").unlink()
+    (first.belief / "hold").touch()
+    with site.settings(ENGINEGATE_RUNNER_SILENCE_S="9"):
+        process = site.project.start(
+            *("convert", "model", "--json", *targets("t4")), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+    wait_for((first.belief / "building").exists)
+    second = site.start("second-t4", "gpu-t4", T4)
+    wait_for(lambda: b"started" in second.log.read_bytes())
+    first.kill()
+    out, err = process.communicate(timeout=RUN_LIMIT_S)
+    assert process.returncode == 0, err
+    document = json.loads(out)
+    assert verdicts(document) == {"tiny-scorer-t4-fp32": "pass"}
+    assert "no heartbeat from its runner for 9 s: sent to pool gpu-t4 again, 2 of 3" in err
+    assert (second.belief / "building").exists()
+    (engine_id,) = [name for name in site.project.registered() if name.endswith(document["version"])]
+    assert site.project.run("verify", engine_id)[0] == 0
+    assert outcomes_of(site, document) == [engine_id]
+
+
+def test_the_conversion_itself_runs_on_a_worker_and_sends_engines_to_others(site: Site) -> None:
+    site.start("first-cpu", "cpu")
+    before = site.project.registered()
+    parameters = {"model_directory": str(site.project.model), "targets": ["a10g"]}
+    site.prefect("deployment", "run", "convert/cpu", "--params", json.dumps(parameters), "--watch")
+    new = site.project.registered() - before
+    assert [name.partition("@")[0] for name in new] == ["tiny-scorer-a10g-fp32"]

@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tasks.errors import RefusedError
+from tasks.objects.folder import LocalObjects
+from tasks.records import Override
+from tasks.registry.channels import ChannelName, move_before, next_move
+from tasks.registry.registry import Registry
+from tasks.release.candidates import AUTOMATIC, fastest_passing, point_candidate
+from tests.tasks.processes import kill_points
+from tests.tasks.registry.keys import signing_as
+from tests.tasks.tiny import VERSION, cell, latency, lay_out, make_outcome, manifest_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tasks.records import EngineManifest
+    from tasks.registry.channels import Channel, Move
+    from tasks.store.local import LocalStore
+
+NEWER = "f" * 12
+
+
+class Shelf:
+    """A registry, and engines to put there."""
+
+    def __init__(self, store: LocalStore, folder: Path, keys: Path) -> None:
+        self._store, self._folder = store, folder
+        self.registry = Registry(LocalObjects(folder / "registry"), signing_as(keys))
+
+    def engine(self, precision: str, p50_ms: float, version: str = VERSION, plan: bytes = b"plan") -> EngineManifest:
+        outcome = make_outcome(self._store, engine=cell(precision, version), plan=plan)
+        manifest = manifest_of(self._store, outcome)
+        timed = manifest.benchmark.model_copy(
+            update={"engine": manifest.benchmark.engine.model_copy(update={"latencies": (latency(8, p50_ms),)})}
+        )
+        return manifest.model_copy(update={"benchmark": timed})
+
+    def put(self, manifest: EngineManifest) -> None:
+        self.registry.publish(manifest, lay_out(self._store, manifest, self._folder / manifest.engine_id))
+
+    def candidate(self) -> Channel:
+        return self.registry.channels.read("tiny", "cpu", ChannelName.CANDIDATE)
+
+
+@pytest.fixture
+def shelf(store: LocalStore, tmp_path: Path) -> Shelf:
+    return Shelf(store, tmp_path, tmp_path)
+
+
+def test_the_fastest_of_those_that_passed_is_chosen_and_the_smaller_of_equals(shelf: Shelf, store: LocalStore) -> None:
+    slow, fast, small = shelf.engine("fp32", 3), shelf.engine("fp16", 2), shelf.engine("int8", 2, plan=b"p")
+    failed = manifest_of(store, make_outcome(store, noise=0.3))
+    assert fastest_passing([slow, fast, small, failed]) == small
+    assert fastest_passing([slow, fast]) == fast
+    assert fastest_passing([failed]) is None
+    assert fastest_passing([]) is None
+
+
+def test_the_candidate_is_the_fastest_engine_of_the_version(shelf: Shelf) -> None:
+    for manifest in (shelf.engine("fp32", 3), shelf.engine("int8", 1), shelf.engine("fp16", 0.5, NEWER)):
+        shelf.put(manifest)
+    move = point_candidate(shelf.registry, "tiny", VERSION, "cpu", None)
+    assert move is not None
+    assert (move.engine_id, move.who, move.kind) == (f"tiny-cpu-int8@{VERSION}", AUTOMATIC, "promote")
+    assert shelf.candidate().current == move
+    assert move.manifest == shelf.registry.read_signed(cell("int8")).digest
+    newer = point_candidate(shelf.registry, "tiny", NEWER, "cpu", "ann")
+    assert newer is not None
+    assert (newer.engine_id, newer.who, newer.before) == (f"tiny-cpu-fp16@{NEWER}", "ann", move.engine_id)
+
+
+def test_a_conversion_that_is_run_again_moves_nothing_not_even_what_a_person_took_back(shelf: Shelf) -> None:
+    shelf.put(shelf.engine("fp32", 3))
+    shelf.put(shelf.engine("fp32", 2, NEWER))
+    for version in (VERSION, NEWER):
+        assert point_candidate(shelf.registry, "tiny", version, "cpu", None)
+    for version in (VERSION, NEWER):
+        assert point_candidate(shelf.registry, "tiny", version, "cpu", None) is None
+
+    def take_back(channel: Channel) -> Move:
+        back = move_before(channel)
+        return next_move(
+            channel, "tiny", "cpu", kind="rollback", engine_id=back.engine_id, manifest=back.manifest, reason="slow",
+            override=None, who="ann",
+        )  # fmt: skip
+
+    shelf.registry.channels.move("tiny", "cpu", ChannelName.CANDIDATE, take_back)
+    assert point_candidate(shelf.registry, "tiny", NEWER, "cpu", None) is None
+    current = shelf.candidate().current
+    assert current is not None
+    assert current.engine_id == f"tiny-cpu-fp32@{VERSION}"
+
+
+def test_of_other_targets_and_of_nothing_no_candidate_is_made(shelf: Shelf) -> None:
+    assert point_candidate(shelf.registry, "tiny", VERSION, "cpu", None) is None
+    shelf.put(shelf.engine("fp32", 3))
+    assert point_candidate(shelf.registry, "tiny", VERSION, "t4", None) is None
+    assert point_candidate(shelf.registry, "tiny", NEWER, "cpu", None) is None
+
+
+def test_an_engine_that_is_there_by_an_override_is_no_candidate(shelf: Shelf, store: LocalStore) -> None:
+    why = Override(reason="tonight only", who="ann", when="2026-11-21T00:00:00+00:00")
+    shelf.put(manifest_of(store, make_outcome(store, noise=0.3), override=why))
+    assert point_candidate(shelf.registry, "tiny", VERSION, "cpu", None) is None
+
+
+def test_a_manifest_that_cannot_be_trusted_moves_nothing(shelf: Shelf, tmp_path: Path) -> None:
+    shelf.put(shelf.engine("fp32", 3))
+    (path,) = (tmp_path / "registry").glob("engines/**/manifest.json")
+    path.chmod(0o644)
+    path.write_bytes(path.read_bytes().replace(b'"digest":"sha256:', b'"digest":"sha256:0', 1))
+    with pytest.raises(RefusedError, match="its manifest"):
+        point_candidate(shelf.registry, "tiny", VERSION, "cpu", None)
+    assert shelf.candidate().moves == ()
+
+
+def test_killed_between_registering_and_pointing_the_next_run_points(store: LocalStore, tmp_path: Path) -> None:
+    signing_as(tmp_path)  # makes the key
+    killed = 0
+    for root in kill_points(lambda root: convert(store, root, tmp_path), tmp_path / "killed", stride=250):
+        shelf = Shelf(store, root, tmp_path)
+        assert len(shelf.candidate().moves) <= 1
+        convert(store, root, tmp_path)
+        assert len(shelf.candidate().moves) == 1
+        killed += 1
+    assert killed > 5
+
+
+def convert(store: LocalStore, root: Path, keys: Path) -> None:
+    shelf = Shelf(store, root, keys)
+    manifest = shelf.engine("fp32", 3)
+    with store.scratch() as folder:
+        shelf.registry.publish(manifest, lay_out(store, manifest, folder))
+    point_candidate(shelf.registry, "tiny", VERSION, "cpu", None)

@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tasks.errors import RefusedError
+from tasks.objects.folder import LocalObjects
+from tasks.registry.registry import Registry
+from tasks.registry.signing import Signing
+from tasks.release.publish import describe_engine, find_rejected, keep_rejected, publish_engine
+from tasks.store.digests import digest_json
+from tests.tasks.processes import kill_points
+from tests.tasks.tiny import cell, make_outcome, manifest_of, put_reference, put_validation, tiny_spec
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tasks.process.context import StageContext
+    from tasks.records import EngineManifest, EngineOutcome
+
+
+def describe(context: StageContext, outcome: EngineOutcome, commit: str | None = "c" * 40) -> EngineManifest:
+    data, reference = put_validation(context.store), put_reference(context.store)
+    return describe_engine(
+        context, tiny_spec(), outcome, data, reference, source_commit=commit, mlflow_run="run", who="ann"
+    )
+
+
+def publish(context: StageContext, registry: Registry, outcome: EngineOutcome, commit: str | None = "c" * 40) -> bool:
+    return publish_engine(context, registry, describe(context, outcome, commit))
+
+
+def opened(root: Path) -> Registry:
+    return Registry(LocalObjects(root), Signing())
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Registry:
+    return opened(tmp_path / "registry")
+
+
+def test_a_passing_engine_is_registered_byte_for_byte_as_it_was_measured(
+    context: StageContext, registry: Registry
+) -> None:
+    outcome = make_outcome(context.store)
+    assert publish(context, registry, outcome)
+    (found,) = (registry.read_manifest(cell) for cell in registry.list_cells())
+    expected = manifest_of(context.store, outcome, created_at=found.created_at)
+    assert found == expected
+    assert registry.verify(outcome.cell) == []
+    assert publish(context, registry, outcome, commit=None) is False
+
+
+def test_an_engine_that_failed_is_refused(context: StageContext, registry: Registry) -> None:
+    with pytest.raises(RefusedError, match="verdict: is fail"):
+        publish(context, registry, make_outcome(context.store, noise=0.3))
+    assert registry.list_cells() == []
+
+
+@pytest.mark.parametrize("lacking", ["typed", "engine", "compared", "verdict", "policy", "benchmark"])
+def test_an_engine_that_was_not_wholly_measured_is_refused(
+    context: StageContext, registry: Registry, lacking: str
+) -> None:
+    outcome = make_outcome(context.store).model_copy(update={lacking: None, "reason": "the builder crashed"})
+    with pytest.raises(RefusedError, match=r"not everything was measured \(the builder crashed\)"):
+        publish(context, registry, outcome)
+    assert registry.list_cells() == []
+
+
+def test_a_plan_that_was_damaged_after_it_was_compared_is_refused(
+    context: StageContext, registry: Registry, tmp_path: Path
+) -> None:
+    outcome = make_outcome(context.store)
+    assert outcome.engine
+    digest = outcome.engine.plan.files[0].digest
+    blob = tmp_path / "store" / "blobs" / "sha256" / digest[7:9] / digest[9:]
+    blob.chmod(0o644)
+    blob.write_bytes(b"plaN")
+    with pytest.raises(RefusedError, match=r"artifact store: engine.onnx .* has digest"):
+        publish(context, registry, outcome)
+    assert registry.list_cells() == []
+
+
+def test_a_plan_that_was_not_the_one_compared_is_refused(context: StageContext, registry: Registry) -> None:
+    outcome = make_outcome(context.store)
+    assert outcome.compared
+    other = outcome.compared.model_copy(update={"plan": digest_json("another plan")})
+    with pytest.raises(RefusedError, match=r"was compared, and sha256:.* would be registered"):
+        publish(context, registry, outcome.model_copy(update={"compared": other}))
+    assert registry.list_cells() == []
+
+
+def test_killed_on_the_way_nothing_is_visible_and_the_next_run_registers_it(
+    context: StageContext, tmp_path: Path
+) -> None:
+    outcome = make_outcome(context.store)
+    killed = 0
+    for root in kill_points(lambda root: publish(context, opened(root), outcome), tmp_path / "killed", stride=300):
+        registry = opened(root)
+        assert [registry.verify(found) for found in registry.list_cells()] in ([], [[]])
+        publish(context, registry, outcome)
+        assert registry.verify(outcome.cell) == []
+        killed += 1
+    assert killed > 5
+
+
+def test_an_engine_that_failed_is_found_again_by_its_id_alone(context: StageContext) -> None:
+    manifest = describe(context, make_outcome(context.store, noise=0.3))
+    assert find_rejected(context.store, manifest.cell) is None
+    keep_rejected(context.store, manifest)
+    assert find_rejected(context.store, manifest.cell) == manifest
+    assert find_rejected(context.store, cell("int8")) is None
+
+
+def test_a_description_that_was_edited_is_none(context: StageContext, tmp_path: Path) -> None:
+    manifest = describe(context, make_outcome(context.store, noise=0.3))
+    keep_rejected(context.store, manifest)
+    (record,) = (tmp_path / "store" / "records" / "rejected").iterdir()
+    record.chmod(0o644)
+    record.write_text(record.read_text().replace('"fail"', '"pass"'))
+    assert find_rejected(context.store, manifest.cell) is None
