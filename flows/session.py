@@ -18,6 +18,7 @@ from tasks.process.kernel import machine_memory_bytes
 from tasks.registry.registry import Registry
 from tasks.registry.signing import Signing
 from tasks.store.local import LocalStore
+from tasks.store.record_folder import RecordFolder, open_state
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -37,6 +38,11 @@ class Session:
     def store(self) -> LocalStore:
         """The artifact store."""
         return LocalStore(self.settings.store_path)
+
+    @cached_property
+    def state(self) -> RecordFolder:
+        """What must outlive the store: the journal of conversions, the watcher's heads, what did not pass."""
+        return open_state(self.settings.state_path, self.settings.store_path)
 
     @cached_property
     def registry(self) -> Registry:

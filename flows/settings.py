@@ -38,6 +38,7 @@ class Settings(BaseSettings):
 
     home: Path = Path(".enginegate")
     store: Path | None = None
+    state: Path | None = None
     registry: str | None = None
     signing_key: Path | None = None
     trust: Path | None = None
@@ -61,6 +62,11 @@ class Settings(BaseSettings):
     def store_path(self) -> Path:
         """Folder of the artifact store."""
         return (self.store or self.home / "store").resolve()
+
+    @property
+    def state_path(self) -> Path:
+        """Folder of what must not be deleted: the journal, the watcher's heads, engines kept for an override."""
+        return (self.state or self.home / "state").resolve()
 
     @property
     def registry_address(self) -> str:

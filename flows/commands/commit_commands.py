@@ -123,7 +123,7 @@ def runs(session: Session, model: str | None, everything: bool) -> tuple[Documen
     from flows.pushes.journal import Journal  # noqa: PLC0415
     from tasks.errors import printable  # noqa: PLC0415
 
-    journal = Journal(session.store)
+    journal = Journal(session.state)
     found = [run for name in journal.models() if model in {None, name} for run in _runs_of(journal, name)]
     found.sort(key=lambda run: str(run["asked_at"]), reverse=True)
     shown = found if everything else found[:SHOWN_RUNS]

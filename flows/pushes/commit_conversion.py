@@ -105,7 +105,7 @@ def convert_commit(session: Session, repository: Repository, order: Order) -> Co
     if is_zero(order.commit):
         return CommitResult(order.commit, (), broken=False)
     plan = plan_of(session, repository, order.old or None, order.commit)
-    journal = Journal(session.store)
+    journal = Journal(session.state)
     with journal.asking() as asker:
         push = _Push(session, repository, plan, order, journal, asker)
         asked = [(model, push.ask(model)) for model in _affected(plan, order.models)]

@@ -1,7 +1,7 @@
 """The flow that a retraining job calls: a model of a branch, with new weights in place of its own.
 
 Nothing is committed: the new version is the digest of the model with those weights, so the same weights sent twice are
-one conversion. What it was made of is kept as a record in the artifact store and as an artifact of the run.
+one conversion. What it was made of is kept as a record in the state folder and as an artifact of the run.
 """
 
 from __future__ import annotations
@@ -167,7 +167,7 @@ def _convert(
 ) -> dict[str, Any]:
     model = plan.directory.spec.name
     made_of = {"model": model, "commit": commit, "weights": digest, "reason": printable(reason)}
-    with Journal(session.store).hold(model):
+    with Journal(session.state).hold(model):
         engines = _held(session, plan) or _run(session, plan, commit, scratch)
     _leave(session, plan.version, made_of, engines)
     return {**made_of, "version": plan.version, "engines": [engine.model_dump() for engine in engines]}
@@ -175,7 +175,7 @@ def _convert(
 
 def _held(session: Session, plan: ConversionPlan) -> tuple[EngineResult, ...]:
     """The engines of this very version, if all of them were made before."""
-    record = session.store.read_record(STAGE, _key(plan))
+    record = session.state.read_record(STAGE, _key(plan))
     known = known_engines(session)
     if record is None or not all(known(cell) for cell in plan.cells):
         return ()
@@ -214,7 +214,7 @@ def convert_command(root: Path, commit: str) -> list[str]:
 def _leave(session: Session, version: str, made_of: dict[str, str], engines: Sequence[EngineResult]) -> None:
     found = [engine.model_dump() for engine in engines]
     key = f"{made_of['model']}-{version}"
-    session.store.write_record(STAGE, key, {**made_of, "version": version, "engines": found})
+    session.state.write_record(STAGE, key, {**made_of, "version": version, "engines": found})
     result = ModelResult(
         model=made_of["model"], directory="", version=version, state=State.DONE, engines=tuple(engines),
         reason=made_of["reason"],

@@ -1,4 +1,4 @@
-"""The journal of conversions that commits asked for: one record a model, in the artifact store.
+"""The journal of conversions that commits asked for: one record a model, in the state folder.
 
 A record is read, changed and written under its own lock, which is held for that moment only. The work itself is held by
 `Journal.hold`, and whoever asks holds a lock of its own for as long as it means to see to it, `Journal.asking`. The
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from contextlib import AbstractContextManager
 
-    from tasks.store.interface import ArtifactStore
+    from tasks.store.record_folder import RecordFolder
 
 STAGE, WORK, ASKER = "journal", "conversion", "asker"
 KEPT = 200
@@ -99,14 +99,14 @@ class _Record(Frozen):
 
 
 class Journal:
-    """The entries of every model, oldest first, as `store` holds them."""
+    """The entries of every model, oldest first, as `state` holds them."""
 
-    def __init__(self, store: ArtifactStore) -> None:
-        self._store = store
+    def __init__(self, state: RecordFolder) -> None:
+        self._state = state
 
     def models(self) -> tuple[str, ...]:
         """The models that have entries, sorted."""
-        records = (self._read(key) for key in self._store.list_records(STAGE))
+        records = (self._read(key) for key in self._state.list_records(STAGE))
         return tuple(sorted(record.model for record in records if record is not None))
 
     def entries(self, model: str) -> tuple[Entry, ...]:
@@ -122,7 +122,7 @@ class Journal:
     def asking(self) -> Iterator[str]:
         """Within, what is asked for by the asker that this gives is known to have somebody who sees to it."""
         asker = uuid.uuid4().hex  # of its own: threads of one process are askers like any
-        with self._store.lock(ASKER, asker):
+        with self._state.lock(ASKER, asker):
             yield asker
 
     def is_asked(self, entry: Entry, besides: str | None = None) -> bool:
@@ -130,7 +130,7 @@ class Journal:
         return entry.state in UNFINISHED and any(asker != besides for asker in self._living(entry))
 
     def _living(self, entry: Entry) -> tuple[str, ...]:
-        return tuple(asker for asker in entry.askers if self._store.is_locked(ASKER, asker))
+        return tuple(asker for asker in entry.askers if self._state.is_locked(ASKER, asker))
 
     def ask(
         self,
@@ -194,11 +194,11 @@ class Journal:
 
     def hold(self, model: str) -> AbstractContextManager[None]:
         """Hold the conversions of a model: of all processes, one has it."""
-        return self._store.lock(WORK, key_of(model))
+        return self._state.lock(WORK, key_of(model))
 
     def is_held(self, model: str) -> bool:
         """Whether a live process holds the conversions of a model."""
-        return self._store.is_locked(WORK, key_of(model))
+        return self._state.is_locked(WORK, key_of(model))
 
     def _update(self, model: str, request: Request, **changes: Any) -> Entry:
         def put(entries: tuple[Entry, ...]) -> tuple[Entry, ...]:
@@ -211,16 +211,16 @@ class Journal:
 
     def _change(self, model: str, change: Callable[[tuple[Entry, ...]], tuple[Entry, ...]]) -> tuple[Entry, ...]:
         key = key_of(model)
-        with self._store.lock(STAGE, key):
+        with self._state.lock(STAGE, key):
             record = self._read(key)
             before = () if record is None else record.entries
             after = _bounded(change(before))
             if after != before:
-                self._store.write_record(STAGE, key, _Record(model=model, entries=after).model_dump(mode="json"))
+                self._state.write_record(STAGE, key, _Record(model=model, entries=after).model_dump(mode="json"))
         return after
 
     def _read(self, key: str) -> _Record | None:
-        content = self._store.read_record(STAGE, key)
+        content = self._state.read_record(STAGE, key)
         try:
             return None if content is None else _Record.model_validate(content)
         except ValidationError:  # as any unreadable record is none: what it told is done again, and found done

@@ -1,6 +1,6 @@
 """The flow that looks at branches on a schedule, for places where no push can tell of itself.
 
-What was seen last of a branch is a record in the artifact store, written after its commit was handed on: a watcher that
+What was seen last of a branch is a record in the state folder, written after its commit was handed on: a watcher that
 is killed hands the same commit on again, which is one conversion all the same. A branch that is seen for the first time
 is only noted, as its commits were pushed before anybody watched.
 """
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from tasks.store.interface import ArtifactStore
+    from tasks.store.record_folder import RecordFolder
 
 STAGE = "watch"
 MOST_TRIES = 3
@@ -68,7 +68,7 @@ def watch(
         except Exception as error:  # noqa: BLE001 - one that is down keeps no other back
             faults.append(f"{repository}: {error}")
             continue
-        watcher = _Watcher(session.store, repository, partial(_send, repository, folder, through), first)
+        watcher = _Watcher(session.state, repository, partial(_send, repository, folder, through), first)
         moved[repository] = watcher.look(heads)
         faults += watcher.faults
     if faults:
@@ -93,9 +93,9 @@ class _Watcher:
     """One look at a repository. `faults` says what went wrong."""
 
     def __init__(
-        self, store: ArtifactStore, repository: str, send: Callable[[str, str, str], None], first: First
+        self, state: RecordFolder, repository: str, send: Callable[[str, str, str], None], first: First
     ) -> None:
-        self._store, self._repository, self._send, self._first = store, repository, send, first
+        self._state, self._repository, self._send, self._first = state, repository, send, first
         self.faults: list[str] = []
 
     def look(self, heads: dict[str, str]) -> dict[str, str]:
@@ -104,13 +104,13 @@ class _Watcher:
 
     def _moved(self, branch: str, head: str) -> bool:
         key = digest_json({"repository": self._repository, "branch": branch}).removeprefix("sha256:")
-        with self._store.lock(STAGE, key):  # a second watcher waits, and then finds it seen
-            record = self._store.read_record(STAGE, key) or {}
+        with self._state.lock(STAGE, key):  # a second watcher waits, and then finds it seen
+            record = self._state.read_record(STAGE, key) or {}
             old = _text(record, "head")
             if head == old:
                 return False
             if old is None and self._first == "note":
-                self._store.write_record(STAGE, key, self._seen(branch, head))
+                self._state.write_record(STAGE, key, self._seen(branch, head))
                 return False
             self._hand_on(key, branch, head, old or ZEROS, record)
         return True
@@ -123,9 +123,9 @@ class _Watcher:
             self.faults.append(f"{self._repository}: {branch}: {head[:12]}: {error}")
             if tries < MOST_TRIES:
                 again = {"repository": self._repository, "branch": branch, "head": _text(record, "head")}
-                self._store.write_record(STAGE, key, {**again, "tried": head, "tries": tries})
+                self._state.write_record(STAGE, key, {**again, "tried": head, "tries": tries})
                 return
-        self._store.write_record(STAGE, key, self._seen(branch, head))
+        self._state.write_record(STAGE, key, self._seen(branch, head))
 
     def _seen(self, branch: str, head: str) -> dict[str, Any]:
         return {"repository": self._repository, "branch": branch, "head": head}

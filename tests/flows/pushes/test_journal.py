@@ -38,7 +38,7 @@ def test_an_entry_tells_its_way_from_asked_to_done(journal: Journal) -> None:
     done = journal.finish("m", request(), State.DONE, exit_code=3, engines=[engine])
     assert (done.state, done.exit_code, done.engines, done.since) == (State.DONE, 3, (engine,), done.ended_at)
     assert asked.asked_at <= str(started.started_at) <= str(done.ended_at)
-    assert Journal(LocalStore(journal._store.root)).entries("m") == (done,)  # type: ignore[attr-defined]  # noqa: SLF001
+    assert Journal(LocalStore(journal._state.root)).entries("m") == (done,)  # type: ignore[attr-defined]  # noqa: SLF001
 
 
 def test_asking_again_changes_nothing_of_what_waits_runs_or_is_done(journal: Journal) -> None:

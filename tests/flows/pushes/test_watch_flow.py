@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -208,3 +209,19 @@ def test_a_folder_that_no_list_names_is_not_read(source: Source, tmp_path: Path)
     settings = Settings(home=tmp_path / "home", repositories=f"https://github.com/acme,{tmp_path}")
     with use_session(Session(settings, Reporter())):
         assert look(source) == {str(source.root): {}}
+
+
+def test_a_store_that_is_deleted_loses_no_push(source: Source, conversions: Conversions, session: Session) -> None:
+    noted = git(source.root, "rev-parse", "HEAD")
+    look(source)
+    session.settings.store_path.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(session.settings.store_path)
+    pushed = source.commit({"a": "1"})
+    with use_session(Session(session.settings, Reporter())):
+        look(source)
+    assert conversions.take() == [("main", pushed, noted)]
+    shutil.rmtree(session.settings.store_path, ignore_errors=True)
+    newest = source.commit({"a": "2"})
+    with use_session(Session(session.settings, Reporter())):
+        look(source)
+    assert conversions.take() == [("main", newest, pushed)]
