@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from flows.commands.command import EXIT_CODES, Command, Document, FilledPath, command_of
+from flows.commands.command import Command, Document, FilledPath, command_of
+from tasks.errors import VERDICT_CODES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,7 +47,7 @@ def check(session: Session, folder: Path, against: Path | None, model: Path | No
 
     report = check_and_log(session, folder, against, model)
     show_report(session.reporter, report)
-    return report.model_dump(mode="json"), EXIT_CODES["pass" if report.passed else "fail"]
+    return report.model_dump(mode="json"), VERDICT_CODES["pass" if report.passed else "fail"]
 
 
 @calibration.command(short_help="Draw a set from a sample of production.")

@@ -9,15 +9,17 @@ from typing import TYPE_CHECKING
 import click
 
 from flows.commands.calibration_commands import calibration
-from flows.commands.command import EXIT_CODES, MARKS, UNEXPECTED, Document, command_of
+from flows.commands.command import MARKS, Document, command_of
 from flows.commands.commit_commands import convert_commit, runs
 from flows.commands.engine_commands import engines, verify
 from flows.commands.plan_command import plan
 from flows.commands.promotion_commands import history, promote, rollback
 from flows.commands.pull_command import pull
 from flows.commands.submit_command import submit
+from tasks.errors import VERDICT_CODES, ExitCode
 
 if TYPE_CHECKING:
+    from flows.conversion.report import ConversionReport
     from flows.session import Session
 
 MONTH_S = 30 * 24 * 3600
@@ -71,7 +73,7 @@ def convert(
     accept_calibration: str | None,
     time_limit: float | None,
     source_commit: str | None,
-) -> tuple[Document, int]:
+) -> tuple[ConversionReport, int]:
     """Convert the model in DIRECTORY: export, convert, build, compare, benchmark, track, register."""
     from flows.conversion.run import run_conversion  # noqa: PLC0415
 
@@ -115,7 +117,7 @@ def gate(session: Session, reference: Path, candidate: Path, policy: Path) -> tu
     for rule in judged.policy.performance:
         session.reporter.say(f"- {rule.metric} is judged by `enginegate convert`, which measures it, not here.")
     session.reporter.say(f"{MARKS[verdict.outcome.value]} verdict: {verdict.outcome.value}")
-    return {"verdict": asdict(verdict), "comparison": asdict(judged.comparison)}, EXIT_CODES[verdict.outcome.value]
+    return {"verdict": asdict(verdict), "comparison": asdict(judged.comparison)}, VERDICT_CODES[verdict.outcome.value]
 
 
 @main.command()
@@ -128,7 +130,7 @@ def doctor(session: Session, target: str) -> tuple[Document, int]:
     checks = examine_runner(session.settings, target)
     rows = [["✓" if check.ok else "✕" if check.needed else "-", check.name, check.detail] for check in checks]
     session.reporter.table(["", "", ""], rows)
-    return as_json(checks), 0 if healthy(checks) else UNEXPECTED
+    return as_json(checks), 0 if healthy(checks) else ExitCode.UNEXPECTED
 
 
 main.add_command(plan)

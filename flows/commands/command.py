@@ -10,20 +10,22 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from tasks.errors import EnginegateError, ExitCode
+
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from pydantic import BaseModel
 
 Document = dict[str, Any]
 Command = TypeVar("Command", bound="Callable[..., Any]")
 
-EXIT_CODES = {"pass": 0, "fail": 3, "inconclusive": 4}
 MARKS = {"pass": "✓", "fail": "✕", "inconclusive": "?"}
-UNEXPECTED, REFUSED = 1, 5
 CHANNELS = ("candidate", "staging", "canary", "production")
 """The values of `tasks.registry.channels.ChannelName`, which takes too long to import for `--help`."""
 
 
-def command_of(work: Callable[..., tuple[Document, int]]) -> Callable[..., None]:
+def command_of(work: Callable[..., tuple[Document | BaseModel, int]]) -> Callable[..., None]:
     """Make a command of a function that takes a session and returns its JSON document and exit code."""
 
     @click.option("--json", "as_json", is_flag=True, help="Print one JSON document on standard output.")
@@ -32,25 +34,24 @@ def command_of(work: Callable[..., tuple[Document, int]]) -> Callable[..., None]
         from flows.console import Reporter  # noqa: PLC0415
         from flows.session import Session  # noqa: PLC0415
         from flows.settings import read_settings  # noqa: PLC0415
-        from tasks.errors import EnginegateError  # noqa: PLC0415
 
         _refuse_blanks()
         reporter = Reporter(to_stderr=as_json)
+        message = ""
         try:
-            document, code = work(Session(read_settings(), reporter), **arguments)
+            found, code = work(Session(read_settings(), reporter), **arguments)
+            document = found if isinstance(found, dict) else found.model_dump(mode="json")
         except EnginegateError as error:
-            reporter.error(str(error))
-            document, code = {"error": str(error), "exit_code": error.exit_code}, error.exit_code
+            message, code = str(error), error.exit_code
         except OSError as error:  # a full disk, a folder that cannot be written
-            message = (
-                f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}; mend that and run again"
-            )
-            reporter.error(message)
-            document, code = {"error": message, "exit_code": UNEXPECTED}, UNEXPECTED
+            place = f": {error.filename}" if error.filename else ""
+            message, code = f"{error.strerror or error}{place}; correct that and run again", ExitCode.UNEXPECTED
         except Exception as error:  # noqa: BLE001 - with --json, even what nobody expected is one document
             traceback.print_exc()
-            reporter.error(f"unexpected: {type(error).__name__}: {error}; please report it with the lines above")
-            document, code = {"error": f"{type(error).__name__}: {error}", "exit_code": UNEXPECTED}, UNEXPECTED
+            message, code = f"unexpected: {type(error).__name__}: {error}; please report it", ExitCode.UNEXPECTED
+        if message:
+            reporter.error(message)
+            document = {"error": message, "exit_code": code}
         if as_json:
             click.echo(json.dumps(document, indent=2))
         raise SystemExit(code)

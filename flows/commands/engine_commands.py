@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from flows.commands.command import REFUSED, Document, command_of
+from flows.commands.command import Document, command_of
+from tasks.errors import ExitCode
 
 if TYPE_CHECKING:
     from flows.session import Session
@@ -34,7 +35,7 @@ def _list(session: Session, model: str | None) -> tuple[Document, int]:
     for message in damaged:
         session.reporter.error(message)
     engines = [engine_document(one, standing[one.manifest.engine_id]) for one in signed.values()]
-    return {"engines": engines, "damaged": damaged}, REFUSED if damaged else 0
+    return {"engines": engines, "damaged": damaged}, ExitCode.REFUSED if damaged else 0
 
 
 @click.group(invoke_without_command=True)
@@ -99,7 +100,7 @@ def gc(session: Session, days: int, delete: bool) -> tuple[Document, int]:
             removed_words,
         )
         show_removed(session.reporter, removed)
-    return plan_document(plan, removed, days), REFUSED if plan.incomplete else 0
+    return plan_document(plan, removed, days), ExitCode.REFUSED if plan.incomplete else 0
 
 
 @click.command()
@@ -121,4 +122,4 @@ def verify(session: Session, engine_ids: tuple[str, ...]) -> tuple[Document, int
         "engines": {engine_id: list(one.faults) for engine_id, one in found.items()},
         "details": {engine_id: examination_document(one) for engine_id, one in found.items()},
     }
-    return document, REFUSED if any(one.faults for one in found.values()) else 0
+    return document, ExitCode.REFUSED if any(one.faults for one in found.values()) else 0

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from flows.commands.command import CHANNELS, REFUSED, Command, Document, command_of
+from flows.commands.command import CHANNELS, Command, Document, command_of
+from tasks.errors import ExitCode
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -109,7 +110,7 @@ def history(session: Session, model: str, target: str, channel: str | None) -> t
         show_history(session.reporter, model, target, found)
         channels[name] = history_document(found)
     document = {"model": model, "target": target, "channels": channels, "damaged": damaged}
-    return document, REFUSED if damaged else 0
+    return document, ExitCode.REFUSED if damaged else 0
 
 
 def announce(session: Session, model: str, target: str) -> None:
@@ -134,7 +135,7 @@ def _move(
     require_permission(proposal, override)
     if not yes and not _agreed(session, proposal):
         session.reporter.say("the answer was no; nothing was moved")
-        return proposal_document(proposal, None), REFUSED
+        return proposal_document(proposal, None), ExitCode.REFUSED
     move = _carry_out(session, proposal, reason, override, who)
     session.reporter.marked(f"✓ {proposal.place} points at {move.engine_id} (move {move.number})")
     announce(session, proposal.model, proposal.target)

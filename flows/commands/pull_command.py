@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from flows.commands.command import CHANNELS, MARKS, UNEXPECTED, Document, FilledPath, command_of
+from flows.commands.command import CHANNELS, MARKS, Document, FilledPath, command_of
+from tasks.errors import ExitCode
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -262,9 +263,11 @@ class Watcher:
         except EnginegateError as error:
             self._tell_error(str(error), error.exit_code)
         except OSError as error:
-            self._tell_error(f"{error.strerror or error}: {error.filename or self.job.folder.root}", UNEXPECTED)
+            self._tell_error(
+                f"{error.strerror or error}: {error.filename or self.job.folder.root}", ExitCode.UNEXPECTED
+            )
         except Exception as error:  # noqa: BLE001 - whatever it is, the last good engine is served on
-            self._tell_error(f"unexpected: {type(error).__name__}: {error}; please report it", UNEXPECTED)
+            self._tell_error(f"unexpected: {type(error).__name__}: {error}; please report it", ExitCode.UNEXPECTED)
 
     def _is_due(self, move: str | None) -> bool:
         """Whether to try a move now: after each try that went wrong, twice as many looks pass."""

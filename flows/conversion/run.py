@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import re
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from flows.conversion.conversion_plan import plan_conversion
+from flows.conversion.report import ConversionReport
 from flows.prefect_api import prefect_api, set_prefect_defaults
 from flows.session import Session, use_session
 from tasks.backends import CPU
-from tasks.errors import InputError
+from tasks.errors import VERDICT_CODES, InputError, worst_of
 from tasks.model.model_directory import read_model_directory
-from validation.verdict import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,11 +21,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from flows.conversion.conversion_plan import ConversionPlan
-    from tasks.records import EngineOutcome
-    from validation.verdict import RuleResult
+    from tasks.errors import ExitCode
 
-# In the order in which one engine's outcome decides the command's exit code.
-EXIT_CODES = {Outcome.FAIL: 3, Outcome.INCONCLUSIVE: 4, Outcome.PASS: 0}
 _COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 TAG_DIGITS = 12
 
@@ -40,8 +37,8 @@ def run_conversion(
     accept_calibration: str | None = None,
     time_limit_s: float | None = None,
     source_commit: str | None = None,
-) -> tuple[dict[str, Any], int]:
-    """Convert the model in `directory`; return a JSON document and the exit code.
+) -> tuple[ConversionReport, ExitCode]:
+    """Convert the model in `directory`; return what came of it, and the exit code.
 
     `source_commit` is the full id of the commit that the directory was exported from; without it, git is asked.
 
@@ -77,14 +74,8 @@ def run_conversion(
                 source_commit,
             )
     session.reporter.engines(outcomes)
-    document = {
-        "model": plan.directory.spec.name,
-        "version": plan.version,
-        "source_commit": plan.source_commit,
-        "steps": [asdict(step) for step in session.reporter.steps],
-        "engines": [_summary(outcome) for outcome in outcomes],
-    }
-    return document, _exit_code(outcomes)
+    code = worst_of(VERDICT_CODES[outcome.outcome.value] for outcome in outcomes)
+    return ConversionReport.of(plan, session.reporter.steps, outcomes), code
 
 
 def _checked_commit(commit: str) -> str:
@@ -101,11 +92,6 @@ def _tagged(plan: ConversionPlan) -> AbstractContextManager[object]:
     return tags(f"model:{plan.directory.spec.name}", *commit)
 
 
-def _exit_code(outcomes: Sequence[EngineOutcome]) -> int:
-    found = {outcome.outcome for outcome in outcomes}
-    return next(code for outcome, code in EXIT_CODES.items() if outcome in found)
-
-
 def _refuse_targets_without_runner(plan: ConversionPlan) -> None:
     if any(cell.target != CPU for cell in plan.cells):
         set_prefect_defaults()
@@ -113,38 +99,3 @@ def _refuse_targets_without_runner(plan: ConversionPlan) -> None:
         from flows.runners.dispatch import targets_elsewhere  # noqa: PLC0415 - as above
 
         targets_elsewhere(plan.cells)
-
-
-def _summary(outcome: EngineOutcome) -> dict[str, Any]:
-    return {
-        "engine_id": outcome.cell.engine_id,
-        "verdict": outcome.outcome.value,
-        "reason": outcome.reason,
-        "registered": outcome.outcome is Outcome.PASS,
-        "digest": outcome.engine.plan.digest if outcome.engine else None,
-        "size_bytes": outcome.engine.plan.size_bytes if outcome.engine else None,
-        "rules": [_rule(rule) for rule in (outcome.verdict.rules if outcome.verdict else ())],
-        "performance": [asdict(rule) for rule in (outcome.verdict.performance if outcome.verdict else ())],
-        "defects": list(outcome.verdict.defects) if outcome.verdict else [],
-        "benchmark": outcome.benchmark.model_dump(mode="json") if outcome.benchmark else None,
-        "calibration": outcome.calibration.model_dump(mode="json") if outcome.calibration else None,
-        "tries": [attempt.model_dump(mode="json") for attempt in outcome.tries],
-    }
-
-
-def _rule(result: RuleResult) -> dict[str, Any]:
-    rule = result.rule
-    return {
-        "output": rule.output,
-        "metric": rule.metric,
-        "slice": rule.by,
-        "group": result.group,
-        rule.side: rule.limit,
-        "value": result.value,
-        "low": result.low,
-        "high": result.high,
-        "n": result.n,
-        "needed": result.needed,
-        "outcome": result.outcome.value,
-        "sentence": result.sentence,
-    }

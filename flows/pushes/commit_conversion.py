@@ -13,13 +13,13 @@ import os
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
-
 from flows.console import ELSEWHERE
+from flows.conversion.report import EngineResult
 from flows.pushes.conversion_process import CONVERT, Ended, run_child
-from flows.pushes.journal import LONGEST_NOTE, EngineResult, Entry, Journal, Request, State, clean, cut, now
+from flows.pushes.journal import LONGEST_NOTE, Entry, Journal, Request, State, clean, cut, now
 from flows.pushes.planning import known_engines, plan_of
-from tasks.errors import EnginegateError, InputError, printable
+from flows.pushes.verdict_table import ModelResult
+from tasks.errors import VERDICT_CODES, WORST_FIRST, EnginegateError, ExitCode, InputError, printable, worst_of
 from tasks.git.commit import Commit
 from tasks.git.push_plan import CellWork, is_zero
 from tasks.records import Cell
@@ -35,11 +35,6 @@ if TYPE_CHECKING:
 
     Known = Callable[[Cell], str | None]
 
-# A broken model is the commit's own fault and is told first; then what nobody expected, since it hides verdicts; then
-# refusals, bad input, and the verdicts.
-WORST_FIRST = (1, 5, 2, 3, 4)
-BROKEN = 2
-VERDICT_CODES = {"pass": 0, "fail": 3, "inconclusive": 4}
 DELETED = "the branch was deleted: there is nothing to convert"
 _SHOWN = 12
 _STOPPED = "stopped from outside; send the commit again"
@@ -73,27 +68,19 @@ class CommitResult:
     broken: bool
 
     @property
-    def exit_code(self) -> int:
+    def exit_code(self) -> ExitCode:
         """2 where a model is broken, else the worst of the conversions."""
-        codes = {entry.exit_code for _, entry in self.models}
-        return BROKEN if self.broken else next((code for code in WORST_FIRST if code in codes), 0)
+        # A broken model is the commit's own fault, and is told first.
+        return ExitCode.BAD_INPUT if self.broken else worst_of(entry.exit_code for _, entry in self.models)
 
     def document(self) -> dict[str, Any]:
         """The JSON document."""
-        return {"commit": self.commit, "models": [model_document(name, entry) for name, entry in self.models]}
+        return {"commit": self.commit, "models": [model.model_dump(mode="json") for model in self.results]}
 
-
-def model_document(model: str | None, entry: Entry) -> dict[str, Any]:
-    """What became of one model, in JSON values."""
-    return {
-        "model": model,
-        "directory": entry.request.directory or ".",
-        "version": entry.request.version,
-        "state": entry.state.value,
-        "exit_code": entry.exit_code,
-        "reason": entry.reason,
-        "engines": [engine.model_dump() for engine in entry.engines],
-    }
+    @property
+    def results(self) -> list[ModelResult]:
+        """What became of each model."""
+        return [ModelResult.of(name, entry) for name, entry in self.models]
 
 
 def convert_commit(session: Session, repository: Repository, order: Order) -> CommitResult:
@@ -160,7 +147,7 @@ class _Push:
         """Convert a model, unless it is broken, converted or superseded; what the journal says of it then."""
         name = _key(model)
         if model.broken:
-            return self._fail(name, entry.request, BROKEN, model.broken)
+            return self._fail(name, entry.request, ExitCode.BAD_INPUT, model.broken)
         if not model.needs_work:
             return self._held(model, entry)
         if self._journal.is_held(name):
@@ -173,7 +160,7 @@ class _Push:
             return entry
         self._say(_key(model), "converted before")
         engines = [self._known_engine(work.cell, work.reason) for work in model.cells]
-        code = _worst(engine.verdict for engine in engines)
+        code = worst_of(VERDICT_CODES[engine.verdict] for engine in engines)
         return self._journal.finish(
             _key(model), entry.request, State.DONE, exit_code=code, reason="converted before", engines=engines
         )
@@ -244,7 +231,8 @@ class _Push:
         except EnginegateError as error:
             return self._fail(name, request, error.exit_code, str(error))
         except OSError as error:
-            return self._fail(name, request, 1, f"{error.strerror or error}; mend that and send the commit again")
+            reason = f"{error.strerror or error}; correct that and send the commit again"
+            return self._fail(name, request, ExitCode.UNEXPECTED, reason)
         except BaseException:  # Ctrl-C, or a Prefect run that was cancelled
             self._journal.finish(name, request, State.CANCELLED, exit_code=1, reason=_STOPPED)
             raise
@@ -290,16 +278,13 @@ class _Push:
             newer = self._newer(name, request, came=True)  # none, if it has ended since
             reason = f"cancelled: {f'commit {newer[:_SHOWN]}' if newer else 'a commit that has ended since'} is newer"
             return self._journal.finish(name, request, State.CANCELLED, exit_code=0, reason=reason, superseded_by=newer)
-        if ended.code not in VERDICT_CODES.values():
-            return self._fail(name, request, ended.code if ended.code in WORST_FIRST else 1, _why(ended))
-        if ended.document.get("version") != request.version:
-            reason = (
-                f"the conversion made version {ended.document.get('version')}, and {request.version} was planned: the"
-                " tools or their settings differ between the two; send the commit again"
+        report = ended.made(request.version)
+        if report is None:
+            failed = ended.code in WORST_FIRST and ended.code not in VERDICT_CODES.values()
+            return self._fail(
+                name, request, ended.code if failed else ExitCode.UNEXPECTED, ended.failure(request.version)
             )
-            return self._fail(name, request, 1, reason)
-        engines = _engines(ended.document)
-        return self._journal.finish(name, request, State.DONE, exit_code=ended.code, engines=engines)
+        return self._journal.finish(name, request, State.DONE, exit_code=ended.code, engines=report.results)
 
     def _fail(self, name: str, request: Request, code: int, reason: str) -> Entry:
         # The conversion's own last line says it already where it could.
@@ -312,36 +297,14 @@ class _Push:
             self.session.reporter.marked(f"{printable(name)} | {printable(line)}")
 
 
-def _engines(document: dict[str, Any]) -> tuple[EngineResult, ...]:
-    fields = tuple(EngineResult.model_fields)
-    try:
-        return tuple(
-            EngineResult.model_validate({name: engine[name] for name in fields}) for engine in document["engines"]
-        )
-    except (KeyError, TypeError, ValidationError):
-        return ()
-
-
 def _lasts(done: Entry, known: Known) -> bool:
     """Whether what was registered still is: an engine that the registry has removed since is made again."""
     return all(known(Cell.parse(engine.engine_id)) for engine in done.engines if engine.registered)
 
 
-def _why(ended: Ended) -> str:
-    if "error" in ended.document:
-        return str(ended.document["error"])
-    how = f"was killed by signal {-ended.code}" if ended.code < 0 else f"ended with exit code {ended.code}"
-    return f"the conversion {how} without a word; see its lines above, and send the commit again"
-
-
 def _running(entries: Sequence[Entry]) -> str:
     commits = [entry.request.commit[:_SHOWN] for entry in entries if entry.state is State.RUNNING]
     return f"commit {commits[0]}" if commits else "it starts"
-
-
-def _worst(verdicts: Any) -> int:
-    codes = {VERDICT_CODES[verdict] for verdict in verdicts}
-    return next((code for code in WORST_FIRST if code in codes), 0)
 
 
 def _key(model: ModelChange) -> str:

@@ -12,7 +12,7 @@ from flows.pushes.commit_conversion import DELETED, CommitResult, Order
 from flows.pushes.commit_conversion import convert_commit as convert_models
 from flows.pushes.journal import State
 from flows.pushes.repositories import repository_path
-from flows.pushes.verdict_table import ModelResult, verdict_table
+from flows.pushes.verdict_table import verdict_table
 from flows.session import current_session
 from tasks.errors import StageError
 from tasks.git.push_plan import is_zero
@@ -53,8 +53,7 @@ def convert_commit(
         result = convert_models(session, opened, Order(commit=commit, old=old or None, ref=ref, lfs=lfs))
     document = result.document()
     key = f"convert-commit-{result.commit[:KEY_DIGITS]}"
-    models = [ModelResult.model_validate(model) for model in document["models"]]
-    create_markdown_artifact(markdown=verdict_table(result.commit, models), key=key)
+    create_markdown_artifact(markdown=verdict_table(result.commit, result.results), key=key)
     create_table_artifact(table=document["models"], key=f"{key}-models")
     failed = [f"{model or entry.request.directory}: {entry.reason}" for model, entry in _failed(result)]
     if failed:

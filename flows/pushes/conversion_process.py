@@ -5,7 +5,6 @@ It has a process group of its own, and dies with this process, however that ends
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -14,9 +13,12 @@ import threading
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING
 
-from tasks.errors import StageError
+from pydantic import ValidationError
+
+from flows.conversion.report import ConversionReport, FailureReport
+from tasks.errors import VERDICT_CODES, StageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -35,14 +37,34 @@ _DIES_WITH_PARENT = ("setpriv", "--pdeathsig", "KILL", "--")  # of util-linux, w
 
 @dataclass(frozen=True)
 class Ended:
-    """How a conversion ended: its exit code (negative: the signal that killed it) and its JSON document, if any.
+    """How a conversion ended: its exit code (negative: the signal that killed it), and what it reported, if anything.
 
-    `stopped` says that it was stopped, because `stop` said so.
+    Where it has no `report`, `error` is its own reason, empty if it gave none. `stopped` says that it was stopped,
+    because `stop` said so.
     """
 
     code: int
-    document: dict[str, Any]
     stopped: bool
+    report: ConversionReport | None = None
+    error: str = ""
+
+    def made(self, version: str | None) -> ConversionReport | None:
+        """The report of a conversion that came to verdicts, if they are those of this version."""
+        done = self.code in VERDICT_CODES.values() and self.report is not None and self.report.version == version
+        return self.report if done else None
+
+    def failure(self, version: str | None) -> str:
+        """Why there are no verdicts of this version."""
+        if self.error:
+            return self.error
+        if self.code in VERDICT_CODES.values():
+            made = "no report" if self.report is None else f"version {self.report.version}"
+            return (
+                f"the conversion made {made}, and {version} was planned: the tools or their settings differ between"
+                " the two; send the commit again"
+            )
+        how = f"was killed by signal {-self.code}" if self.code < 0 else f"ended with exit code {self.code}"
+        return f"the conversion {how} without a word; see its lines above, and send the commit again"
 
 
 def run_child(command: Sequence[str], folder: Path, tell: Callable[[str], None], stop: Stop) -> Ended:
@@ -69,7 +91,8 @@ def run_child(command: Sequence[str], folder: Path, tell: Callable[[str], None],
         _end(process)
         # A process that left the group may keep the pipe open; nobody waits for that one.
         listener.join(LOOK_EVERY_S)
-    return Ended(process.returncode, _read(document), stopped)
+    report, error = _read(document)
+    return Ended(process.returncode, stopped, report, error)
 
 
 def _start(command: Sequence[str], output: IO[bytes]) -> subprocess.Popen[bytes]:
@@ -123,11 +146,13 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> tuple[ConversionReport | None, str]:
+    """The report in a file, or else the error."""
     if path.stat().st_size > LONGEST_DOCUMENT:
-        return {}
-    try:
-        document = json.loads(path.read_bytes())
-    except ValueError:
-        return {}
-    return document if isinstance(document, dict) else {}
+        return None, ""
+    content = path.read_bytes()
+    with suppress(ValidationError):
+        return ConversionReport.model_validate_json(content), ""
+    with suppress(ValidationError):
+        return None, FailureReport.model_validate_json(content).error
+    return None, ""

@@ -18,8 +18,9 @@ from prefect.artifacts import create_markdown_artifact
 from pydantic import TypeAdapter, ValidationError
 
 from flows.conversion.conversion_plan import plan_conversion
+from flows.conversion.report import EngineResult
 from flows.pushes.conversion_process import CONVERT, run_child
-from flows.pushes.journal import EngineResult, Journal, State
+from flows.pushes.journal import Journal, State
 from flows.pushes.planning import known_engines
 from flows.pushes.repositories import repository_path
 from flows.pushes.verdict_table import ModelResult, verdict_table
@@ -43,7 +44,6 @@ if TYPE_CHECKING:
 
 STAGE = "feedback"
 LONGEST_REASON = 900
-VERDICTS = (0, 3, 4)
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _ENGINES = TypeAdapter(tuple[EngineResult, ...])
 
@@ -193,17 +193,11 @@ def _run(session: Session, plan: ConversionPlan, commit: str, scratch: Path) -> 
         lambda line: session.reporter.marked(f"{model} | {printable(line)}"),
         lambda: False,
     )
-    document = ended.document
-    if ended.code not in VERDICTS:
-        why = document.get("error", f"it ended with exit code {ended.code}")
-        error = {2: InputError, 5: RefusedError}.get(ended.code, StageError)
-        raise error(f"{model}: {why}")
-    if document.get("version") != plan.version:
-        raise StageError(
-            f"{model}: made version {document.get('version')}, and {plan.version} was meant; send it again"
-        )
-    fields = tuple(EngineResult.model_fields)
-    return _ENGINES.validate_python([{name: one[name] for name in fields} for one in document["engines"]])
+    report = ended.made(plan.version)
+    if report is None:
+        kinds = {kind.exit_code.value: kind for kind in (StageError, InputError, RefusedError)}
+        raise kinds.get(ended.code, StageError)(f"{model}: {ended.failure(plan.version)}")
+    return report.results
 
 
 def convert_command(root: Path, commit: str) -> list[str]:

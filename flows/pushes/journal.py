@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from flows.conversion.report import EngineResult
 from tasks.specs import Frozen, Name
 
 if TYPE_CHECKING:
@@ -44,15 +45,6 @@ class State(str, Enum):
 
 
 UNFINISHED = frozenset({State.WAITING, State.RUNNING})
-
-
-class EngineResult(Frozen):
-    """What came of one engine."""
-
-    engine_id: str
-    verdict: str
-    reason: str = ""
-    registered: bool = False
 
 
 class Request(Frozen):

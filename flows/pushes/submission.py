@@ -17,10 +17,9 @@ from prefect.client.schemas.sorting import ArtifactSort
 from prefect.exceptions import ObjectNotFound
 from pydantic import TypeAdapter, ValidationError
 
-from flows.pushes.commit_conversion import BROKEN, WORST_FIRST
 from flows.pushes.verdict_table import ModelResult
 from flows.runners.pools import DEPLOY
-from tasks.errors import EnginegateError, InputError, RefusedError, StageError, printable
+from tasks.errors import EnginegateError, ExitCode, InputError, RefusedError, StageError, printable, worst_of
 from tasks.git.remote_address import check_address
 
 if TYPE_CHECKING:
@@ -154,9 +153,8 @@ def read_results(client: SyncPrefectClient, run: FlowRun) -> tuple[ModelResult, 
     raise error(f"run {run.name} left no verdicts: {said[named.end() :] if named else said}")
 
 
-def exit_code_of(models: Sequence[ModelResult]) -> int:
+def exit_code_of(models: Sequence[ModelResult]) -> ExitCode:
     """As that of `enginegate convert-commit`: 2 where a model is broken, else the worst of the conversions."""
     if any(model.version is None for model in models):
-        return BROKEN
-    codes = {model.exit_code for model in models}
-    return next((code for code in WORST_FIRST if code in codes), 0)
+        return ExitCode.BAD_INPUT
+    return worst_of(model.exit_code for model in models)

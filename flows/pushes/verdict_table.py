@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from flows.pushes.journal import EngineResult, State
+from flows.conversion.report import EngineResult
+from flows.pushes.journal import State
 from tasks.errors import printable
 from tasks.specs import Frozen
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+
+    from flows.pushes.journal import Entry
 
 HEADINGS = ("", "model", "commit's version", "state", "engine", "verdict", "reason")
 MARKS = {"pass": "✓", "fail": "✕", "inconclusive": "?"}
@@ -33,6 +36,19 @@ class ModelResult(Frozen):
     exit_code: int | None = None
     reason: str = ""
     engines: tuple[EngineResult, ...] = ()
+
+    @classmethod
+    def of(cls, model: str | None, entry: Entry) -> ModelResult:
+        """What an entry of the journal says."""
+        return cls(
+            model=model,
+            directory=entry.request.directory or ".",
+            version=entry.request.version,
+            state=entry.state,
+            exit_code=entry.exit_code,
+            reason=entry.reason,
+            engines=entry.engines,
+        )
 
     @property
     def name(self) -> str:

@@ -17,7 +17,7 @@ from flows.commands.commit_commands import end_politely
 from flows.pushes.journal import EngineResult, Journal, Request, State
 from flows.settings import read_settings
 from tasks.errors import InputError, StageError
-from tasks.store.local import LocalStore
+from tasks.store.record_folder import RecordFolder
 from tests.flows.projects import SPEC, Project, prefect_server, write_project
 from tests.tasks.git.repositories import Source, make_source, model_files
 
@@ -42,7 +42,7 @@ def run_json(*arguments: str) -> tuple[int, dict[str, Any]]:
 @pytest.fixture
 def journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Journal:
     monkeypatch.setenv("ENGINEGATE_HOME", str(tmp_path / "home"))
-    return Journal(LocalStore(tmp_path / "home" / "store"))
+    return Journal(RecordFolder(tmp_path / "home" / "state"))
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import yaml
 
 from flows.conversion.conversion_plan import plan_conversion, source_commit, version_of
 from tasks.errors import InputError
-from tasks.model import version as versioning
+from tasks.model import toolchain as versioning
 from tasks.model.model_directory import read_model_directory
 from tasks.specs import Precision
 from tests.sets import describe

@@ -63,7 +63,8 @@ if code in (1, 2, 5):
 verdict = {0: "pass", 3: "fail", 4: "inconclusive"}[code]
 (folder / "made" / f"{name}@{version}-{os.getpid()}").touch()
 engine = {"engine_id": f"{name}-cpu-fp32@{version}", "verdict": verdict, "reason": "", "registered": code == 0}
-print(json.dumps({"version": orders.get("says", version), "engines": [{**engine, "digest": None}]}))
+report = {"model": name, "version": orders.get("says", version), "engines": [{**engine, "digest": None}]}
+print(json.dumps(report))
 sys.exit(code)
 """
 
@@ -135,7 +136,7 @@ class Shop:
 
     @property
     def journal(self) -> Journal:
-        return Journal(self.session().store)
+        return Journal(self.session().state)
 
     def entry(self, commit: str, name: str) -> Entry:
         (entry,) = [entry for entry in self.journal.entries(name) if entry.request.commit == commit]
@@ -592,7 +593,7 @@ def test_no_program_of_the_current_folder_is_run_in_place_of_the_conversion(
         lambda: False,
     )
     assert ended.code == 2
-    assert "model.yaml" in ended.document["error"]
+    assert "model.yaml" in ended.error
     assert not (hostile / "ran").exists()
 
 

@@ -14,6 +14,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from flows.console import Reporter
+from flows.conversion.report import ConversionReport, EngineReport
 from flows.pushes import feedback_flow as feedback
 from flows.pushes.conversion_process import Ended
 from flows.pushes.feedback_flow import convert_weights
@@ -48,16 +49,15 @@ class Conversion:
         self.given: list[tuple[str, list[str]]] = []
         self.code = 0
         self.changes: dict[str, Any] = {}
+        self.error = ""
 
     def run(self, command: Sequence[str], _folder: Path, _tell: Any, _stop: Any) -> Ended:
         root = Path(command[command.index("--source-commit") - 1])
         self.given.append((sha256(root / "weights.safetensors"), list(command)))
         plan = feedback.plan_conversion(feedback.read_model_directory(root))
-        engines = [
-            {"engine_id": cell.engine_id, "verdict": "pass", "reason": "", "registered": True, "digest": None}
-            for cell in plan.cells
-        ]
-        return Ended(self.code, {"version": plan.version, "engines": engines, **self.changes}, stopped=False)
+        engines = tuple(EngineReport(engine_id=c.engine_id, verdict="pass", registered=True) for c in plan.cells)
+        report = ConversionReport(model=plan.directory.spec.name, version=plan.version, engines=engines)
+        return Ended(self.code, stopped=False, report=report.model_copy(update=self.changes), error=self.error)
 
 
 @pytest.fixture
@@ -116,7 +116,7 @@ def test_the_model_of_the_branch_is_converted_with_the_new_weights(
     assert command[-3:] == ["--source-commit", head, "--json"]
     assert (made["commit"], made["weights"], made["model"]) == (head, sha256(weights), "tiny-scorer")
     assert [engine["verdict"] for engine in made["engines"]] == ["pass", "pass"]
-    record = session.store.read_record("feedback", f"tiny-scorer-{made['version']}")
+    record = session.state.read_record("feedback", f"tiny-scorer-{made['version']}")
     assert record == made
     (artifact,) = artifacts.values()
     assert sha256(weights) in artifact
@@ -222,7 +222,7 @@ def test_a_model_whose_weights_lie_elsewhere_is_refused(
 def test_a_conversion_without_verdicts_is_an_error_with_its_reason(
     source: Source, weights: Path, conversion: Conversion, session: Session, code: int, error: type[EnginegateError]
 ) -> None:
-    conversion.code, conversion.changes = code, {"error": "the reason"}
+    conversion.code, conversion.error = code, "the reason"
     with pytest.raises(error, match="tiny-scorer: the reason"):
         call(source, weights)
     assert session.store.list_records("feedback") == ()
