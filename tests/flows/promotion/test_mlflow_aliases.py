@@ -172,7 +172,7 @@ def test_an_mlflow_that_never_answers_holds_nobody(
 
 def test_one_that_is_left_behind_does_not_keep_the_process() -> None:
     code = (
-        "import time; from types import SimpleNamespace as N; from flows import mirror;"
+        "import time; from types import SimpleNamespace as N; from flows.promotion import mlflow_aliases as mirror;"
         "mirror.LIMIT_S = 0.1; mirror._mirror = lambda *_: time.sleep(600);"
         "mirror.update_aliases(N(reporter=N(say=print)), 'tiny', 'cpu')"
     )
