@@ -1,4 +1,4 @@
-"""The order of tests: files that take longest first, dealt out to the workers in the way of pytest-xdist's worksteal."""
+"""The order of tests: files that take longest first, dealt out to workers in the way of pytest-xdist's worksteal."""
 
 from __future__ import annotations
 

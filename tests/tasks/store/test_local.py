@@ -167,8 +167,13 @@ def test_a_killed_process_holds_no_stage(store: LocalStore) -> None:
 
 
 def test_stages_and_keys_are_held_apart(store: LocalStore) -> None:
-    with store.lock("build", KEY), store.lock("build", "j" * 64), store.lock("compare", KEY):
-        pass
+    def take(stage: str, key: str) -> str:
+        with LocalStore(store.root).lock(stage, key):
+            return "held"
+
+    with store.lock("build", KEY):
+        others = [lambda: take("build", "j" * 64), lambda: take("compare", KEY)]
+        assert race(others) == ["held", "held"]
 
 
 class StoreMachine(RuleBasedStateMachine):
