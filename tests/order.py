@@ -11,8 +11,26 @@ if TYPE_CHECKING:
 
 # From the longest down, as `pytest --durations=0` told. What is not named here takes a few seconds at most.
 LONGEST = (
-    "tests/flows/runners/test_runners.py",
     "tests/flows/conversion/test_end_to_end.py",
+    "tests/flows/runners/test_runners.py",
+    "tests/flows/conversion/test_checked_calibration.py",
+    "tests/examples/test_calibration_sets.py",
+    "tests/tasks/release/test_hardship.py",
+    "tests/tasks/registry/test_publishing.py",
+    "tests/tasks/stages/test_convert.py",
+    "tests/flows/conversion/test_precision_search.py",
+    "tests/tasks/stages/test_export.py",
+    "tests/flows/commands/test_commit_commands.py",
+    "tests/flows/pushes/test_feedback_flow.py",
+    "tests/infra/test_registry_roles.py",
+    "tests/tasks/objects/test_races.py",
+    "tests/tasks/objects/test_kills.py",
+    "tests/tasks/objects/test_faults.py",
+    "tests/tasks/release/test_pull.py",
+    "tests/flows/pushes/test_commit_conversion.py",
+    "tests/validation/test_default_policy.py",
+    "tests/flows/promotion/test_promote_flow.py",
+    "tests/flows/promotion/test_mlflow_aliases.py",
 )
 
 
