@@ -52,6 +52,7 @@ def examine(settings: Settings) -> list[Check]:
         _mlflow(settings),
         _prefect(),
         _folder("artifact store", settings.store_path),
+        _folder("state", settings.state_path),
         _registry(settings),
         _disk(settings.home.resolve()),
     ]
