@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from flows.console import label_of
-from flows.conversion.engine_flow import as_task
 from flows.promotion.mlflow_aliases import update_aliases
+from flows.stage import in_flow
 from tasks.errors import EnginegateError
 from tasks.registry.channels import ChannelName
 from tasks.release.candidates import point_candidate
@@ -17,9 +17,6 @@ if TYPE_CHECKING:
     from flows.conversion.conversion_plan import ConversionPlan
     from flows.session import Session
     from tasks.records import DataArtifact, EngineOutcome, ReferenceArtifact
-
-publish_task = as_task(publish_engine)
-candidate_task = as_task(point_candidate)
 
 
 def require_registry(session: Session, plan: ConversionPlan) -> None:
@@ -88,7 +85,7 @@ def _register(
         return
     session.reporter.step(
         f"register {label_of(outcome.cell)}",
-        lambda progress: publish_task(session.stage_context(progress), session.registry, manifest),
+        lambda progress: in_flow(publish_engine)(session.stage_context(progress), session.registry, manifest),
         lambda new: "registered" if new else "registered before",
     )
 
@@ -97,6 +94,6 @@ def _point_candidate(session: Session, plan: ConversionPlan, target: str) -> Non
     model, version = plan.directory.spec.name, plan.version
     session.reporter.step(
         f"candidate {target}",
-        lambda _: candidate_task(session.registry, model, version, target, session.settings.actor),
+        lambda _: in_flow(point_candidate)(session.registry, model, version, target, session.settings.actor),
         lambda move: move.engine_id if move else "was pointed at this version before",
     )
