@@ -80,3 +80,9 @@ class FilledPath(click.Path):
         if value == "":
             self.fail("is empty; name a file or a folder.", param, ctx)
         return super().convert(value, param, ctx)
+
+
+def model_option(otherwise: str) -> Callable[[Command], Command]:
+    """The option `--model`, a model directory; `otherwise` says which it is where it is left out."""
+    text = f"The model directory; left out, {otherwise}."
+    return click.option("--model", type=FilledPath(), metavar="DIRECTORY", help=text)

@@ -13,12 +13,16 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import click
+
+from flows.commands.command import Document, command_of
 from tasks.backends import CPU
-from tasks.errors import EnginegateError, InputError, StageError
+from tasks.errors import EnginegateError, ExitCode, InputError, StageError
 from tasks.specs import TARGET, TARGETS
 from tasks.tracking.connection import without_credentials
 
 if TYPE_CHECKING:
+    from flows.session import Session
     from flows.settings import Settings
 
 MINIMUM_FREE_GB = 5.0
@@ -33,6 +37,17 @@ class Check:
     ok: bool
     needed: bool
     detail: str
+
+
+@click.command()
+@click.option("--target", default="cpu", show_default=True, metavar="TARGET", help="What this host should make.")
+@command_of
+def doctor(session: Session, target: str) -> tuple[Document, int]:
+    """Say what this host can do, and what it lacks; with a GPU's --target, whether it is a runner of that target."""
+    checks = examine_runner(session.settings, target)
+    rows = [["✓" if check.ok else "✕" if check.needed else "-", check.name, check.detail] for check in checks]
+    session.reporter.table(["", "", ""], rows)
+    return as_json(checks), 0 if healthy(checks) else ExitCode.UNEXPECTED
 
 
 def examine(settings: Settings) -> list[Check]:
