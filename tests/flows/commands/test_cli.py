@@ -3,6 +3,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 import pytest
@@ -11,7 +12,9 @@ from click.testing import CliRunner
 from flows.commands.calibration_commands import COMMANDS as OF_CALIBRATION
 from flows.commands.calibration_commands import calibration
 from flows.commands.cli import COMMANDS, main
-from flows.commands.lazy_group import Row
+
+if TYPE_CHECKING:
+    from flows.commands.lazy_group import Row
 
 ROOT = Path(__file__).resolve().parents[3]
 ALL_HELPS = f"""
