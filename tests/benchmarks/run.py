@@ -26,9 +26,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from calibration_check import calibration_check
+from drift import drift
 from gate.calibration import DRAWS
 from gate.report import calibration, naive_pvalue, size, with_draws
-from likeness import likeness
 from memory import compare_peak_bytes
 from plan import plan
 from pushes import pushes
@@ -265,7 +265,7 @@ MEASUREMENTS = (
     naive_pvalue,
     calibration,
     calibration_check,
-    likeness,
+    drift,
     registry,
     plan,
     pushes,

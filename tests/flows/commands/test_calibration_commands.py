@@ -228,11 +228,11 @@ def test_another_sample_than_the_manifest_s_may_be_named(project: Project, tmp_p
     np.savez(tmp_path / "far.npz", **far)  # type: ignore[arg-type]
     code, document, text = project.run("calibration", "check", str(folder))
     assert (code, document["production"], document["resemblance"]["run"]) == (3, "far.npz", None)
-    assert {finding["check"] for finding in document["findings"]} == {"likeness"}
+    assert {finding["check"] for finding in document["findings"]} == {"drift"}
     assert "! no model.yaml near the sample: the reference is not run; name it with --model" in text
     code, document, text = project.run("calibration", "check", str(folder), "--model", str(project.model))
     assert (code, document["resemblance"]["run"][0]) == (3, 300)
-    assert {finding["check"] for finding in document["findings"]} == {"likeness", "range"}
+    assert {finding["check"] for finding in document["findings"]} == {"drift", "range"}
     assert check(project, folder)[0] == 0
 
 
@@ -270,7 +270,7 @@ def test_the_format_of_the_files_changes_nothing_that_is_found(project: Project,
     ]
     assert [code for code, _, _ in found] == [3, 3, 3]
     assert found[0][1] == found[1][1] == found[2][1]
-    assert {finding["check"] for finding in found[0][1]["findings"]} == {"likeness", "range"}
+    assert {finding["check"] for finding in found[0][1]["findings"]} == {"drift", "range"}
 
 
 def test_constants_and_zeros_give_a_document_that_is_json(project: Project, tmp_path: Path) -> None:

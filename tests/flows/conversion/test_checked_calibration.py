@@ -252,7 +252,7 @@ def test_what_is_accepted_stands_in_the_registry_and_in_mlflow(refused: Refused)
     assert (parent.data.params["calibration.accepted"], parent.data.params["calibration.findings"]) == (REASON, "1")
     assert (made.data.params["calibration.accepted"], made.data.params["calibration.findings"]) == (REASON, finding)
     files = {item.path for item in client.list_artifacts(parent.info.run_id, "calibration")}
-    assert files == {f"calibration/{name}" for name in ("report.json", "report.md", "likeness.png", "ranges.png")}
+    assert files == {f"calibration/{name}" for name in ("report.json", "report.md", "drift.png", "ranges.png")}
 
 
 def rewrite(folder: Path, suffix: str) -> None:
