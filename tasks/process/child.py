@@ -28,7 +28,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from tasks.errors import EnginegateError, InputError, RefusedError, StageError
 from tasks.process.kernel import adopt_orphans, die_with, hide_environment, kill_descendants, limit_memory
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-Reply = TypeVar("Reply", bound=BaseModel)
+Reply = TypeVar("Reply")
 
 START = str(Path(__file__).with_name("start.py"))
 LOG_TAIL_LINES = 24
@@ -80,8 +80,9 @@ class Child:
     """A child process that serves requests to one function until it is closed.
 
     `entry` is `module:function`, run by this interpreter or by `python`. The function takes a request (a dict of JSON
-    values) and a callable for progress (done, total), and returns a pydantic model. What it must keep between requests
-    it keeps in its own module. `memory_limit_bytes` holds from before it imports anything but this module.
+    values) and a callable for progress (done, total), and returns a pydantic model or a JSON value. What it must keep
+    between requests it keeps in its own module. `memory_limit_bytes` holds from before it imports anything but this
+    module.
     """
 
     def __init__(
@@ -227,7 +228,7 @@ class Child:
 
     def _validated(self, reply: type[Reply], result: object) -> Reply:
         try:
-            return reply.model_validate(result)
+            return TypeAdapter(reply).validate_python(result)
         except ValidationError:
             raise self._stopped(f"sent what is no {reply.__name__}") from None
 
@@ -332,7 +333,7 @@ def serve(arguments: Sequence[str]) -> None:
     def answer(line: bytes) -> dict[str, Any]:
         try:
             result = getattr(importlib.import_module(f"{PRIVATE}.{module}"), function)(json.loads(line), progress)
-            return {"result": result.model_dump(mode="json")}
+            return {"result": result.model_dump(mode="json") if isinstance(result, BaseModel) else result}
         except Exception as error:  # noqa: BLE001 - whatever it is, the parent must hear of it
             traceback.print_exc()
             return {"error": type(error).__name__, "message": str(error)}

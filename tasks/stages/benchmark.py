@@ -54,10 +54,10 @@ class Turn(Frozen):
     """One turn: call an engine, or else the module, on a batch of `extents` for about `seconds`."""
 
     target: str
-    plan: str = ""
+    plan: Path | None = None
     module: ModuleRequest | None = None
     form: PytorchForm = PytorchForm.EAGER_FP32
-    data: str
+    data: Path
     inputs: dict[str, InputSpec]
     extents: dict[str, int]
     seconds: float
@@ -101,8 +101,8 @@ def benchmark_engine(context: StageContext, job: EngineJob, engine: BuiltEngine)
     def produce() -> Benchmark:
         with context.store.scratch() as folder, ExitStack() as stack:
             base: dict[str, Any] = {"target": target, "inputs": spec.inputs, "extents": {}, "seconds": 0.0}
-            base["data"] = str(context.store.fetch(job.data.inputs, folder / "inputs"))
-            plan = str(context.store.fetch(engine.plan, folder / "plan"))
+            base["data"] = context.store.fetch(job.data.inputs, folder / "inputs")
+            plan = context.store.fetch(engine.plan, folder / "plan")
             race = _Race(context, job, folder, stack)
             race.enter(None, Turn(plan=plan, **base))
             if versions is not None:
@@ -264,7 +264,7 @@ def take_turn(payload: dict[str, Any], _progress: Callable[[int, int], None]) ->
 @functools.cache
 def _feeds(turn: str) -> Arrays:
     request = Turn.model_validate_json(turn)
-    return make_feeds(Path(request.data), request.inputs, request.extents)
+    return make_feeds(request.data, request.inputs, request.extents)
 
 
 def _feeds_of(turn: Turn) -> Arrays:

@@ -8,8 +8,6 @@ from __future__ import annotations
 import shutil
 from typing import TYPE_CHECKING, TypeVar
 
-from pydantic import BaseModel
-
 from tasks.errors import InputError
 from tasks.model.model_directory import SPEC_FILE
 from tasks.model.toolchain import package_versions
@@ -23,12 +21,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from pydantic import BaseModel
+
     from tasks.model.model_directory import ModelDirectory
     from tasks.process.context import StageContext
     from tasks.specs import ModelSpec
     from tasks.store.interface import ArtifactStore
 
-Reply = TypeVar("Reply", bound=BaseModel)
+Reply = TypeVar("Reply")
 SOURCE_FOLDER = "source"
 
 
@@ -73,9 +73,9 @@ def fetch_module(store: ArtifactStore, module: ModuleArtifact, spec: ModelSpec, 
     """
     files = store.fetch(module.files, folder)
     return ModuleRequest(
-        folder=str(files / SOURCE_FOLDER),
+        folder=files / SOURCE_FOLDER,
         source=module.source,
-        weights=None if module.weights is None else str(files / module.weights),
+        weights=None if module.weights is None else files / module.weights,
         inputs=spec.inputs,
         outputs=tuple(spec.outputs),
     )
@@ -108,9 +108,9 @@ def lay_out(directory: ModelDirectory, folder: Path, key: dict[str, object]) -> 
         weights = folder / directory.weights.name
         _copy(directory.weights, weights, str(key["weights"]))
     return ModuleRequest(
-        folder=str(sources),
+        folder=sources,
         source=directory.spec.source,
-        weights=None if weights is None else str(weights),
+        weights=weights,
         inputs=directory.spec.inputs,
         outputs=tuple(directory.spec.outputs),
     )

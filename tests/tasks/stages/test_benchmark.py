@@ -131,7 +131,7 @@ def fake_engine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeEngine:
 
 
 def turn_of(folder: Path, **changes: Any) -> Turn:
-    turn = Turn(target="cpu", data=str(folder), inputs=tiny_spec().inputs, extents={"batch": 5}, seconds=0.0)
+    turn = Turn(target="cpu", data=folder, inputs=tiny_spec().inputs, extents={"batch": 5}, seconds=0.0)
     return turn.model_copy(update=changes)
 
 

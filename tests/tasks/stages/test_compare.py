@@ -78,14 +78,13 @@ def compare(
         save_shard(folders["inputs"], number, {"features": features[rows]})
         save_shard(folders["annotations"], number, {"label": rows, "slice.group": labels[rows]})
         save_shard(folders["reference"], number, {"score": score(features[rows])})
-    paths = {name: str(path) for name, path in folders.items()}
     run = RunRequest(
-        target="cpu", **{name: paths[name] for name in ("plan", "inputs", "candidate")}, batch=Dim(**batch)
+        target="cpu", **{name: folders[name] for name in ("plan", "inputs", "candidate")}, batch=Dim(**batch)
     )
     steps: list[tuple[int, int]] = []
     run_in_child(run.model_dump(mode="json"), lambda done, total: steps.append((done, total)))
     measure = MeasureRequest(
-        **{name: paths[name] for name in ("reference", "candidate", "annotations")},
+        **{name: folders[name] for name in ("reference", "candidate", "annotations")},
         inputs=None,
         outputs=spec.outputs,
         slices={},
@@ -299,7 +298,7 @@ def test_a_plan_that_no_sample_runs_is_not_judged_and_fails_the_stage(
         save_shard(root / "inputs", 0, shard)
         request = RunRequest(
             target="cpu",
-            **{name: str(root / name) for name in ("plan", "inputs", "candidate")},
+            **{name: root / name for name in ("plan", "inputs", "candidate")},
             batch=batch,
         )
         run_in_child(request.model_dump(mode="json"), ignore_progress)

@@ -83,7 +83,7 @@ def test_a_model_with_the_products_names_is_timed_by_another_interpreter(
     turn = Turn(
         target="cpu",
         module=lay_out(directory, tmp_path / "module", module_key(directory)),
-        data=str(tmp_path / "data"),
+        data=tmp_path / "data",
         inputs={"features": InputSpec(dtype="float32", shape=("batch", 24))},
         extents={"batch": 4},
         seconds=0.0,
