@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from tasks.backends import backend_for
+from tasks.backends import backend_of
 from tasks.backends.interface import BuildJob
 from tasks.backends.timing_cache import timing_cache_path
 from tasks.process.child import call_in_child
@@ -23,9 +23,9 @@ RECIPE = 3
 
 
 class BuildRequest(BuildJob):
-    """What the child builds, and for which target."""
+    """What the child builds, and for which runtime."""
 
-    target: str
+    runtime: str
 
 
 def build_engine(context: StageContext, job: EngineJob) -> StageResult[BuiltEngine]:
@@ -36,7 +36,7 @@ def build_engine(context: StageContext, job: EngineJob) -> StageResult[BuiltEngi
         StageError: this host cannot build for the target, or the builder failed, crashed or took too long.
     """
     cell, spec = job.cell, job.spec
-    backend = backend_for(cell.target)
+    backend = backend_of(cell.runtime)
     identity, options = backend.identity(), backend.options(spec.build)
     key: dict[str, object] = {
         "recipe": RECIPE,
@@ -83,7 +83,7 @@ def _request(context: StageContext, job: EngineJob, identity: BackendIdentity, f
         plugins = tuple(libraries / file.path for file in job.plugins.files)
     cache = context.timing_caches
     return BuildRequest(
-        target=job.cell.target,
+        runtime=job.cell.runtime,
         precision=job.cell.precision,
         onnx=next(onnx.glob("*.onnx")),
         plan=folder / "plan",
@@ -98,4 +98,4 @@ def _request(context: StageContext, job: EngineJob, identity: BackendIdentity, f
 def build_in_child(raw: dict[str, Any], progress: Callable[[int, int], None]) -> tuple[str, ...]:
     """Child entry: serve a BuildRequest; return the backend's warnings."""
     request = BuildRequest.model_validate(raw)
-    return backend_for(request.target).build(request, progress)
+    return backend_of(request.runtime).build(request, progress)

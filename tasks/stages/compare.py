@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tasks.backends import backend_for
+from tasks.backends import backend_of
 from tasks.backends.compatibility import refuse_elsewhere
 from tasks.errors import StageError
 from tasks.process.child import call_in_child
@@ -41,7 +41,7 @@ MEASURE_RECIPE = 1
 class RunRequest(Frozen):
     """What the child runs; paths are folders. Outputs go to `candidate`, sharded as `inputs`."""
 
-    target: str
+    runtime: str
     plan: Path
     inputs: Path
     candidate: Path
@@ -87,7 +87,7 @@ def compare_engine(context: StageContext, job: EngineJob, engine: BuiltEngine) -
         RefusedError: the engine was built for another GPU or runtime than this host's.
         StageError: the engine cannot be loaded, it crashes while it runs, or no sample runs one of its plans.
     """
-    refuse_elsewhere(engine.backend, backend_for(job.cell.target).identity())
+    refuse_elsewhere(engine.backend, backend_of(job.cell.runtime).identity())
     candidate = _run_engine(context, job, engine)
     measured = _measure(context, job, candidate.result.outputs)
     compared = ComparedEngine(
@@ -114,7 +114,7 @@ def _run_engine(context: StageContext, job: EngineJob, engine: BuiltEngine) -> S
         with context.store.scratch() as folder:
             (folder / "candidate").mkdir()
             request = RunRequest(
-                target=job.cell.target,
+                runtime=job.cell.runtime,
                 plan=context.store.fetch(engine.plan, folder / "plan"),
                 inputs=context.store.fetch(job.data.inputs, folder / "inputs"),
                 candidate=folder / "candidate",
@@ -181,7 +181,7 @@ def _measure(context: StageContext, job: EngineJob, candidate: Artifact) -> Stag
 def run_in_child(payload: dict[str, Any], progress: Callable[[int, int], None]) -> int:
     """Child entry: serve a RunRequest; return the largest resident memory of this process in bytes."""
     request = RunRequest.model_validate(payload)
-    engine = backend_for(request.target).load(request.plan)
+    engine = backend_of(request.runtime).load(request.plan)
     shards = shard_paths(request.inputs)
     sizes = itertools.cycle(request.batch.buckets or (request.batch.opt,))
     for number, path in enumerate(shards):

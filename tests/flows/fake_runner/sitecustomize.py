@@ -32,7 +32,7 @@ def find_gpu() -> Any:
     return gpu.Gpu(**json.loads((HERE / "gpu.json").read_text()))
 
 
-def backend_for(_target: str) -> Any:
+def backend_of(_runtime: str) -> Any:
     """ONNX Runtime under the GPU's name."""
     ort = importlib.import_module(f"{PRODUCT}tasks.backends.ort")  # only a few processes need it
 
@@ -53,4 +53,4 @@ def backend_for(_target: str) -> Any:
 
 gpu.find_gpu = find_gpu
 torch_python.torch_versions = lambda _python: None  # the torch of this host sees no GPU
-backends.backend_for = backend_for
+backends.backend_of = backend_of

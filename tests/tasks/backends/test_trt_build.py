@@ -18,7 +18,7 @@ import onnx
 import pytest
 
 import tasks.backends
-from tasks.backends import backend_for, trt
+from tasks.backends import backend_of, trt
 from tasks.backends.interface import BuildJob
 from tasks.backends.trt import TensorRtBackend, import_tensorrt
 from tasks.backends.trt_build import build_plans
@@ -331,7 +331,7 @@ def test_every_version_of_the_supported_lines_is_taken(version: str) -> None:
 def test_the_backend_builds_with_the_installed_tensorrt(fake: FakeTensorrt, tmp_path: Path) -> None:
     job = make_job(tmp_path)
     assert import_tensorrt() is fake.module
-    assert backend_for("t4").build(job, lambda _done, _total: None) == ()
+    assert backend_of("tensorrt").build(job, lambda _done, _total: None) == ()
     assert files_in(tmp_path / "plan") == ["engine.json", "engine.plan"]
 
 
@@ -351,7 +351,7 @@ def test_a_tensorrt_that_cannot_be_loaded_names_the_extra(
 def test_the_identity_names_the_gpu_and_the_release(fake: FakeTensorrt, monkeypatch: pytest.MonkeyPatch) -> None:
     gpu = SimpleNamespace(name="NVIDIA L4", compute_capability="8.9", cuda="13.0", driver="580.65", mig=None)
     monkeypatch.setattr(trt, "find_gpu", lambda: gpu)
-    identity = backend_for("l4").identity()
+    identity = backend_of("tensorrt").identity()
     assert (identity.name, identity.version, identity.device) == ("tensorrt", fake.version, "NVIDIA L4")
     assert (identity.compute_capability, identity.cuda, identity.driver) == ("8.9", "13.0", "580.65")
 

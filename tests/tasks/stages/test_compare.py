@@ -79,7 +79,7 @@ def compare(
         save_shard(folders["annotations"], number, {"label": rows, "slice.group": labels[rows]})
         save_shard(folders["reference"], number, {"score": score(features[rows])})
     run = RunRequest(
-        target="cpu", **{name: folders[name] for name in ("plan", "inputs", "candidate")}, batch=Dim(**batch)
+        runtime="onnxruntime", **{name: folders[name] for name in ("plan", "inputs", "candidate")}, batch=Dim(**batch)
     )
     steps: list[tuple[int, int]] = []
     run_in_child(run.model_dump(mode="json"), lambda done, total: steps.append((done, total)))
@@ -288,7 +288,7 @@ def test_a_plan_that_no_sample_runs_is_not_judged_and_fails_the_stage(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batch = Dim(min=1, opt=1, max=16, buckets=(1, 16))
-    monkeypatch.setattr("tasks.stages.compare.backend_for", lambda _target: Bucketed(batch))
+    monkeypatch.setattr("tasks.stages.compare.backend_of", lambda _runtime: Bucketed(batch))
 
     def compared(samples: int) -> int:
         root = tmp_path / str(samples)
@@ -297,7 +297,7 @@ def test_a_plan_that_no_sample_runs_is_not_judged_and_fails_the_stage(
             (root / folder).mkdir(parents=True)
         save_shard(root / "inputs", 0, shard)
         request = RunRequest(
-            target="cpu",
+            runtime="onnxruntime",
             **{name: root / name for name in ("plan", "inputs", "candidate")},
             batch=batch,
         )

@@ -82,6 +82,7 @@ def test_a_model_with_the_products_names_is_timed_by_another_interpreter(
     np.savez(tmp_path / "data" / "00000.npz", **make_features(4))
     turn = Turn(
         target="cpu",
+        runtime="onnxruntime",
         module=lay_out(directory, tmp_path / "module", module_key(directory)),
         data=tmp_path / "data",
         inputs={"features": InputSpec(dtype="float32", shape=("batch", 24))},
