@@ -14,8 +14,7 @@ from tasks.errors import InputError, RefusedError
 from tasks.process.child import ignore_progress
 from tasks.records import Cell, EngineManifest
 from tasks.registry.evidence import artifacts_of, find_contradictions
-from tasks.registry.layout import ENGINES, blob_key, manifest_key
-from tasks.specs import Precision
+from tasks.registry.layout import ENGINES, blob_key, cell_at, manifest_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -33,9 +32,6 @@ CIRCUMSTANCES = {
     "created_at", "mlflow_run", "benchmark", "source_commit", "backend", "cache_key", "comparison", "verdict",
     "calibration", "smoke", "who",
 }  # fmt: skip
-
-
-_DEPTH = 4  # parts of a cell in a manifest's key
 
 
 @dataclass(frozen=True)
@@ -120,15 +116,8 @@ class Engines:
 
     def list_cells(self, model: str | None = None) -> list[Cell]:
         """All engines, or those of a model, sorted by engine id; their manifests are not read yet."""
-        cells = []
-        for entry in self.objects.list(ENGINES if model is None else f"{ENGINES}{model}/"):
-            parts = entry.key.removeprefix(ENGINES).split("/")
-            if len(parts) == _DEPTH + 1 and parts[-1] == "manifest.json":
-                model, version, target, precision = parts[:_DEPTH]
-                try:
-                    cells.append(Cell(model=model, version=version, target=target, precision=Precision(precision)))
-                except ValueError:  # a key that no publisher made
-                    continue
+        listed = self.objects.list(ENGINES if model is None else f"{ENGINES}{model}/")
+        cells = [cell for entry in listed if (cell := cell_at(entry.key)) is not None]
         return sorted(cells, key=lambda cell: cell.engine_id)
 
     def read_manifest(self, cell: Cell) -> EngineManifest:

@@ -10,15 +10,15 @@ from pydantic import TypeAdapter, ValidationError
 
 from tasks.errors import InputError, RefusedError
 from tasks.process.child import ignore_progress
-from tasks.records import Cell
 from tasks.registry.channels import ChannelName
-from tasks.registry.layout import CHANNELS, ENGINES, channel_key, manifest_key
-from tasks.specs import TARGET, Name, Precision
+from tasks.registry.layout import CHANNELS, ENGINES, cell_at, channel_key, manifest_key
+from tasks.specs import TARGET, Name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from tasks.objects.interface import Entry, ObjectStore
+    from tasks.records import Cell
     from tasks.registry.channels import Channel
     from tasks.registry.engines import SignedManifest
     from tasks.registry.registry import Registry
@@ -70,21 +70,12 @@ def list_engines(objects: ObjectStore, below: str = "") -> tuple[dict[Cell, Entr
     """The engines by id, each with its manifest as it is listed, and the keys among them that are no manifest's."""
     found, strangers = {}, []
     for entry in objects.list(f"{ENGINES}{below}"):
-        cell = _cell_of(entry.key)
+        cell = cell_at(entry.key)
         if cell is None:
             strangers.append(entry.key)
         else:
             found[cell] = entry
     return dict(sorted(found.items(), key=lambda item: item[0].engine_id)), strangers
-
-
-def _cell_of(key: str) -> Cell | None:
-    try:
-        model, version, target, precision, _ = key.removeprefix(ENGINES).split("/")
-        cell = Cell(model=model, version=version, target=target, precision=Precision(precision))
-    except ValueError:  # also of pydantic
-        return None
-    return cell if manifest_key(cell) == key else None
 
 
 def _place_of(key: str) -> Place | None:

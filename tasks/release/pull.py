@@ -12,7 +12,7 @@ import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tasks.backends import backend_for
+from tasks.backends import backend_of
 from tasks.backends.compatibility import refuse_elsewhere
 from tasks.errors import InputError, RefusedError, StageError
 from tasks.process.child import ignore_progress
@@ -202,7 +202,7 @@ def _find_faults(order: Order, move: Move, signed: SignedManifest) -> list[str]:
 
 def _require_runtime(manifest: EngineManifest) -> None:
     try:
-        refuse_elsewhere(manifest.backend, backend_for(manifest.cell.target).identity())
+        refuse_elsewhere(manifest.backend, backend_of(manifest.cell.runtime).identity())
     except RefusedError as error:
         raise RefusedError(f"{manifest.engine_id}: {error}") from None
 
@@ -270,7 +270,7 @@ def _check(folder: ServingFolder, offer: Offer, limit_s: float) -> SmokeReport:
     with folder.scratch() as scratch:
         try:
             report = run_smoke(
-                manifest.cell.target, engine / "plan", engine / "smoke", manifest.dims[batch], scratch, limit_s
+                manifest.cell.runtime, engine / "plan", engine / "smoke", manifest.dims[batch], scratch, limit_s
             )
         except StageError as error:
             raise StageError(f"{manifest.engine_id} cannot be run here, so `current` stays as it is: {error}") from None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from tasks.specs import Dim, ExportSpec, Frozen, InputSpec
 
 PLAIN, SIMPLIFIED = "plain", "simplified"
@@ -10,9 +12,9 @@ PLAIN, SIMPLIFIED = "plain", "simplified"
 class ModuleRequest(Frozen):
     """Where a child finds the module: `folder` holds copies of its source files; paths are of this host."""
 
-    folder: str
+    folder: Path
     source: str
-    weights: str | None
+    weights: Path | None
     inputs: dict[str, InputSpec]
     outputs: tuple[str, ...]
 
@@ -23,8 +25,8 @@ class ExportRequest(Frozen):
     module: ModuleRequest
     dims: dict[str, Dim]
     export: ExportSpec
-    samples: str | None
-    output: str
+    samples: Path | None
+    output: Path
     external_bytes: int
 
 
@@ -43,11 +45,5 @@ class ReferenceRequest(Frozen):
 
     module: ModuleRequest
     batch: Dim
-    shards: str
-    output: str
-
-
-class ReferenceReply(Frozen):
-    """How many samples the module ran on."""
-
-    samples: int
+    shards: Path
+    output: Path

@@ -8,14 +8,12 @@ from __future__ import annotations
 import shutil
 from typing import TYPE_CHECKING, TypeVar
 
-from pydantic import BaseModel
-
 from tasks.errors import InputError
 from tasks.model.model_directory import SPEC_FILE
 from tasks.model.toolchain import package_versions
 from tasks.process.child import ChildFailedError, call_in_child
 from tasks.records import Artifact, ModuleArtifact
-from tasks.store.digests import digest_file
+from tasks.store.digests import copy_checked, digest_once
 from tasks.store.stage_cache import StageResult, run_cached
 from tasks.torch_side.interface import ModuleRequest
 
@@ -23,12 +21,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from pydantic import BaseModel
+
     from tasks.model.model_directory import ModelDirectory
     from tasks.process.context import StageContext
     from tasks.specs import ModelSpec
     from tasks.store.interface import ArtifactStore
 
-Reply = TypeVar("Reply", bound=BaseModel)
+Reply = TypeVar("Reply")
 SOURCE_FOLDER = "source"
 
 
@@ -38,7 +38,7 @@ def module_key(directory: ModelDirectory) -> dict[str, object]:
     return {
         "sources": directory.source_files(),
         "source": spec.source,
-        "weights": None if directory.weights is None else digest_file(directory.weights)[0],
+        "weights": None if directory.weights is None else digest_once(directory.weights),
         "inputs": {name: tensor.model_dump(mode="json") for name, tensor in spec.inputs.items()},
         "outputs": list(spec.outputs),
         "versions": package_versions("torch", "safetensors", "numpy"),
@@ -52,7 +52,7 @@ def store_module(context: StageContext, directory: ModelDirectory) -> StageResul
         InputError: a file changed while it was read.
     """
     sources = directory.source_files()
-    weights = None if directory.weights is None else digest_file(directory.weights)[0]
+    weights = None if directory.weights is None else digest_once(directory.weights)
     key: dict[str, object] = {"sources": sources, "source": directory.spec.source, "weights": weights}
 
     def produce() -> ModuleArtifact:
@@ -73,9 +73,9 @@ def fetch_module(store: ArtifactStore, module: ModuleArtifact, spec: ModelSpec, 
     """
     files = store.fetch(module.files, folder)
     return ModuleRequest(
-        folder=str(files / SOURCE_FOLDER),
+        folder=files / SOURCE_FOLDER,
         source=module.source,
-        weights=None if module.weights is None else str(files / module.weights),
+        weights=None if module.weights is None else files / module.weights,
         inputs=spec.inputs,
         outputs=tuple(spec.outputs),
     )
@@ -108,9 +108,9 @@ def lay_out(directory: ModelDirectory, folder: Path, key: dict[str, object]) -> 
         weights = folder / directory.weights.name
         _copy(directory.weights, weights, str(key["weights"]))
     return ModuleRequest(
-        folder=str(sources),
+        folder=sources,
         source=directory.spec.source,
-        weights=None if weights is None else str(weights),
+        weights=weights,
         inputs=directory.spec.inputs,
         outputs=tuple(directory.spec.outputs),
     )
@@ -118,8 +118,7 @@ def lay_out(directory: ModelDirectory, folder: Path, key: dict[str, object]) -> 
 
 def _copy(source: Path, target: Path, digest: str) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(source, target)
-    if digest_file(target)[0] != digest:
+    if not copy_checked(source, target, digest):
         raise InputError(f"{source.name}: changed while it was read; run the conversion again")
 
 

@@ -75,15 +75,15 @@ def load_module(request: ModuleRequest) -> PositionalModule:
         )
     _check_parameters(module, request)
     if request.weights is not None:
-        _load_weights(module, Path(request.weights))
+        _load_weights(module, request.weights)
     return PositionalModule(module, request).float().eval().requires_grad_(False)
 
 
 def _find_callable(request: ModuleRequest) -> Callable[[], object]:
     relative, _, name = request.source.rpartition(":")
-    path = Path(request.folder) / relative
+    path = request.folder / relative
     # As a script would: what lies beside the source can be imported.
-    sys.path[:0] = dict.fromkeys((str(path.parent), request.folder))
+    sys.path[:0] = dict.fromkeys((str(path.parent), str(request.folder)))
     module_name = path.stem if path.stem not in sys.modules else f"model_source_{path.stem}"
     specification = importlib.util.spec_from_file_location(module_name, path)
     assert specification is not None  # noqa: S101 - the path ends in .py
@@ -110,7 +110,7 @@ def _call(request: ModuleRequest, what: str, function: Callable[[], object]) -> 
 
 def explain(error: BaseException, request: ModuleRequest) -> str:
     """`ValueError: what it says (model.py, line 12)`; the place is the last one in the user's own files."""
-    folder = Path(request.folder)
+    folder = request.folder
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if folder in Path(frame.filename).parents]
     if isinstance(error, SyntaxError) and error.filename:
         place = f" ({Path(error.filename).name}, line {error.lineno})"

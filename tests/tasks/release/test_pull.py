@@ -331,7 +331,7 @@ class Elsewhere:
 def test_an_engine_for_another_gpu_is_refused_before_anything_is_written(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tasks.release.pull.backend_for", lambda _target: Elsewhere())
+    monkeypatch.setattr("tasks.release.pull.backend_of", lambda _runtime: Elsewhere())
     order = Order("tiny", "t4", ChannelName.PRODUCTION)
     shop.promote(shop.publish(target="t4", backend=T4).cell, order=order)
     with pytest.raises(RefusedError, match=r"tiny-t4-fp32@1+: built for Tesla T4 .*build target h200 instead"):

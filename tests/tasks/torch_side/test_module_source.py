@@ -92,13 +92,13 @@ def test_a_file_that_changes_while_it_is_stored_is_refused(
     context: StageContext, write: Callable[..., ModelDirectory], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     directory = write()
-    copy = module_source.shutil.copyfile
+    copy = module_source.copy_checked
 
-    def change_and_copy(source: Path, target: Path) -> None:
+    def change_and_copy(source: Path, target: Path, digest: str) -> bool:
         source.write_text("changed\n")
-        copy(source, target)
+        return copy(source, target, digest)
 
-    monkeypatch.setattr(module_source.shutil, "copyfile", change_and_copy)
+    monkeypatch.setattr(module_source, "copy_checked", change_and_copy)
     with pytest.raises(InputError, match=r"layers.py: changed while it was read; run the conversion again"):
         store_module(context, directory)
 
