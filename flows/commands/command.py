@@ -20,7 +20,7 @@ EXIT_CODES = {"pass": 0, "fail": 3, "inconclusive": 4}
 MARKS = {"pass": "✓", "fail": "✕", "inconclusive": "?"}
 UNEXPECTED, REFUSED = 1, 5
 CHANNELS = ("candidate", "staging", "canary", "production")
-"""The values of `tasks.registry.channels.ChannelName`, which takes too long to import for `--help`."""
+"""The values of `tasks.registry.moves.ChannelName`, which takes too long to import for `--help`."""
 
 
 def command_of(work: Callable[..., tuple[Document, int]]) -> Callable[..., None]:

@@ -206,7 +206,7 @@ def _registry(settings: Settings) -> Check:
     """A folder is tried; in S3 a channel that nobody has is read, which tells of bucket, rights and keys."""
     from flows.console import Reporter  # noqa: PLC0415 - a command that fails must not import it
     from flows.session import Session  # noqa: PLC0415 - as above
-    from tasks.registry.channels import ChannelName  # noqa: PLC0415 - as above
+    from tasks.registry.moves import ChannelName  # noqa: PLC0415 - as above
 
     address = settings.registry_address
     try:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from flows.session import Session
     from tasks.process.context import StageContext
-    from tasks.registry.channels import Move
+    from tasks.registry.moves import Move
     from tasks.release.promote import Proposal
 
 
@@ -54,7 +54,7 @@ def promote(
     Shows what is there now and what would come, and asks. No step is skipped and nothing but a pass moves on, unless
     --override says why. Without --engine, `candidate` gets the fastest engine that passed of the newest version.
     """
-    from tasks.registry.channels import ChannelName  # noqa: PLC0415
+    from tasks.registry.moves import ChannelName  # noqa: PLC0415
     from tasks.release.promote import propose_promotion  # noqa: PLC0415
 
     proposal = propose_promotion(session.registry, session.store, model, target, ChannelName(channel), engine)
@@ -75,7 +75,7 @@ def rollback(
 
     Shows what is there now and what would come, and asks.
     """
-    from tasks.registry.channels import ChannelName  # noqa: PLC0415
+    from tasks.registry.moves import ChannelName  # noqa: PLC0415
     from tasks.release.promote import propose_rollback  # noqa: PLC0415
 
     proposal = propose_rollback(session.registry, model, target, ChannelName(channel))
@@ -94,7 +94,7 @@ def history(session: Session, model: str, target: str, channel: str | None) -> t
     """
     from flows.promotion.promotion_report import history_document, show_history  # noqa: PLC0415
     from tasks.errors import RefusedError  # noqa: PLC0415
-    from tasks.registry.channels import ChannelName  # noqa: PLC0415
+    from tasks.registry.moves import ChannelName  # noqa: PLC0415
     from tasks.release.select import check_place  # noqa: PLC0415
 
     check_place(model, target)

@@ -73,7 +73,7 @@ def pull(
     With --watch --json, each change and each new error is one line of JSON, whose `event` is `pulled`, `error`, or
     `recovered` where the channel is in order again and did not move.
     """
-    from tasks.registry.channels import ChannelName  # noqa: PLC0415
+    from tasks.registry.moves import ChannelName  # noqa: PLC0415
     from tasks.release.pull import Order  # noqa: PLC0415
     from tasks.release.select import check_place  # noqa: PLC0415
     from tasks.release.serving_folder import ServingFolder  # noqa: PLC0415

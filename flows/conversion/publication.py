@@ -8,7 +8,7 @@ from flows.console import label_of
 from flows.conversion.engine_flow import as_task
 from flows.promotion.mlflow_aliases import update_aliases
 from tasks.errors import EnginegateError
-from tasks.registry.channels import ChannelName
+from tasks.registry.moves import ChannelName
 from tasks.release.candidates import point_candidate
 from tasks.release.publish import describe_engine, keep_rejected, publish_engine
 from validation.verdict import Outcome

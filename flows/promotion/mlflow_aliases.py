@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 
 from tasks.errors import EnginegateError, RefusedError
 from tasks.records import Cell
-from tasks.registry.channels import ChannelName
 from tasks.registry.layout import manifest_key
+from tasks.registry.moves import ChannelName
 from tasks.rule_view import deciding_words
 from tasks.tracking.registered_models import RegisteredEngine, alias_of, mirror_engines
 
 if TYPE_CHECKING:
     from flows.session import Session
-    from tasks.registry.channels import Move
     from tasks.registry.engines import SignedManifest
+    from tasks.registry.moves import Move
 
 # MLflow is imported in 2 to 3 s; then four small requests an engine take milliseconds.
 LIMIT_S = 20.0

@@ -25,14 +25,14 @@ from flows.promotion.mlflow_aliases import S3, update_aliases
 from flows.promotion.promotion_report import comparison_rows
 from flows.session import current_session
 from tasks.errors import InputError, RefusedError, printable
-from tasks.registry.channels import ChannelName
+from tasks.registry.moves import ChannelName
 from tasks.release.promote import carry_out, propose_promotion, require_permission
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import State
 
     from flows.session import Session
-    from tasks.registry.channels import Move
+    from tasks.registry.moves import Move
     from tasks.release.promote import Proposal
 
 POLL_S = 3

@@ -13,8 +13,9 @@ from validation.verdict import Outcome
 if TYPE_CHECKING:
     from flows.console import Reporter
     from tasks.records import Benchmark, EngineManifest
-    from tasks.registry.channels import Channel, Move, SignedMove
+    from tasks.registry.channels import Channel
     from tasks.registry.engines import SignedManifest
+    from tasks.registry.moves import Move, SignedMove
     from tasks.registry.signing import Signature
     from tasks.release.promote import Proposal
     from tasks.rule_view import JudgedRule

@@ -12,76 +12,24 @@ import random
 import time
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from enum import Enum
-from typing import TYPE_CHECKING, Annotated, Literal
-
-from pydantic import Field, ValidationError
+from typing import TYPE_CHECKING, Literal
 
 from tasks.errors import InputError, RefusedError
 from tasks.objects.interface import ChangedError
-from tasks.records import LONGEST_REASON
 from tasks.registry.layout import channel_key
-from tasks.specs import ENGINE_ID, Digest, Frozen
+from tasks.registry.moves import ChannelName, Move
+from tasks.registry.trust import TrustedHistory
 from tasks.store.digests import canonical_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tasks.objects.interface import ObjectStore
-    from tasks.registry.signing import Signature, Signed, Signing
-
-EngineId = Annotated[str, Field(pattern=ENGINE_ID.pattern)]
+    from tasks.registry.moves import SignedMove
+    from tasks.registry.signing import Signed, Signing
 
 MOST_TRIES = 8
 FIRST_PAUSE_S = 0.02
-
-
-class ChannelName(str, Enum):
-    """The channels, in the order in which an engine goes through them."""
-
-    CANDIDATE = "candidate"
-    STAGING = "staging"
-    CANARY = "canary"
-    PRODUCTION = "production"
-
-    @property
-    def before(self) -> ChannelName | None:
-        """The step before; None for the first."""
-        order = list(ChannelName)
-        place = order.index(self)
-        return order[place - 1] if place else None
-
-
-class Move(Frozen):
-    """One move of a channel: to which engine, by digest of its manifest, from which, why, by whom and when (UTC).
-
-    `number` counts from 1, and `previous` is the digest of the move before. `override` is the reason for breaking a
-    rule of promotion, for ever in the history.
-    """
-
-    schema_version: Literal[1] = 1
-    model: str
-    target: str
-    channel: ChannelName
-    number: Annotated[int, Field(ge=1)]
-    previous: Digest | None
-    kind: Literal["promote", "rollback"]
-    engine_id: EngineId
-    manifest: Digest
-    before: EngineId | None
-    reason: Annotated[str, Field(max_length=LONGEST_REASON)]
-    override: Annotated[str, Field(max_length=LONGEST_REASON)] | None = None
-    who: Annotated[str, Field(min_length=1, max_length=LONGEST_REASON)]
-    when: Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00$")]
-
-
-@dataclass(frozen=True)
-class SignedMove:
-    """A move, the digest of its document, and who signed it."""
-
-    move: Move
-    digest: str
-    signature: Signature
 
 
 @dataclass(frozen=True)
@@ -100,41 +48,48 @@ class Channel:
 
 
 class Channels:
-    """The channels of a registry."""
+    """The channels of a registry. One object serves one reader, whose channels may only ever get longer."""
 
     def __init__(self, objects: ObjectStore, signing: Signing) -> None:
         self._objects, self._signing = objects, signing
-        # What the envelopes of the last channel hold, so that reading it again checks only what is new.
-        self._known: dict[bytes, Signed] = {}
+        # What the envelopes of the last channel hold and who signed them: facts of their bytes, so that reading it
+        # again opens only what is new. Whether they may be believed is asked of `TrustedHistory` at every reading.
+        self._opened: dict[bytes, Signed] = {}
+        self._final: dict[tuple[str, str, ChannelName], SignedMove] = {}
 
     def read(self, model: str, target: str, name: ChannelName) -> Channel:
         """Read a channel and check every move of it.
 
         Raises:
-            RefusedError: it is damaged, a move was changed, dropped or comes from elsewhere, or is not signed by a
-                trusted key where a trust root is set.
+            RefusedError: it is damaged, a move was changed, dropped or comes from elsewhere, the newest is not signed
+                by a trusted key where a trust root is set, or this reader saw moves that are gone.
         """
+        place = (model, target, name)
+        seen = self._final.get(place)  # before the object: another thread may see a longer history meanwhile
         found = self._objects.read(channel_key(model, target, name.value))
+        history = TrustedHistory(place, seen)
         if found is None:
+            history.require_seen()
             return Channel(name, (), None)
         what = f"channel {name.value} of {model} for {target}"
         try:
-            envelopes = json.loads(found.content)["moves"]
+            envelopes = tuple(json.loads(found.content)["moves"])
             sealed = [canonical_json(envelope) for envelope in envelopes]
-            opened = [
-                self._known.get(content) or self._open(content, f"{what}: move {number}", newest=number == len(sealed))
-                for number, content in enumerate(sealed, start=1)
-            ]
-            moves = tuple(SignedMove(Move.model_validate(one.document), one.digest, one.signature) for one in opened)
-        except (ValueError, KeyError, TypeError, RecursionError, ValidationError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise RefusedError(f"{what} is damaged; restore it from the bucket's versions or a backup") from None
-        _require_chain(moves, (model, target, name), what)
-        self._known = dict(zip(sealed[:-1], opened[:-1], strict=True))
-        return Channel(name, moves, found.tag, tuple(envelopes))
+        moves = self._believe(history, sealed, what)
+        self._final[place] = moves[-1]
+        return Channel(name, moves, found.tag, envelopes)
 
-    def _open(self, content: bytes, what: str, *, newest: bool) -> Signed:
-        # Each move holds the digest of the one before: whoever signed the newest one signed them all.
-        return self._signing.open("move", content, what, vouched_for=not newest)
+    def _believe(self, history: TrustedHistory, sealed: list[bytes], what: str) -> tuple[SignedMove, ...]:
+        opened = {}
+        for number, envelope in enumerate(sealed, start=1):
+            known = self._opened.get(envelope)
+            opened[envelope] = known or self._signing.unseal("move", envelope, f"{what}: move {number}")
+            history.add(opened[envelope])
+        moves = history.finish()
+        self._opened = opened
+        return moves
 
     def move(
         self,
@@ -218,14 +173,3 @@ def move_before(channel: Channel) -> Move:
     if len(standing) < 2:  # noqa: PLR2004 - the current one and the one before
         raise InputError(f"channel {channel.name.value}: has no engine before the current one to return to")
     return standing[-2]
-
-
-def _require_chain(moves: tuple[SignedMove, ...], place: tuple[str, str, ChannelName], what: str) -> None:
-    if not moves:
-        raise RefusedError(f"{what} has lost its history; restore it from the bucket's versions or a backup")
-    previous = None
-    for number, one in enumerate(moves, start=1):
-        move = one.move
-        if (move.model, move.target, move.channel) != place or move.number != number or move.previous != previous:
-            raise RefusedError(f"{what}: move {number} does not follow from the one before; do not use it")
-        previous = one.digest

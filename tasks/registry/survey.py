@@ -11,8 +11,8 @@ from pydantic import TypeAdapter, ValidationError
 from tasks.errors import InputError, RefusedError
 from tasks.process.child import ignore_progress
 from tasks.records import Cell
-from tasks.registry.channels import ChannelName
 from tasks.registry.layout import CHANNELS, ENGINES, channel_key, manifest_key
+from tasks.registry.moves import ChannelName
 from tasks.specs import TARGET, Name, Precision
 
 if TYPE_CHECKING:

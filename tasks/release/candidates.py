@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tasks.registry.channels import ChannelName, next_move
+from tasks.registry.channels import next_move
+from tasks.registry.moves import ChannelName
 from validation.verdict import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from tasks.records import EngineManifest
-    from tasks.registry.channels import Channel, Move
+    from tasks.registry.channels import Channel
+    from tasks.registry.moves import Move
     from tasks.registry.registry import Registry
 
 AUTOMATIC = "enginegate convert"

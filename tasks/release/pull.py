@@ -18,6 +18,7 @@ from tasks.errors import InputError, RefusedError, StageError
 from tasks.process.child import ignore_progress
 from tasks.records import Cell
 from tasks.registry.evidence import find_contradictions
+from tasks.registry.trust import holds_move
 from tasks.release.serving_folder import Accepted, folder_name
 from tasks.release.smoke import run_smoke
 from validation.verdict import Outcome
@@ -27,8 +28,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tasks.records import Artifact, EngineManifest
-    from tasks.registry.channels import Channel, ChannelName, Move, SignedMove
+    from tasks.registry.channels import Channel
     from tasks.registry.engines import SignedManifest
+    from tasks.registry.moves import ChannelName, Move, SignedMove
     from tasks.registry.registry import Registry
     from tasks.release.serving_folder import ServingFolder
     from tasks.release.smoke import SmokeReport
@@ -170,9 +172,7 @@ def require_same_channel(order: Order, accepted: Accepted | None) -> None:
 
 def _require_history(order: Order, channel: Channel, accepted: Accepted | None) -> None:
     """Refuse a channel that was put back to what it once was: an old signature is still a good one."""
-    if accepted is None:
-        return
-    if len(channel.moves) < accepted.number or channel.moves[accepted.number - 1].digest != accepted.move:
+    if accepted is not None and not holds_move(channel.moves, accepted.number, accepted.move):
         raise RefusedError(
             f"{order.name}: its history was rewound: move {accepted.number}, which this host accepted, is no longer in"
             f" it ({len(channel.moves)} moves); find out who did that. To accept it on purpose, remove state.json"

@@ -18,7 +18,8 @@ from validation.verdict import Outcome
 
 if TYPE_CHECKING:
     from tasks.records import EngineManifest
-    from tasks.registry.channels import Channel, Move
+    from tasks.registry.channels import Channel
+    from tasks.registry.moves import Move
     from tasks.registry.registry import Registry
     from tasks.store.interface import ArtifactStore
 

@@ -19,7 +19,7 @@ from pydantic import Field, ValidationError
 
 from tasks.errors import InputError, RefusedError, StageError
 from tasks.objects.files import make_folders, sync_folder
-from tasks.registry.channels import ChannelName
+from tasks.registry.moves import ChannelName
 from tasks.specs import ENGINE_ID, Digest, Frozen
 from tasks.store.digests import canonical_json, digest_file
 from tasks.store.scratch import ScratchSpace

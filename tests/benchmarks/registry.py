@@ -21,7 +21,8 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path.append(str(REPOSITORY))  # this is run as a script, and takes the servers from the tests
 
 from tasks.objects.location import open_objects  # noqa: E402
-from tasks.registry.channels import ChannelName, next_move  # noqa: E402
+from tasks.registry.channels import next_move  # noqa: E402
+from tasks.registry.moves import ChannelName  # noqa: E402
 from tasks.registry.registry import Registry  # noqa: E402
 from tasks.registry.signing import Signing  # noqa: E402
 from tasks.store.local import LocalStore  # noqa: E402
@@ -57,7 +58,7 @@ assert registry.publish(manifest, {digest: Path(path) for digest, path in json.l
 PULL = """
 from tasks.release.pull import Order, pull_engine
 from tasks.release.serving_folder import ServingFolder
-from tasks.registry.channels import ChannelName
+from tasks.registry.moves import ChannelName
 order = Order("tiny", "cpu", ChannelName.PRODUCTION)
 assert pull_engine(registry, ServingFolder(Path(sys.argv[2])), order, wait_s=1).fetched
 """

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from tasks.backends.ort import OnnxRuntimeBackend
 from tasks.objects.folder import LocalObjects
 from tasks.process.child import ignore_progress
-from tasks.registry.channels import ChannelName, next_move
+from tasks.registry.channels import next_move
+from tasks.registry.moves import ChannelName
 from tasks.registry.registry import Registry
 from tasks.registry.signing import Signing
 from tasks.release.pull import Order, Pulled, pull_engine
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
 
     from tasks.objects.interface import ObjectStore
     from tasks.records import Cell, EngineManifest
-    from tasks.registry.channels import Channel, Move
+    from tasks.registry.channels import Channel
+    from tasks.registry.moves import Move
 
 ORDER = Order("tiny", "cpu", ChannelName.PRODUCTION)
 SQUARED = SCORER.replace("score =", "s =") + " score = Mul(s, s)"

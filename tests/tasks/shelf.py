@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 from tasks.objects.folder import LocalObjects
 from tasks.process.context import StageContext
 from tasks.records import Timing
-from tasks.registry.channels import ChannelName, next_move
+from tasks.registry.channels import next_move
 from tasks.registry.layout import channel_key, manifest_key
+from tasks.registry.moves import ChannelName
 from tasks.registry.registry import Registry
 from tasks.registry.signing import Signing
 from tasks.release.publish import keep_rejected, publish_engine

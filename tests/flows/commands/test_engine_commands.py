@@ -21,9 +21,10 @@ from flows.commands.cli import main
 from flows.console import Reporter
 from tasks.objects.location import open_objects
 from tasks.records import Override
-from tasks.registry.channels import ChannelName, next_move
+from tasks.registry.channels import next_move
 from tasks.registry.evidence import artifacts_of
 from tasks.registry.layout import blob_key, manifest_key
+from tasks.registry.moves import ChannelName
 from tasks.registry.registry import Registry
 from tasks.registry.signing import Signing
 from tasks.store.local import LocalStore
@@ -34,7 +35,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tasks.records import EngineManifest
-    from tasks.registry.channels import Channel, Move
+    from tasks.registry.channels import Channel
+    from tasks.registry.moves import Move
 
 __all__ = ["moto"]  # a fixture
 

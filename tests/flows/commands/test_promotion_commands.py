@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from flows.commands.cli import main
 from flows.commands.promotion_commands import CHANNELS
 from tasks.process.context import StageContext
-from tasks.registry.channels import ChannelName
+from tasks.registry.moves import ChannelName
 from tasks.store.local import LocalStore
 from tests.tasks.shelf import BAD, FAST, SLOW, Shelf, stock
 

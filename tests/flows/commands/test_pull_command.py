@@ -22,7 +22,7 @@ from flows.console import Reporter
 from flows.session import Session
 from flows.settings import Settings
 from tasks.records import Override
-from tasks.registry.channels import ChannelName
+from tasks.registry.moves import ChannelName
 from tasks.registry.signing import Signing
 from tasks.release.serving_folder import ServingFolder
 from tests.tasks.serving import FIRST, ORDER, SECOND, SQUARED, THIRD, Shop, version_before, version_served

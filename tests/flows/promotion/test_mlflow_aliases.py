@@ -17,8 +17,8 @@ from flows.promotion import mlflow_aliases as mirror
 from flows.promotion.mlflow_aliases import update_aliases
 from flows.session import Session
 from flows.settings import Settings
-from tasks.registry.channels import ChannelName
 from tasks.registry.layout import channel_key, manifest_key
+from tasks.registry.moves import ChannelName
 from tasks.release.promote import carry_out, propose_promotion, propose_rollback
 from tasks.release.publish import keep_rejected, publish_engine
 from tasks.tracking.connection import open_client

@@ -24,7 +24,7 @@ from flows.promotion.promote_flow import describe_proposal, promote_engine
 from flows.session import Session, use_session
 from flows.settings import Settings
 from tasks.errors import InputError, RefusedError
-from tasks.registry.channels import ChannelName
+from tasks.registry.moves import ChannelName
 from tasks.release.promote import carry_out, propose_promotion
 from tasks.release.publish import keep_rejected, publish_engine
 from tests.flows.projects import prefect_server
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from tasks.registry.channels import Move
+    from tasks.registry.moves import Move
 
 FIRST, SECOND, FAILING = "0" * 12, "1" * 12, "2" * 12
 ANSWER_LIMIT_S = 20

@@ -10,8 +10,9 @@ import pytest
 
 from tasks.errors import InputError, RefusedError
 from tasks.objects.folder import LocalObjects
-from tasks.registry.channels import Channel, ChannelName, Channels, Move, move_before, next_move
+from tasks.registry.channels import Channel, Channels, move_before, next_move
 from tasks.registry.layout import channel_key
+from tasks.registry.moves import ChannelName, Move
 from tasks.registry.signing import Signing
 from tests.tasks.processes import race
 from tests.tasks.registry.keys import signing_as, write_key
@@ -302,3 +303,69 @@ def test_of_200_moves_by_32_processes_none_is_lost_and_the_history_has_the_winne
     }
     assert sum(map(len, wins)) == MOVES  # nobody was told of a win that is not there
     assert sum(map(bool, wins)) > PROCESSES / 4  # else nobody raced
+
+
+def sign_three_moves(folder: Path) -> Path:
+    """Moves of staging by ann, bob and ann, after which bob's key is withdrawn; returns the folder of the keys."""
+    for name in ("ann", "bob"):
+        write_key(folder / "trusted", name)
+    for number, name in enumerate(("ann", "bob", "ann")):
+        move_to(reader_of(folder, name), number)
+    (folder / "trusted" / "bob.pem").unlink()
+    return folder / "trusted"
+
+
+def reader_of(folder: Path, name: str = "ann") -> Channels:
+    """Somebody who opens the registry now, and trusts the keys that are trusted now."""
+    keys = folder / "trusted"
+    return Channels(LocalObjects(folder / "registry"), Signing.from_files(keys / f"{name}.key", keys))
+
+
+def test_a_withdrawn_key_s_move_is_refused_as_the_newest_by_a_reader_that_saw_it_below_another(tmp_path: Path) -> None:
+    sign_three_moves(tmp_path)
+    warm = reader_of(tmp_path)
+    assert len(warm.read("tiny", "cpu", STAGING).moves) == 3
+    rewrite(tmp_path, list.pop)
+    for reader in (reader_of(tmp_path), warm):
+        with pytest.raises(RefusedError, match="move 2 is signed by keys that are not trusted"):
+            reader.read("tiny", "cpu", STAGING)
+    with pytest.raises(RefusedError, match="move 2 is signed by keys that are not trusted"):
+        move_to(warm, 9)
+    with pytest.raises(RefusedError, match="move 2 is signed by keys that are not trusted"):
+        reader_of(tmp_path).read("tiny", "cpu", STAGING)
+
+
+def test_a_channel_that_got_shorter_is_refused_by_the_reader_that_saw_it_longer_and_by_no_other(tmp_path: Path) -> None:
+    keys = sign_three_moves(tmp_path)
+    (keys / "bob.pem").write_bytes((keys / "ann.pem").read_bytes())  # nothing but the length is wrong
+    warm = reader_of(tmp_path)
+    warm.read("tiny", "cpu", STAGING)
+    rewrite(tmp_path, lambda moves: moves.__delitem__(slice(1, None)))
+    with pytest.raises(RefusedError, match=r"rewound while this ran: move 3 is no longer in it \(1 moves\)"):
+        warm.read("tiny", "cpu", STAGING)
+    with pytest.raises(RefusedError, match="rewound while this ran"):
+        move_to(warm, 9)
+    assert len(reader_of(tmp_path).read("tiny", "cpu", STAGING).moves) == 1
+    (tmp_path / "registry" / KEY).unlink()
+    with pytest.raises(RefusedError, match=r"rewound while this ran: move 3 is no longer in it \(0 moves\)"):
+        warm.read("tiny", "cpu", STAGING)
+
+
+def test_a_history_of_the_same_length_with_another_newest_move_is_rewound_as_well(tmp_path: Path) -> None:
+    keys = sign_three_moves(tmp_path)
+    warm = reader_of(tmp_path)
+    warm.read("tiny", "cpu", STAGING)
+    rewrite(tmp_path, lambda moves: moves.__delitem__(slice(1, None)))
+    for number in (7, 8):
+        move_to(reader_of(tmp_path), number)
+    assert keys.is_dir()
+    with pytest.raises(RefusedError, match=r"rewound while this ran: move 3 is no longer in it \(3 moves\)"):
+        warm.read("tiny", "cpu", STAGING)
+
+
+def test_a_reader_follows_a_channel_that_others_make_longer(tmp_path: Path) -> None:
+    sign_three_moves(tmp_path)
+    warm = reader_of(tmp_path)
+    for length in (3, 4, 5):
+        assert len(warm.read("tiny", "cpu", STAGING).moves) == length
+        move_to(reader_of(tmp_path), length)

@@ -15,9 +15,10 @@ from securesystemslib.signer import CryptoSigner
 
 from tasks.errors import InputError, RefusedError
 from tasks.objects.folder import LocalObjects
-from tasks.registry.channels import ChannelName, next_move
+from tasks.registry.channels import next_move
 from tasks.registry.evidence import artifacts_of
 from tasks.registry.layout import blob_key, channel_key, manifest_key
+from tasks.registry.moves import ChannelName
 from tasks.registry.registry import Registry
 from tasks.registry.retention import Hold, plan_removal
 from tasks.registry.signing import Signing
@@ -35,7 +36,8 @@ if TYPE_CHECKING:
 
     from tasks.objects.interface import Entry, ObjectStore
     from tasks.records import EngineManifest
-    from tasks.registry.channels import Channel, Move
+    from tasks.registry.channels import Channel
+    from tasks.registry.moves import Move
     from tasks.registry.retention import RemovalPlan
     from tests.tasks.conftest import Place
 

@@ -7,7 +7,8 @@ import pytest
 from tasks.errors import RefusedError
 from tasks.objects.folder import LocalObjects
 from tasks.records import Override
-from tasks.registry.channels import ChannelName, move_before, next_move
+from tasks.registry.channels import move_before, next_move
+from tasks.registry.moves import ChannelName
 from tasks.registry.registry import Registry
 from tasks.release.candidates import AUTOMATIC, fastest_passing, point_candidate
 from tests.tasks.processes import kill_points
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tasks.records import EngineManifest
-    from tasks.registry.channels import Channel, Move
+    from tasks.registry.channels import Channel
+    from tasks.registry.moves import Move
     from tasks.store.local import LocalStore
 
 NEWER = "f" * 12

@@ -14,7 +14,7 @@ import pytest
 from tasks.errors import RefusedError, StageError
 from tasks.objects.s3 import S3Objects
 from tasks.process.context import StageContext
-from tasks.registry.channels import ChannelName
+from tasks.registry.moves import ChannelName
 from tasks.registry.registry import Registry
 from tasks.release.promote import carry_out, propose_promotion
 from tasks.release.pull import pull_engine

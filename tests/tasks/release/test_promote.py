@@ -11,8 +11,8 @@ from securesystemslib.signer import CryptoSigner
 
 from tasks.errors import InputError, RefusedError
 from tasks.process.context import StageContext
-from tasks.registry.channels import ChannelName
 from tasks.registry.layout import blob_key
+from tasks.registry.moves import ChannelName
 from tasks.registry.signing import Signing
 from tasks.release.promote import Proposal, carry_out, printable, propose_promotion, propose_rollback
 from tasks.release.publish import find_rejected
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tasks.records import EngineManifest
-    from tasks.registry.channels import Move
     from tasks.registry.engines import SignedManifest
+    from tasks.registry.moves import Move
 
 FINE = 29
 OLDER, NEWER = "a" * 12, "b" * 12
@@ -317,7 +317,10 @@ def test_a_history_that_was_rewound_is_not_what_was_shown(stocked: Shelf) -> Non
     stocked.point("staging", engine(stocked, SLOW))
     shown = propose(stocked, "staging", FAST)
     stocked.channel_file("staging").write_bytes(kept)
+    fresh = Shelf(stocked.root, stocked.context)
     with pytest.raises(RefusedError, match="has another history than before; nothing was moved"):
+        carry(fresh, shown)
+    with pytest.raises(RefusedError, match="was rewound while this ran"):
         carry(stocked, shown)
 
 
@@ -436,6 +439,7 @@ def test_a_rollback_that_comes_second_is_told_who_won(stocked: Shelf) -> None:
 @example(steps=list("ab<ab<<"))
 def test_a_channel_is_a_stack_of_promotions(stocked: Shelf, steps: list[str]) -> None:
     stocked.channel_file("staging").unlink(missing_ok=True)  # of the example before
+    stocked = Shelf(stocked.root, stocked.context)
     ids = {"a": FAST, "b": SLOW}
     stack: list[str] = []
     for step in steps:

@@ -17,8 +17,8 @@ from securesystemslib.signer import CryptoSigner
 
 from tasks.errors import EnginegateError, InputError, RefusedError, StageError
 from tasks.records import BackendIdentity, Override
-from tasks.registry.channels import ChannelName
 from tasks.registry.layout import manifest_key
+from tasks.registry.moves import ChannelName
 from tasks.registry.signing import Signing
 from tasks.release.pull import Order
 from tasks.release.serving_folder import Accepted, ServingFolder
@@ -367,7 +367,7 @@ def test_a_history_of_the_same_length_with_another_move_is_refused(served: Shop)
     served.pull()
     served.channel_path.unlink()
     served.channel_path.write_bytes(json.dumps({"moves": json.loads(old)["moves"][:1]}).encode())
-    served.promote(cell(version=SECOND), reason="another")
+    Shop(served.root).promote(cell(version=SECOND), reason="another")
     with pytest.raises(RefusedError, match="rewound: move 2"):
         served.pull()
 
