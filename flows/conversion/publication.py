@@ -8,7 +8,7 @@ from flows.console import label_of
 from flows.conversion.engine_flow import as_task
 from flows.promotion.mlflow_aliases import update_aliases
 from tasks.errors import EnginegateError
-from tasks.registry.moves import ChannelName
+from tasks.registry.moves import ChannelAddress, ChannelName
 from tasks.release.candidates import point_candidate
 from tasks.release.publish import describe_engine, keep_rejected, publish_engine
 from validation.verdict import Outcome
@@ -30,7 +30,7 @@ def require_registry(session: Session, plan: ConversionPlan) -> None:
     """
     session.registry.signing.seal("manifest", {})
     for target in dict.fromkeys(cell.target for cell in plan.cells):
-        session.registry.channels.read(plan.directory.spec.name, target, ChannelName.CANDIDATE)
+        session.registry.channels.read(ChannelAddress(plan.directory.spec.name, target, ChannelName.CANDIDATE))
 
 
 def register_all(

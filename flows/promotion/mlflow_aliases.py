@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from tasks.errors import EnginegateError, RefusedError
 from tasks.records import Cell
 from tasks.registry.layout import manifest_key
-from tasks.registry.moves import ChannelName
+from tasks.registry.moves import ChannelAddress
 from tasks.rule_view import deciding_words
 from tasks.tracking.registered_models import RegisteredEngine, alias_of, mirror_engines
 
@@ -68,8 +68,8 @@ def _mirror(session: Session, model: str, target: str) -> None:
 
 
 def _read_moves(session: Session, model: str, target: str) -> dict[str, Move]:
-    channels = (session.registry.channels.read(model, target, name) for name in ChannelName)
-    return {channel.name.value: channel.current for channel in channels if channel.current is not None}
+    channels = map(session.registry.channels.read, ChannelAddress.all_of(model, target))
+    return {one.address.channel.value: one.current for one in channels if one.current is not None}
 
 
 def _pointed(session: Session, target: str, moves: dict[str, Move]) -> dict[str, RegisteredEngine]:
@@ -88,8 +88,8 @@ def _describe(session: Session, moves: list[Move]) -> RegisteredEngine:
     for move in moves:
         if move.manifest != signed.digest:
             raise RefusedError(
-                f"channel {move.channel.value} of {move.model} for {move.target} points at a manifest of"
-                f" {move.engine_id} that is not the registered one; see `enginegate verify {move.engine_id}`"
+                f"channel {move.address} points at a manifest of {move.engine_id} that is not the registered one; see"
+                f" `enginegate verify {move.engine_id}`"
             )
     headline = manifest.benchmark.headline
     return RegisteredEngine(

@@ -30,7 +30,7 @@ def show_proposal(reporter: Reporter, proposal: Proposal, override: str | None, 
     """Print what is there, what would come, and in red what speaks against it and why it would come all the same."""
     current = proposal.channel.current
     old = "nothing" if current is None else printable(current.engine_id)
-    reporter.say(f"{proposal.kind} {proposal.place}: {_step_of(proposal)}")
+    reporter.say(f"{proposal.kind} {proposal.address}: {_step_of(proposal)}")
     reporter.say(f"  {old} → {proposal.proposed.manifest.engine_id}")
     _show_last_move(reporter, proposal)
     reporter.say()
@@ -50,7 +50,7 @@ def _show_objections(reporter: Reporter, proposal: Proposal, override: str | Non
 
 
 def _step_of(proposal: Proposal) -> str:
-    name = proposal.channel.name
+    name = proposal.address.channel
     if proposal.kind == "rollback":
         return "back to the engine before"
     return "the first step" if name.before is None else f"{name.before.value} → {name.value}"
@@ -153,9 +153,9 @@ def proposal_document(proposal: Proposal, moved: Move | None) -> dict[str, Any]:
     """A proposal as JSON: what is there, what would come, what speaks against it; and the move, if one was made."""
     current = proposal.channel.current
     return {
-        "model": proposal.model,
-        "target": proposal.target,
-        "channel": proposal.channel.name.value,
+        "model": proposal.address.model,
+        "target": proposal.address.target,
+        "channel": proposal.address.channel.value,
         "kind": proposal.kind,
         "pointed_at": None if current is None else current.model_dump(mode="json"),
         "current": None if proposal.current is None else _engine_document(proposal.current),
@@ -180,9 +180,9 @@ def _signature_document(signature: Signature) -> dict[str, Any]:
     return {"standing": signature.standing, **asdict(signature)}
 
 
-def show_history(reporter: Reporter, model: str, target: str, channel: Channel) -> None:
+def show_history(reporter: Reporter, channel: Channel) -> None:
     """Print a channel's moves, the newest first; → marks where it points now, and ✕ the rules that were broken."""
-    reporter.say(f"{channel.name.value} of {model} for {target}: {_moves(len(channel.moves))}")
+    reporter.say(f"{channel.address}: {_moves(len(channel.moves))}")
     for one in reversed(channel.moves):
         move = one.move
         mark = "→" if move is channel.current else " "

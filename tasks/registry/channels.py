@@ -12,21 +12,22 @@ import random
 import time
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from tasks.errors import InputError, RefusedError
 from tasks.objects.interface import ChangedError
-from tasks.registry.layout import channel_key
-from tasks.registry.moves import ChannelName, Move
+from tasks.registry.moves import Move
 from tasks.registry.trust import TrustedHistory
 from tasks.store.digests import canonical_json
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from tasks.objects.interface import ObjectStore
-    from tasks.registry.moves import SignedMove
+    from tasks.registry.moves import ChannelAddress, SignedMove
     from tasks.registry.signing import Signed, Signing
+
+Decided = TypeVar("Decided", Move, "Move | None")
 
 MOST_TRIES = 8
 FIRST_PAUSE_S = 0.02
@@ -36,7 +37,7 @@ FIRST_PAUSE_S = 0.02
 class Channel:
     """A channel as it was read: its moves, oldest first, and the version of the object."""
 
-    name: ChannelName
+    address: ChannelAddress
     moves: tuple[SignedMove, ...]
     tag: str | None
     envelopes: tuple[object, ...] = ()
@@ -55,80 +56,77 @@ class Channels:
         # What the envelopes of the last channel hold and who signed them: facts of their bytes, so that reading it
         # again opens only what is new. Whether they may be believed is asked of `TrustedHistory` at every reading.
         self._opened: dict[bytes, Signed] = {}
-        self._final: dict[tuple[str, str, ChannelName], SignedMove] = {}
+        self._final: dict[ChannelAddress, SignedMove] = {}
 
-    def read(self, model: str, target: str, name: ChannelName) -> Channel:
+    def read(self, address: ChannelAddress) -> Channel:
         """Read a channel and check every move of it.
 
         Raises:
             RefusedError: it is damaged, a move was changed, dropped or comes from elsewhere, the newest is not signed
                 by a trusted key where a trust root is set, or this reader saw moves that are gone.
         """
-        place = (model, target, name)
-        seen = self._final.get(place)  # before the object: another thread may see a longer history meanwhile
-        found = self._objects.read(channel_key(model, target, name.value))
-        history = TrustedHistory(place, seen)
+        seen = self._final.get(address)  # before the object: another thread may see a longer history meanwhile
+        found = self._objects.read(address.key)
         if found is None:
-            history.require_seen()
-            return Channel(name, (), None)
-        what = f"channel {name.value} of {model} for {target}"
+            TrustedHistory(address, seen).require_seen()
+            return Channel(address, (), None)
         try:
             envelopes = tuple(json.loads(found.content)["moves"])
-            sealed = [canonical_json(envelope) for envelope in envelopes]
+            moves = self._believe(address, envelopes, seen)
         except (ValueError, KeyError, TypeError, RecursionError):
-            raise RefusedError(f"{what} is damaged; restore it from the bucket's versions or a backup") from None
-        moves = self._believe(history, sealed, what)
-        self._final[place] = moves[-1]
-        return Channel(name, moves, found.tag, envelopes)
+            raise RefusedError(
+                f"channel {address} is damaged; restore it from the bucket's versions or a backup"
+            ) from None
+        self._final[address] = moves[-1]
+        return Channel(address, moves, found.tag, envelopes)
 
-    def _believe(self, history: TrustedHistory, sealed: list[bytes], what: str) -> tuple[SignedMove, ...]:
-        opened = {}
-        for number, envelope in enumerate(sealed, start=1):
-            known = self._opened.get(envelope)
-            opened[envelope] = known or self._signing.unseal("move", envelope, f"{what}: move {number}")
-            history.add(opened[envelope])
+    def _believe(
+        self, address: ChannelAddress, envelopes: Iterable[object], seen: SignedMove | None
+    ) -> tuple[SignedMove, ...]:
+        history, opened = TrustedHistory(address, seen), {}
+        for number, sealed in enumerate(map(canonical_json, envelopes), start=1):
+            what = f"channel {address}: move {number}"
+            opened[sealed] = self._opened.get(sealed) or self._signing.unseal("move", sealed, what)
+            history.add(opened[sealed])
         moves = history.finish()
         self._opened = opened
         return moves
 
-    def move(
-        self,
-        model: str,
-        target: str,
-        name: ChannelName,
-        decide: Callable[[Channel], Move | None],
-    ) -> Channel:
+    def move(self, address: ChannelAddress, decide: Callable[[Channel], Decided]) -> Decided:
         """Move a channel as `decide` says for what it holds, which is asked again when somebody else moved it first.
 
         `decide` returns None where nothing is left to do, and raises where the intent no longer holds.
 
+        Returns:
+            The move that was written; None where nothing was left to do.
+
         Raises:
-            RefusedError: others moved it again and again in between.
+            RefusedError: see `read`, no reader would believe the move, or others moved the channel again and again.
         """
         for attempt in range(MOST_TRIES):
-            channel = self.read(model, target, name)
+            channel: Channel = self.read(address)
             move = decide(channel)
             if move is None:
-                return channel
+                return move
             sealed = json.loads(self._signing.seal("move", move.model_dump(mode="json")))
-            content = canonical_json({"moves": [*channel.envelopes, sealed]})
+            envelopes = (*channel.envelopes, sealed)
+            moves = self._believe(address, envelopes, channel.moves[-1] if channel.moves else None)
             try:
-                self._objects.replace(channel_key(model, target, name.value), content, channel.tag)
+                self._objects.replace(address.key, canonical_json({"moves": envelopes}), channel.tag)
             except ChangedError:
                 # For longer each time, by chance, so that the losers of a race do not meet again.
                 time.sleep(random.random() * FIRST_PAUSE_S * 2**attempt)  # noqa: S311 - no secret
                 continue
-            return self.read(model, target, name)
+            self._final[address] = moves[-1]
+            return move
         raise RefusedError(
-            f"channel {name.value} of {model} for {target} was moved by others {MOST_TRIES} times meanwhile; look at"
-            " `enginegate history` and try again"
+            f"channel {address} was moved by others {MOST_TRIES} times meanwhile; look at `enginegate history` and try"
+            " again"
         )
 
 
 def next_move(
     channel: Channel,
-    model: str,
-    target: str,
     *,
     kind: Literal["promote", "rollback"],
     engine_id: str,
@@ -138,11 +136,11 @@ def next_move(
     who: str,
 ) -> Move:
     """The move that follows the last one of a channel."""
-    last = channel.moves[-1] if channel.moves else None
+    address, last = channel.address, channel.moves[-1] if channel.moves else None
     return Move(
-        model=model,
-        target=target,
-        channel=channel.name,
+        model=address.model,
+        target=address.target,
+        channel=address.channel,
         number=len(channel.moves) + 1,
         previous=None if last is None else last.digest,
         kind=kind,
@@ -164,12 +162,12 @@ def move_before(channel: Channel) -> Move:
     Raises:
         InputError: there is none.
     """
-    standing: list[Move] = []
+    promotions: list[Move] = []
     for one in channel.moves:
         if one.move.kind == "promote":
-            standing.append(one.move)
-        elif standing:
-            standing.pop()
-    if len(standing) < 2:  # noqa: PLR2004 - the current one and the one before
-        raise InputError(f"channel {channel.name.value}: has no engine before the current one to return to")
-    return standing[-2]
+            promotions.append(one.move)
+        elif promotions:
+            promotions.pop()
+    if len(promotions) < 2:  # noqa: PLR2004 - the current one and the one before
+        raise InputError(f"channel {channel.address}: has no engine before the current one to return to")
+    return promotions[-2]

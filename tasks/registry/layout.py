@@ -19,8 +19,3 @@ def blob_key(digest: str) -> str:
 def manifest_key(cell: Cell) -> str:
     """`engines/<model>/<version>/<target>/<precision>/manifest.json`."""
     return f"{ENGINES}{cell.model}/{cell.version}/{cell.target}/{cell.precision.value}/manifest.json"
-
-
-def channel_key(model: str, target: str, channel: str) -> str:
-    """`channels/<model>/<target>/<channel>.json`."""
-    return f"{CHANNELS}{model}/{target}/{channel}.json"

@@ -12,7 +12,7 @@ from tasks.registry.moves import Move, SignedMove
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tasks.registry.moves import ChannelName
+    from tasks.registry.moves import ChannelAddress
     from tasks.registry.signing import Signed
 
 
@@ -34,16 +34,15 @@ class TrustedHistory:
     Nothing of a history is handed out before the last rule.
     """
 
-    def __init__(self, place: tuple[str, str, ChannelName], seen: SignedMove | None = None) -> None:
+    def __init__(self, address: ChannelAddress, seen: SignedMove | None = None) -> None:
         """Begin with no move.
 
         Args:
-            place: model, target and name of the channel.
+            address: of the channel.
             seen: the move that this reader took for final the last time; None for the first.
         """
-        model, target, name = place
-        self._place, self._seen = place, seen
-        self._what = f"channel {name.value} of {model} for {target}"
+        self._address, self._seen = address, seen
+        self._what = f"channel {address}"
         self._moves: list[SignedMove] = []
 
     def add(self, signed: Signed) -> None:
@@ -58,7 +57,8 @@ class TrustedHistory:
             raise RefusedError(f"{self._what} is damaged; restore it from the bucket's versions or a backup") from None
         number = len(self._moves) + 1
         previous = self._moves[-1].digest if self._moves else None
-        if (move.model, move.target, move.channel) != self._place or (move.number, move.previous) != (number, previous):
+        address = (self._address.model, self._address.target, self._address.channel)
+        if (move.model, move.target, move.channel, move.number, move.previous) != (*address, number, previous):
             raise RefusedError(f"{self._what}: move {number} does not follow from the one before; do not use it")
         self._moves.append(SignedMove(move, signed.digest, signed.signature))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tasks.registry.channels import next_move
-from tasks.registry.moves import ChannelName
+from tasks.registry.moves import ChannelAddress, ChannelName
 from validation.verdict import Outcome
 
 if TYPE_CHECKING:
@@ -39,25 +39,18 @@ def point_candidate(registry: Registry, model: str, version: str, target: str, w
     best = fastest_passing(one.manifest for one in signed.values())
     if best is None:
         return None
-    moved: list[Move] = []
 
     def decide(channel: Channel) -> Move | None:
         if any(one.move.engine_id == best.engine_id for one in channel.moves):
             return None
-        moved[:] = [
-            next_move(
-                channel,
-                model,
-                target,
-                kind="promote",
-                engine_id=best.engine_id,
-                manifest=signed[best.cell].digest,
-                reason=f"the fastest engine of version {version} that passed",
-                override=None,
-                who=who or AUTOMATIC,
-            )
-        ]
-        return moved[0]
+        return next_move(
+            channel,
+            kind="promote",
+            engine_id=best.engine_id,
+            manifest=signed[best.cell].digest,
+            reason=f"the fastest engine of version {version} that passed",
+            override=None,
+            who=who or AUTOMATIC,
+        )
 
-    registry.channels.move(model, target, ChannelName.CANDIDATE, decide)
-    return moved[0] if moved else None
+    return registry.channels.move(ChannelAddress(model, target, ChannelName.CANDIDATE), decide)

@@ -9,51 +9,33 @@ from tasks.records import Cell, Override
 from tasks.registry.engines import SignedManifest
 from tasks.registry.evidence import artifacts_of, find_contradictions
 from tasks.registry.signing import Signature
-from tasks.registry.survey import in_threads, is_model_name
+from tasks.registry.survey import in_threads
 from tasks.release.candidates import fastest_passing
 from tasks.release.publish import find_rejected
-from tasks.specs import TARGET, TARGETS
 from tasks.store.digests import digest_json
 from validation.verdict import Outcome
 
 if TYPE_CHECKING:
     from tasks.records import EngineManifest
     from tasks.registry.channels import Channel
-    from tasks.registry.moves import Move
+    from tasks.registry.moves import ChannelAddress, Move
     from tasks.registry.registry import Registry
     from tasks.store.interface import ArtifactStore
 
 _NAMED = 3
 
 
-def check_place(model: str, target: str) -> None:
-    """Check the names that the key of a channel is made of.
-
-    Raises:
-        InputError: one of them can be no model's name, or is no target.
-    """
-    if not is_model_name(model):
-        raise InputError(
-            f"model {model!r}: is no model's name; write that of its model.yaml, like essay-scorer (see"
-            " `enginegate engines`)"
-        )
-    if not TARGET.fullmatch(target):
-        raise InputError(
-            f"target {target!r}: is no target; choose from {', '.join(TARGETS)}, or a MIG slice like a100-mig-1g.5gb"
-        )
-
-
-def parse_engine(engine_id: str, model: str, target: str) -> Cell:
-    """Read an engine id of this model and target.
+def parse_engine(engine_id: str, address: ChannelAddress) -> Cell:
+    """Read an engine id of a channel's model and target.
 
     Raises:
         InputError: it is none, or that of an engine of another model or target.
     """
     cell = Cell.parse(engine_id)
-    if (cell.model, cell.target) != (model, target):
+    if (cell.model, cell.target) != (address.model, address.target):
         raise InputError(
-            f"{engine_id}: is an engine of {cell.model} for {cell.target}, and the channel is one of {model} for"
-            f" {target}; name an engine of those, or another channel"
+            f"{engine_id}: is an engine of {cell.model} for {cell.target}, and the channel is one of {address.model}"
+            f" for {address.target}; name an engine of those, or another channel"
         )
     return cell
 
@@ -70,9 +52,9 @@ def engine_of(registry: Registry, move: Move) -> SignedManifest:
         RefusedError: it is not there or of another model or target, or its manifest is not the one that the move
             names, is damaged or is not signed by a trusted key where a trust root is set.
     """
-    place = f"move {move.number} of {move.channel.value} of {move.model} for {move.target}"
+    place = f"move {move.number} of {move.address}"
     try:
-        cell = parse_engine(move.engine_id, move.model, move.target)
+        cell = parse_engine(move.engine_id, move.address)
     except InputError as error:
         raise RefusedError(f"{place}: {error}") from None
     if not registry.has(cell):
@@ -99,20 +81,20 @@ def read_current(registry: Registry, channel: Channel) -> tuple[SignedManifest |
         return None, str(error)
 
 
-def fastest_of_newest(registry: Registry, model: str, target: str) -> SignedManifest:
+def fastest_of_newest(registry: Registry, address: ChannelAddress) -> SignedManifest:
     """Of the version that was converted last, of those with an engine that passed, the fastest such engine.
 
     Raises:
         InputError: there is none.
         RefusedError: a manifest is damaged, or not signed by a trusted key where a trust root is set.
     """
-    cells = [cell for cell in registry.list_cells(model) if cell.target == target]
+    cells = [cell for cell in registry.list_cells(address.model) if cell.target == address.target]
     found = in_threads(registry.read_signed, cells)
     passed = [one for one in found if one.manifest.verdict.outcome is Outcome.PASS]
     if not passed:
         raise InputError(
-            f"model {model} for {target}: none of its {len(cells)} registered engines passed; convert it first, or name"
-            " an engine"
+            f"model {address.model} for {address.target}: none of its {len(cells)} registered engines passed; convert"
+            " it first, or name an engine"
         )
     version = max(passed, key=lambda one: one.manifest.created_at).manifest.cell.version
     best = fastest_passing(one.manifest for one in passed if one.manifest.cell.version == version)

@@ -24,7 +24,7 @@ from tasks.records import Override
 from tasks.registry.channels import next_move
 from tasks.registry.evidence import artifacts_of
 from tasks.registry.layout import blob_key, manifest_key
-from tasks.registry.moves import ChannelName
+from tasks.registry.moves import ChannelAddress, ChannelName
 from tasks.registry.registry import Registry
 from tasks.registry.signing import Signing
 from tasks.store.local import LocalStore
@@ -113,14 +113,12 @@ def site(request: pytest.FixtureRequest, tmp_path: Path, parts: Any) -> Site:
 def promote(registry: Registry, manifest: EngineManifest, name: ChannelName) -> None:
     digest = registry.read_signed(manifest.cell).digest
     decide = functools.partial(_promotion, manifest=manifest, digest=digest)
-    registry.channels.move("tiny", "cpu", name, decide)
+    registry.channels.move(ChannelAddress("tiny", "cpu", name), decide)
 
 
 def _promotion(channel: Channel, manifest: EngineManifest, digest: str) -> Move:
     return next_move(
         channel,
-        "tiny",
-        "cpu",
         kind="promote",
         engine_id=manifest.engine_id,
         manifest=digest,

@@ -17,8 +17,8 @@ from flows.promotion import mlflow_aliases as mirror
 from flows.promotion.mlflow_aliases import update_aliases
 from flows.session import Session
 from flows.settings import Settings
-from tasks.registry.layout import channel_key, manifest_key
-from tasks.registry.moves import ChannelName
+from tasks.registry.layout import manifest_key
+from tasks.registry.moves import ChannelAddress, ChannelName
 from tasks.release.promote import carry_out, propose_promotion, propose_rollback
 from tasks.release.publish import keep_rejected, publish_engine
 from tasks.tracking.connection import open_client
@@ -61,7 +61,7 @@ def client(session: Session) -> Any:
 
 def promote(session: Session, to: ChannelName, version: str, override: str | None = None) -> None:
     engine = cell(version=version, target=TARGET).engine_id
-    proposal = propose_promotion(session.registry, session.store, "tiny", TARGET, to, engine)
+    proposal = propose_promotion(session.registry, session.store, ChannelAddress("tiny", TARGET, to), engine)
     carry_out(session.registry, session.stage_context(), proposal, reason="a try", override=override, who="ann")
 
 
@@ -80,7 +80,7 @@ def test_aliases_follow_promotions_and_rollbacks(session: Session, client: Any, 
     promote(session, ChannelName.STAGING, SECOND)
     update_aliases(session, "tiny", TARGET)
     assert aliases(client) == {"a100-mig-1g_5gb-staging": second, "a100-mig-1g_5gb-canary": first}
-    back = propose_rollback(session.registry, "tiny", TARGET, ChannelName.STAGING)
+    back = propose_rollback(session.registry, ChannelAddress("tiny", TARGET, ChannelName.STAGING))
     carry_out(session.registry, session.stage_context(), back, reason="", override=None, who="ann")
     update_aliases(session, "tiny", TARGET)
     assert aliases(client) == {"a100-mig-1g_5gb-staging": first, "a100-mig-1g_5gb-canary": first}
@@ -184,7 +184,7 @@ def test_one_that_is_left_behind_does_not_keep_the_process() -> None:
 
 
 def _damage_channel(session: Session) -> None:
-    key = channel_key("tiny", TARGET, "staging")
+    key = ChannelAddress("tiny", TARGET, ChannelName.STAGING).key
     (Path(session.settings.registry_address) / key).write_bytes(b"{}")
 
 

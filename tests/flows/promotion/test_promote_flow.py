@@ -24,7 +24,7 @@ from flows.promotion.promote_flow import describe_proposal, promote_engine
 from flows.session import Session, use_session
 from flows.settings import Settings
 from tasks.errors import InputError, RefusedError
-from tasks.registry.moves import ChannelName
+from tasks.registry.moves import ChannelAddress, ChannelName
 from tasks.release.promote import carry_out, propose_promotion
 from tasks.release.publish import keep_rejected, publish_engine
 from tests.flows.projects import prefect_server
@@ -80,7 +80,7 @@ def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Session
     move(session, ChannelName.STAGING, FIRST)
     with use_session(session):
         yield session
-    moves = [session.registry.channels.read("tiny", "cpu", name).moves for name in ChannelName]
+    moves = [session.registry.channels.read(ChannelAddress("tiny", "cpu", name)).moves for name in ChannelName]
     by_prefect = [one for channel in moves for one in channel if "through Prefect" in one.move.who]
     assert told == [("tiny", "cpu")] * len(by_prefect), "MLflow is told of each move"
 
@@ -88,12 +88,12 @@ def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Session
 def move(session: Session, name: ChannelName, version: str, who: str = "bob") -> Move:
     """Somebody else's move."""
     engine = cell(version=version).engine_id
-    proposal = propose_promotion(session.registry, session.store, "tiny", "cpu", name, engine)
+    proposal = propose_promotion(session.registry, session.store, ChannelAddress("tiny", "cpu", name), engine)
     return carry_out(session.registry, session.stage_context(), proposal, reason="a try", override=None, who=who)
 
 
 def current(session: Session, name: ChannelName) -> Move | None:
-    return session.registry.channels.read("tiny", "cpu", name).current
+    return session.registry.channels.read(ChannelAddress("tiny", "cpu", name)).current
 
 
 @dataclass
@@ -213,7 +213,9 @@ def test_what_somebody_else_moved_meanwhile_is_refused_with_who_it_was(session: 
     said = rf"canary of tiny for cpu: eve moved it to tiny-cpu-fp32@{FIRST} at .* \(a try\) meanwhile"
     with answering(person, overtake, lambda: person.answer(YES)), pytest.raises(RefusedError, match=said):
         ask()
-    assert [one.move.who for one in session.registry.channels.read("tiny", "cpu", ChannelName.CANARY).moves] == ["eve"]
+    assert [
+        one.move.who for one in session.registry.channels.read(ChannelAddress("tiny", "cpu", ChannelName.CANARY)).moves
+    ] == ["eve"]
     assert person.state().is_failed()
     assert "eve moved it" in person.state().message
 

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from tasks.errors import RefusedError
-from tasks.registry.moves import ChannelName, Move, SignedMove
+from tasks.registry.moves import ChannelAddress, ChannelName, Move, SignedMove
 from tasks.registry.signing import Signature, Signed
 from tasks.registry.trust import TrustedHistory
 from tasks.store.digests import canonical_json
 
-PLACE = ("tiny", "cpu", ChannelName.STAGING)
+ADDRESS = ChannelAddress("tiny", "cpu", ChannelName.STAGING)
 TRUSTED, WITHDRAWN, UNSIGNED = Signature(("a",), ("a",)), Signature(("b",), ()), Signature((), ())
 
 
@@ -42,7 +42,7 @@ def history_of(*signatures: Signature, **changes: Any) -> list[Signed]:
 
 
 def believe(signed: list[Signed], seen: SignedMove | None = None) -> tuple[SignedMove, ...]:
-    history = TrustedHistory(PLACE, seen)
+    history = TrustedHistory(ADDRESS, seen)
     for one in signed:
         history.add(one)
     return history.finish()
@@ -95,4 +95,4 @@ def test_what_was_final_before_must_still_be_there() -> None:
     with pytest.raises(RefusedError, match="was rewound while this ran: move 2"):
         believe(history_of(TRUSTED, TRUSTED, reason="another"), seen)
     with pytest.raises(RefusedError, match=r"\(0 moves\)"):
-        TrustedHistory(PLACE, seen).require_seen()
+        TrustedHistory(ADDRESS, seen).require_seen()

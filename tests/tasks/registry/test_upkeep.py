@@ -17,12 +17,12 @@ from tasks.errors import InputError, RefusedError
 from tasks.objects.folder import LocalObjects
 from tasks.registry.channels import next_move
 from tasks.registry.evidence import artifacts_of
-from tasks.registry.layout import blob_key, channel_key, manifest_key
-from tasks.registry.moves import ChannelName
+from tasks.registry.layout import blob_key, manifest_key
+from tasks.registry.moves import ChannelAddress, ChannelName, is_model_name
 from tasks.registry.registry import Registry
 from tasks.registry.retention import Hold, plan_removal
 from tasks.registry.signing import Signing
-from tasks.registry.survey import in_threads, is_model_name, read_manifests, survey_registry
+from tasks.registry.survey import in_threads, read_manifests, survey_registry
 from tasks.registry.upkeep import Removed, remove_loose
 from tasks.store.digests import canonical_json
 from tasks.store.local import LocalStore
@@ -45,6 +45,7 @@ NOW = datetime.now(timezone.utc)
 ALL_OLD, ALL_YOUNG = NOW + timedelta(days=1), NOW - timedelta(days=1)
 LONG_AGO = NOW - timedelta(days=100)
 ROUNDS = 50
+CANDIDATE = ChannelAddress("tiny", "cpu", ChannelName.CANDIDATE)
 VERSIONS = ["a" * 12, "b" * 12, "c" * 12, "d" * 12]
 
 
@@ -98,15 +99,14 @@ def full(engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> Registry
 def promote(registry: Registry, manifest: EngineManifest, name: ChannelName = ChannelName.CANDIDATE) -> None:
     digest = registry.read_signed(manifest.cell).digest
     registry.channels.move(
-        "tiny", manifest.cell.target, name, functools.partial(_promotion, manifest=manifest, digest=digest)
+        ChannelAddress("tiny", manifest.cell.target, name),
+        functools.partial(_promotion, manifest=manifest, digest=digest),
     )
 
 
 def _promotion(channel: Channel, manifest: EngineManifest, digest: str) -> Move:
     return next_move(
         channel,
-        "tiny",
-        manifest.cell.target,
         kind="promote",
         engine_id=manifest.engine_id,
         manifest=digest,
@@ -283,20 +283,20 @@ def manifest_of_fewer_files(registry: Registry, engines: Engines) -> None:
 
 
 def truncated_channel(registry: Registry, _engines: Engines) -> None:
-    path = local(registry, channel_key("tiny", "cpu", "candidate"))
+    path = local(registry, CANDIDATE.key)
     path.write_bytes(path.read_bytes()[:-3])
 
 
 def flipped_channel(registry: Registry, _engines: Engines) -> None:
-    flip_a_bit(local(registry, channel_key("tiny", "cpu", "candidate")))
+    flip_a_bit(local(registry, CANDIDATE.key))
 
 
 def emptied_channel(registry: Registry, _engines: Engines) -> None:
-    local(registry, channel_key("tiny", "cpu", "candidate")).write_bytes(canonical_json({"moves": []}))
+    local(registry, CANDIDATE.key).write_bytes(canonical_json({"moves": []}))
 
 
 def linked_channel(registry: Registry, _engines: Engines) -> None:
-    path = local(registry, channel_key("tiny", "cpu", "candidate"))
+    path = local(registry, CANDIDATE.key)
     path.rename(path.with_suffix(".old"))
     path.symlink_to(path.with_suffix(".old"))
     path.with_suffix(".old").rename(registry.objects.root / "elsewhere")

@@ -8,7 +8,7 @@ from tasks.errors import RefusedError
 from tasks.objects.folder import LocalObjects
 from tasks.records import Override
 from tasks.registry.channels import move_before, next_move
-from tasks.registry.moves import ChannelName
+from tasks.registry.moves import ChannelAddress, ChannelName
 from tasks.registry.registry import Registry
 from tasks.release.candidates import AUTOMATIC, fastest_passing, point_candidate
 from tests.tasks.processes import kill_points
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from tasks.store.local import LocalStore
 
 NEWER = "f" * 12
+CANDIDATE = ChannelAddress("tiny", "cpu", ChannelName.CANDIDATE)
 
 
 class Shelf:
@@ -45,7 +46,7 @@ class Shelf:
         self.registry.publish(manifest, lay_out(self._store, manifest, self._folder / manifest.engine_id))
 
     def candidate(self) -> Channel:
-        return self.registry.channels.read("tiny", "cpu", ChannelName.CANDIDATE)
+        return self.registry.channels.read(CANDIDATE)
 
 
 @pytest.fixture
@@ -86,11 +87,11 @@ def test_a_conversion_that_is_run_again_moves_nothing_not_even_what_a_person_too
     def take_back(channel: Channel) -> Move:
         back = move_before(channel)
         return next_move(
-            channel, "tiny", "cpu", kind="rollback", engine_id=back.engine_id, manifest=back.manifest, reason="slow",
+            channel, kind="rollback", engine_id=back.engine_id, manifest=back.manifest, reason="slow",
             override=None, who="ann",
         )  # fmt: skip
 
-    shelf.registry.channels.move("tiny", "cpu", ChannelName.CANDIDATE, take_back)
+    shelf.registry.channels.move(CANDIDATE, take_back)
     assert point_candidate(shelf.registry, "tiny", NEWER, "cpu", None) is None
     current = shelf.candidate().current
     assert current is not None

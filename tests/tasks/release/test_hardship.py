@@ -14,7 +14,7 @@ import pytest
 from tasks.errors import RefusedError, StageError
 from tasks.objects.s3 import S3Objects
 from tasks.process.context import StageContext
-from tasks.registry.moves import ChannelName
+from tasks.registry.moves import ChannelAddress, ChannelName
 from tasks.registry.registry import Registry
 from tasks.release.promote import carry_out, propose_promotion
 from tasks.release.pull import pull_engine
@@ -22,7 +22,7 @@ from tasks.release.serving_folder import ServingFolder
 from tests.s3_servers import BUCKET, Faults, aws_settings, serve_faulty
 from tests.tasks.processes import race, start_fork
 from tests.tasks.registry.keys import signing_as
-from tests.tasks.serving import ORDER, Shop, version_served
+from tests.tasks.serving import PRODUCTION, Shop, version_served
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 PROCESSES = 32
 KILLS = {"local": 50, "moto": 50, "radosgw": 15}
 VERSIONS = [f"{number:012x}" for number in range(PROCESSES)]
-STAGING = ChannelName.STAGING
+STAGING = ChannelAddress("tiny", "cpu", ChannelName.STAGING)
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def opened(place: Place, tmp_path: Path) -> Registry:
 def proposals(shop: Shop, versions: list[str]) -> list[Proposal]:
     """Publish an engine of each version, and propose each for staging, as it is now."""
     ids = [shop.publish(version).engine_id for version in versions]
-    return [propose_promotion(shop.registry, shop.store, "tiny", "cpu", STAGING, engine_id) for engine_id in ids]
+    return [propose_promotion(shop.registry, shop.store, STAGING, engine_id) for engine_id in ids]
 
 
 def promote(registry: Registry, shop: Shop, proposal: Proposal, who: str = "ann") -> str:
@@ -71,7 +71,7 @@ def test_of_32_who_promote_what_they_were_shown_one_wins_and_the_rest_are_told_w
     answers = race(
         [functools.partial(promote, unused, shop, each, f"person {number}") for number, each in enumerate(shown)]
     )
-    (move,) = (one.move for one in opened(place, tmp_path).channels.read("tiny", "cpu", STAGING).moves)
+    (move,) = (one.move for one in opened(place, tmp_path).channels.read(STAGING).moves)
     winner = next(number for number, each in enumerate(shown) if each.proposed.manifest.engine_id == move.engine_id)
     assert move.who == f"person {winner}"
     assert answers.pop(winner) == move.engine_id
@@ -102,17 +102,17 @@ def test_killed_at_random_moments_a_promotion_leaves_the_old_engine_or_the_new_o
     engines = [shop.publish(version).engine_id for version in VERSIONS[:2]]
     moved, taken = 0, 0.0
     for number in range(KILLS[place.kind] + 1):
-        before = shop.registry.channels.read("tiny", "cpu", STAGING)
+        before = shop.registry.channels.read(STAGING)
         engine_id = (
             engines[number % 2] if before.current is None else next(e for e in engines if e != before.current.engine_id)
         )
-        shown = propose_promotion(shop.registry, shop.store, "tiny", "cpu", STAGING, engine_id)
+        shown = propose_promotion(shop.registry, shop.store, STAGING, engine_id)
         work = functools.partial(promote, unused, shop, shown)
         if number == 0:
             taken = seconds(work)
             continue
         end(work, taken)
-        after = shop.registry.channels.read("tiny", "cpu", STAGING)
+        after = shop.registry.channels.read(STAGING)
         assert after.moves[: len(before.moves)] == before.moves
         new = [one.move.engine_id for one in after.moves[len(before.moves) :]]
         assert new in ([], [engine_id])
@@ -145,7 +145,7 @@ def test_killed_at_random_moments_a_pull_leaves_the_old_engine_or_the_new_one(
 
 
 def pull(registry: Registry, host: Path) -> None:
-    pull_engine(registry, ServingFolder(host), ORDER, wait_s=30)
+    pull_engine(registry, ServingFolder(host), PRODUCTION, wait_s=30)
 
 
 @contextmanager
@@ -165,13 +165,13 @@ def test_with_a_fifth_of_all_calls_failing_promotions_and_pulls_succeed_or_leave
     outcomes = {"promoted": 0, "pulled": 0}
     with faulty(bucket, tmp_path, faults) as failing:
         for number in range(10):
-            before = shop.registry.channels.read("tiny", "cpu", ChannelName.PRODUCTION).moves
+            before = shop.registry.channels.read(PRODUCTION).moves
             try:
                 Shop.promote(Shop(tmp_path, failing.objects, shop.signing), engines[number % 2].cell)
                 outcomes["promoted"] += 1
             except StageError:
                 pass
-            after = shop.registry.channels.read("tiny", "cpu", ChannelName.PRODUCTION).moves
+            after = shop.registry.channels.read(PRODUCTION).moves
             assert after[: len(before)] == before
             assert len(after) - len(before) in {0, 1}
             served = version_served(host) if host.exists() else None

@@ -12,13 +12,13 @@ from securesystemslib.signer import CryptoSigner
 from tasks.errors import InputError, RefusedError
 from tasks.process.context import StageContext
 from tasks.registry.layout import blob_key
-from tasks.registry.moves import ChannelName
+from tasks.registry.moves import ChannelAddress, ChannelName
 from tasks.registry.signing import Signing
 from tasks.release.promote import Proposal, carry_out, printable, propose_promotion, propose_rollback
 from tasks.release.publish import find_rejected
 from tasks.store.local import LocalStore
 from tests.tasks.processes import is_killed_at, race
-from tests.tasks.shelf import BAD, FAILING, FAST, SLOW, Shelf, stock
+from tests.tasks.shelf import BAD, FAILING, FAST, SLOW, Shelf, address_of, stock
 from tests.tasks.tiny import cell
 
 if TYPE_CHECKING:
@@ -57,11 +57,13 @@ def engine(shelf: Shelf, engine_id: str) -> SignedManifest:
 
 def propose(shelf: Shelf, to: str, engine_id: str | None = None, **place: str) -> Proposal:
     where: dict[str, Any] = {"model": "tiny", "target": "cpu"} | place
-    return propose_promotion(shelf.registry, shelf.context.store, to=ChannelName(to), engine_id=engine_id, **where)
+    return propose_promotion(
+        shelf.registry, shelf.context.store, ChannelAddress(channel=ChannelName(to), **where), engine_id
+    )
 
 
 def back(shelf: Shelf, name: str) -> Proposal:
-    return propose_rollback(shelf.registry, "tiny", "cpu", ChannelName(name))
+    return propose_rollback(shelf.registry, address_of(name))
 
 
 def carry(shelf: Shelf, proposal: Proposal, *, reason: str = "", override: str | None = None, who: str = "ann") -> Move:
