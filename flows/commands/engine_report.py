@@ -175,9 +175,9 @@ def examine_engine(session: Session, cell: Cell) -> Examination:
     """
 
     def work(on_progress: Callable[[int, int], None]) -> Examination:
-        faults = tuple(session.registry.verify(cell, on_progress))
+        faults = tuple(session.registry.engines.verify(cell, on_progress))
         try:
-            found = Examination(cell.engine_id, session.registry.read_signed(cell), faults)
+            found = Examination(cell.engine_id, session.registry.engines.read_signed(cell), faults)
         except RefusedError as error:
             found = Examination(cell.engine_id, None, faults or (str(error),))
         if found.faults:

@@ -83,7 +83,7 @@ def _pointed(session: Session, target: str, moves: dict[str, Move]) -> dict[str,
 
 def _describe(session: Session, moves: list[Move]) -> RegisteredEngine:
     """The engine that these moves point at."""
-    signed = session.registry.read_signed(Cell.parse(moves[0].engine_id))
+    signed = session.registry.engines.read_signed(Cell.parse(moves[0].engine_id))
     manifest, address = signed.manifest, session.settings.registry_address
     for move in moves:
         if move.manifest != signed.digest:

@@ -12,10 +12,10 @@ if TYPE_CHECKING:
     from tasks.registry.signing import Signing
 
 
-class Registry(Engines):
-    """Engines, with `channels` beside them."""
+class Registry:
+    """`engines` and `channels` over the same `objects`, signed and trusted by the same `signing`."""
 
     def __init__(self, objects: ObjectStore, signing: Signing) -> None:
-        super().__init__(objects, signing)
-        self.signing = signing
+        self.objects, self.signing = objects, signing
+        self.engines = Engines(objects, signing)
         self.channels = Channels(objects, signing)

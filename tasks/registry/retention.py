@@ -212,7 +212,7 @@ def _is_registered(registry: Registry, engine_id: str) -> bool:
         cell = Cell.parse(engine_id)
     except InputError:
         return False
-    return registry.has(cell)
+    return registry.engines.has(cell)
 
 
 def _held_files(entries: Iterable[Entry], named: Mapping[str, str], before: datetime) -> list[Held]:
@@ -235,7 +235,7 @@ def _find_incomplete(
     for manifest in manifests:
         if _is_whole(manifest, entries) or registry.objects.size(manifest_key(manifest.cell)) is None:
             continue
-        missing = registry.missing_files(manifest)
+        missing = registry.engines.missing_files(manifest)
         if missing:
             found.append(f"{manifest.engine_id} lacks {', '.join(missing)}; convert it again, which mends it")
     return found

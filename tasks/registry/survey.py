@@ -112,7 +112,7 @@ def read_manifests(
 
     def read(cell: Cell) -> SignedManifest | str | None:
         try:
-            return registry.read_signed(cell)
+            return registry.engines.read_signed(cell)
         except RefusedError as error:
             return str(error)
         except InputError:

@@ -34,8 +34,8 @@ def point_candidate(registry: Registry, model: str, version: str, target: str, w
     Raises:
         RefusedError: the channel or a manifest is damaged or not signed by a trusted key.
     """
-    cells = [cell for cell in registry.list_cells(model) if (cell.version, cell.target) == (version, target)]
-    signed = {cell: registry.read_signed(cell) for cell in cells}
+    cells = [cell for cell in registry.engines.list_cells(model) if (cell.version, cell.target) == (version, target)]
+    signed = {cell: registry.engines.read_signed(cell) for cell in cells}
     best = fastest_passing(one.manifest for one in signed.values())
     if best is None:
         return None

@@ -253,12 +253,12 @@ def _register(
     """Register an engine that did not pass, with the reason in its manifest; it is served only where a channel says."""
     shown = proposal.proposed.manifest
     _require_unmoved(proposal, registry.channels.read(proposal.address))
-    if registry.has(shown.cell):
+    if registry.engines.has(shown.cell):
         raise RefusedError(f"{shown.engine_id} was registered by somebody meanwhile; nothing was moved: look again")
     when = datetime.now(timezone.utc).isoformat(timespec="seconds")
     overridden = shown.model_copy(update={"override": Override(reason=override or "", who=who, when=when)})
     publish_engine(context, registry, overridden)
-    return registry.read_signed(shown.cell)
+    return registry.engines.read_signed(shown.cell)
 
 
 def _require_unmoved(proposal: Proposal, channel: Channel) -> None:
@@ -290,7 +290,7 @@ def _require_step(registry: Registry, proposal: Proposal) -> None:
 
 
 def _require_unchanged(registry: Registry, proposed: SignedManifest) -> None:
-    again = registry.read_signed(proposed.manifest.cell)
+    again = registry.engines.read_signed(proposed.manifest.cell)
     if again.digest != proposed.digest:
         raise RefusedError(f"{proposed.manifest.engine_id}: its manifest was replaced meanwhile; do not use it")
     require_sound(registry, again)

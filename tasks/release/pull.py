@@ -172,7 +172,7 @@ def _require_history(address: ChannelAddress, channel: Channel, accepted: Accept
 def _read_engine(registry: Registry, address: ChannelAddress, move: Move) -> SignedManifest:
     """The manifest of the engine that a move names."""
     try:
-        return registry.read_signed(Cell.parse(move.engine_id))
+        return registry.engines.read_signed(Cell.parse(move.engine_id))
     except InputError as error:
         raise RefusedError(f"channel {address} points at what cannot be served: {error}") from None
 
@@ -238,7 +238,7 @@ def _place(
         for file in artifact.files:
             _require_room(folder.root, file.size_bytes)
             alone = artifact.model_copy(update={"files": (file,)})
-            registry.fetch(alone, to, _shifted(on_progress, done, total))
+            registry.engines.fetch(alone, to, _shifted(on_progress, done, total))
             done += file.size_bytes
 
     return folder.place(offer.folder, offer.parts, offer.signed.envelope, fetch)

@@ -57,12 +57,12 @@ def engine_of(registry: Registry, move: Move) -> SignedManifest:
         cell = parse_engine(move.engine_id, move.address)
     except InputError as error:
         raise RefusedError(f"{place}: {error}") from None
-    if not registry.has(cell):
+    if not registry.engines.has(cell):
         raise RefusedError(
             f"{place} names {move.engine_id}, which is not registered any more; restore it from the bucket's versions"
             " or a backup, or promote another engine"
         )
-    found = registry.read_signed(cell)
+    found = registry.engines.read_signed(cell)
     if found.digest != move.manifest:
         raise RefusedError(
             f"{place} names {move.engine_id} by manifest {move.manifest}, but {found.digest} is registered; do not use"
@@ -88,8 +88,8 @@ def fastest_of_newest(registry: Registry, address: ChannelAddress) -> SignedMani
         InputError: there is none.
         RefusedError: a manifest is damaged, or not signed by a trusted key where a trust root is set.
     """
-    cells = [cell for cell in registry.list_cells(address.model) if cell.target == address.target]
-    found = in_threads(registry.read_signed, cells)
+    cells = [cell for cell in registry.engines.list_cells(address.model) if cell.target == address.target]
+    found = in_threads(registry.engines.read_signed, cells)
     passed = [one for one in found if one.manifest.verdict.outcome is Outcome.PASS]
     if not passed:
         raise InputError(
@@ -110,8 +110,8 @@ def find_engine(registry: Registry, store: ArtifactStore, cell: Cell) -> tuple[S
         InputError: it is neither.
         RefusedError: it could not be served; see `require_sound`.
     """
-    if registry.has(cell):
-        proposed = registry.read_signed(cell)
+    if registry.engines.has(cell):
+        proposed = registry.engines.read_signed(cell)
         require_sound(registry, proposed)
         return proposed, True
     rejected = find_rejected(store, cell)
@@ -132,7 +132,7 @@ def require_sound(registry: Registry, engine: SignedManifest) -> None:
         RefusedError: its manifest contradicts itself, or a file is missing or has another size.
     """
     faults = find_contradictions(engine.manifest)
-    faults += [f"{file} is missing or has another size" for file in registry.missing_files(engine.manifest)]
+    faults += [f"{file} is missing or has another size" for file in registry.engines.missing_files(engine.manifest)]
     _refuse_faulty(engine.manifest, faults, "convert the model again, which mends files, or promote another engine")
 
 

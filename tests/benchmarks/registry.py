@@ -53,7 +53,7 @@ registry = Registry(open_objects(sys.argv[1]), Signing())
 PUBLISH = """
 from tasks.records import EngineManifest
 manifest = EngineManifest.model_validate_json(Path(sys.argv[2]).read_bytes())
-assert registry.publish(manifest, {digest: Path(path) for digest, path in json.loads(sys.argv[3]).items()})
+assert registry.engines.publish(manifest, {digest: Path(path) for digest, path in json.loads(sys.argv[3]).items()})
 """
 PULL = """
 from tasks.release.pull import pull_engine
@@ -171,7 +171,7 @@ def run(name: str, command: list[str], timed: Timed) -> None:
 def promote(engine: Engine) -> None:
     """Point `production` at the engine, straight away."""
     opened = Registry(open_objects(ADDRESS), Signing())
-    signed = opened.read_signed(engine.manifest.cell)
+    signed = opened.engines.read_signed(engine.manifest.cell)
     opened.channels.move(
         ChannelAddress("tiny", "cpu", ChannelName.PRODUCTION),
         lambda channel: next_move(

@@ -81,7 +81,7 @@ class Shop:
             noise=noise,
         )
         manifest = manifest_of(self.store, outcome, **changes)
-        self.registry.publish(manifest, lay_out(self.store, manifest, self.root / f"files-{version}-{target}"))
+        self.registry.engines.publish(manifest, lay_out(self.store, manifest, self.root / f"files-{version}-{target}"))
         return manifest
 
     def onnx_plan(self, body: str = SCORER) -> bytes:
@@ -93,7 +93,7 @@ class Shop:
 
     def promote(self, engine: Cell, *, address: ChannelAddress = PRODUCTION, **changes: Any) -> Move:
         """Move the channel to an engine; `changes` replace fields of the move."""
-        digest = changes.pop("manifest", None) or self.registry.read_signed(engine).digest
+        digest = changes.pop("manifest", None) or self.registry.engines.read_signed(engine).digest
 
         def decide(channel: Channel) -> Move:
             move = next_move(

@@ -56,7 +56,7 @@ class Shelf:
         """Register an engine; see `describe`."""
         manifest = self.describe(precision, **options)
         publish_engine(self.context, self.registry, manifest)
-        return self.registry.read_signed(manifest.cell)
+        return self.registry.engines.read_signed(manifest.cell)
 
     def keep_out(self, precision: str, **options: Any) -> EngineManifest:
         """Keep an engine that failed in the artifact store, as a conversion does."""

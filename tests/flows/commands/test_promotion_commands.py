@@ -150,7 +150,7 @@ def test_what_is_there_and_what_would_come_are_shown_side_by_side(shelf: Shelf, 
 
 def test_every_judged_metric_is_shown_with_its_bounds_and_its_limit(shelf: Shelf) -> None:
     text = promote("staging", "--engine", SLOW)[1]
-    verdict = shelf.registry.read_signed(shelf.registry.list_cells()[1]).manifest.verdict
+    verdict = shelf.registry.engines.read_signed(shelf.registry.engines.list_cells()[1]).manifest.verdict
     shown = {result.rule.metric: row(text, f"score {result.rule.metric}")[1] for result in verdict.rules}
     assert len(shown) == len(verdict.rules) == 6
     signs = {"max": "≤ ", "min": "≥ ", "within": "±"}
@@ -262,7 +262,7 @@ def test_a_person_on_a_terminal_is_asked_and_only_a_yes_moves(
 
 
 def test_on_a_narrow_terminal_cells_are_folded_and_nothing_is_cut_off(shelf: Shelf) -> None:
-    shelf.point("staging", shelf.registry.read_signed(shelf.registry.list_cells()[0]))
+    shelf.point("staging", shelf.registry.engines.read_signed(shelf.registry.engines.list_cells()[0]))
     code, shown = on_a_terminal(b"n\n", ["promote", *HERE, "--to", "staging", "--engine", SLOW], columns=60)
     assert code == 5
     plain = re.sub(r"\x1b\[[0-9;]*m", "", shown).replace("\r", "")
@@ -373,7 +373,7 @@ def test_one_damaged_channel_hides_no_other_and_is_refused(shelf: Shelf) -> None
 
 
 def test_what_others_wrote_steers_no_terminal(shelf: Shelf) -> None:
-    slow, fast = (shelf.registry.read_signed(one) for one in reversed(shelf.registry.list_cells()))
+    slow, fast = (shelf.registry.engines.read_signed(one) for one in reversed(shelf.registry.engines.list_cells()))
     shelf.point("staging", slow)
     shelf.point("staging", fast, reason="\x1b[2Jgone\n→ forged", who="eve\u202e", override="\x1b[8mhidden")
     for arguments in (("history", *HERE), ("promote", *HERE, "--to", "staging", "--engine", SLOW)):

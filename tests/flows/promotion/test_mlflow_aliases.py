@@ -94,7 +94,7 @@ def test_a_version_tells_of_the_manifest_and_of_every_override_and_of_no_path(
     promote(session, ChannelName.CANARY, FAILING, override="the demo")
     update_aliases(session, "tiny", TARGET)
     (version,) = client.search_model_versions("name = 'tiny'")
-    signed = session.registry.read_signed(cell(version=FAILING, target=TARGET))
+    signed = session.registry.engines.read_signed(cell(version=FAILING, target=TARGET))
     assert version.tags == {
         "enginegate.engine_id": signed.manifest.engine_id,
         "enginegate.manifest": f"engines/tiny/{FAILING}/{TARGET}/fp32/manifest.json",

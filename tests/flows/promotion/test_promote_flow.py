@@ -287,7 +287,7 @@ def test_an_override_is_shown_registers_a_failing_engine_and_stays_in_the_histor
     with answering(person, lambda: person.answer(YES)):
         made = ask(ChannelName.STAGING, engine=engine, override="the deadline")
     assert (made.engine_id, made.override, made.who) == (engine, "the deadline", "ann through Prefect")
-    manifest = session.registry.read_manifest(cell(version=FAILING))
+    manifest = session.registry.engines.read_manifest(cell(version=FAILING))
     assert manifest.override
     assert (manifest.override.reason, manifest.override.who) == ("the deadline", "ann through Prefect")
 
@@ -301,7 +301,7 @@ def test_a_channel_that_points_there_already_asks_nobody(session: Session) -> No
 def test_texts_of_people_stay_texts_in_the_page(session: Session) -> None:
     hostile = "<script>alert(1)</script> [a](http://evil) **b** | c\n# d"
     proposal = propose_promotion(
-        session.registry, session.store, "tiny", "cpu", ChannelName.CANARY, f"tiny-cpu-fp32@{SECOND}"
+        session.registry, session.store, ChannelAddress("tiny", "cpu", ChannelName.CANARY), f"tiny-cpu-fp32@{SECOND}"
     )
     shown = describe_proposal(proposal, hostile, hostile)
     assert "<script>" not in shown

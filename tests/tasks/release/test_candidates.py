@@ -43,7 +43,7 @@ class Shelf:
         return manifest.model_copy(update={"benchmark": timed})
 
     def put(self, manifest: EngineManifest) -> None:
-        self.registry.publish(manifest, lay_out(self._store, manifest, self._folder / manifest.engine_id))
+        self.registry.engines.publish(manifest, lay_out(self._store, manifest, self._folder / manifest.engine_id))
 
     def candidate(self) -> Channel:
         return self.registry.channels.read(CANDIDATE)
@@ -70,7 +70,7 @@ def test_the_candidate_is_the_fastest_engine_of_the_version(shelf: Shelf) -> Non
     assert move is not None
     assert (move.engine_id, move.who, move.kind) == (f"tiny-cpu-int8@{VERSION}", AUTOMATIC, "promote")
     assert shelf.candidate().current == move
-    assert move.manifest == shelf.registry.read_signed(cell("int8")).digest
+    assert move.manifest == shelf.registry.engines.read_signed(cell("int8")).digest
     newer = point_candidate(shelf.registry, "tiny", NEWER, "cpu", "ann")
     assert newer is not None
     assert (newer.engine_id, newer.who, newer.before) == (f"tiny-cpu-fp16@{NEWER}", "ann", move.engine_id)
@@ -137,5 +137,5 @@ def convert(store: LocalStore, root: Path, keys: Path) -> None:
     shelf = Shelf(store, root, keys)
     manifest = shelf.engine("fp32", 3)
     with store.scratch() as folder:
-        shelf.registry.publish(manifest, lay_out(store, manifest, folder))
+        shelf.registry.engines.publish(manifest, lay_out(store, manifest, folder))
     point_candidate(shelf.registry, "tiny", VERSION, "cpu", None)

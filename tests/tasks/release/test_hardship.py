@@ -129,7 +129,7 @@ def test_killed_at_random_moments_a_pull_leaves_the_old_engine_or_the_new_one(
     taken, seen = 0.0, set()
     for number in range(KILLS[place.kind] + 1):
         old, new = VERSIONS[(number + 1) % 2], VERSIONS[number % 2]
-        move = shop.promote(shop.registry.read_manifest(shop.registry.list_cells()[number % 2]).cell)
+        move = shop.promote(shop.registry.engines.read_manifest(shop.registry.engines.list_cells()[number % 2]).cell)
         assert move.engine_id.endswith(new)
         work = functools.partial(pull, unused, host)
         if number == 0:

@@ -52,7 +52,11 @@ def stocked(template: Path, tmp_path: Path) -> Shelf:
 
 
 def engine(shelf: Shelf, engine_id: str) -> SignedManifest:
-    return next(shelf.registry.read_signed(one) for one in shelf.registry.list_cells() if one.engine_id == engine_id)
+    return next(
+        shelf.registry.engines.read_signed(one)
+        for one in shelf.registry.engines.list_cells()
+        if one.engine_id == engine_id
+    )
 
 
 def propose(shelf: Shelf, to: str, engine_id: str | None = None, **place: str) -> Proposal:
@@ -201,13 +205,13 @@ def test_an_engine_kept_out_is_objected_to_and_registered_by_an_override_with_it
     assert proposal.proposed.signature.standing == "unsigned"
     with pytest.raises(RefusedError, match=rf"staging of tiny for cpu does not move to {BAD}: verdict is fail: "):
         carry(stocked, proposal)
-    assert kept.cell not in stocked.registry.list_cells()
+    assert kept.cell not in stocked.registry.engines.list_cells()
     move = carry(stocked, proposal, reason="why", override="the demo of Monday")
-    found = stocked.registry.read_signed(kept.cell)
+    found = stocked.registry.engines.read_signed(kept.cell)
     assert found.manifest.override
     assert (found.manifest.override.reason, found.manifest.override.who) == ("the demo of Monday", "ann")
     assert found.manifest.model_copy(update={"override": None}) == kept
-    assert stocked.registry.verify(kept.cell) == []
+    assert stocked.registry.engines.verify(kept.cell) == []
     assert (move.engine_id, move.manifest, move.override) == (BAD, found.digest, "the demo of Monday")
     assert stocked.channel("staging").current == move
 
@@ -513,7 +517,10 @@ def test_killed_anywhere_the_channel_is_the_old_or_the_new_one(
         if not is_killed_at(line, functools.partial(promote, shelf, "staging", engine_id, override)):
             break
         ends.add(shelf.engine_at("staging"))
-        assert [shelf.registry.verify(one) for one in shelf.registry.list_cells()] in ([[]] * 2, [[]] * 3)
+        assert [shelf.registry.engines.verify(one) for one in shelf.registry.engines.list_cells()] in (
+            [[]] * 2,
+            [[]] * 3,
+        )
         promote(shelf, "staging", engine_id, override)
         assert [one.move.engine_id for one in shelf.channel("staging").moves] == [FAST, engine_id]
         line += stride

@@ -201,7 +201,7 @@ def test_a_folder_of_the_engine_that_is_a_link_or_a_file_is_replaced(served: Sho
 
 def swap_blob(shop: Shop) -> None:
     """The bytes of another engine's plan under this one's name."""
-    first, second = (shop.registry.read_manifest(cell(version=version)) for version in (FIRST, SECOND))
+    first, second = (shop.registry.engines.read_manifest(cell(version=version)) for version in (FIRST, SECOND))
     path = shop.blob(second.plan.files[0].digest)
     path.unlink()
     shutil.copy(shop.blob(first.plan.files[0].digest), path)
@@ -209,7 +209,7 @@ def swap_blob(shop: Shop) -> None:
 
 def swap_plan_in_manifest(shop: Shop) -> None:
     """A manifest that names another engine's plan, its own digest put right."""
-    first, second = (shop.registry.read_manifest(cell(version=version)) for version in (FIRST, SECOND))
+    first, second = (shop.registry.engines.read_manifest(cell(version=version)) for version in (FIRST, SECOND))
     forged = second.model_copy(update={"plan": first.plan})
     path = shop.manifest_path(SECOND)
     path.unlink()
@@ -217,11 +217,11 @@ def swap_plan_in_manifest(shop: Shop) -> None:
 
 
 def plan_of(shop: Shop) -> Path:
-    return shop.blob(shop.registry.read_manifest(cell(version=SECOND)).plan.files[0].digest)
+    return shop.blob(shop.registry.engines.read_manifest(cell(version=SECOND)).plan.files[0].digest)
 
 
 def smoke_of(shop: Shop) -> Path:
-    return shop.blob(shop.registry.read_manifest(cell(version=SECOND)).smoke.inputs.files[0].digest)
+    return shop.blob(shop.registry.engines.read_manifest(cell(version=SECOND)).smoke.inputs.files[0].digest)
 
 
 def publish_failing(shop: Shop, **changes: object) -> None:
