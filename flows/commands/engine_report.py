@@ -75,7 +75,7 @@ def engine_document(one: SignedManifest, pointing: PointingChannels) -> dict[str
     """A registered engine as JSON: its manifest, the digest of that, who signed it, and where it is now."""
     return one.manifest.model_dump(mode="json") | {
         "manifest_digest": one.digest,
-        "signed": one.signature.standing,
+        "signed": one.signature.words,
         "channels": pointing,
     }
 
@@ -213,7 +213,7 @@ def examination_document(found: Examination) -> dict[str, Any]:
     return {
         "faults": list(found.faults),
         "files": found.files,
-        "signed": None if found.signed is None else found.signed.signature.standing,
+        "signed": None if found.signed is None else found.signed.signature.words,
         "verdict": None if manifest is None else manifest.verdict.outcome.value,
         "override": None if manifest is None or manifest.override is None else manifest.override.model_dump(),
     }

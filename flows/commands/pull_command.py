@@ -151,8 +151,8 @@ def offer_lines(offer: Offer) -> list[str]:
     verdict = manifest.verdict
     lines = [
         f"channel {offer.address}: move {move.number}, {move.kind} by {move.who}, {move.when}: {move.reason}",
-        _standing("move", offer.move.signature),
-        _standing("manifest", offer.signed.signature),
+        _signature_line("move", offer.move.signature),
+        _signature_line("manifest", offer.signed.signature),
         f"{MARKS[verdict.outcome.value]} verdict {verdict.outcome.value}: {deciding_sentence(verdict)}",
     ]
     if manifest.override is not None:
@@ -164,8 +164,8 @@ def offer_lines(offer: Offer) -> list[str]:
     return [printable(line) for line in lines]
 
 
-def _standing(what: str, signature: Signature) -> str:
-    return f"{'✓' if signature.verified else '!'} {what}: {signature.standing}"
+def _signature_line(what: str, signature: Signature) -> str:
+    return f"{'✓' if signature.verified else '!'} {what}: {signature.words}"
 
 
 def outcome_lines(pulled: Pulled) -> list[str]:
@@ -193,10 +193,10 @@ def document_of(pulled: Pulled) -> Document:
         "channel": offer.address.channel.value,
         "engine_id": manifest.engine_id,
         "manifest": offer.signed.digest,
-        "signature": offer.signed.signature.standing,
+        "signature": offer.signed.signature.words,
         "verdict": manifest.verdict.outcome.value,
         "override": None if manifest.override is None else manifest.override.model_dump(mode="json"),
-        "move": {**move.move.model_dump(mode="json"), "digest": move.digest, "signature": move.signature.standing},
+        "move": {**move.move.model_dump(mode="json"), "digest": move.digest, "signature": move.signature.words},
         "size_bytes": offer.size_bytes,
         "folder": str(pulled.path),
         "current": str(pulled.path.parent / "current"),

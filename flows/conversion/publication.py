@@ -1,4 +1,4 @@
-"""Registers what a conversion made, and points `candidate` at the fastest engine of each target."""
+"""Publishes what a conversion made, and points `candidate` at the fastest engine of each target."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from flows.conversion.engine_flow import as_task
 from flows.promotion.mlflow_aliases import update_aliases
 from tasks.errors import EnginegateError
 from tasks.registry.moves import ChannelAddress, ChannelName
-from tasks.release.candidates import point_candidate
 from tasks.release.publish import describe_engine, keep_rejected, publish_engine
+from tasks.release.select import point_candidate
 from validation.verdict import Outcome
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def require_registry(session: Session, plan: ConversionPlan) -> None:
         session.registry.channels.read(ChannelAddress(plan.directory.spec.name, target, ChannelName.CANDIDATE))
 
 
-def register_all(
+def publish_all(
     session: Session,
     plan: ConversionPlan,
     outcomes: list[EngineOutcome],
@@ -41,14 +41,14 @@ def register_all(
     reference: ReferenceArtifact,
     runs: dict[str, str],
 ) -> None:
-    """Register every engine that passed, and point `candidate` at the fastest of each target.
+    """Publish every engine that passed, and point `candidate` at the fastest of each target.
 
     One that is refused does not keep the others out.
     """
     faults: list[EnginegateError] = []
     for outcome in outcomes:
         try:
-            _register(session, plan, outcome, data, reference, runs[outcome.cell.engine_id])
+            _publish(session, plan, outcome, data, reference, runs[outcome.cell.engine_id])
         except EnginegateError as error:
             faults.append(error)
     passed = {outcome.cell.target: None for outcome in outcomes if outcome.outcome is Outcome.PASS}
@@ -62,7 +62,7 @@ def register_all(
         raise type(faults[0])("\n".join(map(str, faults)))
 
 
-def _register(
+def _publish(
     session: Session,
     plan: ConversionPlan,
     outcome: EngineOutcome,
@@ -70,7 +70,7 @@ def _register(
     reference: ReferenceArtifact,
     run: str,
 ) -> None:
-    """Register an engine that passed; one that was measured and did not is kept in the store, for an override."""
+    """Publish an engine that passed; one that was measured and did not is kept in the store, for an override."""
     if outcome.verdict is None or outcome.benchmark is None:
         return
     manifest = describe_engine(

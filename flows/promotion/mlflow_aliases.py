@@ -100,7 +100,7 @@ def _describe(session: Session, moves: list[Move]) -> RegisteredEngine:
         registry=address if address.startswith(S3) else None,
         verdict=manifest.verdict.outcome.value,
         deciding=deciding_words(manifest.verdict),
-        signature=signed.signature.standing,
+        signature=signed.signature.words,
         override=_override(signed, moves),
         run_id=manifest.mlflow_run,
         p50_ms=headline.p50_ms,

@@ -68,7 +68,7 @@ def _show_last_move(reporter: Reporter, proposal: Proposal) -> None:
 
 def _told(one: SignedMove) -> str:
     reason = f": {printable(one.move.reason)}" if one.move.reason else ""
-    return f"{printable(one.move.when)} by {printable(one.move.who)} ({one.signature.standing}){reason}"
+    return f"{printable(one.move.when)} by {printable(one.move.who)} ({one.signature.words}){reason}"
 
 
 def comparison_rows(proposal: Proposal) -> list[list[str]]:
@@ -81,7 +81,7 @@ def comparison_rows(proposal: Proposal) -> list[list[str]]:
         now = {} if proposal.current is None else properties(proposal.current.manifest)
         coming = properties(proposal.proposed.manifest)
         rows += [[name, now.get(name, NOTHING), coming.get(name, NOTHING)] for name in {**coming, **now}]
-    rows += _standing_rows(proposal)
+    rows += _registration_rows(proposal)
     return [[printable(cell) for cell in row] for row in rows]
 
 
@@ -129,14 +129,14 @@ def _speedup(benchmark: Benchmark) -> str:
     return f"{ratio:.2f}x" + ("" if bounds is None else f" [{bounds[0]:.2f}, {bounds[1]:.2f}]")
 
 
-def _standing_rows(proposal: Proposal) -> list[list[str]]:
+def _registration_rows(proposal: Proposal) -> list[list[str]]:
     """What the registry says of both engines."""
-    now = {} if proposal.current is None else _standing(proposal.current, registered=True)
-    coming = _standing(proposal.proposed, registered=proposal.registered)
+    now = {} if proposal.current is None else _registration(proposal.current, registered=True)
+    coming = _registration(proposal.proposed, registered=proposal.registered)
     return [[name, now.get(name, NOTHING), coming.get(name, NOTHING)] for name in {**coming, **now}]
 
 
-def _standing(engine: SignedManifest, *, registered: bool) -> dict[str, str]:
+def _registration(engine: SignedManifest, *, registered: bool) -> dict[str, str]:
     manifest = engine.manifest
     rows = {
         "signature": signature_words(engine.signature) if registered else "? not registered yet",
@@ -177,7 +177,7 @@ def _engine_document(engine: SignedManifest) -> dict[str, Any]:
 
 
 def _signature_document(signature: Signature) -> dict[str, Any]:
-    return {"standing": signature.standing, **asdict(signature)}
+    return {"standing": signature.words, **asdict(signature)}
 
 
 def show_history(reporter: Reporter, channel: Channel) -> None:
@@ -215,4 +215,4 @@ def history_document(channel: Channel) -> dict[str, Any]:
 
 def signature_words(signature: Signature) -> str:
     """Who signed, with the mark that colours it: ✓ where a trusted key did, else ?."""
-    return f"{'✓' if signature.verified else '?'} {signature.standing}"
+    return f"{'✓' if signature.verified else '?'} {signature.words}"

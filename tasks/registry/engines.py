@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from tasks.errors import InputError, RefusedError
 from tasks.process.child import ignore_progress
 from tasks.records import Cell, EngineManifest
-from tasks.registry.evidence import artifacts_of, find_contradictions
+from tasks.registry.evidence import artifacts_of, find_contradictions, find_objections
 from tasks.registry.layout import ENGINES, blob_key, manifest_key
 from tasks.specs import Precision
 
@@ -73,7 +73,7 @@ class Engines:
             RefusedError: the verdict is no pass and there is no override, a file does not match its digest, or the
                 engine id is taken by an engine of other content.
         """
-        faults = find_contradictions(manifest)
+        faults = find_contradictions(manifest) + find_objections(manifest)
         if faults:
             raise RefusedError(f"{manifest.engine_id} is not registered: {'; '.join(faults)}")
         registered = self.has(manifest.cell)
@@ -186,7 +186,7 @@ class Engines:
             manifest = self.read_manifest(cell)
         except RefusedError as error:
             return [str(error)]
-        faults = find_contradictions(manifest)
+        faults = find_contradictions(manifest) + find_objections(manifest)
         for role, artifact in artifacts_of(manifest).items():
             faults += [f"{role}: {fault}" for file in artifact.files if (fault := self._fault(file, on_progress))]
         return faults

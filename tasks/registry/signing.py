@@ -37,7 +37,7 @@ class Signature:
     verified: tuple[str, ...] | None
 
     @property
-    def standing(self) -> str:
+    def words(self) -> str:
         """What people are told: `signed by …`, `signed, not verified`, `unsigned`, or that its key is not trusted."""
         if self.verified:
             return f"signed by {', '.join(key[:_SHOWN] for key in self.verified)}"

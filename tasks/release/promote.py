@@ -22,7 +22,7 @@ from tasks.release.select import (
     parse_engine,
     points_at,
     read_current,
-    require_sound,
+    require_servable,
 )
 from tasks.rule_view import deciding_sentence
 from validation.verdict import Outcome
@@ -120,7 +120,7 @@ def propose_rollback(registry: Registry, address: ChannelAddress) -> Proposal:
     channel = registry.channels.read(address)
     move = move_before(channel)
     proposed = engine_of(registry, move)
-    require_sound(registry, proposed)
+    require_servable(registry, proposed)
     current, fault = read_current(registry, channel)
     return Proposal(
         channel=channel,
@@ -185,7 +185,9 @@ def carry_out(
     require_permission(proposal, override)
     _require_lines(reason=reason, override="-" if override is None else override, who=who)
     _require_trusted_signature(registry)
-    proposed = proposal.proposed if proposal.registered else _register(registry, context, proposal, override, who)
+    proposed = (
+        proposal.proposed if proposal.registered else _publish_overridden(registry, context, proposal, override, who)
+    )
 
     def decide(channel: Channel) -> Move:
         _require_unmoved(proposal, channel)
@@ -247,7 +249,7 @@ def _require_trusted_signature(registry: Registry) -> None:
     registry.signing.seal("move", {})
 
 
-def _register(
+def _publish_overridden(
     registry: Registry, context: StageContext, proposal: Proposal, override: str | None, who: str
 ) -> SignedManifest:
     """Register an engine that did not pass, with the reason in its manifest; it is served only where a channel says."""
@@ -293,7 +295,7 @@ def _require_unchanged(registry: Registry, proposed: SignedManifest) -> None:
     again = registry.engines.read_signed(proposed.manifest.cell)
     if again.digest != proposed.digest:
         raise RefusedError(f"{proposed.manifest.engine_id}: its manifest was replaced meanwhile; do not use it")
-    require_sound(registry, again)
+    require_servable(registry, again)
 
 
 def _default(registry: Registry, address: ChannelAddress, before: Channel | None) -> SignedManifest:
@@ -306,5 +308,5 @@ def _default(registry: Registry, address: ChannelAddress, before: Channel | None
         )
     else:
         proposed = fastest_of_newest(registry, address)
-    require_sound(registry, proposed)
+    require_servable(registry, proposed)
     return proposed

@@ -1,27 +1,31 @@
-"""Engines that a channel could take: found in the registry, or among those kept out of it, and fit to be served."""
+"""How an engine is chosen for a channel: named or the fastest, registered or kept out, and fit to be served."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from tasks.errors import InputError, RefusedError
-from tasks.records import Cell, Override
+from tasks.records import Cell
+from tasks.registry.channels import next_move
 from tasks.registry.engines import SignedManifest
-from tasks.registry.evidence import artifacts_of, find_contradictions
+from tasks.registry.evidence import artifacts_of, find_contradictions, find_objections
+from tasks.registry.moves import ChannelAddress, ChannelName
 from tasks.registry.signing import Signature
 from tasks.registry.survey import in_threads
-from tasks.release.candidates import fastest_passing
 from tasks.release.publish import find_rejected
 from tasks.store.digests import digest_json
 from validation.verdict import Outcome
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from tasks.records import EngineManifest
     from tasks.registry.channels import Channel
-    from tasks.registry.moves import ChannelAddress, Move
+    from tasks.registry.moves import Move
     from tasks.registry.registry import Registry
     from tasks.store.interface import ArtifactStore
 
+AUTOMATIC = "enginegate convert"
 _NAMED = 3
 
 
@@ -101,6 +105,43 @@ def fastest_of_newest(registry: Registry, address: ChannelAddress) -> SignedMani
     return next(one for one in passed if one.manifest is best)
 
 
+def fastest_passing(manifests: Iterable[EngineManifest]) -> EngineManifest | None:
+    """The engine with the smallest median latency of those that passed, the smaller one of equals."""
+    passing = [manifest for manifest in manifests if manifest.verdict.outcome is Outcome.PASS]
+    return min(passing, key=lambda one: (one.benchmark.headline.p50_ms, one.plan.size_bytes), default=None)
+
+
+def point_candidate(registry: Registry, model: str, version: str, target: str, who: str | None) -> Move | None:
+    """Move `candidate` to the fastest registered engine of a version for a target; return the move, if any was made.
+
+    An engine that was the candidate before is left alone: a conversion that is run again moves nothing, and what a
+    person took back stays so.
+
+    Raises:
+        RefusedError: the channel or a manifest is damaged or not signed by a trusted key.
+    """
+    cells = [cell for cell in registry.engines.list_cells(model) if (cell.version, cell.target) == (version, target)]
+    signed = {cell: registry.engines.read_signed(cell) for cell in cells}
+    best = fastest_passing(one.manifest for one in signed.values())
+    if best is None:
+        return None
+
+    def decide(channel: Channel) -> Move | None:
+        if any(one.move.engine_id == best.engine_id for one in channel.moves):
+            return None
+        return next_move(
+            channel,
+            kind="promote",
+            engine_id=best.engine_id,
+            manifest=signed[best.cell].digest,
+            reason=f"the fastest engine of version {version} that passed",
+            override=None,
+            who=who or AUTOMATIC,
+        )
+
+    return registry.channels.move(ChannelAddress(model, target, ChannelName.CANDIDATE), decide)
+
+
 def find_engine(registry: Registry, store: ArtifactStore, cell: Cell) -> tuple[SignedManifest, bool]:
     """A registered engine, or one that was kept out and lies in this host's store; and whether it is registered.
 
@@ -108,11 +149,11 @@ def find_engine(registry: Registry, store: ArtifactStore, cell: Cell) -> tuple[S
 
     Raises:
         InputError: it is neither.
-        RefusedError: it could not be served; see `require_sound`.
+        RefusedError: it could not be served; see `require_servable`.
     """
     if registry.engines.has(cell):
         proposed = registry.engines.read_signed(cell)
-        require_sound(registry, proposed)
+        require_servable(registry, proposed)
         return proposed, True
     rejected = find_rejected(store, cell)
     if rejected is None or rejected.verdict.outcome is Outcome.PASS:
@@ -121,25 +162,24 @@ def find_engine(registry: Registry, store: ArtifactStore, cell: Cell) -> tuple[S
             " `enginegate engines` lists what is registered. To override a verdict, run this on the host whose artifact"
             " store (ENGINEGATE_STORE) the engine was converted with"
         )
-    _require_kept(store, rejected)
+    _require_stored(store, rejected)
     return SignedManifest(rejected, digest_json(rejected.model_dump(mode="json")), Signature((), None)), False
 
 
-def require_sound(registry: Registry, engine: SignedManifest) -> None:
+def require_servable(registry: Registry, engine: SignedManifest) -> None:
     """Check that an engine could be served, by its manifest and the sizes of its files.
 
     Raises:
         RefusedError: its manifest contradicts itself, or a file is missing or has another size.
     """
-    faults = find_contradictions(engine.manifest)
+    faults = find_contradictions(engine.manifest) + find_objections(engine.manifest)
     faults += [f"{file} is missing or has another size" for file in registry.engines.missing_files(engine.manifest)]
     _refuse_faulty(engine.manifest, faults, "convert the model again, which mends files, or promote another engine")
 
 
-def _require_kept(store: ArtifactStore, rejected: EngineManifest) -> None:
-    """The same of an engine that is not registered: its files lie in the artifact store."""
-    overridden = rejected.model_copy(update={"override": Override(reason="?", who=None, when="")})
-    faults = find_contradictions(overridden)
+def _require_stored(store: ArtifactStore, rejected: EngineManifest) -> None:
+    """Check the same of an engine that is not registered, whose files lie in the artifact store."""
+    faults = find_contradictions(rejected)
     faults += [
         f"{role}: files are missing in the artifact store"
         for role, artifact in artifacts_of(rejected).items()

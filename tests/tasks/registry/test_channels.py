@@ -66,7 +66,7 @@ def test_a_channel_points_at_the_last_engine_and_keeps_all_of_its_history(channe
     assert [move.number for move in moves] == [1, 2, 3, 4]
     assert [move.before for move in moves] == [None, *map(engine_id, range(3))]
     assert [move.previous for move in moves] == [None, *(one.digest for one in read.moves[:3])]
-    assert all(one.signature.standing.startswith("signed by ") for one in read.moves)
+    assert all(one.signature.words.startswith("signed by ") for one in read.moves)
 
 
 def test_the_channels_have_an_order() -> None:
@@ -255,8 +255,8 @@ def test_a_history_goes_on_when_a_key_is_withdrawn_that_did_not_sign_the_newest_
     (keys / "ann.pem").unlink()
     bob = Channels(objects, Signing.from_files(keys / "bob.key", keys))
     first, second = (one.signature for one in bob.read(STAGING).moves)
-    assert (first.verified, first.standing) == ((), "signed by a key that is not trusted")
-    assert second.standing.startswith("signed by ")
+    assert (first.verified, first.words) == ((), "signed by a key that is not trusted")
+    assert second.words.startswith("signed by ")
     assert move_to(bob, 2).number == 3
     (keys / "bob.pem").rename(keys / "bob.withdrawn")
     write_key(keys, "eve")

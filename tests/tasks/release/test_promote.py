@@ -202,7 +202,7 @@ def test_an_engine_kept_out_is_objected_to_and_registered_by_an_override_with_it
     proposal = propose(stocked, "staging", BAD)
     assert not proposal.registered
     assert proposal.proposed.manifest == kept
-    assert proposal.proposed.signature.standing == "unsigned"
+    assert proposal.proposed.signature.words == "unsigned"
     with pytest.raises(RefusedError, match=rf"staging of tiny for cpu does not move to {BAD}: verdict is fail: "):
         carry(stocked, proposal)
     assert kept.cell not in stocked.registry.engines.list_cells()

@@ -10,7 +10,7 @@ from tasks.records import Override
 from tasks.registry.channels import move_before, next_move
 from tasks.registry.moves import ChannelAddress, ChannelName
 from tasks.registry.registry import Registry
-from tasks.release.candidates import AUTOMATIC, fastest_passing, point_candidate
+from tasks.release.select import AUTOMATIC, fastest_passing, point_candidate
 from tests.tasks.processes import kill_points
 from tests.tasks.registry.keys import signing_as
 from tests.tasks.tiny import VERSION, cell, latency, lay_out, make_outcome, manifest_of
