@@ -112,13 +112,6 @@ def history(session: Session, model: str, target: str, channel: str | None) -> t
     return document, REFUSED if damaged else 0
 
 
-def announce(session: Session, model: str, target: str) -> None:
-    """Tell MLflow where the channels point now. The registry is the truth, so a down MLflow is told of and no error."""
-    from flows.promotion.mlflow_aliases import update_aliases  # noqa: PLC0415 - MLflow takes over a second
-
-    update_aliases(session, model, target)
-
-
 def _move(
     session: Session, proposal: Proposal, reason: str, override: str | None, *, yes: bool
 ) -> tuple[Document, int]:
@@ -137,7 +130,6 @@ def _move(
         return proposal_document(proposal, None), REFUSED
     move = _carry_out(session, proposal, reason, override, who)
     session.reporter.marked(f"✓ {proposal.address} points at {move.engine_id} (move {move.number})")
-    announce(session, proposal.address.model, proposal.address.target)
     return proposal_document(proposal, move), 0
 
 

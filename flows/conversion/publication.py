@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from flows.console import label_of
 from flows.conversion.engine_flow import as_task
-from flows.promotion.mlflow_aliases import update_aliases
 from tasks.errors import EnginegateError
 from tasks.registry.moves import ChannelAddress, ChannelName
 from tasks.release.publish import describe_engine, keep_rejected, publish_engine
@@ -57,7 +56,6 @@ def publish_all(
             _point_candidate(session, plan, target)
         except EnginegateError as error:
             faults.append(error)
-        update_aliases(session, plan.directory.spec.name, target)
     if faults:
         raise type(faults[0])("\n".join(map(str, faults)))
 

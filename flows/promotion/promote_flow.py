@@ -21,10 +21,10 @@ from prefect.input import RunInput
 from prefect.states import Cancelled
 from pydantic import Field
 
-from flows.promotion.mlflow_aliases import S3, update_aliases
 from flows.promotion.promotion_report import comparison_rows
 from flows.session import current_session
 from tasks.errors import InputError, RefusedError, printable
+from tasks.objects.location import S3
 from tasks.registry.moves import ChannelAddress, ChannelName
 from tasks.release.promote import carry_out, propose_promotion, require_permission
 
@@ -111,7 +111,6 @@ def promote_engine(
         who=f"{approver} through Prefect",
     )
     session.reporter.say(f"✓ {proposal.address} points at {move.engine_id} (move {move.number}, {move.who})")
-    update_aliases(session, model, target)
     return move
 
 

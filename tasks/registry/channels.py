@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 
 from tasks.errors import InputError, RefusedError
 from tasks.objects.interface import ChangedError
+from tasks.registry.listeners import Listeners
 from tasks.registry.moves import Move
 from tasks.registry.trust import TrustedHistory
 from tasks.store.digests import canonical_json
@@ -51,8 +52,8 @@ class Channel:
 class Channels:
     """The channels of a registry. One object serves one reader, whose channels may only ever get longer."""
 
-    def __init__(self, objects: ObjectStore, signing: Signing) -> None:
-        self._objects, self._signing = objects, signing
+    def __init__(self, objects: ObjectStore, signing: Signing, listeners: Listeners | None = None) -> None:
+        self._objects, self._signing, self._listeners = objects, signing, listeners or Listeners()
         # What the envelopes of the last channel hold and who signed them: facts of their bytes, so that reading it
         # again opens only what is new. Whether they may be believed is asked of `TrustedHistory` at every reading.
         self._opened: dict[bytes, Signed] = {}
@@ -95,7 +96,8 @@ class Channels:
     def move(self, address: ChannelAddress, decide: Callable[[Channel], Decided]) -> Decided:
         """Move a channel as `decide` says for what it holds, which is asked again when somebody else moved it first.
 
-        `decide` returns None where nothing is left to do, and raises where the intent no longer holds.
+        `decide` returns None where nothing is left to do, and raises where the intent no longer holds. Whoever listens
+        is told of the move once it is written.
 
         Returns:
             The move that was written; None where nothing was left to do.
@@ -118,6 +120,7 @@ class Channels:
                 time.sleep(random.random() * FIRST_PAUSE_S * 2**attempt)  # noqa: S311 - no secret
                 continue
             self._final[address] = moves[-1]
+            self._listeners.tell(move)
             return move
         raise RefusedError(
             f"channel {address} was moved by others {MOST_TRIES} times meanwhile; look at `enginegate history` and try"

@@ -31,11 +31,12 @@ if TYPE_CHECKING:
 REPOSITORY = Path(__file__).resolve().parents[3]
 HERE = ("tiny", "--target", "cpu")
 LIMIT_S = 60
-# The terminal becomes that of the process, so that Ctrl-C reaches it; and MLflow's mirror is none.
+# The terminal becomes that of the process, so that Ctrl-C reaches it; and no MLflow is told.
 ON_TERMINAL = """
-import fcntl, sys, termios, types
+import fcntl, termios
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-sys.modules["flows.promotion.mlflow_aliases"] = types.SimpleNamespace(update_aliases=lambda *_: None)
+import flows.session
+flows.session.LISTENERS = ()
 from flows.commands.cli import main
 main()
 """
@@ -50,10 +51,10 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def told(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
-    """What MLflow was told of, by a mirror that is none."""
+    """The models and targets of which the one listener was told."""
     calls: list[tuple[str, str]] = []
-    mirror = SimpleNamespace(update_aliases=lambda _, model, target: calls.append((model, target)))
-    monkeypatch.setitem(sys.modules, "flows.promotion.mlflow_aliases", mirror)
+    listener = SimpleNamespace(name="a listener", hear=lambda move: calls.append((move.model, move.target)))
+    monkeypatch.setattr("flows.session.LISTENERS", (lambda _settings, _registry: listener,))
     return calls
 
 
