@@ -291,11 +291,11 @@ def race_to(channels: Channels, worker: int) -> list[int]:
 
 
 def test_of_200_moves_by_32_processes_none_is_lost_and_the_history_has_the_winners_in_order(
-    place: Place, tmp_path: Path
+    shared_place: Place, tmp_path: Path
 ) -> None:
-    unused = Channels(place.open(), signing_as(tmp_path))  # each process makes connections of its own
+    unused = Channels(shared_place.open(), signing_as(tmp_path))  # each process makes connections of its own
     wins = [json.loads(text) for text in race([functools.partial(race_to, unused, n) for n in range(PROCESSES)])]
-    history = Channels(place.open(), signing_as(tmp_path)).read(STAGING).moves
+    history = Channels(shared_place.open(), signing_as(tmp_path)).read(STAGING).moves
     assert [one.move.number for one in history] == list(range(1, MOVES + 1))
     assert {one.move.number: int(one.move.who) for one in history} == {
         number: worker for worker, numbers in enumerate(wins) for number in numbers

@@ -38,14 +38,14 @@ STAGING = ChannelAddress("tiny", "cpu", ChannelName.STAGING)
 
 
 @pytest.fixture
-def shop(place: Place, tmp_path: Path) -> Shop:
+def shop(shared_place: Place, tmp_path: Path) -> Shop:
     """An empty registry of each kind, signed and trusted, and a host."""
-    return Shop(tmp_path, place.open(), signing_as(tmp_path / "keys"))
+    return Shop(tmp_path, shared_place.open(), signing_as(tmp_path / "keys"))
 
 
-def opened(place: Place, tmp_path: Path) -> Registry:
+def opened(shared_place: Place, tmp_path: Path) -> Registry:
     """The registry for a process that is forked: it makes connections of its own."""
-    return Registry(place.open(), signing_as(tmp_path / "keys"))
+    return Registry(shared_place.open(), signing_as(tmp_path / "keys"))
 
 
 def proposals(shop: Shop, versions: list[str]) -> list[Proposal]:
@@ -64,14 +64,14 @@ def promote(registry: Registry, shop: Shop, proposal: Proposal, who: str = "ann"
 
 
 def test_of_32_who_promote_what_they_were_shown_one_wins_and_the_rest_are_told_who(
-    place: Place, shop: Shop, tmp_path: Path
+    shared_place: Place, shop: Shop, tmp_path: Path
 ) -> None:
     shown = proposals(shop, VERSIONS)
-    unused = opened(place, tmp_path)
+    unused = opened(shared_place, tmp_path)
     answers = race(
         [functools.partial(promote, unused, shop, each, f"person {number}") for number, each in enumerate(shown)]
     )
-    (move,) = (one.move for one in opened(place, tmp_path).channels.read(STAGING).moves)
+    (move,) = (one.move for one in opened(shared_place, tmp_path).channels.read(STAGING).moves)
     winner = next(number for number, each in enumerate(shown) if each.proposed.manifest.engine_id == move.engine_id)
     assert move.who == f"person {winner}"
     assert answers.pop(winner) == move.engine_id
@@ -96,12 +96,12 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def test_killed_at_random_moments_a_promotion_leaves_the_old_engine_or_the_new_one(
-    place: Place, shop: Shop, tmp_path: Path
+    shared_place: Place, shop: Shop, tmp_path: Path
 ) -> None:
-    unused = opened(place, tmp_path)
+    unused = opened(shared_place, tmp_path)
     engines = [shop.publish(version).engine_id for version in VERSIONS[:2]]
     moved, taken = 0, 0.0
-    for number in range(KILLS[place.kind] + 1):
+    for number in range(KILLS[shared_place.kind] + 1):
         before = shop.registry.channels.read(STAGING)
         engine_id = (
             engines[number % 2] if before.current is None else next(e for e in engines if e != before.current.engine_id)
@@ -117,17 +117,17 @@ def test_killed_at_random_moments_a_promotion_leaves_the_old_engine_or_the_new_o
         new = [one.move.engine_id for one in after.moves[len(before.moves) :]]
         assert new in ([], [engine_id])
         moved += len(new)
-    assert 0 < moved < KILLS[place.kind]
+    assert 0 < moved < KILLS[shared_place.kind]
 
 
 def test_killed_at_random_moments_a_pull_leaves_the_old_engine_or_the_new_one(
-    place: Place, shop: Shop, tmp_path: Path
+    shared_place: Place, shop: Shop, tmp_path: Path
 ) -> None:
-    unused, host = opened(place, tmp_path), tmp_path / "host"
+    unused, host = opened(shared_place, tmp_path), tmp_path / "host"
     for version in VERSIONS[:2]:
         shop.publish(version)
     taken, seen = 0.0, set()
-    for number in range(KILLS[place.kind] + 1):
+    for number in range(KILLS[shared_place.kind] + 1):
         old, new = VERSIONS[(number + 1) % 2], VERSIONS[number % 2]
         move = shop.promote(shop.registry.engines.read_manifest(shop.registry.engines.list_cells()[number % 2]).cell)
         assert move.engine_id.endswith(new)
@@ -149,12 +149,12 @@ def pull(registry: Registry, host: Path) -> None:
 
 
 @contextmanager
-def faulty(place: Place, tmp_path: Path, faults: Faults) -> Iterator[Registry]:
+def faulty(shared_place: Place, tmp_path: Path, faults: Faults) -> Iterator[Registry]:
     """The registry, by way of a proxy that makes calls fail."""
-    with serve_faulty(place.endpoint, faults) as endpoint, pytest.MonkeyPatch.context() as patch:
+    with serve_faulty(shared_place.endpoint, faults) as endpoint, pytest.MonkeyPatch.context() as patch:
         for name, value in aws_settings(endpoint).items():
             patch.setenv(name, value)
-        yield Registry(S3Objects(BUCKET, place.prefix, part_bytes=5 << 20), signing_as(tmp_path / "keys"))
+        yield Registry(S3Objects(BUCKET, shared_place.prefix, part_bytes=5 << 20), signing_as(tmp_path / "keys"))
 
 
 def test_with_a_fifth_of_all_calls_failing_promotions_and_pulls_succeed_or_leave_things_as_they_were(
