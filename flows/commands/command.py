@@ -22,7 +22,7 @@ Command = TypeVar("Command", bound="Callable[..., Any]")
 
 MARKS = {"pass": "✓", "fail": "✕", "inconclusive": "?"}
 CHANNELS = ("candidate", "staging", "canary", "production")
-"""The values of `tasks.registry.channels.ChannelName`, which takes too long to import for `--help`."""
+"""The values of `tasks.registry.moves.ChannelName`, which takes too long to import for `--help`."""
 
 
 def command_of(work: Callable[..., tuple[Document | BaseModel, int]]) -> Callable[..., None]:

@@ -222,14 +222,14 @@ def _registry(settings: Settings) -> Check:
     """A folder is tried; in S3 a channel that nobody has is read, which tells of bucket, rights and keys."""
     from flows.console import Reporter  # noqa: PLC0415 - a command that fails must not import it
     from flows.session import Session  # noqa: PLC0415 - as above
-    from tasks.registry.channels import ChannelName  # noqa: PLC0415 - as above
+    from tasks.registry.moves import ChannelAddress, ChannelName  # noqa: PLC0415 - as above
 
     address = settings.registry_address
     try:
         registry = Session(settings, Reporter()).open_registry()
         if not address.startswith("s3://"):
             return _folder("registry", Path(address))
-        registry.channels.read("doctor", CPU, ChannelName.CANDIDATE)
+        registry.channels.read(ChannelAddress("doctor", CPU, ChannelName.CANDIDATE))
     except OSError as error:
         detail = f"{address} cannot be written ({error.strerror}); choose another"
         return Check("registry", ok=False, needed=True, detail=detail)

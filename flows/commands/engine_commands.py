@@ -20,21 +20,22 @@ _MOST_DAYS = 36_500
 def _list(session: Session, model: str | None) -> tuple[Document, int]:
     from flows.commands.engine_report import engine_document, show_engines  # noqa: PLC0415
     from tasks.errors import InputError  # noqa: PLC0415
-    from tasks.registry.survey import is_model_name, read_channels, read_manifests, survey_registry  # noqa: PLC0415
+    from tasks.registry.moves import is_model_name  # noqa: PLC0415
+    from tasks.registry.survey import read_channels, read_manifests, survey_registry  # noqa: PLC0415
 
     if model is not None and not is_model_name(model):
         raise InputError(f"--model {model!r}: is no name of a model; it reads as `name` in its model.yaml")
     survey = survey_registry(session.registry.objects, model)
     signed, damaged = read_manifests(session.registry, survey.engines)
-    channels, unread = read_channels(session.registry, survey.places)
+    channels, unread = read_channels(session.registry, survey.channels)
     damaged += unread
-    standing = show_engines(session.reporter, signed.values(), channels)
+    pointing = show_engines(session.reporter, signed.values(), channels)
     if not signed and not damaged:
         whose = "" if model is None else f" of {model}"
         session.reporter.say(f"no engines{whose} are registered; `enginegate convert DIRECTORY` makes some")
     for message in damaged:
         session.reporter.error(message)
-    engines = [engine_document(one, standing[one.manifest.engine_id]) for one in signed.values()]
+    engines = [engine_document(one, pointing[one.manifest.engine_id]) for one in signed.values()]
     return {"engines": engines, "damaged": damaged}, ExitCode.REFUSED if damaged else 0
 
 

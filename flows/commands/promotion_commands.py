@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from flows.session import Session
     from tasks.process.context import StageContext
-    from tasks.registry.channels import Move
+    from tasks.registry.moves import Move
     from tasks.release.promote import Proposal
 
 
@@ -55,10 +55,11 @@ def promote(
     Shows what is there now and what would come, and asks. No step is skipped and nothing but a pass moves on, unless
     --override says why. Without --engine, `candidate` gets the fastest engine that passed of the newest version.
     """
-    from tasks.registry.channels import ChannelName  # noqa: PLC0415
+    from tasks.registry.moves import ChannelAddress, ChannelName  # noqa: PLC0415
     from tasks.release.promote import propose_promotion  # noqa: PLC0415
 
-    proposal = propose_promotion(session.registry, session.store, model, target, ChannelName(channel), engine)
+    address = ChannelAddress(model, target, ChannelName(channel))
+    proposal = propose_promotion(session.registry, session.store, address, engine)
     return _move(session, proposal, reason or "", override, yes=yes)
 
 
@@ -76,10 +77,10 @@ def rollback(
 
     Shows what is there now and what would come, and asks.
     """
-    from tasks.registry.channels import ChannelName  # noqa: PLC0415
+    from tasks.registry.moves import ChannelAddress, ChannelName  # noqa: PLC0415
     from tasks.release.promote import propose_rollback  # noqa: PLC0415
 
-    proposal = propose_rollback(session.registry, model, target, ChannelName(channel))
+    proposal = propose_rollback(session.registry, ChannelAddress(model, target, ChannelName(channel)))
     return _move(session, proposal, reason or "", None, yes=yes)
 
 
@@ -95,29 +96,21 @@ def history(session: Session, model: str, target: str, channel: str | None) -> t
     """
     from flows.promotion.promotion_report import history_document, show_history  # noqa: PLC0415
     from tasks.errors import RefusedError  # noqa: PLC0415
-    from tasks.registry.channels import ChannelName  # noqa: PLC0415
-    from tasks.release.select import check_place  # noqa: PLC0415
+    from tasks.registry.moves import ChannelAddress, ChannelName  # noqa: PLC0415
 
-    check_place(model, target)
     channels, damaged = {}, []
-    for name in CHANNELS if channel is None else (channel,):
+    addresses = ChannelAddress.all_of(model, target)
+    for address in addresses if channel is None else [ChannelAddress(model, target, ChannelName(channel))]:
         try:
-            found = session.registry.channels.read(model, target, ChannelName(name))
+            found = session.registry.channels.read(address)
         except RefusedError as error:
             session.reporter.error(str(error))
             damaged.append(str(error))
             continue
-        show_history(session.reporter, model, target, found)
-        channels[name] = history_document(found)
+        show_history(session.reporter, found)
+        channels[address.channel.value] = history_document(found)
     document = {"model": model, "target": target, "channels": channels, "damaged": damaged}
     return document, ExitCode.REFUSED if damaged else 0
-
-
-def announce(session: Session, model: str, target: str) -> None:
-    """Tell MLflow where the channels point now. The registry is the truth, so a down MLflow is told of and no error."""
-    from flows.promotion.mlflow_aliases import update_aliases  # noqa: PLC0415 - MLflow takes over a second
-
-    update_aliases(session, model, target)
 
 
 def _move(
@@ -130,15 +123,14 @@ def _move(
     who = _actor(session)
     show_proposal(session.reporter, proposal, override, who)
     if proposal.is_done:
-        session.reporter.say(f"{proposal.place} points there already; nothing to do")
+        session.reporter.say(f"{proposal.address} points there already; nothing to do")
         return proposal_document(proposal, None), 0
     require_permission(proposal, override)
     if not yes and not _agreed(session, proposal):
         session.reporter.say("the answer was no; nothing was moved")
         return proposal_document(proposal, None), ExitCode.REFUSED
     move = _carry_out(session, proposal, reason, override, who)
-    session.reporter.marked(f"✓ {proposal.place} points at {move.engine_id} (move {move.number})")
-    announce(session, proposal.model, proposal.target)
+    session.reporter.marked(f"✓ {proposal.address} points at {move.engine_id} (move {move.number})")
     return proposal_document(proposal, move), 0
 
 

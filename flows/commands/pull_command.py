@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from flows.session import Session
+    from tasks.registry.moves import ChannelAddress
     from tasks.registry.signing import Signature
-    from tasks.release.pull import Offer, Order, Pulled
+    from tasks.release.pull import Offer, Pulled
     from tasks.release.serving_folder import ServingFolder
 
 EVERY_S = 30.0
@@ -74,14 +75,12 @@ def pull(
     With --watch --json, each change and each new error is one line of JSON, whose `event` is `pulled`, `error`, or
     `recovered` where the channel is in order again and did not move.
     """
-    from tasks.registry.channels import ChannelName  # noqa: PLC0415
-    from tasks.release.pull import Order  # noqa: PLC0415
-    from tasks.release.select import check_place  # noqa: PLC0415
+    from tasks.registry.moves import ChannelAddress, ChannelName  # noqa: PLC0415
     from tasks.release.serving_folder import ServingFolder  # noqa: PLC0415
 
-    check_place(model, target)
+    address = ChannelAddress(model, target, ChannelName(channel))
     limit_s = time_limit or session.settings.time_limit_s
-    job = PullJob(session, ServingFolder(folder), Order(model, target, ChannelName(channel)), limit_s, check)
+    job = PullJob(session, ServingFolder(folder), address, limit_s, check)
     if watch:
         Watcher(job, every, as_json=click.get_current_context().params["as_json"]).run()
     pulled = session.reporter.step(f"pull {model} {channel}", job.run, describe)
@@ -96,7 +95,7 @@ class PullJob:
 
     session: Session
     folder: ServingFolder
-    order: Order
+    address: ChannelAddress
     limit_s: float
     check: bool
     _shown: Offer | None = None
@@ -109,7 +108,7 @@ class PullJob:
         return pull_engine(
             self.session.open_registry(),  # a watcher must see that a key was withdrawn
             self.folder,
-            self.order,
+            self.address,
             wait_s=self.limit_s,
             check_limit_s=self.limit_s if self.check else None,
             on_offer=self._show_offer,
@@ -118,8 +117,7 @@ class PullJob:
 
     def read_move(self) -> str | None:
         """Digest of the move that the channel made last; None where it made none."""
-        order = self.order
-        moves = self.session.open_registry().channels.read(order.model, order.target, order.channel).moves
+        moves = self.session.open_registry().channels.read(self.address).moves
         return moves[-1].digest if moves else None
 
     def require_settings(self) -> None:
@@ -129,7 +127,7 @@ class PullJob:
 
         self.session.open_registry()
         with suppress(RefusedError):  # a damaged state.json: the pull says so
-            require_same_channel(self.order, self.folder.read_accepted())
+            require_same_channel(self.address, self.folder.read_accepted())
 
     def _show_offer(self, offer: Offer) -> None:
         if offer != self._shown:
@@ -153,9 +151,9 @@ def offer_lines(offer: Offer) -> list[str]:
     move, manifest = offer.move.move, offer.signed.manifest
     verdict = manifest.verdict
     lines = [
-        f"{offer.order.name}: move {move.number}, {move.kind} by {move.who}, {move.when}: {move.reason}",
-        _standing("move", offer.move.signature),
-        _standing("manifest", offer.signed.signature),
+        f"channel {offer.address}: move {move.number}, {move.kind} by {move.who}, {move.when}: {move.reason}",
+        _signature_line("move", offer.move.signature),
+        _signature_line("manifest", offer.signed.signature),
         f"{MARKS[verdict.outcome.value]} verdict {verdict.outcome.value}: {deciding_sentence(verdict)}",
     ]
     if manifest.override is not None:
@@ -167,8 +165,8 @@ def offer_lines(offer: Offer) -> list[str]:
     return [printable(line) for line in lines]
 
 
-def _standing(what: str, signature: Signature) -> str:
-    return f"{'✓' if signature.verified else '!'} {what}: {signature.standing}"
+def _signature_line(what: str, signature: Signature) -> str:
+    return f"{'✓' if signature.verified else '!'} {what}: {signature.words}"
 
 
 def outcome_lines(pulled: Pulled) -> list[str]:
@@ -191,15 +189,15 @@ def document_of(pulled: Pulled) -> Document:
     offer = pulled.offer
     manifest, move = offer.signed.manifest, offer.move
     return {
-        "model": offer.order.model,
-        "target": offer.order.target,
-        "channel": offer.order.channel.value,
+        "model": offer.address.model,
+        "target": offer.address.target,
+        "channel": offer.address.channel.value,
         "engine_id": manifest.engine_id,
         "manifest": offer.signed.digest,
-        "signature": offer.signed.signature.standing,
+        "signature": offer.signed.signature.words,
         "verdict": manifest.verdict.outcome.value,
         "override": None if manifest.override is None else manifest.override.model_dump(mode="json"),
-        "move": {**move.move.model_dump(mode="json"), "digest": move.digest, "signature": move.signature.standing},
+        "move": {**move.move.model_dump(mode="json"), "digest": move.digest, "signature": move.signature.words},
         "size_bytes": offer.size_bytes,
         "folder": str(pulled.path),
         "current": str(pulled.path.parent / "current"),
@@ -288,7 +286,7 @@ class Watcher:
     def _tell_recovery(self) -> None:
         if self._error is not None:
             self._error = None
-            self.job.session.reporter.marked(f"✓ {self.job.order.name} is in order again, and did not move")
+            self.job.session.reporter.marked(f"✓ channel {self.job.address} is in order again, and did not move")
             self._tell({"event": "recovered"})
 
     def _tell_error(self, message: str, code: int) -> None:

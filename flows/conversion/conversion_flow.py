@@ -13,7 +13,7 @@ from flows.conversion.checked_calibration import calibrate, read_calibration
 from flows.conversion.conversion_plan import plan_conversion, version_of
 from flows.conversion.engine_flow import make_engine
 from flows.conversion.precision_search import Retrying, retry_failed
-from flows.conversion.publication import register_all, require_registry
+from flows.conversion.publication import publish_all, require_registry
 from flows.conversion.verdicts import judge_together
 from flows.runners.dispatch import dispatched, targets_elsewhere
 from flows.runners.handover import leave_job
@@ -95,7 +95,7 @@ def convert_model(
     if version_of(read_model_directory(Path(model_directory))) != plan.version:
         raise InputError(f"{model_directory}: changed while it was converted; run the conversion again")
     runs = _track(session, plan, exported, data, reference, outcomes, calibration)
-    register_all(session, plan, outcomes, data, reference, runs)
+    publish_all(session, plan, outcomes, data, reference, runs)
     return outcomes
 
 

@@ -167,7 +167,7 @@ class _Push:
     def _known_engine(self, cell: Cell, reason: str) -> EngineResult:
         rejected = find_rejected(self.session.store, cell)
         verdict = "pass" if rejected is None else rejected.verdict.outcome.value
-        registered = self.session.registry.has(cell)
+        registered = self.session.registry.engines.has(cell)
         return EngineResult(engine_id=cell.engine_id, verdict=verdict, reason=reason, registered=registered)
 
     def _settled(self, model: ModelChange, entry: Entry) -> Entry | None:

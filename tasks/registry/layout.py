@@ -27,8 +27,3 @@ def cell_at(key: str) -> Cell | None:
     except (ValueError, InputError):
         return None
     return cell if manifest_key(cell) == key else None
-
-
-def channel_key(model: str, target: str, channel: str) -> str:
-    """`channels/<model>/<target>/<channel>.json`."""
-    return f"{CHANNELS}{model}/{target}/{channel}.json"

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 from tasks.backends.ort import OnnxRuntimeBackend
 from tasks.objects.folder import LocalObjects
 from tasks.process.child import ignore_progress
-from tasks.registry.channels import ChannelName, next_move
+from tasks.registry.channels import next_move
+from tasks.registry.moves import ChannelAddress, ChannelName
 from tasks.registry.registry import Registry
 from tasks.registry.signing import Signing
-from tasks.release.pull import Order, Pulled, pull_engine
+from tasks.release.pull import Pulled, pull_engine
 from tasks.release.serving_folder import ServingFolder
 from tasks.store.local import LocalStore
 from tests.tasks.tiny import SCORER, build_job, cell, lay_out, make_outcome, manifest_of, write_onnx
@@ -25,9 +26,10 @@ if TYPE_CHECKING:
 
     from tasks.objects.interface import ObjectStore
     from tasks.records import Cell, EngineManifest
-    from tasks.registry.channels import Channel, Move
+    from tasks.registry.channels import Channel
+    from tasks.registry.moves import Move
 
-ORDER = Order("tiny", "cpu", ChannelName.PRODUCTION)
+PRODUCTION = ChannelAddress("tiny", "cpu", ChannelName.PRODUCTION)
 SQUARED = SCORER.replace("score =", "s =") + " score = Mul(s, s)"
 FIRST, SECOND, THIRD = "1" * 12, "2" * 12, "3" * 12
 
@@ -79,7 +81,7 @@ class Shop:
             noise=noise,
         )
         manifest = manifest_of(self.store, outcome, **changes)
-        self.registry.publish(manifest, lay_out(self.store, manifest, self.root / f"files-{version}-{target}"))
+        self.registry.engines.publish(manifest, lay_out(self.store, manifest, self.root / f"files-{version}-{target}"))
         return manifest
 
     def onnx_plan(self, body: str = SCORER) -> bytes:
@@ -89,15 +91,13 @@ class Shop:
         OnnxRuntimeBackend().build(made, ignore_progress)
         return (made.plan / "engine.onnx").read_bytes()
 
-    def promote(self, engine: Cell, *, order: Order = ORDER, **changes: Any) -> Move:
+    def promote(self, engine: Cell, *, address: ChannelAddress = PRODUCTION, **changes: Any) -> Move:
         """Move the channel to an engine; `changes` replace fields of the move."""
-        digest = changes.pop("manifest", None) or self.registry.read_signed(engine).digest
+        digest = changes.pop("manifest", None) or self.registry.engines.read_signed(engine).digest
 
         def decide(channel: Channel) -> Move:
             move = next_move(
                 channel,
-                order.model,
-                order.target,
                 kind="promote",
                 engine_id=engine.engine_id,
                 manifest=digest,
@@ -107,9 +107,7 @@ class Shop:
             )
             return move.model_copy(update=changes)
 
-        channel = self.registry.channels.move(order.model, order.target, order.channel, decide)
-        assert channel.current
-        return channel.current
+        return self.registry.channels.move(address, decide)
 
     def offer(self, version: str = FIRST, **changes: Any) -> EngineManifest:
         """Publish an engine and promote it."""
@@ -121,7 +119,7 @@ class Shop:
         """Pull to the host, which sees the registry through `trusting` where that is set."""
         registry = Registry(self.registry.objects, self.trusting or self.signing)
         folder = options.pop("folder", self.folder)
-        return pull_engine(registry, folder, options.pop("order", ORDER), **{"wait_s": 30, **options})
+        return pull_engine(registry, folder, options.pop("address", PRODUCTION), **{"wait_s": 30, **options})
 
     def blob(self, digest: str) -> Path:
         """The file of a blob in a registry that is a folder."""
@@ -130,7 +128,7 @@ class Shop:
     @property
     def channel_path(self) -> Path:
         """The file of the channel."""
-        return self.root / "registry" / "channels" / "tiny" / "cpu" / "production.json"
+        return self.root / "registry" / PRODUCTION.key
 
     def manifest_path(self, version: str) -> Path:
         """The file of a manifest."""

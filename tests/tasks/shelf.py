@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 from tasks.objects.folder import LocalObjects
 from tasks.process.context import StageContext
 from tasks.records import Timing
-from tasks.registry.channels import ChannelName, next_move
-from tasks.registry.layout import channel_key, manifest_key
+from tasks.registry.channels import next_move
+from tasks.registry.layout import manifest_key
+from tasks.registry.moves import ChannelAddress, ChannelName
 from tasks.registry.registry import Registry
 from tasks.registry.signing import Signing
 from tasks.release.publish import keep_rejected, publish_engine
@@ -21,10 +22,16 @@ if TYPE_CHECKING:
     from tasks.records import EngineManifest
     from tasks.registry.channels import Channel
     from tasks.registry.engines import SignedManifest
+    from tasks.registry.moves import Move
 
 FAILING = 0.3
 PASSING = 0.0001
 FAST, SLOW, BAD = (f"tiny-cpu-{precision}@{VERSION}" for precision in ("fp16", "fp32", "int8"))
+
+
+def address_of(name: str) -> ChannelAddress:
+    """The channel of the tiny scorer on the CPU."""
+    return ChannelAddress("tiny", "cpu", ChannelName(name))
 
 
 class Shelf:
@@ -49,7 +56,7 @@ class Shelf:
         """Register an engine; see `describe`."""
         manifest = self.describe(precision, **options)
         publish_engine(self.context, self.registry, manifest)
-        return self.registry.read_signed(manifest.cell)
+        return self.registry.engines.read_signed(manifest.cell)
 
     def keep_out(self, precision: str, **options: Any) -> EngineManifest:
         """Keep an engine that failed in the artifact store, as a conversion does."""
@@ -57,14 +64,12 @@ class Shelf:
         keep_rejected(self.context.store, manifest)
         return manifest
 
-    def point(self, name: str, engine: SignedManifest, **changes: Any) -> Channel:
+    def point(self, name: str, engine: SignedManifest, **changes: Any) -> Move:
         """Move a channel without asking for any rule."""
 
-        def decide(channel: Channel) -> Any:
+        def decide(channel: Channel) -> Move:
             move = next_move(
                 channel,
-                "tiny",
-                "cpu",
                 kind="promote",
                 engine_id=engine.manifest.engine_id,
                 manifest=engine.digest,
@@ -74,11 +79,11 @@ class Shelf:
             )
             return move.model_copy(update=changes)
 
-        return self.registry.channels.move("tiny", "cpu", ChannelName(name), decide)
+        return self.registry.channels.move(address_of(name), decide)
 
     def channel(self, name: str) -> Channel:
         """A channel as it is now."""
-        return self.registry.channels.read("tiny", "cpu", ChannelName(name))
+        return self.registry.channels.read(address_of(name))
 
     def engine_at(self, name: str) -> str | None:
         """The engine that a channel points at."""
@@ -91,7 +96,7 @@ class Shelf:
 
     def channel_file(self, name: str) -> Path:
         """Where a channel lies in the registry's folder."""
-        return self.root / channel_key("tiny", "cpu", name)
+        return self.root / address_of(name).key
 
     def replace_manifest(self, engine: EngineManifest, **changes: Any) -> None:
         """Put another manifest in an engine's place, with its digest right, as one would who means harm."""

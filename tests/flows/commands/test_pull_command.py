@@ -22,10 +22,10 @@ from flows.console import Reporter
 from flows.session import Session
 from flows.settings import Settings
 from tasks.records import Override
-from tasks.registry.channels import ChannelName
+from tasks.registry.moves import ChannelName
 from tasks.registry.signing import Signing
 from tasks.release.serving_folder import ServingFolder
-from tests.tasks.serving import FIRST, ORDER, SECOND, SQUARED, THIRD, Shop, version_before, version_served
+from tests.tasks.serving import FIRST, PRODUCTION, SECOND, SQUARED, THIRD, Shop, version_before, version_served
 from tests.tasks.tiny import cell
 
 if TYPE_CHECKING:
@@ -195,7 +195,9 @@ def watcher(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> Watcher:
     """One that looks when it is told to."""
     assert shop.registry
     monkeypatch.setattr("flows.commands.pull_command.SLOWEST_S", 240.0)
-    return Watcher(PullJob(Session(Settings(), Reporter()), shop.folder, ORDER, 30.0, check=False), 30.0, as_json=True)
+    return Watcher(
+        PullJob(Session(Settings(), Reporter()), shop.folder, PRODUCTION, 30.0, check=False), 30.0, as_json=True
+    )
 
 
 def looked(watcher: Watcher, capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
@@ -331,7 +333,7 @@ def test_a_watch_ends_at_once_where_waiting_mends_nothing(shop: Shop) -> None:
 
 def test_a_watch_with_settings_at_fault_ends_at_once(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ENGINEGATE_TRUST", "/nowhere.pem")
-    job = PullJob(Session(Settings(), Reporter()), ServingFolder(shop.root), ORDER, 30.0, check=False)
+    job = PullJob(Session(Settings(), Reporter()), ServingFolder(shop.root), PRODUCTION, 30.0, check=False)
     handlers = [(number, signal.getsignal(number)) for number in (signal.SIGTERM, signal.SIGINT)]
     try:
         with pytest.raises(SystemExit) as caught:

@@ -11,14 +11,14 @@ from securesystemslib.signer import CryptoSigner
 
 from tasks.errors import InputError, RefusedError
 from tasks.process.context import StageContext
-from tasks.registry.channels import ChannelName
 from tasks.registry.layout import blob_key
+from tasks.registry.moves import ChannelAddress, ChannelName
 from tasks.registry.signing import Signing
 from tasks.release.promote import Proposal, carry_out, printable, propose_promotion, propose_rollback
 from tasks.release.publish import find_rejected
 from tasks.store.local import LocalStore
 from tests.tasks.processes import is_killed_at, race
-from tests.tasks.shelf import BAD, FAILING, FAST, SLOW, Shelf, stock
+from tests.tasks.shelf import BAD, FAILING, FAST, SLOW, Shelf, address_of, stock
 from tests.tasks.tiny import cell
 
 if TYPE_CHECKING:
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tasks.records import EngineManifest
-    from tasks.registry.channels import Move
     from tasks.registry.engines import SignedManifest
+    from tasks.registry.moves import Move
 
 FINE = 29
 OLDER, NEWER = "a" * 12, "b" * 12
@@ -52,16 +52,22 @@ def stocked(template: Path, tmp_path: Path) -> Shelf:
 
 
 def engine(shelf: Shelf, engine_id: str) -> SignedManifest:
-    return next(shelf.registry.read_signed(one) for one in shelf.registry.list_cells() if one.engine_id == engine_id)
+    return next(
+        shelf.registry.engines.read_signed(one)
+        for one in shelf.registry.engines.list_cells()
+        if one.engine_id == engine_id
+    )
 
 
 def propose(shelf: Shelf, to: str, engine_id: str | None = None, **place: str) -> Proposal:
     where: dict[str, Any] = {"model": "tiny", "target": "cpu"} | place
-    return propose_promotion(shelf.registry, shelf.context.store, to=ChannelName(to), engine_id=engine_id, **where)
+    return propose_promotion(
+        shelf.registry, shelf.context.store, ChannelAddress(channel=ChannelName(to), **where), engine_id
+    )
 
 
 def back(shelf: Shelf, name: str) -> Proposal:
-    return propose_rollback(shelf.registry, "tiny", "cpu", ChannelName(name))
+    return propose_rollback(shelf.registry, address_of(name))
 
 
 def carry(shelf: Shelf, proposal: Proposal, *, reason: str = "", override: str | None = None, who: str = "ann") -> Move:
@@ -196,16 +202,16 @@ def test_an_engine_kept_out_is_objected_to_and_registered_by_an_override_with_it
     proposal = propose(stocked, "staging", BAD)
     assert not proposal.registered
     assert proposal.proposed.manifest == kept
-    assert proposal.proposed.signature.standing == "unsigned"
+    assert proposal.proposed.signature.words == "unsigned"
     with pytest.raises(RefusedError, match=rf"staging of tiny for cpu does not move to {BAD}: verdict is fail: "):
         carry(stocked, proposal)
-    assert kept.cell not in stocked.registry.list_cells()
+    assert kept.cell not in stocked.registry.engines.list_cells()
     move = carry(stocked, proposal, reason="why", override="the demo of Monday")
-    found = stocked.registry.read_signed(kept.cell)
+    found = stocked.registry.engines.read_signed(kept.cell)
     assert found.manifest.override
     assert (found.manifest.override.reason, found.manifest.override.who) == ("the demo of Monday", "ann")
     assert found.manifest.model_copy(update={"override": None}) == kept
-    assert stocked.registry.verify(kept.cell) == []
+    assert stocked.registry.engines.verify(kept.cell) == []
     assert (move.engine_id, move.manifest, move.override) == (BAD, found.digest, "the demo of Monday")
     assert stocked.channel("staging").current == move
 
@@ -317,7 +323,10 @@ def test_a_history_that_was_rewound_is_not_what_was_shown(stocked: Shelf) -> Non
     stocked.point("staging", engine(stocked, SLOW))
     shown = propose(stocked, "staging", FAST)
     stocked.channel_file("staging").write_bytes(kept)
+    fresh = Shelf(stocked.root, stocked.context)
     with pytest.raises(RefusedError, match="has another history than before; nothing was moved"):
+        carry(fresh, shown)
+    with pytest.raises(RefusedError, match="was rewound while this ran"):
         carry(stocked, shown)
 
 
@@ -436,6 +445,7 @@ def test_a_rollback_that_comes_second_is_told_who_won(stocked: Shelf) -> None:
 @example(steps=list("ab<ab<<"))
 def test_a_channel_is_a_stack_of_promotions(stocked: Shelf, steps: list[str]) -> None:
     stocked.channel_file("staging").unlink(missing_ok=True)  # of the example before
+    stocked = Shelf(stocked.root, stocked.context)
     ids = {"a": FAST, "b": SLOW}
     stack: list[str] = []
     for step in steps:
@@ -507,7 +517,10 @@ def test_killed_anywhere_the_channel_is_the_old_or_the_new_one(
         if not is_killed_at(line, functools.partial(promote, shelf, "staging", engine_id, override)):
             break
         ends.add(shelf.engine_at("staging"))
-        assert [shelf.registry.verify(one) for one in shelf.registry.list_cells()] in ([[]] * 2, [[]] * 3)
+        assert [shelf.registry.engines.verify(one) for one in shelf.registry.engines.list_cells()] in (
+            [[]] * 2,
+            [[]] * 3,
+        )
         promote(shelf, "staging", engine_id, override)
         assert [one.move.engine_id for one in shelf.channel("staging").moves] == [FAST, engine_id]
         line += stride

@@ -8,7 +8,6 @@ import os
 import shutil
 import signal
 import sys
-from contextlib import suppress
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, NoReturn
 
@@ -17,17 +16,16 @@ from securesystemslib.signer import CryptoSigner
 
 from tasks.errors import EnginegateError, InputError, RefusedError, StageError
 from tasks.records import BackendIdentity, Override
-from tasks.registry.channels import ChannelName
 from tasks.registry.layout import manifest_key
+from tasks.registry.moves import ChannelAddress, ChannelName
 from tasks.registry.signing import Signing
-from tasks.release.pull import Order
 from tasks.release.serving_folder import Accepted, ServingFolder
 from tests.tasks.conftest import place_at
 from tests.tasks.damage import flip_a_bit, remove, truncate
 from tests.tasks.processes import race, start_fork
 from tests.tasks.serving import (
     FIRST,
-    ORDER,
+    PRODUCTION,
     SECOND,
     SQUARED,
     THIRD,
@@ -203,7 +201,7 @@ def test_a_folder_of_the_engine_that_is_a_link_or_a_file_is_replaced(served: Sho
 
 def swap_blob(shop: Shop) -> None:
     """The bytes of another engine's plan under this one's name."""
-    first, second = (shop.registry.read_manifest(cell(version=version)) for version in (FIRST, SECOND))
+    first, second = (shop.registry.engines.read_manifest(cell(version=version)) for version in (FIRST, SECOND))
     path = shop.blob(second.plan.files[0].digest)
     path.unlink()
     shutil.copy(shop.blob(first.plan.files[0].digest), path)
@@ -211,7 +209,7 @@ def swap_blob(shop: Shop) -> None:
 
 def swap_plan_in_manifest(shop: Shop) -> None:
     """A manifest that names another engine's plan, its own digest put right."""
-    first, second = (shop.registry.read_manifest(cell(version=version)) for version in (FIRST, SECOND))
+    first, second = (shop.registry.engines.read_manifest(cell(version=version)) for version in (FIRST, SECOND))
     forged = second.model_copy(update={"plan": first.plan})
     path = shop.manifest_path(SECOND)
     path.unlink()
@@ -219,11 +217,11 @@ def swap_plan_in_manifest(shop: Shop) -> None:
 
 
 def plan_of(shop: Shop) -> Path:
-    return shop.blob(shop.registry.read_manifest(cell(version=SECOND)).plan.files[0].digest)
+    return shop.blob(shop.registry.engines.read_manifest(cell(version=SECOND)).plan.files[0].digest)
 
 
 def smoke_of(shop: Shop) -> Path:
-    return shop.blob(shop.registry.read_manifest(cell(version=SECOND)).smoke.inputs.files[0].digest)
+    return shop.blob(shop.registry.engines.read_manifest(cell(version=SECOND)).smoke.inputs.files[0].digest)
 
 
 def publish_failing(shop: Shop, **changes: object) -> None:
@@ -238,8 +236,13 @@ def publish_failing(shop: Shop, **changes: object) -> None:
 
 
 def promote_to_no_engine(shop: Shop) -> None:
-    with suppress(RefusedError):  # written by one who means harm, and refused when it is read back
-        shop.promote(cell(version=SECOND), engine_id="../../tiny")
+    """Written by one who means harm: our own software does not write what it would not read."""
+    signed = shop.registry.channels.read(PRODUCTION).moves[-1]
+    forged = signed.move.model_dump(mode="json") | {"engine_id": "../../tiny", "number": 3}
+    content = json.loads(shop.channel_path.read_bytes())
+    content["moves"].append(json.loads(shop.registry.signing.seal("move", forged | {"previous": signed.digest})))
+    shop.channel_path.unlink()
+    shop.channel_path.write_text(json.dumps(content))
 
 
 OVERRIDE = Override(reason="a demo", who="bob", when="2026-11-20T12:00:00+00:00")
@@ -332,10 +335,10 @@ def test_an_engine_for_another_gpu_is_refused_before_anything_is_written(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tasks.release.pull.backend_of", lambda _runtime: Elsewhere())
-    order = Order("tiny", "t4", ChannelName.PRODUCTION)
-    shop.promote(shop.publish(target="t4", backend=T4).cell, order=order)
+    address = ChannelAddress("tiny", "t4", ChannelName.PRODUCTION)
+    shop.promote(shop.publish(target="t4", backend=T4).cell, address=address)
     with pytest.raises(RefusedError, match=r"tiny-t4-fp32@1+: built for Tesla T4 .*build target h200 instead"):
-        shop.pull(order=order)
+        shop.pull(address=address)
     assert not root_of(shop).exists()
 
 
@@ -367,7 +370,7 @@ def test_a_history_of_the_same_length_with_another_move_is_refused(served: Shop)
     served.pull()
     served.channel_path.unlink()
     served.channel_path.write_bytes(json.dumps({"moves": json.loads(old)["moves"][:1]}).encode())
-    served.promote(cell(version=SECOND), reason="another")
+    Shop(served.root).promote(cell(version=SECOND), reason="another")
     with pytest.raises(RefusedError, match="rewound: move 2"):
         served.pull()
 
@@ -386,17 +389,17 @@ def test_a_damaged_state_is_refused(served: Shop, content: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "order",
+    "address",
     [
-        Order("tiny", "cpu", ChannelName.STAGING),
-        Order("tiny", "t4", ChannelName.PRODUCTION),
-        Order("big", "cpu", ChannelName.PRODUCTION),
+        ChannelAddress("tiny", "cpu", ChannelName.STAGING),
+        ChannelAddress("tiny", "t4", ChannelName.PRODUCTION),
+        ChannelAddress("big", "cpu", ChannelName.PRODUCTION),
     ],
-    ids=lambda order: order.name,
+    ids=str,
 )
-def test_a_folder_follows_one_channel(served: Shop, order: Order) -> None:
+def test_a_folder_follows_one_channel(served: Shop, address: ChannelAddress) -> None:
     with pytest.raises(InputError, match="this folder follows channel production of tiny for cpu, and not") as caught:
-        served.pull(order=order)
+        served.pull(address=address)
     assert caught.value.exit_code == 2
 
 
@@ -406,7 +409,11 @@ def test_the_last_move_is_remembered_where_the_engine_stays(served: Shop) -> Non
     assert not served.pull().moved
     accepted = served.folder.read_accepted()
     assert accepted == Accepted(
-        model="tiny", target="cpu", channel=ORDER.channel, number=move.number, move=accepted.move if accepted else ""
+        model="tiny",
+        target="cpu",
+        channel=PRODUCTION.channel,
+        number=move.number,
+        move=accepted.move if accepted else "",
     )
     assert accepted.number == 3
 
@@ -572,7 +579,7 @@ def test_pulls_and_promotions_at_once_leave_a_whole_engine_that_the_channel_name
     assert race([functools.partial(move, FIRST), functools.partial(move, SECOND), pull, pull, pull]) == [""] * 5
     assert version_served(root_of(served)) in {FIRST, SECOND}
     served.pull()
-    (*_, last) = served.registry.channels.read("tiny", "cpu", ORDER.channel).moves
+    (*_, last) = served.registry.channels.read(PRODUCTION).moves
     assert version_served(root_of(served)) == last.move.engine_id[-12:]
 
 

@@ -7,9 +7,10 @@ import pytest
 from tasks.errors import RefusedError
 from tasks.objects.folder import LocalObjects
 from tasks.records import Override
-from tasks.registry.channels import ChannelName, move_before, next_move
+from tasks.registry.channels import move_before, next_move
+from tasks.registry.moves import ChannelAddress, ChannelName
 from tasks.registry.registry import Registry
-from tasks.release.candidates import AUTOMATIC, fastest_passing, point_candidate
+from tasks.release.select import AUTOMATIC, fastest_passing, point_candidate
 from tests.tasks.processes import kill_points
 from tests.tasks.registry.keys import signing_as
 from tests.tasks.tiny import VERSION, cell, latency, lay_out, make_outcome, manifest_of
@@ -18,10 +19,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tasks.records import EngineManifest
-    from tasks.registry.channels import Channel, Move
+    from tasks.registry.channels import Channel
+    from tasks.registry.moves import Move
     from tasks.store.local import LocalStore
 
 NEWER = "f" * 12
+CANDIDATE = ChannelAddress("tiny", "cpu", ChannelName.CANDIDATE)
 
 
 class Shelf:
@@ -40,10 +43,10 @@ class Shelf:
         return manifest.model_copy(update={"benchmark": timed})
 
     def put(self, manifest: EngineManifest) -> None:
-        self.registry.publish(manifest, lay_out(self._store, manifest, self._folder / manifest.engine_id))
+        self.registry.engines.publish(manifest, lay_out(self._store, manifest, self._folder / manifest.engine_id))
 
     def candidate(self) -> Channel:
-        return self.registry.channels.read("tiny", "cpu", ChannelName.CANDIDATE)
+        return self.registry.channels.read(CANDIDATE)
 
 
 @pytest.fixture
@@ -67,7 +70,7 @@ def test_the_candidate_is_the_fastest_engine_of_the_version(shelf: Shelf) -> Non
     assert move is not None
     assert (move.engine_id, move.who, move.kind) == (f"tiny-cpu-int8@{VERSION}", AUTOMATIC, "promote")
     assert shelf.candidate().current == move
-    assert move.manifest == shelf.registry.read_signed(cell("int8")).digest
+    assert move.manifest == shelf.registry.engines.read_signed(cell("int8")).digest
     newer = point_candidate(shelf.registry, "tiny", NEWER, "cpu", "ann")
     assert newer is not None
     assert (newer.engine_id, newer.who, newer.before) == (f"tiny-cpu-fp16@{NEWER}", "ann", move.engine_id)
@@ -84,11 +87,11 @@ def test_a_conversion_that_is_run_again_moves_nothing_not_even_what_a_person_too
     def take_back(channel: Channel) -> Move:
         back = move_before(channel)
         return next_move(
-            channel, "tiny", "cpu", kind="rollback", engine_id=back.engine_id, manifest=back.manifest, reason="slow",
+            channel, kind="rollback", engine_id=back.engine_id, manifest=back.manifest, reason="slow",
             override=None, who="ann",
         )  # fmt: skip
 
-    shelf.registry.channels.move("tiny", "cpu", ChannelName.CANDIDATE, take_back)
+    shelf.registry.channels.move(CANDIDATE, take_back)
     assert point_candidate(shelf.registry, "tiny", NEWER, "cpu", None) is None
     current = shelf.candidate().current
     assert current is not None
@@ -134,5 +137,5 @@ def convert(store: LocalStore, root: Path, keys: Path) -> None:
     shelf = Shelf(store, root, keys)
     manifest = shelf.engine("fp32", 3)
     with store.scratch() as folder:
-        shelf.registry.publish(manifest, lay_out(store, manifest, folder))
+        shelf.registry.engines.publish(manifest, lay_out(store, manifest, folder))
     point_candidate(shelf.registry, "tiny", VERSION, "cpu", None)
