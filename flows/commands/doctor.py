@@ -16,13 +16,15 @@ from typing import TYPE_CHECKING
 import click
 
 from flows.commands.command import Document, command_of
-from tasks.backends import CPU
+from flows.console import Reporter
+from flows.session import Session
+from tasks.backends import CPU, gpu, trt
 from tasks.errors import EnginegateError, ExitCode, InputError, StageError
+from tasks.registry.moves import ChannelAddress, ChannelName
 from tasks.specs import TARGET, TARGETS
 from tasks.tracking.connection import without_credentials
 
 if TYPE_CHECKING:
-    from flows.session import Session
     from flows.settings import Settings
 
 MINIMUM_FREE_GB = 5.0
@@ -128,24 +130,20 @@ def _gpu() -> Check:
 
 
 def _gpu_of(target: str) -> Check:
-    from tasks.backends.gpu import find_gpu  # noqa: PLC0415 - tests put another in its place
-
     try:
-        gpu = find_gpu()
+        device = gpu.find_gpu()
     except StageError as error:
         return Check("GPU", ok=False, needed=True, detail=str(error))
-    found = f"{gpu.name} (SM {gpu.compute_capability}, driver {gpu.driver})"
-    if gpu.target == target:
+    found = f"{device.name} (SM {device.compute_capability}, driver {device.driver})"
+    if device.target == target:
         return Check("GPU", ok=True, needed=True, detail=f"{found} is target {target}")
-    is_called = "no target" if gpu.target is None else f"target {gpu.target}"
+    is_called = "no target" if device.target is None else f"target {device.target}"
     return Check("GPU", ok=False, needed=True, detail=f"{found} is {is_called}, not {target}")
 
 
 def _tensorrt() -> Check:
-    from tasks.backends.trt import import_tensorrt  # noqa: PLC0415 - tests put another in its place
-
     try:
-        return Check("TensorRT", ok=True, needed=True, detail=str(import_tensorrt().__version__))
+        return Check("TensorRT", ok=True, needed=True, detail=str(trt.import_tensorrt().__version__))
     except StageError as error:
         return Check("TensorRT", ok=False, needed=True, detail=str(error))
 
@@ -220,10 +218,6 @@ def _nearest_existing(folder: Path) -> Path:
 
 def _registry(settings: Settings) -> Check:
     """A folder is tried; in S3 a channel that nobody has is read, which tells of bucket, rights and keys."""
-    from flows.console import Reporter  # noqa: PLC0415 - a command that fails must not import it
-    from flows.session import Session  # noqa: PLC0415 - as above
-    from tasks.registry.moves import ChannelAddress, ChannelName  # noqa: PLC0415 - as above
-
     address = settings.registry_address
     try:
         registry = Session(settings, Reporter()).open_registry()

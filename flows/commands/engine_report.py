@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from flows.commands.command import MARKS
+from flows.console import MARKS, short_digest
 from flows.promotion.promotion_report import signature_words
 from tasks.errors import RefusedError, printable
 from tasks.registry.evidence import artifacts_of
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from tasks.registry.upkeep import Removed
 
 HEADINGS = ["engine", "verdict", "p50 ms", "speed-up", "size MB", "digest", "registered", "signed", "channels"]
-DIGEST_CHARACTERS = 19
 PointingChannels = dict[str, list[str]]
 """The names of the channels that point at an engine, by target."""
 
@@ -55,7 +54,7 @@ def _engine_row(one: SignedManifest, pointing: PointingChannels) -> list[str]:
         f"{benchmark.headline.p50_ms:.2f}",
         "-" if speedup is None else f"{speedup:.2f}x",
         f"{manifest.plan.size_bytes / 1e6:.1f}",
-        manifest.plan.digest[:DIGEST_CHARACTERS],
+        short_digest(manifest.plan.digest),
         printable(manifest.created_at),
         signature_words(one.signature),
         "; ".join(f"{target}: {', '.join(names)}" for target, names in pointing.items()) or "-",

@@ -1,4 +1,4 @@
-"""`enginegate promote`, `rollback` and `history`. Heavy imports wait inside the commands."""
+"""`enginegate promote`, `rollback` and `history`."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from flows.commands.command import CHANNELS, Command, Document, command_of
-from tasks.errors import ExitCode
+from flows.commands.command import CHANNEL, Command, Document, command_of
+from flows.promotion.promotion_report import history_document, proposal_document, show_history, show_proposal
+from tasks.errors import ExitCode, InputError, RefusedError
+from tasks.registry.moves import ChannelAddress, ChannelName
+from tasks.release.promote import carry_out, propose_promotion, propose_rollback, require_permission
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,7 +29,7 @@ _yes_option = click.option("--yes", is_flag=True, help="Do not ask; for scripts.
 
 
 def _channel_option(name: str, *, required: bool, text: str) -> Callable[[Command], Command]:
-    return click.option(name, "channel", type=click.Choice(CHANNELS), required=required, help=text)
+    return click.option(name, "channel", type=CHANNEL, required=required, help=text)
 
 
 @click.command()
@@ -55,9 +58,6 @@ def promote(
     Shows what is there now and what would come, and asks. No step is skipped and nothing but a pass moves on, unless
     --override says why. Without --engine, `candidate` gets the fastest engine that passed of the newest version.
     """
-    from tasks.registry.moves import ChannelAddress, ChannelName  # noqa: PLC0415
-    from tasks.release.promote import propose_promotion  # noqa: PLC0415
-
     address = ChannelAddress(model, target, ChannelName(channel))
     proposal = propose_promotion(session.registry, session.store, address, engine)
     return _move(session, proposal, reason or "", override, yes=yes)
@@ -77,9 +77,6 @@ def rollback(
 
     Shows what is there now and what would come, and asks.
     """
-    from tasks.registry.moves import ChannelAddress, ChannelName  # noqa: PLC0415
-    from tasks.release.promote import propose_rollback  # noqa: PLC0415
-
     proposal = propose_rollback(session.registry, ChannelAddress(model, target, ChannelName(channel)))
     return _move(session, proposal, reason or "", None, yes=yes)
 
@@ -94,10 +91,6 @@ def history(session: Session, model: str, target: str, channel: str | None) -> t
 
     An arrow marks where a channel points now; a move that broke a rule says so in red.
     """
-    from flows.promotion.promotion_report import history_document, show_history  # noqa: PLC0415
-    from tasks.errors import RefusedError  # noqa: PLC0415
-    from tasks.registry.moves import ChannelAddress, ChannelName  # noqa: PLC0415
-
     channels, damaged = {}, []
     addresses = ChannelAddress.all_of(model, target)
     for address in addresses if channel is None else [ChannelAddress(model, target, ChannelName(channel))]:
@@ -117,9 +110,6 @@ def _move(
     session: Session, proposal: Proposal, reason: str, override: str | None, *, yes: bool
 ) -> tuple[Document, int]:
     """Show a proposal, ask, and carry it out."""
-    from flows.promotion.promotion_report import proposal_document, show_proposal  # noqa: PLC0415
-    from tasks.release.promote import require_permission  # noqa: PLC0415
-
     who = _actor(session)
     show_proposal(session.reporter, proposal, override, who)
     if proposal.is_done:
@@ -135,8 +125,6 @@ def _move(
 
 
 def _carry_out(session: Session, proposal: Proposal, reason: str, override: str | None, who: str) -> Move:
-    from tasks.release.promote import carry_out  # noqa: PLC0415
-
     def work(context: StageContext) -> Move:
         return carry_out(session.registry, context, proposal, reason=reason, override=override, who=who)
 
@@ -153,8 +141,6 @@ def _agreed(session: Session, proposal: Proposal) -> bool:
     Raises:
         InputError: there is nobody to ask.
     """
-    from tasks.errors import InputError  # noqa: PLC0415
-
     wants_json = click.get_current_context().params["as_json"]
     if wants_json or not sys.stdin.isatty():
         nobody = (
@@ -166,8 +152,6 @@ def _agreed(session: Session, proposal: Proposal) -> bool:
 
 def _actor(session: Session) -> str:
     """Who moves channels here: ENGINEGATE_ACTOR, else the login name."""
-    from tasks.errors import InputError  # noqa: PLC0415
-
     named = (session.settings.actor or "").strip()
     if named:
         return named

@@ -1,4 +1,4 @@
-"""`enginegate pull`: an engine from the registry to the host that serves it. Heavy imports wait inside the command."""
+"""`enginegate pull`: an engine from the registry to the host that serves it."""
 
 from __future__ import annotations
 
@@ -12,18 +12,22 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from flows.commands.command import CHANNELS, MARKS, Document, FilledPath, command_of
-from tasks.errors import ExitCode
+from flows.commands.command import CHANNEL, Document, FilledPath, command_of
+from flows.console import MARKS
+from tasks.errors import EnginegateError, ExitCode, InputError, RefusedError, printable
+from tasks.process.child import ignore_progress
+from tasks.registry.moves import ChannelAddress, ChannelName
+from tasks.release.pull import pull_engine, require_same_channel
+from tasks.release.serving_folder import ServingFolder
+from tasks.rule_view import deciding_sentence
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     from flows.session import Session
-    from tasks.registry.moves import ChannelAddress
     from tasks.registry.signing import Signature
     from tasks.release.pull import Offer, Pulled
-    from tasks.release.serving_folder import ServingFolder
 
 EVERY_S = 30.0
 # A move that was refused is tried again ever more rarely: each try may read and run all of an engine.
@@ -37,7 +41,7 @@ _SECONDS = click.FloatRange(min=0, min_open=True, max=_MONTH_S)
 @click.command()
 @click.argument("model")
 @click.option("--target", required=True, metavar="TARGET", help="What this host serves on: cpu, t4, a100, ….")
-@click.option("--channel", type=click.Choice(CHANNELS), default="production", show_default=True)
+@click.option("--channel", type=CHANNEL, default="production", show_default=True)
 @click.option("--to", "folder", type=FilledPath(), required=True, metavar="DIR", help="Serve what lies in DIR/current.")
 @click.option(
     "--check", is_flag=True, help="Run the engine on its smoke inputs first, and keep it only if it is right."
@@ -75,9 +79,6 @@ def pull(
     With --watch --json, each change and each new error is one line of JSON, whose `event` is `pulled`, `error`, or
     `recovered` where the channel is in order again and did not move.
     """
-    from tasks.registry.moves import ChannelAddress, ChannelName  # noqa: PLC0415
-    from tasks.release.serving_folder import ServingFolder  # noqa: PLC0415
-
     address = ChannelAddress(model, target, ChannelName(channel))
     limit_s = time_limit or session.settings.time_limit_s
     job = PullJob(session, ServingFolder(folder), address, limit_s, check)
@@ -102,9 +103,6 @@ class PullJob:
 
     def run(self, on_progress: Callable[[int, int], None] | None = None) -> Pulled:
         """Pull, and show what the channel offers; errors are those of `tasks.release.pull.pull_engine`."""
-        from tasks.process.child import ignore_progress  # noqa: PLC0415
-        from tasks.release.pull import pull_engine  # noqa: PLC0415
-
         return pull_engine(
             self.session.open_registry(),  # a watcher must see that a key was withdrawn
             self.folder,
@@ -122,9 +120,6 @@ class PullJob:
 
     def require_settings(self) -> None:
         """Raise InputError where the registry's settings are at fault, or the folder follows another channel."""
-        from tasks.errors import RefusedError  # noqa: PLC0415
-        from tasks.release.pull import require_same_channel  # noqa: PLC0415
-
         self.session.open_registry()
         with suppress(RefusedError):  # a damaged state.json: the pull says so
             require_same_channel(self.address, self.folder.read_accepted())
@@ -145,9 +140,6 @@ def describe(pulled: Pulled) -> str:
 
 def offer_lines(offer: Offer) -> list[str]:
     """What a channel offers, a line each that starts with its mark: who moved it when and why, who signed, verdict."""
-    from tasks.errors import printable  # noqa: PLC0415
-    from tasks.rule_view import deciding_sentence  # noqa: PLC0415
-
     move, manifest = offer.move.move, offer.signed.manifest
     verdict = manifest.verdict
     lines = [
@@ -228,8 +220,6 @@ class Watcher:
 
         Settings that are at fault, or a folder that follows another channel, end it too: waiting mends neither.
         """
-        from tasks.errors import InputError  # noqa: PLC0415
-
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
         try:
@@ -250,8 +240,6 @@ class Watcher:
 
     def look(self) -> None:
         """Read the channel once, and pull if it moved since the last pull that succeeded."""
-        from tasks.errors import EnginegateError  # noqa: PLC0415
-
         try:
             move = self.job.read_move()
             if move is not None and move == self._pulled:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from flows.console import MARKS, short_commit, short_digest
 from tasks.errors import printable
 from tasks.records import PytorchForm
 from tasks.rule_view import deciding_words, judged_rules
@@ -21,9 +22,6 @@ if TYPE_CHECKING:
     from tasks.rule_view import JudgedRule
 
 NOTHING = "-"
-COMMIT_CHARACTERS = 12
-DIGEST_CHARACTERS = 19
-_MARKS = {Outcome.FAIL: "✕ ", Outcome.INCONCLUSIVE: "? ", Outcome.PASS: ""}
 
 
 def show_proposal(reporter: Reporter, proposal: Proposal, override: str | None, who: str) -> None:
@@ -90,9 +88,9 @@ def _identity(manifest: EngineManifest) -> dict[str, str]:
     return {
         "engine": manifest.engine_id,
         "version": manifest.cell.version,
-        "commit": (manifest.source_commit or NOTHING)[:COMMIT_CHARACTERS],
-        "verdict": f"{_MARKS[outcome] or '✓ '}{outcome.value}",
-        "worst rule": f"{_MARKS[outcome]}{deciding_words(manifest.verdict)}",
+        "commit": short_commit(manifest.source_commit or NOTHING),
+        "verdict": f"{MARKS[outcome.value]} {outcome.value}",
+        "worst rule": f"{_warning(outcome)}{deciding_words(manifest.verdict)}",
     }
 
 
@@ -104,7 +102,7 @@ def _judged(rule: JudgedRule) -> str:
     """`0.0016 [0.0014, 0.0018] (≤ 0.01)`."""
     value, _, limit = rule.against_limit.partition(" (")
     bounds = "" if rule.low is None or rule.high is None else f" [{_short(rule.low, rule)}, {_short(rule.high, rule)}]"
-    return f"{_MARKS[rule.outcome]}{value}{bounds} ({limit}"
+    return f"{_warning(rule.outcome)}{value}{bounds} ({limit}"
 
 
 def _short(bound: float, rule: JudgedRule) -> str:
@@ -142,7 +140,7 @@ def _registration(engine: SignedManifest, *, registered: bool) -> dict[str, str]
         "signature": signature_words(engine.signature) if registered else "? not registered yet",
         "registered": f"{manifest.created_at} by {manifest.who or 'somebody'}" if registered else NOTHING,
         "MLflow run": manifest.mlflow_run or NOTHING,
-        "manifest": engine.digest[:DIGEST_CHARACTERS],
+        "manifest": short_digest(engine.digest),
     }
     if manifest.override is not None:
         rows["override"] = f"✕ {manifest.override.who or 'somebody'}: {manifest.override.reason}"
@@ -211,6 +209,11 @@ def history_document(channel: Channel) -> dict[str, Any]:
             for one in reversed(channel.moves)
         ],
     }
+
+
+def _warning(outcome: Outcome) -> str:
+    """The mark of what did not pass; nothing for what did, so that it stands out."""
+    return "" if outcome is Outcome.PASS else f"{MARKS[outcome.value]} "
 
 
 def signature_words(signature: Signature) -> str:

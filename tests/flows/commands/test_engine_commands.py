@@ -6,8 +6,6 @@ import functools
 import json
 import os
 import re
-import subprocess
-import sys
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
@@ -375,13 +373,3 @@ def test_with_a_trust_root_the_signer_is_shown_and_what_is_unsigned_is_refused(
     code, document, _ = distrusted.run("engines", "gc", "--delete")
     assert code == 5
     assert len(site.registry.engines.list_cells()) == 3
-
-
-def test_help_imports_nothing_heavy() -> None:
-    code = (
-        "import sys; from click.testing import CliRunner; from flows.commands.cli import main;"
-        " assert CliRunner().invoke(main, ['engines', 'gc', '--help']).exit_code == 0;"
-        " print(*{'prefect', 'mlflow', 'torch', 'boto3', 'pydantic', 'numpy'} & set(sys.modules))"
-    )
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == ""
