@@ -1,7 +1,8 @@
-"""A registry with engines of the tiny scorer in it, in a folder, for tests of what moves its channels."""
+"""A registry with engines of the tiny scorer in it, for tests of what moves its channels."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks.objects.folder import LocalObjects
@@ -14,11 +15,11 @@ from tasks.registry.registry import Registry
 from tasks.registry.signing import Signing
 from tasks.release.publish import keep_rejected, publish_engine
 from tasks.store.local import LocalStore
+from tests.tasks.damage import ObjectFile
 from tests.tasks.tiny import VERSION, cell, latency, make_outcome, manifest_of
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
+    from tasks.objects.interface import ObjectStore
     from tasks.records import EngineManifest
     from tasks.registry.channels import Channel
     from tasks.registry.engines import SignedManifest
@@ -35,11 +36,16 @@ def address_of(name: str) -> ChannelAddress:
 
 
 class Shelf:
-    """The registry in a folder, and the artifact store that its engines come from."""
+    """The registry, in a folder or in memory, and the artifact store that its engines come from."""
 
-    def __init__(self, root: Path, context: StageContext, signing: Signing | None = None) -> None:
-        self.root, self.context = root, context
-        self.registry = Registry(LocalObjects(root), signing or Signing())
+    def __init__(self, objects: Path | ObjectStore, context: StageContext, signing: Signing | None = None) -> None:
+        self.objects = LocalObjects(objects) if isinstance(objects, Path) else objects
+        self.context = context
+        self.registry = Registry(self.objects, signing or Signing())
+
+    def reopened(self) -> Shelf:
+        """The same registry, for somebody who has not read it yet."""
+        return Shelf(self.objects, self.context)
 
     def describe(
         self, precision: str, *, version: str = VERSION, p50_ms: float = 4.0, noise: float = PASSING, **changes: Any
@@ -90,20 +96,18 @@ class Shelf:
         current = self.channel(name).current
         return current and current.engine_id
 
-    def manifest_file(self, engine: EngineManifest) -> Path:
-        """Where a manifest lies in the registry's folder."""
-        return self.root / manifest_key(engine.cell)
+    def manifest_file(self, engine: EngineManifest) -> ObjectFile:
+        """A manifest as an object."""
+        return ObjectFile(self.objects, manifest_key(engine.cell))
 
-    def channel_file(self, name: str) -> Path:
-        """Where a channel lies in the registry's folder."""
-        return self.root / address_of(name).key
+    def channel_file(self, name: str) -> ObjectFile:
+        """A channel as an object."""
+        return ObjectFile(self.objects, address_of(name).key)
 
     def replace_manifest(self, engine: EngineManifest, **changes: Any) -> None:
         """Put another manifest in an engine's place, with its digest right, as one would who means harm."""
         changed = engine.model_copy(update=changes)
-        path = self.manifest_file(engine)
-        path.chmod(0o644)
-        path.write_bytes(self.registry.signing.seal("manifest", changed.model_dump(mode="json")))
+        self.manifest_file(engine).write_bytes(self.registry.signing.seal("manifest", changed.model_dump(mode="json")))
 
 
 def stock(root: Path) -> Path:

@@ -21,6 +21,7 @@ from flows.commands.pull_command import CHANNELS, PullJob, Watcher
 from flows.console import Reporter
 from flows.session import Session
 from flows.settings import Settings
+from tasks.objects.folder import LocalObjects
 from tasks.records import Override
 from tasks.registry.moves import ChannelName
 from tasks.registry.signing import Signing
@@ -41,7 +42,7 @@ HEAVY = ("torch", "prefect", "mlflow", "matplotlib", "pandas", "sqlalchemy", "on
 def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shop:
     """A registry to which the settings lead; the host's folder is `host`, here."""
     monkeypatch.setenv("ENGINEGATE_REGISTRY", str(tmp_path / "registry"))
-    return Shop(tmp_path)
+    return Shop(tmp_path, LocalObjects(tmp_path / "registry"))
 
 
 def pull(*more: str) -> tuple[int, str, dict[str, Any]]:
@@ -230,14 +231,13 @@ def test_an_error_is_told_once_and_the_end_of_it_too(
     shop.offer()
     watcher.look()
     capsys.readouterr()
-    whole = shop.channel_path.read_bytes()
-    shop.channel_path.unlink()
-    shop.channel_path.write_bytes(b"{")
+    whole = shop.channel_file.read_bytes()
+    shop.channel_file.write_bytes(b"{")
     (document,) = looked(watcher, capsys)
     assert (document["event"], document["exit_code"]) == ("error", 5)
     assert "is damaged" in document["error"]
     assert looked(watcher, capsys) == []
-    shop.channel_path.write_bytes(whole)
+    shop.channel_file.write_bytes(whole)
     assert events(watcher, capsys) == ["recovered"]
     assert looked(watcher, capsys) == []
     assert version_served(tmp_path / "host") == FIRST

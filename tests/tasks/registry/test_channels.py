@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tasks.errors import InputError, RefusedError
-from tasks.objects.folder import LocalObjects
+from tasks.objects.memory import MemoryObjects
 from tasks.registry.channels import Channel, Channels, move_before, next_move
 from tasks.registry.moves import ChannelAddress, ChannelName, Move
 from tasks.registry.signing import Signing
+from tests.tasks.damage import ObjectFile
 from tests.tasks.processes import race
 from tests.tasks.registry.keys import signing_as, write_key
 
@@ -48,8 +49,13 @@ def to_engine(channel: Channel, number: int, kind: Any = "promote", who: str = "
 
 
 @pytest.fixture
-def channels(tmp_path: Path) -> Channels:
-    return Channels(LocalObjects(tmp_path / "registry"), signing_as(tmp_path))
+def objects() -> MemoryObjects:
+    return MemoryObjects()
+
+
+@pytest.fixture
+def channels(objects: MemoryObjects, tmp_path: Path) -> Channels:
+    return Channels(objects, signing_as(tmp_path))
 
 
 def test_a_channel_that_was_never_moved_points_nowhere(channels: Channels) -> None:
@@ -88,11 +94,11 @@ def test_channels_of_other_targets_models_and_names_are_others(channels: Channel
         assert channels.read(address).current is None
 
 
-def test_nothing_to_do_moves_nothing(channels: Channels, tmp_path: Path) -> None:
+def test_nothing_to_do_moves_nothing(channels: Channels, objects: MemoryObjects) -> None:
     move_to(channels, 1)
-    before = (tmp_path / "registry" / STAGING.key).stat()
+    before = objects.read(STAGING.key)
     assert channels.move(STAGING, lambda _: None) is None
-    assert (tmp_path / "registry" / STAGING.key).stat() == before
+    assert objects.read(STAGING.key) == before
 
 
 def test_an_intent_that_no_longer_holds_moves_nothing(channels: Channels) -> None:
@@ -160,12 +166,11 @@ def test_where_nothing_is_left_to_undo_a_rollback_is_refused(channels: Channels,
         move_before(channels.read(STAGING))
 
 
-def rewrite(tmp_path: Path, change: Callable[[list[Any]], object]) -> None:
-    path = tmp_path / "registry" / STAGING.key
-    content = json.loads(path.read_bytes())
+def rewrite(objects: MemoryObjects, change: Callable[[list[Any]], object]) -> None:
+    file = ObjectFile(objects, STAGING.key)
+    content = json.loads(file.read_bytes())
     change(content["moves"])
-    path.chmod(0o644)
-    path.write_text(json.dumps(content))
+    file.write_bytes(json.dumps(content).encode())
 
 
 def swap(moves: list[Any]) -> None:
@@ -184,36 +189,35 @@ TAMPERING: dict[str, Callable[[list[Any]], object]] = {
 
 @pytest.mark.parametrize("change", TAMPERING.values(), ids=TAMPERING)
 def test_a_history_that_was_tampered_with_is_refused(
-    channels: Channels, tmp_path: Path, change: Callable[[list[Any]], object]
+    channels: Channels, objects: MemoryObjects, change: Callable[[list[Any]], object]
 ) -> None:
     for number in range(3):
         move_to(channels, number)
-    rewrite(tmp_path, change)
-    for reading in (channels, Channels(LocalObjects(tmp_path / "registry"), Signing())):
+    rewrite(objects, change)
+    for reading in (channels, Channels(objects, Signing())):
         with pytest.raises(RefusedError, match="channel staging of tiny for cpu") as caught:
             reading.read(STAGING)
         assert caught.value.exit_code == 5
 
 
-def test_a_channel_put_in_another_s_place_is_refused(channels: Channels, tmp_path: Path) -> None:
+def test_a_channel_put_in_another_s_place_is_refused(channels: Channels, objects: MemoryObjects) -> None:
     move_to(channels, 1)
-    (tmp_path / "registry" / STAGING.key).rename(tmp_path / "registry" / PRODUCTION.key)
+    ObjectFile(objects, STAGING.key).rename(ObjectFile(objects, PRODUCTION.key))
     with pytest.raises(RefusedError, match="channel production of tiny for cpu: move 1 does not follow"):
         channels.read(PRODUCTION)
 
 
-def test_one_bit_flipped_anywhere_is_refused_or_changes_nothing(channels: Channels, tmp_path: Path) -> None:
+def test_one_bit_flipped_anywhere_is_refused_or_changes_nothing(channels: Channels, objects: MemoryObjects) -> None:
     for number in range(2):
         move_to(channels, number)
     expected = [one.move for one in channels.read(STAGING).moves]
-    path = tmp_path / "registry" / STAGING.key
-    whole = path.read_bytes()
-    path.chmod(0o644)
+    file = ObjectFile(objects, STAGING.key)
+    whole = file.read_bytes()
     refused = 0
     for place in range(0, len(whole), 3):
         content = bytearray(whole)
         content[place] ^= 4
-        path.write_bytes(content)
+        file.write_bytes(content)
         try:
             assert [one.move for one in channels.read(STAGING).moves] == expected
         except RefusedError:
@@ -227,18 +231,18 @@ def test_one_bit_flipped_anywhere_is_refused_or_changes_nothing(channels: Channe
     [b"", b"{", b"null", b"[]", b"{}", b'{"moves": 1}', b'{"moves": {}}', b"\xff", b"[" * 99999],
     ids=lambda content: repr(content[:20]),
 )
-def test_a_damaged_channel_is_refused_with_the_remedy(channels: Channels, tmp_path: Path, content: bytes) -> None:
+def test_a_damaged_channel_is_refused_with_the_remedy(
+    channels: Channels, objects: MemoryObjects, content: bytes
+) -> None:
     move_to(channels, 1)
-    (tmp_path / "registry" / STAGING.key).chmod(0o644)
-    (tmp_path / "registry" / STAGING.key).write_bytes(content)
+    ObjectFile(objects, STAGING.key).write_bytes(content)
     with pytest.raises(RefusedError, match="restore it from the bucket's versions or a backup"):
         channels.read(STAGING)
     with pytest.raises(RefusedError, match="restore it"):
         move_to(channels, 2)
 
 
-def test_a_move_that_another_key_signed_is_refused(tmp_path: Path) -> None:
-    objects = LocalObjects(tmp_path / "registry")
+def test_a_move_that_another_key_signed_is_refused(objects: MemoryObjects, tmp_path: Path) -> None:
     move_to(Channels(objects, signing_as(tmp_path)), 1)
     signing_as(tmp_path, "eve")
     move_to(Channels(objects, Signing.from_files(tmp_path / "eve.key", None)), 2)
@@ -246,10 +250,12 @@ def test_a_move_that_another_key_signed_is_refused(tmp_path: Path) -> None:
         Channels(objects, signing_as(tmp_path)).read(STAGING)
 
 
-def test_a_history_goes_on_when_a_key_is_withdrawn_that_did_not_sign_the_newest_move(tmp_path: Path) -> None:
+def test_a_history_goes_on_when_a_key_is_withdrawn_that_did_not_sign_the_newest_move(
+    objects: MemoryObjects, tmp_path: Path
+) -> None:
     for name in ("ann", "bob"):
         write_key(tmp_path / "trusted", name)
-    objects, keys = LocalObjects(tmp_path / "registry"), tmp_path / "trusted"
+    keys = tmp_path / "trusted"
     for number, name in enumerate(("ann", "bob")):
         move_to(Channels(objects, Signing.from_files(keys / f"{name}.key", keys)), number)
     (keys / "ann.pem").unlink()
@@ -304,67 +310,73 @@ def test_of_200_moves_by_32_processes_none_is_lost_and_the_history_has_the_winne
     assert sum(map(bool, wins)) > PROCESSES / 4  # else nobody raced
 
 
-def sign_three_moves(folder: Path) -> Path:
+def sign_three_moves(objects: MemoryObjects, folder: Path) -> Path:
     """Moves of staging by ann, bob and ann, after which bob's key is withdrawn; returns the folder of the keys."""
     for name in ("ann", "bob"):
         write_key(folder / "trusted", name)
     for number, name in enumerate(("ann", "bob", "ann")):
-        move_to(reader_of(folder, name), number)
+        move_to(reader_of(objects, folder, name), number)
     (folder / "trusted" / "bob.pem").unlink()
     return folder / "trusted"
 
 
-def reader_of(folder: Path, name: str = "ann") -> Channels:
+def reader_of(objects: MemoryObjects, folder: Path, name: str = "ann") -> Channels:
     """Somebody who opens the registry now, and trusts the keys that are trusted now."""
     keys = folder / "trusted"
-    return Channels(LocalObjects(folder / "registry"), Signing.from_files(keys / f"{name}.key", keys))
+    return Channels(objects, Signing.from_files(keys / f"{name}.key", keys))
 
 
-def test_a_withdrawn_key_s_move_is_refused_as_the_newest_by_a_reader_that_saw_it_below_another(tmp_path: Path) -> None:
-    sign_three_moves(tmp_path)
-    warm = reader_of(tmp_path)
+def test_a_withdrawn_key_s_move_is_refused_as_the_newest_by_a_reader_that_saw_it_below_another(
+    objects: MemoryObjects, tmp_path: Path
+) -> None:
+    sign_three_moves(objects, tmp_path)
+    warm = reader_of(objects, tmp_path)
     assert len(warm.read(STAGING).moves) == 3
-    rewrite(tmp_path, list.pop)
-    for reader in (reader_of(tmp_path), warm):
+    rewrite(objects, list.pop)
+    for reader in (reader_of(objects, tmp_path), warm):
         with pytest.raises(RefusedError, match="move 2 is signed by keys that are not trusted"):
             reader.read(STAGING)
     with pytest.raises(RefusedError, match="move 2 is signed by keys that are not trusted"):
         move_to(warm, 9)
     with pytest.raises(RefusedError, match="move 2 is signed by keys that are not trusted"):
-        reader_of(tmp_path).read(STAGING)
+        reader_of(objects, tmp_path).read(STAGING)
 
 
-def test_a_channel_that_got_shorter_is_refused_by_the_reader_that_saw_it_longer_and_by_no_other(tmp_path: Path) -> None:
-    keys = sign_three_moves(tmp_path)
+def test_a_channel_that_got_shorter_is_refused_by_the_reader_that_saw_it_longer_and_by_no_other(
+    objects: MemoryObjects, tmp_path: Path
+) -> None:
+    keys = sign_three_moves(objects, tmp_path)
     (keys / "bob.pem").write_bytes((keys / "ann.pem").read_bytes())  # nothing but the length is wrong
-    warm = reader_of(tmp_path)
+    warm = reader_of(objects, tmp_path)
     warm.read(STAGING)
-    rewrite(tmp_path, lambda moves: moves.__delitem__(slice(1, None)))
+    rewrite(objects, lambda moves: moves.__delitem__(slice(1, None)))
     with pytest.raises(RefusedError, match=r"rewound while this ran: move 3 is no longer in it \(1 moves\)"):
         warm.read(STAGING)
     with pytest.raises(RefusedError, match="rewound while this ran"):
         move_to(warm, 9)
-    assert len(reader_of(tmp_path).read(STAGING).moves) == 1
-    (tmp_path / "registry" / STAGING.key).unlink()
+    assert len(reader_of(objects, tmp_path).read(STAGING).moves) == 1
+    objects.delete(STAGING.key)
     with pytest.raises(RefusedError, match=r"rewound while this ran: move 3 is no longer in it \(0 moves\)"):
         warm.read(STAGING)
 
 
-def test_a_history_of_the_same_length_with_another_newest_move_is_rewound_as_well(tmp_path: Path) -> None:
-    keys = sign_three_moves(tmp_path)
-    warm = reader_of(tmp_path)
+def test_a_history_of_the_same_length_with_another_newest_move_is_rewound_as_well(
+    objects: MemoryObjects, tmp_path: Path
+) -> None:
+    keys = sign_three_moves(objects, tmp_path)
+    warm = reader_of(objects, tmp_path)
     warm.read(STAGING)
-    rewrite(tmp_path, lambda moves: moves.__delitem__(slice(1, None)))
+    rewrite(objects, lambda moves: moves.__delitem__(slice(1, None)))
     for number in (7, 8):
-        move_to(reader_of(tmp_path), number)
+        move_to(reader_of(objects, tmp_path), number)
     assert keys.is_dir()
     with pytest.raises(RefusedError, match=r"rewound while this ran: move 3 is no longer in it \(3 moves\)"):
         warm.read(STAGING)
 
 
-def test_a_reader_follows_a_channel_that_others_make_longer(tmp_path: Path) -> None:
-    sign_three_moves(tmp_path)
-    warm = reader_of(tmp_path)
+def test_a_reader_follows_a_channel_that_others_make_longer(objects: MemoryObjects, tmp_path: Path) -> None:
+    sign_three_moves(objects, tmp_path)
+    warm = reader_of(objects, tmp_path)
     for length in (3, 4, 5):
         assert len(warm.read(STAGING).moves) == length
-        move_to(reader_of(tmp_path), length)
+        move_to(reader_of(objects, tmp_path), length)

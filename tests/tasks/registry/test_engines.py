@@ -11,10 +11,12 @@ import pytest
 
 from tasks.errors import InputError, RefusedError
 from tasks.objects.folder import LocalObjects
+from tasks.objects.memory import MemoryObjects
+from tasks.registry.layout import blob_key, manifest_key
 from tasks.registry.registry import Registry
 from tasks.registry.signing import Signing
 from tasks.store.digests import digest_json
-from tests.tasks.damage import flip_a_bit, remove, truncate
+from tests.tasks.damage import ObjectFile, flip_a_bit, remove, truncate
 from tests.tasks.processes import kill_points, race
 from tests.tasks.registry.keys import signing_as
 from tests.tasks.tiny import cell, compare_scores, lay_out, make_outcome, manifest_of
@@ -25,13 +27,20 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from tasks.objects.interface import ObjectStore
     from tasks.records import Artifact, EngineManifest
     from tasks.store.local import LocalStore
 
 
 @pytest.fixture
-def registry(tmp_path: Path) -> Registry:
-    return opened(tmp_path / "registry")
+def registry() -> Registry:
+    return opened(MemoryObjects())
+
+
+@pytest.fixture
+def shared(tmp_path: Path) -> Registry:
+    """One in a folder, which processes share."""
+    return opened(LocalObjects(tmp_path / "registry"))
 
 
 @pytest.fixture
@@ -51,25 +60,25 @@ def registered(registry: Registry, manifest: EngineManifest, folders: dict[str, 
     return registry
 
 
-def opened(root: Path) -> Registry:
-    return Registry(LocalObjects(root), Signing())
+def opened(objects: ObjectStore) -> Registry:
+    return Registry(objects, Signing())
 
 
 def visible(registry: Registry) -> list[str]:
     return [found.engine_id for found in registry.engines.list_cells()]
 
 
-def blob(registry: Registry, digest: str) -> Path:
-    return registry.objects.root / "blobs" / "sha256" / digest[7:9] / digest[9:]
+def blob(registry: Registry, digest: str) -> ObjectFile:
+    return ObjectFile(registry.objects, blob_key(digest))
 
 
-def manifest_path(registry: Registry) -> Path:
-    (path,) = registry.objects.root.glob("engines/**/manifest.json")
-    return path
+def manifest_file(registry: Registry) -> ObjectFile:
+    (entry,) = registry.objects.list("engines/")
+    return ObjectFile(registry.objects, entry.key)
 
 
 def test_a_registered_engine_is_listed_read_back_and_verified(registered: Registry, manifest: EngineManifest) -> None:
-    again = opened(registered.objects.root)
+    again = opened(registered.objects)
     assert [again.engines.read_manifest(found) for found in again.engines.list_cells()] == [manifest]
     assert again.engines.read_manifest(manifest.cell) == manifest
     assert again.engines.verify(manifest.cell) == []
@@ -78,9 +87,9 @@ def test_a_registered_engine_is_listed_read_back_and_verified(registered: Regist
 def test_the_same_engine_twice_is_a_success(
     registered: Registry, manifest: EngineManifest, folders: dict[str, Path]
 ) -> None:
-    before = manifest_path(registered).read_bytes()
+    before = manifest_file(registered).read_bytes()
     assert registered.engines.publish(manifest, folders) is False
-    assert manifest_path(registered).read_bytes() == before
+    assert manifest_file(registered).read_bytes() == before
 
 
 def test_the_same_engine_under_other_circumstances_is_the_same_engine(
@@ -97,12 +106,12 @@ def test_the_same_engine_under_other_circumstances_is_the_same_engine(
 def test_the_same_id_with_other_content_is_refused_and_changes_nothing(
     registered: Registry, store: LocalStore, tmp_path: Path
 ) -> None:
-    before = manifest_path(registered).read_bytes()
+    before = manifest_file(registered).read_bytes()
     other = manifest_of(store, make_outcome(store, plan=b"another plan"))
     with pytest.raises(RefusedError, match=r"tiny-cpu-fp32@0123456789ab is registered already .*plan differ") as caught:
         registered.engines.publish(other, lay_out(store, other, tmp_path / "other"))
     assert caught.value.exit_code == 5
-    assert manifest_path(registered).read_bytes() == before
+    assert manifest_file(registered).read_bytes() == before
     assert not blob(registered, other.plan.files[0].digest).exists()
 
 
@@ -115,7 +124,7 @@ def test_an_engine_that_did_not_pass_is_refused(
     with pytest.raises(RefusedError, match=r"is not registered: verdict: is fail"):
         registry.engines.publish(failed, lay_out(store, failed, tmp_path / "files"))
     assert visible(registry) == []
-    assert not (registry.objects.root / "blobs").exists()
+    assert list(registry.objects.list("")) == []
 
 
 def test_a_verdict_that_does_not_follow_from_the_evidence_is_refused(
@@ -144,7 +153,6 @@ def test_a_file_that_changed_on_its_way_is_refused(
     with pytest.raises(RefusedError, match=r"engine.onnx: should have digest sha256:.*, but has sha256:"):
         registry.engines.publish(manifest, folders)
     assert visible(registry) == []
-    assert list((registry.objects.root / ".scratch").glob("*")) == []
 
 
 def test_what_happens_to_the_store_does_not_reach_the_registry(
@@ -169,7 +177,7 @@ def test_what_happens_to_the_store_does_not_reach_the_registry(
 def test_verify_names_every_damaged_file(
     registered: Registry,
     manifest: EngineManifest,
-    damage: Callable[[Path], None],
+    damage: Callable[[ObjectFile], None],
     role: str,
     artifact_of: Callable[[EngineManifest], Artifact],
 ) -> None:
@@ -182,9 +190,9 @@ def test_verify_names_every_damaged_file(
 
 def test_verify_names_files_that_were_swapped(registered: Registry, manifest: EngineManifest) -> None:
     one, other = (blob(registered, file.digest) for file in manifest.plan.files)
-    one.rename(one.parent / "kept")
-    other.rename(one)
-    (one.parent / "kept").rename(other)
+    content = one.read_bytes()
+    one.write_bytes(other.read_bytes())
+    other.write_bytes(content)
     faults = registered.engines.verify(manifest.cell)
     assert [fault.split(": ")[:2] for fault in faults] == [["plan", "engine.onnx"], ["plan", "engine.onnx.data"]]
 
@@ -215,7 +223,7 @@ EDITS: dict[str, Callable[[dict[str, Any]], object]] = {
 
 def edit(registry: Registry, change: Callable[[dict[str, Any]], object], *, sealed: bool) -> None:
     """Change a manifest; `sealed` puts its digest right too, as one would who means harm."""
-    path = manifest_path(registry)
+    path = manifest_file(registry)
     envelope = json.loads(path.read_bytes())
     content = json.loads(base64.b64decode(envelope["payload"]))
     change(content)
@@ -223,12 +231,7 @@ def edit(registry: Registry, change: Callable[[dict[str, Any]], object], *, seal
     envelope["payload"] = base64.b64encode(payload).decode()
     if sealed:
         envelope["digest"] = f"sha256:{hashlib.sha256(payload).hexdigest()}"
-    overwrite(path, json.dumps(envelope).encode())
-
-
-def overwrite(path: Path, content: bytes) -> None:
-    path.chmod(0o644)
-    path.write_bytes(content)
+    path.write_bytes(json.dumps(envelope).encode())
 
 
 @pytest.mark.parametrize("change", EDITS.values(), ids=EDITS)
@@ -263,10 +266,7 @@ def test_an_edited_manifest_with_its_digest_put_right_contradicts_itself(
 
 
 def test_a_manifest_moved_to_another_engine_s_place_is_refused(registered: Registry, manifest: EngineManifest) -> None:
-    path = manifest_path(registered)
-    other = path.parent.parent / "int8" / "manifest.json"
-    other.parent.mkdir()
-    path.rename(other)
+    manifest_file(registered).rename(ObjectFile(registered.objects, manifest_key(cell("int8"))))
     (fault,) = registered.engines.verify(cell("int8"))
     assert fault.startswith("tiny-cpu-int8@0123456789ab: its manifest is that of tiny-cpu-fp32@0123456789ab")
     with pytest.raises(InputError, match="is not registered"):
@@ -281,7 +281,7 @@ def test_a_failing_verdict_edited_to_pass_is_found_out(
     for rule in failed["verdict"]["rules"]:
         rule["outcome"] = "pass"
     failed["verdict"]["defects"] = []
-    overwrite(manifest_path(registered), Signing().seal("manifest", failed))
+    manifest_file(registered).write_bytes(Signing().seal("manifest", failed))
     assert registered.engines.verify(manifest.cell) == [
         "verdict: does not follow from the stored comparison under the stored policy"
     ]
@@ -362,7 +362,7 @@ def test_a_speed_up_that_the_benchmark_did_not_measure_is_found_out(
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"{}", b'{"payload": 1}', b"\xff", b'{"digest": {}}'])
 def test_a_damaged_manifest_is_refused(registered: Registry, manifest: EngineManifest, content: bytes) -> None:
-    overwrite(manifest_path(registered), content)
+    manifest_file(registered).write_bytes(content)
     (fault,) = registered.engines.verify(manifest.cell)
     assert "its manifest is damaged" in fault
 
@@ -378,10 +378,10 @@ def test_a_manifest_of_another_release_is_refused_with_the_remedy(
 def test_removing_a_damaged_manifest_and_publishing_again_is_the_remedy(
     registered: Registry, manifest: EngineManifest, folders: dict[str, Path]
 ) -> None:
-    overwrite(manifest_path(registered), b"{")
+    manifest_file(registered).write_bytes(b"{")
     with pytest.raises(RefusedError):
         registered.engines.publish(manifest, folders)
-    manifest_path(registered).unlink()
+    manifest_file(registered).unlink()
     assert registered.engines.publish(manifest, folders)
     assert registered.engines.verify(manifest.cell) == []
 
@@ -402,27 +402,27 @@ def test_engines_are_listed_by_id(registry: Registry, store: LocalStore, tmp_pat
 
 
 def test_of_many_publishers_of_one_engine_exactly_one_registers_it(
-    registry: Registry, manifest: EngineManifest, folders: dict[str, Path]
+    shared: Registry, manifest: EngineManifest, folders: dict[str, Path]
 ) -> None:
-    found = race([lambda: opened(registry.objects.root).engines.publish(manifest, folders)] * 5)
+    found = race([lambda: opened(shared.objects).engines.publish(manifest, folders)] * 5)
     assert sorted(found) == ["False"] * 4 + ["True"]
-    assert registry.engines.verify(manifest.cell) == []
-    assert list((registry.objects.root / ".scratch").glob("*")) == []
+    assert shared.engines.verify(manifest.cell) == []
+    assert list((shared.objects.root / ".scratch").glob("*")) == []
 
 
 def test_of_many_publishers_of_different_engines_under_one_id_one_wins_and_the_others_are_told(
-    registry: Registry, store: LocalStore, tmp_path: Path
+    shared: Registry, store: LocalStore, tmp_path: Path
 ) -> None:
     manifests = [manifest_of(store, make_outcome(store, plan=b"plan %d" % n)) for n in range(5)]
     folders = [lay_out(store, manifest, tmp_path / str(n)) for n, manifest in enumerate(manifests)]
     works = [
-        functools.partial(opened(registry.objects.root).engines.publish, *each)
+        functools.partial(opened(shared.objects).engines.publish, *each)
         for each in zip(manifests, folders, strict=True)
     ]
     found = race(works)
     assert sorted(found) == ["RefusedError"] * 4 + ["True"]
-    assert registry.engines.read_manifest(cell()) == manifests[found.index("True")]
-    assert registry.engines.verify(cell()) == []
+    assert shared.engines.read_manifest(cell()) == manifests[found.index("True")]
+    assert shared.engines.verify(cell()) == []
 
 
 def test_killed_at_any_line_a_publisher_leaves_the_whole_engine_or_none(
@@ -430,9 +430,9 @@ def test_killed_at_any_line_a_publisher_leaves_the_whole_engine_or_none(
 ) -> None:
     seen = {True: 0, False: 0}
     for root in kill_points(
-        lambda root: opened(root).engines.publish(manifest, folders), tmp_path / "killed", stride=40
+        lambda root: opened(LocalObjects(root)).engines.publish(manifest, folders), tmp_path / "killed", stride=40
     ):
-        registry = opened(root)
+        registry = opened(LocalObjects(root))
         assert list((root / ".scratch").glob("*")) == []
         there = visible(registry) == [manifest.engine_id]
         if there:
@@ -448,25 +448,22 @@ def test_a_blob_that_is_larger_than_the_manifest_says_is_not_taken_in(
     registered: Registry, manifest: EngineManifest, tmp_path: Path
 ) -> None:
     file = manifest.plan.files[0]
-    path = blob(registered, file.digest)
-    path.chmod(0o644)
-    with path.open("r+b") as stream:
-        stream.truncate(1 << 32)  # a hole: it takes no room until it is copied
-    with pytest.raises(RefusedError, match=r"should have 4 bytes, but has 4,294,967,296"):
+    blob(registered, file.digest).write_bytes(b"plan" * 999)
+    with pytest.raises(RefusedError, match=r"should have 4 bytes, but has 3,996"):
         registered.engines.fetch(manifest.plan, tmp_path / "host", lambda _done, _total: None)
     assert not list((tmp_path / "host").iterdir())
     (fault,) = registered.engines.verify(manifest.cell)
-    assert "should have 4 bytes, but has 4,294,967,296" in fault
+    assert "should have 4 bytes, but has 3,996" in fault
 
 
 def test_nothing_is_written_that_nobody_here_could_read_again(
     manifest: EngineManifest, folders: dict[str, Path], tmp_path: Path
 ) -> None:
     signing_as(tmp_path)
-    registry = Registry(LocalObjects(tmp_path / "registry"), Signing.from_files(None, tmp_path / "ann.pem"))
+    registry = Registry(MemoryObjects(), Signing.from_files(None, tmp_path / "ann.pem"))
     with pytest.raises(RefusedError, match="the manifest that this host writes is signed by nobody"):
         registry.engines.publish(manifest, folders)
-    assert not (tmp_path / "registry" / "blobs").exists()
+    assert list(registry.objects.list("")) == []
 
 
 @pytest.mark.parametrize(

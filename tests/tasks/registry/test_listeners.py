@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tasks.errors import StageError
-from tasks.objects.folder import LocalObjects
+from tasks.objects.memory import MemoryObjects
 from tasks.registry import listeners
 from tasks.registry.channels import Channel, Channels, next_move
 from tasks.registry.listeners import Listeners
@@ -26,6 +26,11 @@ if TYPE_CHECKING:
 
 STAGING = ChannelAddress("tiny", "cpu", ChannelName.STAGING)
 MENDED = "; the registry is right, the next promotion tells it again"
+
+
+@pytest.fixture
+def objects() -> MemoryObjects:
+    return MemoryObjects()
 
 
 @dataclass
@@ -53,19 +58,19 @@ def to_engine(channel: Channel, number: int = 1) -> Move:
     )
 
 
-def moved(folder: Path, *listening: Recorder) -> tuple[Channels, Move, list[str]]:
+def moved(objects: MemoryObjects, *listening: Recorder) -> tuple[Channels, Move, list[str]]:
     """Move staging once; what the listeners were told of, and what people were told."""
     said: list[str] = []
-    channels = Channels(LocalObjects(folder), Signing(), Listeners(listening, said.append))
+    channels = Channels(objects, Signing(), Listeners(listening, said.append))
     return channels, channels.move(STAGING, to_engine), said
 
 
-def test_every_listener_is_told_of_every_move_once_it_is_written_and_of_nothing_else(tmp_path: Path) -> None:
+def test_every_listener_is_told_of_every_move_once_it_is_written_and_of_nothing_else(objects: MemoryObjects) -> None:
     first = Recorder()
     lengths: list[int] = []
-    other = Channels(LocalObjects(tmp_path), Signing())
+    other = Channels(objects, Signing())
     second = Recorder("the pager", then=lambda: lengths.append(len(other.read(STAGING).moves)))
-    channels, move, said = moved(tmp_path, first, second)
+    channels, move, said = moved(objects, first, second)
     assert channels.move(STAGING, lambda _: None) is None
     with pytest.raises(StageError):
         channels.move(STAGING, give_up)
@@ -88,10 +93,10 @@ def fail(error: Exception) -> object:
     [(StageError("it is down\nand more"), "it is down"), (KeyError("k" * 999), "KeyError: 'k")],
 )
 def test_a_listener_that_fails_is_one_short_line_and_keeps_neither_the_move_nor_another_listener(
-    tmp_path: Path, error: Exception, fault: str
+    objects: MemoryObjects, error: Exception, fault: str
 ) -> None:
     other = Recorder("the pager")
-    channels, move, said = moved(tmp_path, Recorder(then=lambda: fail(error)), other)
+    channels, move, said = moved(objects, Recorder(then=lambda: fail(error)), other)
     (line,) = said
     assert line.startswith(f"! the page was not told: {fault}")
     assert line.endswith(MENDED)
@@ -101,7 +106,7 @@ def test_a_listener_that_fails_is_one_short_line_and_keeps_neither_the_move_nor_
 
 
 def test_silent_listeners_hold_a_move_up_for_the_limit_once_and_not_each(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    objects: MemoryObjects, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(listeners, "LIMIT_S", 0.2)
     over = Event()
@@ -109,7 +114,7 @@ def test_silent_listeners_hold_a_move_up_for_the_limit_once_and_not_each(
     clock = iter([0.0, 0.0, 0.2])
     monkeypatch.setattr(listeners.time, "monotonic", lambda: next(clock))
     monkeypatch.setattr(listeners.Thread, "join", lambda _thread, timeout: waits.append(timeout))
-    _, _, said = moved(tmp_path, Recorder(then=over.wait), Recorder("the pager", then=over.wait))
+    _, _, said = moved(objects, Recorder(then=over.wait), Recorder("the pager", then=over.wait))
     over.set()
     assert said == [f"! {name} was not told: no answer within 0.2 s{MENDED}" for name in ("the page", "the pager")]
     assert waits == [0.2, 0.0]

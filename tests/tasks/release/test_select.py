@@ -6,11 +6,14 @@ import pytest
 
 from tasks.errors import RefusedError
 from tasks.objects.folder import LocalObjects
+from tasks.objects.memory import MemoryObjects
 from tasks.records import Override
 from tasks.registry.channels import move_before, next_move
+from tasks.registry.layout import manifest_key
 from tasks.registry.moves import ChannelAddress, ChannelName
 from tasks.registry.registry import Registry
 from tasks.release.select import AUTOMATIC, fastest_passing, point_candidate
+from tests.tasks.damage import ObjectFile
 from tests.tasks.processes import kill_points
 from tests.tasks.registry.keys import signing_as
 from tests.tasks.tiny import VERSION, cell, latency, lay_out, make_outcome, manifest_of
@@ -18,6 +21,7 @@ from tests.tasks.tiny import VERSION, cell, latency, lay_out, make_outcome, mani
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from tasks.objects.interface import ObjectStore
     from tasks.records import EngineManifest
     from tasks.registry.channels import Channel
     from tasks.registry.moves import Move
@@ -30,9 +34,9 @@ CANDIDATE = ChannelAddress("tiny", "cpu", ChannelName.CANDIDATE)
 class Shelf:
     """A registry, and engines to put there."""
 
-    def __init__(self, store: LocalStore, folder: Path, keys: Path) -> None:
+    def __init__(self, store: LocalStore, objects: ObjectStore, folder: Path, keys: Path) -> None:
         self._store, self._folder = store, folder
-        self.registry = Registry(LocalObjects(folder / "registry"), signing_as(keys))
+        self.registry = Registry(objects, signing_as(keys))
 
     def engine(self, precision: str, p50_ms: float, version: str = VERSION, plan: bytes = b"plan") -> EngineManifest:
         outcome = make_outcome(self._store, engine=cell(precision, version), plan=plan)
@@ -51,7 +55,7 @@ class Shelf:
 
 @pytest.fixture
 def shelf(store: LocalStore, tmp_path: Path) -> Shelf:
-    return Shelf(store, tmp_path, tmp_path)
+    return Shelf(store, MemoryObjects(), tmp_path, tmp_path)
 
 
 def test_the_fastest_of_those_that_passed_is_chosen_and_the_smaller_of_equals(shelf: Shelf, store: LocalStore) -> None:
@@ -111,11 +115,10 @@ def test_an_engine_that_is_there_by_an_override_is_no_candidate(shelf: Shelf, st
     assert point_candidate(shelf.registry, "tiny", VERSION, "cpu", None) is None
 
 
-def test_a_manifest_that_cannot_be_trusted_moves_nothing(shelf: Shelf, tmp_path: Path) -> None:
+def test_a_manifest_that_cannot_be_trusted_moves_nothing(shelf: Shelf) -> None:
     shelf.put(shelf.engine("fp32", 3))
-    (path,) = (tmp_path / "registry").glob("engines/**/manifest.json")
-    path.chmod(0o644)
-    path.write_bytes(path.read_bytes().replace(b'"digest":"sha256:', b'"digest":"sha256:0', 1))
+    file = ObjectFile(shelf.registry.objects, manifest_key(cell("fp32")))
+    file.write_bytes(file.read_bytes().replace(b'"digest":"sha256:', b'"digest":"sha256:0', 1))
     with pytest.raises(RefusedError, match="its manifest"):
         point_candidate(shelf.registry, "tiny", VERSION, "cpu", None)
     assert shelf.candidate().moves == ()
@@ -125,7 +128,7 @@ def test_killed_between_registering_and_pointing_the_next_run_points(store: Loca
     signing_as(tmp_path)  # makes the key
     killed = 0
     for root in kill_points(lambda root: convert(store, root, tmp_path), tmp_path / "killed", stride=250):
-        shelf = Shelf(store, root, tmp_path)
+        shelf = Shelf(store, LocalObjects(root / "registry"), root, tmp_path)
         assert len(shelf.candidate().moves) <= 1
         convert(store, root, tmp_path)
         assert len(shelf.candidate().moves) == 1
@@ -134,7 +137,7 @@ def test_killed_between_registering_and_pointing_the_next_run_points(store: Loca
 
 
 def convert(store: LocalStore, root: Path, keys: Path) -> None:
-    shelf = Shelf(store, root, keys)
+    shelf = Shelf(store, LocalObjects(root / "registry"), root, keys)
     manifest = shelf.engine("fp32", 3)
     with store.scratch() as folder:
         shelf.registry.engines.publish(manifest, lay_out(store, manifest, folder))
