@@ -19,7 +19,6 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from flows.commands.cli import main
-from flows.commands.promotion_commands import CHANNELS
 from tasks.process.context import StageContext
 from tasks.registry.moves import ChannelName
 from tasks.store.local import LocalStore
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 REPOSITORY = Path(__file__).resolve().parents[3]
+CHANNELS = tuple(name.value for name in ChannelName)
 HERE = ("tiny", "--target", "cpu")
 LIMIT_S = 60
 # The terminal becomes that of the process, so that Ctrl-C reaches it; and no MLflow is told.
@@ -119,10 +119,6 @@ def on_a_terminal(answer: bytes, arguments: Sequence[str], columns: int = 200) -
     finally:
         process.kill()  # of no effect where it ended
         os.close(ours)  # not before: whoever is still ending would be hung up on
-
-
-def test_the_channels_offered_are_those_that_there_are() -> None:
-    assert tuple(one.value for one in ChannelName) == CHANNELS
 
 
 def test_what_is_there_and_what_would_come_are_shown_side_by_side(shelf: Shelf, told: list[tuple[str, str]]) -> None:

@@ -17,13 +17,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from flows.commands.cli import main
-from flows.commands.pull_command import CHANNELS, PullJob, Watcher
+from flows.commands.pull_command import PullJob, Watcher
 from flows.console import Reporter
 from flows.session import Session
 from flows.settings import Settings
 from tasks.objects.folder import LocalObjects
 from tasks.records import Override
-from tasks.registry.moves import ChannelName
 from tasks.registry.signing import Signing
 from tasks.release.serving_folder import ServingFolder
 from tests.tasks.serving import FIRST, PRODUCTION, SECOND, SQUARED, THIRD, Shop, version_before, version_served
@@ -163,10 +162,6 @@ def test_wrong_use_is_told_with_exit_code_2(shop: Shop, more: tuple[str, ...], c
     result = CliRunner().invoke(main, [*PULL, *more])
     assert result.exit_code == code
     assert words in result.output
-
-
-def test_the_choices_are_the_channels() -> None:
-    assert tuple(name.value for name in ChannelName) == CHANNELS
 
 
 def test_a_whole_pull_with_check_imports_nothing_that_a_serving_host_has_not(shop: Shop) -> None:
