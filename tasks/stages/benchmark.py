@@ -24,9 +24,9 @@ from tasks.errors import InputError, StageError
 from tasks.process.child import Child
 from tasks.records import Artifact, Benchmark, Latency, PytorchForm, Timing
 from tasks.samples.feeds import make_feeds
+from tasks.sources.interface import ModuleRequest
 from tasks.specs import Frozen, InputSpec
 from tasks.store.stage_cache import StageResult, run_cached
-from tasks.torch_side.interface import ModuleRequest
 from tasks.torch_side.module_source import fetch_module
 from tasks.torch_side.torch_python import torch_versions
 

@@ -4,19 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tasks.specs import Dim, ExportSpec, Frozen, InputSpec
+from tasks.sources.interface import ModuleRequest
+from tasks.specs import Dim, ExportSpec, Frozen
 
 PLAIN, SIMPLIFIED = "plain", "simplified"
-
-
-class ModuleRequest(Frozen):
-    """Where a child finds the module: `folder` holds copies of its source files; paths are of this host."""
-
-    folder: Path
-    source: str
-    weights: Path | None
-    inputs: dict[str, InputSpec]
-    outputs: tuple[str, ...]
 
 
 class ExportRequest(Frozen):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from tasks.torch_side.interface import ModuleRequest
+from tasks.sources.interface import ModuleRequest
 from tasks.torch_side.torch_module import load_module
 from tests.tasks.child_entries import Answer
 
