@@ -16,6 +16,7 @@ from tasks.registry.layout import blob_key, manifest_key
 from tasks.registry.registry import Registry
 from tasks.registry.signing import Signing
 from tasks.store.digests import digest_json
+from tasks.store.local import LocalStore
 from tests.tasks.damage import ObjectFile, flip_a_bit, remove, truncate
 from tests.tasks.processes import kill_points, race
 from tests.tasks.registry.keys import signing_as
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
     from tasks.objects.interface import ObjectStore
     from tasks.records import Artifact, EngineManifest
-    from tasks.store.local import LocalStore
 
 
 @pytest.fixture
@@ -43,14 +43,20 @@ def shared(tmp_path: Path) -> Registry:
     return opened(LocalObjects(tmp_path / "registry"))
 
 
-@pytest.fixture
-def manifest(store: LocalStore) -> EngineManifest:
-    return manifest_of(store, make_outcome(store))
+@pytest.fixture(scope="module")
+def manifest(made: LocalStore) -> EngineManifest:
+    return manifest_of(made, make_outcome(made))
 
 
-@pytest.fixture
-def folders(store: LocalStore, manifest: EngineManifest, tmp_path: Path) -> dict[str, Path]:
-    return lay_out(store, manifest, tmp_path / "files")
+@pytest.fixture(scope="module")
+def folders(made: LocalStore, manifest: EngineManifest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return lay_out(made, manifest, tmp_path_factory.mktemp("files"))
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> LocalStore:
+    """The artifact store of the engine that most tests publish."""
+    return LocalStore(tmp_path_factory.mktemp("made"))
 
 
 @pytest.fixture
@@ -145,8 +151,9 @@ def test_a_manifest_under_another_engine_s_id_is_refused(
 
 
 def test_a_file_that_changed_on_its_way_is_refused(
-    registry: Registry, manifest: EngineManifest, folders: dict[str, Path]
+    registry: Registry, manifest: EngineManifest, made: LocalStore, tmp_path: Path
 ) -> None:
+    folders = lay_out(made, manifest, tmp_path / "files")
     plan = folders[manifest.plan.digest] / "engine.onnx"
     plan.unlink()
     plan.write_bytes(b"plaN")
@@ -156,13 +163,15 @@ def test_a_file_that_changed_on_its_way_is_refused(
 
 
 def test_what_happens_to_the_store_does_not_reach_the_registry(
-    registered: Registry, manifest: EngineManifest, store: LocalStore
+    registry: Registry, store: LocalStore, tmp_path: Path
 ) -> None:
+    manifest = manifest_of(store, make_outcome(store))
+    assert registry.engines.publish(manifest, lay_out(store, manifest, tmp_path / "files"))
     for path in (store.root / "blobs").rglob("*"):
         if path.is_file():
             path.chmod(0o644)
             path.write_bytes(b"damage")
-    assert registered.engines.verify(manifest.cell) == []
+    assert registry.engines.verify(manifest.cell) == []
 
 
 @pytest.mark.parametrize("damage", [flip_a_bit, truncate, remove])
