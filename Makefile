@@ -11,7 +11,7 @@ SOURCES := flows tasks validation tests examples
 install: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "Python 3.10 or newer is needed; name one: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; name one: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 2; }
 	@echo "installing into .venv (once; torch makes it some minutes)"
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[export,s3,dev]'
@@ -32,6 +32,16 @@ lint: $(INSTALLED)
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+	$(MAKE) --no-print-directory $(RESOLVED)
+
+# Whether the pins can be installed on a Python: nothing is, and that Python need not be here. 3.10 is a runner's alone.
+RESOLVED := resolve-3.10 resolve-3.11 resolve-3.12 resolve-3.13
+resolve-3.10: EXTRAS := --extra s3 --extra tensorrt
+resolve-%: EXTRAS := --extra export --extra s3 --extra tensorrt --extra dev
+.PHONY: $(RESOLVED)
+$(RESOLVED): resolve-%: $(INSTALLED)
+	@$(BIN)/uv pip compile --quiet --no-config --python-version $* --python-platform linux $(EXTRAS) --constraint constraints.txt --output-file /dev/null pyproject.toml
+	@echo "Python $*: every pin resolves"
 
 bench: $(INSTALLED)  ## measure what README promises; prints a table, writes bench.json
 	$(BIN)/python tests/benchmarks/run.py

@@ -26,9 +26,10 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 
 PASSED, FAILED, UNDECIDED, ELSEWHERE = "✓", "✕", "?", "→"
+MARKS = {"pass": PASSED, "fail": FAILED, "inconclusive": UNDECIDED}
+"""A mark by verdict."""
 COLOURS = {PASSED: "green", FAILED: "red", UNDECIDED: "yellow", ELSEWHERE: "cyan"}
 STEP_WIDTH = 34
-DIGEST_CHARACTERS = 19
 REASON_CHARACTERS = 60
 # Wider than any line: an engine id that is cut off cannot be copied. A terminal wraps what is too long for it.
 TABLE_WIDTH = 500
@@ -78,7 +79,7 @@ class Reporter:
 
     def verdict(self, outcome: EngineOutcome) -> None:
         """Print how an engine was judged, with the rule that it broke, left open, or came nearest to breaking."""
-        mark = _mark(outcome)
+        mark = MARKS[outcome.outcome.value]
         detail = outcome.reason if outcome.verdict is None else deciding_sentence(outcome.verdict)
         self._line(mark, f"verdict {label_of(outcome.cell)}", f"{outcome.outcome.value}: {detail}", None)
 
@@ -106,7 +107,7 @@ class Reporter:
                 heading, justify="right" if heading in {"p50", "speed-up", "size"} else "left", no_wrap=True
             )
         for outcome in outcomes:
-            mark = _mark(outcome)
+            mark = MARKS[outcome.outcome.value]
             table.add_row(
                 outcome.cell.engine_id,
                 Text(f"{mark} {outcome.outcome.value}", style=COLOURS[mark]),
@@ -153,13 +154,19 @@ class Reporter:
         self._console.print(Text(f"error: {shown}", style="red"))
 
 
+def short_commit(commit: str) -> str:
+    """The first digits of a commit, as people are shown it."""
+    return commit[:12]
+
+
+def short_digest(digest: str) -> str:
+    """`sha256:` and the first twelve digits."""
+    return digest[:19]
+
+
 def label_of(cell: Cell) -> str:
     """What tells the engines of one conversion apart in step lines: the precision, after the target if not `cpu`."""
     return cell.precision.value if cell.target == CPU else f"{cell.target} {cell.precision.value}"
-
-
-def _mark(outcome: EngineOutcome) -> str:
-    return {"pass": PASSED, "fail": FAILED}.get(outcome.outcome.value, UNDECIDED)
 
 
 def _row(outcome: EngineOutcome) -> tuple[str, ...]:
@@ -168,7 +175,7 @@ def _row(outcome: EngineOutcome) -> tuple[str, ...]:
     if outcome.verdict is not None:
         rule = deciding_words(outcome.verdict)
     if outcome.engine is not None:
-        size, digest = f"{outcome.engine.plan.size_bytes / 1e6:.1f} MB", outcome.engine.plan.digest[:DIGEST_CHARACTERS]
+        size, digest = f"{outcome.engine.plan.size_bytes / 1e6:.1f} MB", short_digest(outcome.engine.plan.digest)
     if outcome.benchmark is not None:
         p50 = f"{outcome.benchmark.headline.p50_ms:.2f} ms"
         ratio = outcome.benchmark.headline_speedup

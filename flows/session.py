@@ -9,12 +9,14 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from flows.console import Reporter
+from flows.listeners import LISTENERS
 from flows.settings import Settings, read_settings
 from tasks.errors import InputError
 from tasks.objects.location import open_objects
 from tasks.process.child import ignore_progress
 from tasks.process.context import StageContext
 from tasks.process.kernel import machine_memory_bytes
+from tasks.registry.listeners import Listeners
 from tasks.registry.registry import Registry
 from tasks.registry.signing import Signing
 from tasks.store.local import LocalStore
@@ -50,9 +52,12 @@ class Session:
         return self.open_registry()
 
     def open_registry(self) -> Registry:
-        """Open the registry anew, with the keys that sign and are trusted now."""
+        """Open the registry anew, with the keys that sign and are trusted now, and those who hear of its moves."""
         signing = Signing.from_files(self.settings.signing_key, self.settings.trust)
-        return Registry(open_objects(self.settings.registry_address), signing)
+        objects = open_objects(self.settings.registry_address)
+        # Listeners read by a registry of their own, which tells nobody.
+        listeners = [make(self.settings, Registry(objects, signing)) for make in LISTENERS]
+        return Registry(objects, signing, Listeners(listeners, self.reporter.say))
 
     @property
     def downloads(self) -> Path:

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from enum import Enum
 from pathlib import PurePosixPath
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+)
 
 from tasks.errors import InputError
+from tasks.runtimes import RUNTIMES, default_runtime
 from tasks.specs import (
     ENGINE_ID,
     NAME_LENGTH,
@@ -31,17 +39,44 @@ LONGEST_REASON = 2000
 
 
 class Cell(Frozen):
-    """One engine to make: a cell of the matrix of targets and precisions."""
+    """One engine to make: a cell of the matrix of targets and precisions.
+
+    `runtime` is what runs it, by default the first one that takes the target; no name or record spells that one out.
+    """
 
     model: Name
     target: Annotated[str, Field(pattern=TARGET.pattern)]
     precision: Precision
     version: Annotated[str, Field(pattern=r"^[0-9a-f]{12}$")]
+    runtime: str = Field(default_factory=lambda known: default_runtime(known.get("target", "")))
+
+    @field_validator("runtime")
+    @classmethod
+    def _takes_the_target(cls, value: str, info: ValidationInfo) -> str:
+        target = info.data.get("target", "")
+        taking = [name for name, runtime in RUNTIMES.items() if runtime.takes(target)]
+        if value not in taking:
+            raise ValueError(f"{value!r} makes no engines for {target}; choose from {', '.join(taking)}")
+        return value
+
+    @model_serializer(mode="wrap")
+    def _without_default_runtime(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        content: dict[str, Any] = serialize(self)
+        return {name: value for name, value in content.items() if name != "runtime" or value != self._default}
+
+    @property
+    def _default(self) -> str:
+        return default_runtime(self.target)
+
+    @property
+    def place(self) -> str:
+        """`{target}`, or `{target}-{runtime}` where that is not the target's default: where the engine runs."""
+        return self.target if self.runtime == self._default else f"{self.target}-{self.runtime}"
 
     @property
     def engine_id(self) -> str:
-        """`{model}-{target}-{precision}@{version}`."""
-        return f"{self.model}-{self.target}-{self.precision.value}@{self.version}"
+        """`{model}-{target}-{precision}@{version}`, the runtime after the target where it is not the default."""
+        return f"{self.model}-{self.place}-{self.precision.value}@{self.version}"
 
     @classmethod
     def parse(cls, engine_id: str) -> Cell:
@@ -52,7 +87,13 @@ class Cell(Frozen):
                 f"{engine_id!r} is no engine id; it reads model-target-precision@version,"
                 " like essay-scorer-cpu-int8@0123456789ab (see `enginegate engines`)"
             )
-        return cls.model_validate(match.groupdict())
+        try:
+            cell = cls.model_validate({name: value for name, value in match.groupdict().items() if value is not None})
+        except ValidationError as error:
+            raise InputError(f"{engine_id!r} is no engine id: {error.errors()[0]['msg']}") from None
+        if cell.engine_id != engine_id:
+            raise InputError(f"{engine_id!r} is no engine id; that engine's is {cell.engine_id}")
+        return cell
 
 
 class ArtifactFile(Frozen):

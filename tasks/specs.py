@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from tasks.runtimes import RUNTIMES
 from validation.outputs import OutputKind, OutputSpec
 
 NAME_LENGTH = 64
@@ -21,7 +22,7 @@ TARGETS = ("cpu", "t4", "a10g", "l4", "a100", "h100", "h200")
 _TARGET = rf"(?:{'|'.join(TARGETS)}|(?:a100|h100|h200)-mig-[0-9]g\.[0-9]+gb)"
 TARGET = re.compile(rf"^{_TARGET}$")
 ENGINE_ID = re.compile(
-    rf"^(?P<model>[a-z0-9]+(?:-[a-z0-9]+)*)-(?P<target>{_TARGET})"
+    rf"^(?P<model>[a-z0-9]+(?:-[a-z0-9]+)*)-(?P<target>{_TARGET})(?:-(?P<runtime>{'|'.join(RUNTIMES)}))?"
     r"-(?P<precision>fp32|fp16|int8)@(?P<version>[0-9a-f]{12})$"
 )
 

@@ -30,7 +30,7 @@ LONGEST = (
     "tests/flows/pushes/test_commit_conversion.py",
     "tests/validation/test_default_policy.py",
     "tests/flows/promotion/test_promote_flow.py",
-    "tests/flows/promotion/test_mlflow_aliases.py",
+    "tests/flows/listeners/test_mlflow_aliases.py",
 )
 
 

@@ -29,7 +29,7 @@ class Combined:
 
 
 def combine(calibration: Floats, sample: Floats, count: int = DIRECTIONS) -> Combined:
-    """Find the principal directions of both sides together; `likeness.compare` takes the scores as features.
+    """Find the principal directions of both sides together; `drift.compare` takes the scores as features.
 
     Find them once, for all samples, and cut groups of samples out of the scores.
 

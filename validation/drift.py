@@ -55,7 +55,7 @@ _FEATURES_AT_ONCE = 16
 
 
 @dataclass(frozen=True, kw_only=True)
-class Likeness:
+class Drift:
     """How far one feature of the set is from that of the sample, with lower bounds.
 
     `psi` in nats, from 0; `ks` from 0 to 1; `n_set` and `n_sample` are the samples compared, unweighted. A bound of 0
@@ -96,7 +96,7 @@ def compare(
     confidence: float = 0.95,
     resamples: int = 200,
     comparisons: int | None = None,
-) -> list[Likeness]:
+) -> list[Drift]:
     """Compare each feature of a calibration set with that of a sample of the traffic.
 
     Bins begin at the sample's deciles for PSI, and for D also at the 63 quantiles of both together, which leaves out
@@ -184,7 +184,7 @@ class _Binned:
         return np.asarray(generator.poisson(self.drawn, (resamples, self.drawn.size)) * scale)
 
 
-def _compare_feature(calibration: Floats, sample: Floats, weights: NDArray[np.float64], plan: _Plan) -> Likeness:
+def _compare_feature(calibration: Floats, sample: Floats, weights: NDArray[np.float64], plan: _Plan) -> Drift:
     pool = np.concatenate([thinned(calibration), thinned(sample)])
     coarse = decile_edges(thinned(sample))
     if coarse.size == 0:  # A constant sample has no deciles, yet the set may lie elsewhere.
@@ -203,7 +203,7 @@ def _compare_feature(calibration: Floats, sample: Floats, weights: NDArray[np.fl
         apart = _quantile(np.abs(_gaps(*drawn) - gaps).max(axis=-1), plan.confidence)
         psi_low = float(np.clip(psi - above, 0.0, psi)) if seen[0] else 0.0
         ks_low = max(0.0, ks - apart) if seen[1] else 0.0
-    return Likeness(psi=psi, psi_low=psi_low, ks=ks, ks_low=ks_low, n_set=len(calibration), n_sample=len(sample))
+    return Drift(psi=psi, psi_low=psi_low, ks=ks, ks_low=ks_low, n_set=len(calibration), n_sample=len(sample))
 
 
 def thinned(values: Floats) -> Floats:

@@ -10,7 +10,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from flows.console import Reporter
+from flows.session import Session
+from flows.settings import read_settings
 from tasks.errors import EnginegateError, ExitCode
+from tasks.registry.moves import ChannelName
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,9 +24,8 @@ if TYPE_CHECKING:
 Document = dict[str, Any]
 Command = TypeVar("Command", bound="Callable[..., Any]")
 
-MARKS = {"pass": "✓", "fail": "✕", "inconclusive": "?"}
-CHANNELS = ("candidate", "staging", "canary", "production")
-"""The values of `tasks.registry.channels.ChannelName`, which takes too long to import for `--help`."""
+CHANNEL = click.Choice([channel.value for channel in ChannelName])
+"""A channel, by its name."""
 
 
 def command_of(work: Callable[..., tuple[Document | BaseModel, int]]) -> Callable[..., None]:
@@ -31,10 +34,6 @@ def command_of(work: Callable[..., tuple[Document | BaseModel, int]]) -> Callabl
     @click.option("--json", "as_json", is_flag=True, help="Print one JSON document on standard output.")
     @functools.wraps(work)
     def command(as_json: bool, **arguments: Any) -> None:
-        from flows.console import Reporter  # noqa: PLC0415
-        from flows.session import Session  # noqa: PLC0415
-        from flows.settings import read_settings  # noqa: PLC0415
-
         _refuse_blanks()
         reporter = Reporter(to_stderr=as_json)
         message = ""
@@ -80,3 +79,9 @@ class FilledPath(click.Path):
         if value == "":
             self.fail("is empty; name a file or a folder.", param, ctx)
         return super().convert(value, param, ctx)
+
+
+def model_option(otherwise: str) -> Callable[[Command], Command]:
+    """The option `--model`, a model directory; `otherwise` says which it is where it is left out."""
+    text = f"The model directory; left out, {otherwise}."
+    return click.option("--model", type=FilledPath(), metavar="DIRECTORY", help=text)

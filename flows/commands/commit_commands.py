@@ -1,25 +1,31 @@
-"""`enginegate convert-commit` and `enginegate runs`. Heavy imports wait inside the commands."""
+"""`enginegate convert-commit` and `enginegate runs`."""
 
 from __future__ import annotations
 
 import signal
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
 import click
 
-from flows.commands.command import MARKS, Document, FilledPath, command_of
+from flows.commands.command import Document, FilledPath, command_of
+from flows.console import MARKS, short_commit
+from flows.pushes.commit_conversion import DELETED, Order
+from flows.pushes.commit_conversion import convert_commit as convert_models
+from flows.pushes.journal import UNFINISHED, Journal, cut
+from tasks.errors import printable
+from tasks.git.push_plan import is_zero
+from tasks.git.repository import Repository
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
     from flows.pushes.commit_conversion import CommitResult
-    from flows.pushes.journal import Entry, Journal
+    from flows.pushes.journal import Entry
     from flows.session import Session
 
 SHOWN_RUNS = 20
-COMMIT_CHARACTERS = 12
 INTERRUPTED = "interrupted"
 """What `runs` calls an entry that is unfinished while no process that asked for it lives."""
 STATE_MARKS = {"done": "✓", "failed": "✕", "running": "→", "waiting": "→", INTERRUPTED: "✕"}
@@ -52,12 +58,6 @@ def convert_commit(
 
     The exit code is 2 if a model is broken; else the worst of the conversions: 1, 5, 2, 3, 4, 0.
     """
-    from contextlib import closing  # noqa: PLC0415
-
-    from flows.pushes.commit_conversion import Order  # noqa: PLC0415
-    from flows.pushes.commit_conversion import convert_commit as convert_models  # noqa: PLC0415
-    from tasks.git.repository import Repository  # noqa: PLC0415
-
     order = Order(commit=commit, old=old, ref=ref, lfs=lfs, models=models or None)
     with end_politely(), closing(Repository(repository)) as opened:
         result = convert_models(session, opened, order)
@@ -76,12 +76,8 @@ def end_politely() -> Iterator[None]:
 
 
 def _show_result(session: Session, result: CommitResult) -> None:
-    from flows.pushes.commit_conversion import DELETED  # noqa: PLC0415
-    from tasks.errors import printable  # noqa: PLC0415
-    from tasks.git.push_plan import is_zero  # noqa: PLC0415
-
     if not result.models:
-        nothing = f"commit {result.commit[:COMMIT_CHARACTERS]} changes no model"
+        nothing = f"commit {short_commit(result.commit)} changes no model"
         session.reporter.say(DELETED if is_zero(result.commit) else nothing)
         return
     rows = [row for model, entry in result.models for row in _result_rows(model, entry)]
@@ -109,8 +105,6 @@ def _result_rows(model: str | None, entry: Entry) -> list[list[str]]:
 
 
 def _first_line(text: str) -> str:
-    from flows.pushes.journal import cut  # noqa: PLC0415
-
     return cut(text.partition("\n")[0]) or "-"
 
 
@@ -120,9 +114,6 @@ def _first_line(text: str) -> str:
 @command_of
 def runs(session: Session, model: str | None, everything: bool) -> tuple[Document, int]:
     """List the conversions that commits asked for, newest first, with their engines, and where they wait."""
-    from flows.pushes.journal import Journal  # noqa: PLC0415
-    from tasks.errors import printable  # noqa: PLC0415
-
     journal = Journal(session.state)
     found = [run for name in journal.models() if model in {None, name} for run in _runs_of(journal, name)]
     found.sort(key=lambda run: str(run["asked_at"]), reverse=True)
@@ -149,8 +140,6 @@ def _runs_of(journal: Journal, model: str) -> list[Document]:
 
 
 def _run_document(model: str, entry: Entry, running: Entry | None, alive: bool) -> Document:
-    from flows.pushes.journal import UNFINISHED, cut  # noqa: PLC0415
-
     unfinished = entry.state in UNFINISHED
     state = INTERRUPTED if unfinished and not alive else entry.state.value
     return {
@@ -178,7 +167,7 @@ def _waits(state: str, entry: Entry, running: Entry | None) -> str | None:
     if state != "waiting":
         return None
     if running is not None:
-        return f"behind the run of commit {running.request.commit[:COMMIT_CHARACTERS]}"
+        return f"behind the run of commit {short_commit(running.request.commit)}"
     return "for its turn in the process that asked"
 
 
@@ -188,7 +177,7 @@ def _run_row(run: Document) -> list[str]:
     return [
         STATE_MARKS.get(run["state"], "-"),
         run["model"],
-        run["commit"][:COMMIT_CHARACTERS],
+        short_commit(run["commit"]),
         run["version"] or "-",
         run["state"],
         run["since"][:19].replace("T", " "),

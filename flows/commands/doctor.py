@@ -13,8 +13,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tasks.backends import CPU
-from tasks.errors import EnginegateError, InputError, StageError
+import click
+
+from flows.commands.command import Document, command_of
+from flows.console import Reporter
+from flows.session import Session
+from tasks.backends import CPU, gpu, trt
+from tasks.errors import EnginegateError, ExitCode, InputError, StageError
+from tasks.registry.moves import ChannelAddress, ChannelName
 from tasks.specs import TARGET, TARGETS
 from tasks.tracking.connection import without_credentials
 
@@ -35,6 +41,17 @@ class Check:
     detail: str
 
 
+@click.command()
+@click.option("--target", default="cpu", show_default=True, metavar="TARGET", help="What this host should make.")
+@command_of
+def doctor(session: Session, target: str) -> tuple[Document, int]:
+    """Say what this host can do, and what it lacks; with a GPU's --target, whether it is a runner of that target."""
+    checks = examine_runner(session.settings, target)
+    rows = [["✓" if check.ok else "✕" if check.needed else "-", check.name, check.detail] for check in checks]
+    session.reporter.table(["", "", ""], rows)
+    return as_json(checks), 0 if healthy(checks) else ExitCode.UNEXPECTED
+
+
 def examine(settings: Settings) -> list[Check]:
     """Look at this host; nothing is left behind."""
     return [
@@ -52,6 +69,7 @@ def examine(settings: Settings) -> list[Check]:
         _mlflow(settings),
         _prefect(),
         _folder("artifact store", settings.store_path),
+        _folder("state", settings.state_path),
         _registry(settings),
         _disk(settings.home.resolve()),
     ]
@@ -112,24 +130,20 @@ def _gpu() -> Check:
 
 
 def _gpu_of(target: str) -> Check:
-    from tasks.backends.gpu import find_gpu  # noqa: PLC0415 - tests put another in its place
-
     try:
-        gpu = find_gpu()
+        device = gpu.find_gpu()
     except StageError as error:
         return Check("GPU", ok=False, needed=True, detail=str(error))
-    found = f"{gpu.name} (SM {gpu.compute_capability}, driver {gpu.driver})"
-    if gpu.target == target:
+    found = f"{device.name} (SM {device.compute_capability}, driver {device.driver})"
+    if device.target == target:
         return Check("GPU", ok=True, needed=True, detail=f"{found} is target {target}")
-    is_called = "no target" if gpu.target is None else f"target {gpu.target}"
+    is_called = "no target" if device.target is None else f"target {device.target}"
     return Check("GPU", ok=False, needed=True, detail=f"{found} is {is_called}, not {target}")
 
 
 def _tensorrt() -> Check:
-    from tasks.backends.trt import import_tensorrt  # noqa: PLC0415 - tests put another in its place
-
     try:
-        return Check("TensorRT", ok=True, needed=True, detail=str(import_tensorrt().__version__))
+        return Check("TensorRT", ok=True, needed=True, detail=str(trt.import_tensorrt().__version__))
     except StageError as error:
         return Check("TensorRT", ok=False, needed=True, detail=str(error))
 
@@ -204,16 +218,12 @@ def _nearest_existing(folder: Path) -> Path:
 
 def _registry(settings: Settings) -> Check:
     """A folder is tried; in S3 a channel that nobody has is read, which tells of bucket, rights and keys."""
-    from flows.console import Reporter  # noqa: PLC0415 - a command that fails must not import it
-    from flows.session import Session  # noqa: PLC0415 - as above
-    from tasks.registry.channels import ChannelName  # noqa: PLC0415 - as above
-
     address = settings.registry_address
     try:
         registry = Session(settings, Reporter()).open_registry()
         if not address.startswith("s3://"):
             return _folder("registry", Path(address))
-        registry.channels.read("doctor", CPU, ChannelName.CANDIDATE)
+        registry.channels.read(ChannelAddress("doctor", CPU, ChannelName.CANDIDATE))
     except OSError as error:
         detail = f"{address} cannot be written ({error.strerror}); choose another"
         return Check("registry", ok=False, needed=True, detail=detail)

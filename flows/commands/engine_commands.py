@@ -1,13 +1,31 @@
-"""`enginegate engines`, `engines gc` and `verify`. Heavy imports wait inside the commands."""
+"""`enginegate engines`, `engines gc` and `verify`."""
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING
 
 import click
 
 from flows.commands.command import Document, command_of
-from tasks.errors import ExitCode
+from flows.commands.engine_report import (
+    engine_document,
+    examination_document,
+    examine_engine,
+    plan_document,
+    plan_words,
+    removed_words,
+    show_engines,
+    show_examination,
+    show_plan,
+    show_removed,
+)
+from tasks.errors import ExitCode, InputError
+from tasks.records import Cell
+from tasks.registry.moves import is_model_name
+from tasks.registry.retention import plan_removal
+from tasks.registry.survey import read_channels, read_manifests, survey_registry
+from tasks.registry.upkeep import remove_loose
 
 if TYPE_CHECKING:
     from flows.session import Session
@@ -18,23 +36,19 @@ _MOST_DAYS = 36_500
 
 @command_of
 def _list(session: Session, model: str | None) -> tuple[Document, int]:
-    from flows.commands.engine_report import engine_document, show_engines  # noqa: PLC0415
-    from tasks.errors import InputError  # noqa: PLC0415
-    from tasks.registry.survey import is_model_name, read_channels, read_manifests, survey_registry  # noqa: PLC0415
-
     if model is not None and not is_model_name(model):
         raise InputError(f"--model {model!r}: is no name of a model; it reads as `name` in its model.yaml")
     survey = survey_registry(session.registry.objects, model)
     signed, damaged = read_manifests(session.registry, survey.engines)
-    channels, unread = read_channels(session.registry, survey.places)
+    channels, unread = read_channels(session.registry, survey.channels)
     damaged += unread
-    standing = show_engines(session.reporter, signed.values(), channels)
+    pointing = show_engines(session.reporter, signed.values(), channels)
     if not signed and not damaged:
         whose = "" if model is None else f" of {model}"
         session.reporter.say(f"no engines{whose} are registered; `enginegate convert DIRECTORY` makes some")
     for message in damaged:
         session.reporter.error(message)
-    engines = [engine_document(one, standing[one.manifest.engine_id]) for one in signed.values()]
+    engines = [engine_document(one, pointing[one.manifest.engine_id]) for one in signed.values()]
     return {"engines": engines, "damaged": damaged}, ExitCode.REFUSED if damaged else 0
 
 
@@ -73,18 +87,6 @@ def gc(session: Session, days: int, delete: bool) -> tuple[Document, int]:
     An engine stays that a channel points at or ever pointed at, or that is younger than DAYS; a file stays that such an
     engine needs, or that is younger. Nothing is removed while any channel or manifest cannot be read and verified.
     """
-    from datetime import datetime, timedelta, timezone  # noqa: PLC0415
-
-    from flows.commands.engine_report import (  # noqa: PLC0415
-        plan_document,
-        plan_words,
-        removed_words,
-        show_plan,
-        show_removed,
-    )
-    from tasks.registry.retention import plan_removal  # noqa: PLC0415
-    from tasks.registry.upkeep import remove_loose  # noqa: PLC0415
-
     before = datetime.now(timezone.utc) - timedelta(days=days)
     plan = session.reporter.step(
         "read the registry",
@@ -111,9 +113,6 @@ def verify(session: Session, engine_ids: tuple[str, ...]) -> tuple[Document, int
 
     An engine that was registered by an override is red; that is no fault of it.
     """
-    from flows.commands.engine_report import examination_document, examine_engine, show_examination  # noqa: PLC0415
-    from tasks.records import Cell  # noqa: PLC0415
-
     found = {}
     for cell in [Cell.parse(engine_id) for engine_id in dict.fromkeys(engine_ids)]:
         found[cell.engine_id] = examine_engine(session, cell)

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from flows.commands.command import MARKS
+from flows.console import MARKS, short_digest
 from flows.promotion.promotion_report import signature_words
 from tasks.errors import RefusedError, printable
 from tasks.registry.evidence import artifacts_of
 from tasks.registry.retention import Hold
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable
 
     from flows.console import Reporter
     from flows.session import Session
@@ -20,34 +20,32 @@ if TYPE_CHECKING:
     from tasks.registry.channels import Channel
     from tasks.registry.engines import SignedManifest
     from tasks.registry.retention import RemovalPlan
-    from tasks.registry.survey import Place
     from tasks.registry.upkeep import Removed
 
 HEADINGS = ["engine", "verdict", "p50 ms", "speed-up", "size MB", "digest", "registered", "signed", "channels"]
-DIGEST_CHARACTERS = 19
-CommitModels = dict[str, list[str]]
-"""Target to the names of its channels."""
+PointingChannels = dict[str, list[str]]
+"""The names of the channels that point at an engine, by target."""
 
 
 def show_engines(
-    reporter: Reporter, engines: Iterable[SignedManifest], channels: Mapping[Place, list[Channel]]
-) -> dict[str, CommitModels]:
+    reporter: Reporter, engines: Iterable[SignedManifest], channels: Iterable[Channel]
+) -> dict[str, PointingChannels]:
     """Print a line an engine; return the channels that point at each, by engine id."""
     engines = list(engines)
-    standing: dict[str, CommitModels] = {one.manifest.engine_id: {} for one in engines}
-    for (_, target), found in channels.items():
-        for channel in found:
-            if channel.current is not None and channel.current.engine_id in standing:
-                standing[channel.current.engine_id].setdefault(target, []).append(channel.name.value)
+    pointing: dict[str, PointingChannels] = {one.manifest.engine_id: {} for one in engines}
+    for channel in channels:
+        if channel.current is not None and channel.current.engine_id in pointing:
+            names = pointing[channel.current.engine_id].setdefault(channel.address.target, [])
+            names.append(channel.address.channel.value)
     if engines:
-        reporter.table(HEADINGS, [_engine_row(one, standing[one.manifest.engine_id]) for one in engines])
+        reporter.table(HEADINGS, [_engine_row(one, pointing[one.manifest.engine_id]) for one in engines])
     for one in engines:
         if one.manifest.override is not None:
             reporter.marked(f"✕ {one.manifest.engine_id}: {override_words(one.manifest)}")
-    return standing
+    return pointing
 
 
-def _engine_row(one: SignedManifest, standing: CommitModels) -> list[str]:
+def _engine_row(one: SignedManifest, pointing: PointingChannels) -> list[str]:
     manifest, benchmark = one.manifest, one.manifest.benchmark
     speedup, outcome = benchmark.headline_speedup, manifest.verdict.outcome.value
     return [
@@ -56,10 +54,10 @@ def _engine_row(one: SignedManifest, standing: CommitModels) -> list[str]:
         f"{benchmark.headline.p50_ms:.2f}",
         "-" if speedup is None else f"{speedup:.2f}x",
         f"{manifest.plan.size_bytes / 1e6:.1f}",
-        manifest.plan.digest[:DIGEST_CHARACTERS],
+        short_digest(manifest.plan.digest),
         printable(manifest.created_at),
         signature_words(one.signature),
-        "; ".join(f"{target}: {', '.join(names)}" for target, names in standing.items()) or "-",
+        "; ".join(f"{target}: {', '.join(names)}" for target, names in pointing.items()) or "-",
     ]
 
 
@@ -72,12 +70,12 @@ def override_words(manifest: EngineManifest) -> str:
     return printable(f"verdict is {outcome}, registered by override of {who}: {manifest.override.reason}")
 
 
-def engine_document(one: SignedManifest, standing: CommitModels) -> dict[str, Any]:
+def engine_document(one: SignedManifest, pointing: PointingChannels) -> dict[str, Any]:
     """A registered engine as JSON: its manifest, the digest of that, who signed it, and where it is now."""
     return one.manifest.model_dump(mode="json") | {
         "manifest_digest": one.digest,
-        "signed": one.signature.standing,
-        "channels": standing,
+        "signed": one.signature.words,
+        "channels": pointing,
     }
 
 
@@ -176,9 +174,9 @@ def examine_engine(session: Session, cell: Cell) -> Examination:
     """
 
     def work(on_progress: Callable[[int, int], None]) -> Examination:
-        faults = tuple(session.registry.verify(cell, on_progress))
+        faults = tuple(session.registry.engines.verify(cell, on_progress))
         try:
-            found = Examination(cell.engine_id, session.registry.read_signed(cell), faults)
+            found = Examination(cell.engine_id, session.registry.engines.read_signed(cell), faults)
         except RefusedError as error:
             found = Examination(cell.engine_id, None, faults or (str(error),))
         if found.faults:
@@ -214,7 +212,7 @@ def examination_document(found: Examination) -> dict[str, Any]:
     return {
         "faults": list(found.faults),
         "files": found.files,
-        "signed": None if found.signed is None else found.signed.signature.standing,
+        "signed": None if found.signed is None else found.signed.signature.words,
         "verdict": None if manifest is None else manifest.verdict.outcome.value,
         "override": None if manifest is None or manifest.override is None else manifest.override.model_dump(),
     }

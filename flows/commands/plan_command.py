@@ -1,13 +1,19 @@
-"""`enginegate plan`. Heavy imports wait inside the command."""
+"""`enginegate plan`."""
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import click
 
 from flows.commands.command import Document, FilledPath, command_of
+from flows.console import short_commit
 from flows.pushes.planning import plan_of
+from tasks.errors import printable
+from tasks.git.repository import Repository
+from tasks.model.toolchain import toolchain
+from tasks.store.digests import digest_json
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -16,8 +22,7 @@ if TYPE_CHECKING:
     from tasks.git.push_plan import ModelChange, PushPlan
 
 SHOWN_PATHS = 5
-COMMIT_CHARACTERS = 12
-MARKS = {"new": "→", "changed": "→", "moved": "✓", "same": "✓", "removed": "-", "broken": "✕"}
+KIND_MARKS = {"new": "→", "changed": "→", "moved": "✓", "same": "✓", "removed": "-", "broken": "✕"}
 
 
 @click.command()
@@ -37,10 +42,6 @@ def plan(session: Session, repository: Path, new: str, old: str | None) -> tuple
     need no work. A version holds the releases of torch, onnx and the other tools that are installed here, so plan where
     conversions run. A model that is broken is told of, and no error: nothing is converted here.
     """
-    from contextlib import closing  # noqa: PLC0415
-
-    from tasks.git.repository import Repository  # noqa: PLC0415
-
     with closing(Repository(repository)) as opened:
         found = plan_of(session, opened, old, new)
     show_plan(session, found)
@@ -49,12 +50,10 @@ def plan(session: Session, repository: Path, new: str, old: str | None) -> tuple
 
 def show_plan(session: Session, found: PushPlan) -> None:
     """Print a plan for people."""
-    from tasks.errors import printable  # noqa: PLC0415
-
     say = session.reporter.say
-    old = "nothing" if found.old is None else found.old[:COMMIT_CHARACTERS]
+    old = "nothing" if found.old is None else short_commit(found.old)
     forced = ", which does not build on it (a forced push)" if found.forced else ""
-    say(f"from {old} to {found.new[:COMMIT_CHARACTERS]}{forced}")
+    say(f"from {old} to {short_commit(found.new)}{forced}")
     if found.models:
         rows = [[printable(cell) for cell in _row(model)] for model in found.models]
         session.reporter.table(["", "model", "directory", "version", "to make", "there already", "why"], rows)
@@ -74,7 +73,7 @@ def _row(model: ModelChange) -> list[str]:
     rest = [cell for cell in model.cells if not cell.needed]
     held = [f"{cell.cell.target} {cell.cell.precision.value} ({cell.reason})" for cell in rest]
     return [
-        MARKS[model.kind.value],
+        KIND_MARKS[model.kind.value],
         model.name or "-",
         model.directory or ".",
         model.version or "-",
@@ -90,9 +89,6 @@ def _why(model: ModelChange) -> str:
 
 def plan_document(found: PushPlan) -> Document:
     """The JSON document of a plan; directories and paths are relative to the repository."""
-    from tasks.model.toolchain import toolchain  # noqa: PLC0415
-    from tasks.store.digests import digest_json  # noqa: PLC0415
-
     return {
         "from": found.old,
         "to": found.new,

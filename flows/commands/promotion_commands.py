@@ -1,4 +1,4 @@
-"""`enginegate promote`, `rollback` and `history`. Heavy imports wait inside the commands."""
+"""`enginegate promote`, `rollback` and `history`."""
 
 from __future__ import annotations
 
@@ -8,15 +8,18 @@ from typing import TYPE_CHECKING
 
 import click
 
-from flows.commands.command import CHANNELS, Command, Document, command_of
-from tasks.errors import ExitCode
+from flows.commands.command import CHANNEL, Command, Document, command_of
+from flows.promotion.promotion_report import history_document, proposal_document, show_history, show_proposal
+from tasks.errors import ExitCode, InputError, RefusedError
+from tasks.registry.moves import ChannelAddress, ChannelName
+from tasks.release.promote import carry_out, propose_promotion, propose_rollback, require_permission
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from flows.session import Session
     from tasks.process.context import StageContext
-    from tasks.registry.channels import Move
+    from tasks.registry.moves import Move
     from tasks.release.promote import Proposal
 
 
@@ -26,7 +29,7 @@ _yes_option = click.option("--yes", is_flag=True, help="Do not ask; for scripts.
 
 
 def _channel_option(name: str, *, required: bool, text: str) -> Callable[[Command], Command]:
-    return click.option(name, "channel", type=click.Choice(CHANNELS), required=required, help=text)
+    return click.option(name, "channel", type=CHANNEL, required=required, help=text)
 
 
 @click.command()
@@ -55,10 +58,8 @@ def promote(
     Shows what is there now and what would come, and asks. No step is skipped and nothing but a pass moves on, unless
     --override says why. Without --engine, `candidate` gets the fastest engine that passed of the newest version.
     """
-    from tasks.registry.channels import ChannelName  # noqa: PLC0415
-    from tasks.release.promote import propose_promotion  # noqa: PLC0415
-
-    proposal = propose_promotion(session.registry, session.store, model, target, ChannelName(channel), engine)
+    address = ChannelAddress(model, target, ChannelName(channel))
+    proposal = propose_promotion(session.registry, session.store, address, engine)
     return _move(session, proposal, reason or "", override, yes=yes)
 
 
@@ -76,10 +77,7 @@ def rollback(
 
     Shows what is there now and what would come, and asks.
     """
-    from tasks.registry.channels import ChannelName  # noqa: PLC0415
-    from tasks.release.promote import propose_rollback  # noqa: PLC0415
-
-    proposal = propose_rollback(session.registry, model, target, ChannelName(channel))
+    proposal = propose_rollback(session.registry, ChannelAddress(model, target, ChannelName(channel)))
     return _move(session, proposal, reason or "", None, yes=yes)
 
 
@@ -93,58 +91,40 @@ def history(session: Session, model: str, target: str, channel: str | None) -> t
 
     An arrow marks where a channel points now; a move that broke a rule says so in red.
     """
-    from flows.promotion.promotion_report import history_document, show_history  # noqa: PLC0415
-    from tasks.errors import RefusedError  # noqa: PLC0415
-    from tasks.registry.channels import ChannelName  # noqa: PLC0415
-    from tasks.release.select import check_place  # noqa: PLC0415
-
-    check_place(model, target)
     channels, damaged = {}, []
-    for name in CHANNELS if channel is None else (channel,):
+    addresses = ChannelAddress.all_of(model, target)
+    for address in addresses if channel is None else [ChannelAddress(model, target, ChannelName(channel))]:
         try:
-            found = session.registry.channels.read(model, target, ChannelName(name))
+            found = session.registry.channels.read(address)
         except RefusedError as error:
             session.reporter.error(str(error))
             damaged.append(str(error))
             continue
-        show_history(session.reporter, model, target, found)
-        channels[name] = history_document(found)
+        show_history(session.reporter, found)
+        channels[address.channel.value] = history_document(found)
     document = {"model": model, "target": target, "channels": channels, "damaged": damaged}
     return document, ExitCode.REFUSED if damaged else 0
-
-
-def announce(session: Session, model: str, target: str) -> None:
-    """Tell MLflow where the channels point now. The registry is the truth, so a down MLflow is told of and no error."""
-    from flows.promotion.mlflow_aliases import update_aliases  # noqa: PLC0415 - MLflow takes over a second
-
-    update_aliases(session, model, target)
 
 
 def _move(
     session: Session, proposal: Proposal, reason: str, override: str | None, *, yes: bool
 ) -> tuple[Document, int]:
     """Show a proposal, ask, and carry it out."""
-    from flows.promotion.promotion_report import proposal_document, show_proposal  # noqa: PLC0415
-    from tasks.release.promote import require_permission  # noqa: PLC0415
-
     who = _actor(session)
     show_proposal(session.reporter, proposal, override, who)
     if proposal.is_done:
-        session.reporter.say(f"{proposal.place} points there already; nothing to do")
+        session.reporter.say(f"{proposal.address} points there already; nothing to do")
         return proposal_document(proposal, None), 0
     require_permission(proposal, override)
     if not yes and not _agreed(session, proposal):
         session.reporter.say("the answer was no; nothing was moved")
         return proposal_document(proposal, None), ExitCode.REFUSED
     move = _carry_out(session, proposal, reason, override, who)
-    session.reporter.marked(f"✓ {proposal.place} points at {move.engine_id} (move {move.number})")
-    announce(session, proposal.model, proposal.target)
+    session.reporter.marked(f"✓ {proposal.address} points at {move.engine_id} (move {move.number})")
     return proposal_document(proposal, move), 0
 
 
 def _carry_out(session: Session, proposal: Proposal, reason: str, override: str | None, who: str) -> Move:
-    from tasks.release.promote import carry_out  # noqa: PLC0415
-
     def work(context: StageContext) -> Move:
         return carry_out(session.registry, context, proposal, reason=reason, override=override, who=who)
 
@@ -161,8 +141,6 @@ def _agreed(session: Session, proposal: Proposal) -> bool:
     Raises:
         InputError: there is nobody to ask.
     """
-    from tasks.errors import InputError  # noqa: PLC0415
-
     wants_json = click.get_current_context().params["as_json"]
     if wants_json or not sys.stdin.isatty():
         nobody = (
@@ -174,8 +152,6 @@ def _agreed(session: Session, proposal: Proposal) -> bool:
 
 def _actor(session: Session) -> str:
     """Who moves channels here: ENGINEGATE_ACTOR, else the login name."""
-    from tasks.errors import InputError  # noqa: PLC0415
-
     named = (session.settings.actor or "").strip()
     if named:
         return named

@@ -1,4 +1,4 @@
-"""`enginegate pull`: an engine from the registry to the host that serves it. Heavy imports wait inside the command."""
+"""`enginegate pull`: an engine from the registry to the host that serves it."""
 
 from __future__ import annotations
 
@@ -12,8 +12,14 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from flows.commands.command import CHANNELS, MARKS, Document, FilledPath, command_of
-from tasks.errors import ExitCode
+from flows.commands.command import CHANNEL, Document, FilledPath, command_of
+from flows.console import MARKS
+from tasks.errors import EnginegateError, ExitCode, InputError, RefusedError, printable
+from tasks.process.child import ignore_progress
+from tasks.registry.moves import ChannelAddress, ChannelName
+from tasks.release.pull import pull_engine, require_same_channel
+from tasks.release.serving_folder import ServingFolder
+from tasks.rule_view import deciding_sentence
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,8 +27,7 @@ if TYPE_CHECKING:
 
     from flows.session import Session
     from tasks.registry.signing import Signature
-    from tasks.release.pull import Offer, Order, Pulled
-    from tasks.release.serving_folder import ServingFolder
+    from tasks.release.pull import Offer, Pulled
 
 EVERY_S = 30.0
 # A move that was refused is tried again ever more rarely: each try may read and run all of an engine.
@@ -36,7 +41,7 @@ _SECONDS = click.FloatRange(min=0, min_open=True, max=_MONTH_S)
 @click.command()
 @click.argument("model")
 @click.option("--target", required=True, metavar="TARGET", help="What this host serves on: cpu, t4, a100, ….")
-@click.option("--channel", type=click.Choice(CHANNELS), default="production", show_default=True)
+@click.option("--channel", type=CHANNEL, default="production", show_default=True)
 @click.option("--to", "folder", type=FilledPath(), required=True, metavar="DIR", help="Serve what lies in DIR/current.")
 @click.option(
     "--check", is_flag=True, help="Run the engine on its smoke inputs first, and keep it only if it is right."
@@ -74,14 +79,9 @@ def pull(
     With --watch --json, each change and each new error is one line of JSON, whose `event` is `pulled`, `error`, or
     `recovered` where the channel is in order again and did not move.
     """
-    from tasks.registry.channels import ChannelName  # noqa: PLC0415
-    from tasks.release.pull import Order  # noqa: PLC0415
-    from tasks.release.select import check_place  # noqa: PLC0415
-    from tasks.release.serving_folder import ServingFolder  # noqa: PLC0415
-
-    check_place(model, target)
+    address = ChannelAddress(model, target, ChannelName(channel))
     limit_s = time_limit or session.settings.time_limit_s
-    job = PullJob(session, ServingFolder(folder), Order(model, target, ChannelName(channel)), limit_s, check)
+    job = PullJob(session, ServingFolder(folder), address, limit_s, check)
     if watch:
         Watcher(job, every, as_json=click.get_current_context().params["as_json"]).run()
     pulled = session.reporter.step(f"pull {model} {channel}", job.run, describe)
@@ -96,20 +96,17 @@ class PullJob:
 
     session: Session
     folder: ServingFolder
-    order: Order
+    address: ChannelAddress
     limit_s: float
     check: bool
     _shown: Offer | None = None
 
     def run(self, on_progress: Callable[[int, int], None] | None = None) -> Pulled:
         """Pull, and show what the channel offers; errors are those of `tasks.release.pull.pull_engine`."""
-        from tasks.process.child import ignore_progress  # noqa: PLC0415
-        from tasks.release.pull import pull_engine  # noqa: PLC0415
-
         return pull_engine(
             self.session.open_registry(),  # a watcher must see that a key was withdrawn
             self.folder,
-            self.order,
+            self.address,
             wait_s=self.limit_s,
             check_limit_s=self.limit_s if self.check else None,
             on_offer=self._show_offer,
@@ -118,18 +115,14 @@ class PullJob:
 
     def read_move(self) -> str | None:
         """Digest of the move that the channel made last; None where it made none."""
-        order = self.order
-        moves = self.session.open_registry().channels.read(order.model, order.target, order.channel).moves
+        moves = self.session.open_registry().channels.read(self.address).moves
         return moves[-1].digest if moves else None
 
     def require_settings(self) -> None:
         """Raise InputError where the registry's settings are at fault, or the folder follows another channel."""
-        from tasks.errors import RefusedError  # noqa: PLC0415
-        from tasks.release.pull import require_same_channel  # noqa: PLC0415
-
         self.session.open_registry()
         with suppress(RefusedError):  # a damaged state.json: the pull says so
-            require_same_channel(self.order, self.folder.read_accepted())
+            require_same_channel(self.address, self.folder.read_accepted())
 
     def _show_offer(self, offer: Offer) -> None:
         if offer != self._shown:
@@ -147,15 +140,12 @@ def describe(pulled: Pulled) -> str:
 
 def offer_lines(offer: Offer) -> list[str]:
     """What a channel offers, a line each that starts with its mark: who moved it when and why, who signed, verdict."""
-    from tasks.errors import printable  # noqa: PLC0415
-    from tasks.rule_view import deciding_sentence  # noqa: PLC0415
-
     move, manifest = offer.move.move, offer.signed.manifest
     verdict = manifest.verdict
     lines = [
-        f"{offer.order.name}: move {move.number}, {move.kind} by {move.who}, {move.when}: {move.reason}",
-        _standing("move", offer.move.signature),
-        _standing("manifest", offer.signed.signature),
+        f"channel {offer.address}: move {move.number}, {move.kind} by {move.who}, {move.when}: {move.reason}",
+        _signature_line("move", offer.move.signature),
+        _signature_line("manifest", offer.signed.signature),
         f"{MARKS[verdict.outcome.value]} verdict {verdict.outcome.value}: {deciding_sentence(verdict)}",
     ]
     if manifest.override is not None:
@@ -167,8 +157,8 @@ def offer_lines(offer: Offer) -> list[str]:
     return [printable(line) for line in lines]
 
 
-def _standing(what: str, signature: Signature) -> str:
-    return f"{'✓' if signature.verified else '!'} {what}: {signature.standing}"
+def _signature_line(what: str, signature: Signature) -> str:
+    return f"{'✓' if signature.verified else '!'} {what}: {signature.words}"
 
 
 def outcome_lines(pulled: Pulled) -> list[str]:
@@ -191,15 +181,15 @@ def document_of(pulled: Pulled) -> Document:
     offer = pulled.offer
     manifest, move = offer.signed.manifest, offer.move
     return {
-        "model": offer.order.model,
-        "target": offer.order.target,
-        "channel": offer.order.channel.value,
+        "model": offer.address.model,
+        "target": offer.address.target,
+        "channel": offer.address.channel.value,
         "engine_id": manifest.engine_id,
         "manifest": offer.signed.digest,
-        "signature": offer.signed.signature.standing,
+        "signature": offer.signed.signature.words,
         "verdict": manifest.verdict.outcome.value,
         "override": None if manifest.override is None else manifest.override.model_dump(mode="json"),
-        "move": {**move.move.model_dump(mode="json"), "digest": move.digest, "signature": move.signature.standing},
+        "move": {**move.move.model_dump(mode="json"), "digest": move.digest, "signature": move.signature.words},
         "size_bytes": offer.size_bytes,
         "folder": str(pulled.path),
         "current": str(pulled.path.parent / "current"),
@@ -230,8 +220,6 @@ class Watcher:
 
         Settings that are at fault, or a folder that follows another channel, end it too: waiting mends neither.
         """
-        from tasks.errors import InputError  # noqa: PLC0415
-
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
         try:
@@ -252,8 +240,6 @@ class Watcher:
 
     def look(self) -> None:
         """Read the channel once, and pull if it moved since the last pull that succeeded."""
-        from tasks.errors import EnginegateError  # noqa: PLC0415
-
         try:
             move = self.job.read_move()
             if move is not None and move == self._pulled:
@@ -288,7 +274,7 @@ class Watcher:
     def _tell_recovery(self) -> None:
         if self._error is not None:
             self._error = None
-            self.job.session.reporter.marked(f"✓ {self.job.order.name} is in order again, and did not move")
+            self.job.session.reporter.marked(f"✓ channel {self.job.address} is in order again, and did not move")
             self._tell({"event": "recovered"})
 
     def _tell_error(self, message: str, code: int) -> None:

@@ -1,4 +1,4 @@
-"""`enginegate submit`. Heavy imports wait inside the command."""
+"""`enginegate submit`. Prefect is imported where it is needed: it reads its settings then."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ from typing import TYPE_CHECKING
 import click
 
 from flows.commands.command import Document, FilledPath, command_of
+from flows.console import short_commit
+from flows.prefect_api import require_configured_api
+from flows.pushes.verdict_table import commit_statuses, lacking_status, verdict_table
+from tasks.errors import EnginegateError, InputError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,23 +58,19 @@ def submit(
     The same push sent twice is one run. Needs PREFECT_API_URL. With --wait, the exit code is that of `convert-commit`:
     2 where a model is broken, else the worst of its conversions.
     """
-    from flows.prefect_api import require_configured_api  # noqa: PLC0415
-    from tasks.errors import EnginegateError, InputError  # noqa: PLC0415
-
     if not require_configured_api():
         raise InputError("PREFECT_API_URL: is not set; set it to the server whose workers convert")
     from prefect.client.orchestration import get_client  # noqa: PLC0415 - reads its settings when imported
 
     from flows.pushes.submission import Push, exit_code_of, read_results, submit_push, wait_for  # noqa: PLC0415
-    from flows.pushes.verdict_table import commit_statuses, lacking_status, verdict_table  # noqa: PLC0415
 
     push = Push(address, commit, old, ref)
     with get_client(sync_client=True) as client:
         run = submit_push(client, push)
-        session.reporter.say(f"commit {commit[:12]}: run {run.name} ({run.id}) of {address}")
+        session.reporter.say(f"commit {short_commit(commit)}: run {run.name} ({run.id}) of {address}")
         document: Document = {"commit": commit, "run": str(run.id)}
         if not wait:
-            _append(summary, f"Commit `{commit[:12]}` was sent to Prefect, run `{run.id}`.\n")
+            _append(summary, f"Commit `{short_commit(commit)}` was sent to Prefect, run `{run.id}`.\n")
             return {**document, "models": None}, 0
         try:
             models = read_results(client, wait_for(client, run.id, timeout))

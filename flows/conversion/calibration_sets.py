@@ -22,7 +22,7 @@ from tasks.stages.export import export_onnx
 from tasks.stages.ingest import ingest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
     from datetime import date
     from pathlib import Path
 
@@ -34,12 +34,8 @@ if TYPE_CHECKING:
     from tasks.calibration.sets import CalibrationSet
     from tasks.model.model_directory import ModelDirectory
     from tasks.model.set_manifest import CalibrationManifest
-    from tasks.process.context import StageContext
     from tasks.records import DataArtifact, ExportedModel
     from tasks.samples.data_spec import DataSpec
-    from tasks.store.stage_cache import StageResult
-
-    Ingest = Callable[[StageContext, DataSpec, Sequence[Path], str], StageResult[DataArtifact]]
 
 NEAREST_FOLDERS = 3
 """So many folders above a sample may hold the model.yaml that it belongs to."""
@@ -89,20 +85,16 @@ def check_set(session: Session, folder: Path, against: Path | None, model: Path 
     return judge_set(session, checked, data, Production(sample.name, production, validation), directory.spec, exported)
 
 
-def take_set(session: Session, checked: CalibrationSet, spec: DataSpec, stage: Ingest = ingest) -> DataArtifact:
+def take_set(session: Session, checked: CalibrationSet, spec: DataSpec) -> DataArtifact:
     """Take a set's files into the store, checked against the model and against the manifest."""
     require_inputs(checked.manifest, spec.inputs)
     count_strata(checked, (read_arrays(path) for path in checked.files))
-    return take_data(
-        session, "calibration data", spec, checked.files, f"calibration set {checked.manifest.name}", stage
-    )
+    return take_data(session, "calibration data", spec, checked.files, f"calibration set {checked.manifest.name}")
 
 
-def take_data(
-    session: Session, name: str, spec: DataSpec, files: Sequence[Path], field: str, stage: Ingest = ingest
-) -> DataArtifact:
+def take_data(session: Session, name: str, spec: DataSpec, files: Sequence[Path], field: str) -> DataArtifact:
     """Take files of samples into the store."""
-    return run_stage(session, name, stage, lambda found: f"{found.samples:,} samples", spec, files, field)
+    return run_stage(session, name, ingest, lambda found: f"{found.samples:,} samples", spec, files, field)
 
 
 def judge_set(
@@ -112,7 +104,6 @@ def judge_set(
     production: Production,
     spec: DataSpec,
     exported: ExportedModel | None,
-    stage: Callable[..., StageResult[CalibrationReport]] = check_calibration,
 ) -> CalibrationReport:
     """Compare a set that was taken in with production, and say what is wrong with it.
 
@@ -127,7 +118,7 @@ def judge_set(
     return run_stage(
         session,
         "check calibration",
-        stage,
+        check_calibration,
         count_findings,
         checked.manifest,
         data,

@@ -6,22 +6,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from flows.conversion.calibration_sets import judge_set, sample_files, sample_of, take_data, take_set
-from tasks.calibration.check import Production, check_calibration
+from tasks.calibration.check import Production
 from tasks.calibration.sets import read_set
 from tasks.errors import InputError
 from tasks.records import CalibrationRecord
-from tasks.stages.ingest import ingest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from flows.conversion.calibration_sets import Ingest
     from flows.session import Session
     from tasks.calibration.report import CalibrationReport
     from tasks.calibration.sets import CalibrationSet
     from tasks.model.model_directory import ModelDirectory
     from tasks.records import DataArtifact, ExportedModel
-    from tasks.store.stage_cache import StageResult
 
 
 @dataclass(frozen=True)
@@ -56,9 +51,7 @@ class Calibration:
         )
 
 
-def read_calibration(
-    session: Session, directory: ModelDirectory, stage: Ingest = ingest
-) -> tuple[CalibrationSet, DataArtifact]:
+def read_calibration(session: Session, directory: ModelDirectory) -> tuple[CalibrationSet, DataArtifact]:
     """The calibration set that a model names, and its data in the store.
 
     Raises:
@@ -68,7 +61,7 @@ def read_calibration(
     if directory.calibration is None:
         raise InputError("model.yaml: calibration: missing, and precision int8 needs it; name a calibration set")
     checked = read_set(directory.calibration.path, session.downloads)
-    return checked, take_set(session, checked, directory.spec, stage)
+    return checked, take_set(session, checked, directory.spec)
 
 
 def calibrate(
@@ -77,19 +70,16 @@ def calibrate(
     validation: DataArtifact,
     exported: ExportedModel,
     accepted: str | None,
-    *,
-    take: Ingest = ingest,
-    check: Callable[..., StageResult[CalibrationReport]] = check_calibration,
 ) -> Calibration:
     """Check the calibration set of a model against the sample that it must resemble, else the validation data."""
     accepted = (accepted or "").strip() or None  # a blank is no reason
-    checked, data = read_calibration(session, directory, take)
+    checked, data = read_calibration(session, directory)
     sample, production = sample_of(checked), validation
     if sample is not None and sample_files(sample) != directory.validation:
-        production = take_data(session, "production sample", directory.spec, sample_files(sample), sample.name, take)
+        production = take_data(session, "production sample", directory.spec, sample_files(sample), sample.name)
     name = "the validation data" if sample is None or production is validation else sample.name
     against = Production(name, production, validation)
-    report = judge_set(session, checked, data, against, directory.spec, exported, check)
+    report = judge_set(session, checked, data, against, directory.spec, exported)
     if not report.passed and accepted:  # otherwise the engine's verdict says it
         for finding in report.findings:
             session.reporter.say(f"! calibration set {report.name}: {finding.sentence}")

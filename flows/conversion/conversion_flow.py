@@ -8,51 +8,34 @@ from typing import TYPE_CHECKING
 
 from prefect import flow
 
-from flows.conversion.calibration_sets import sample_of
+from flows.conversion.calibration_sets import sample_of, take_data
 from flows.conversion.checked_calibration import calibrate, read_calibration
 from flows.conversion.conversion_plan import plan_conversion, version_of
-from flows.conversion.engine_flow import as_task, make_engine
+from flows.conversion.engine_flow import make_engine
 from flows.conversion.precision_search import Retrying, retry_failed
-from flows.conversion.publication import register_all, require_registry
+from flows.conversion.publication import publish_all, require_registry
 from flows.conversion.verdicts import judge_together
 from flows.runners.dispatch import dispatched, targets_elsewhere
 from flows.runners.handover import leave_job
 from flows.session import current_session
-from flows.stage import run_stage
-from tasks.calibration.check import check_calibration
+from flows.stage import in_flow, run_stage
 from tasks.errors import InputError, StageError
 from tasks.model.model_directory import read_model_directory
-from tasks.quantization.sensitivity import measure_sensitivity
 from tasks.records import DataArtifact, EngineJob, EngineOutcome, TypedModel
 from tasks.specs import Precision
 from tasks.stages.convert import convert_precision
 from tasks.stages.export import export_onnx
-from tasks.stages.ingest import ingest
 from tasks.stages.reference import run_reference
 from tasks.stages.track import describe_conversion, track_conversion
 from tasks.torch_side.module_source import store_module, store_plugins
 from validation.verdict import Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from flows.conversion.checked_calibration import Calibration
     from flows.conversion.conversion_plan import ConversionPlan
     from flows.session import Session
-    from tasks.model.model_directory import ModelDirectory
-    from tasks.process.context import StageContext
     from tasks.records import ExportedModel, ReferenceArtifact
-    from tasks.specs import ModelSpec
-    from tasks.store.stage_cache import StageResult
     from validation.policy import Policy
-
-ingest_task = as_task(ingest)
-export_task = as_task(export_onnx)
-reference_task = as_task(run_reference)
-convert_task = as_task(convert_precision)
-check_task = as_task(check_calibration)
-sensitivity_task = as_task(measure_sensitivity)
-track_task = as_task(track_conversion)
 
 
 def prepare(session: Session, plan: ConversionPlan) -> None:
@@ -63,7 +46,7 @@ def prepare(session: Session, plan: ConversionPlan) -> None:
     """
     require_registry(session, plan)
     directory = plan.directory
-    data = _data(session, ingest, "validation data", directory, directory.validation, "validation.data")
+    data = take_data(session, "validation data", directory.spec, directory.validation, "validation.data")
     _policies(plan, data)
     if Precision.INT8 in plan.precisions:
         checked, _ = read_calibration(session, directory)
@@ -95,15 +78,13 @@ def convert_model(
     plan = plan if source_commit is None else replace(plan, source_commit=source_commit)
     require_registry(session, plan)
     elsewhere = targets_elsewhere(plan.cells)
-    data = _data(session, ingest_task, "validation data", directory, directory.validation, "validation.data")
+    data = take_data(session, "validation data", directory.spec, directory.validation, "validation.data")
     policies = _policies(plan, data)
-    exported = run_stage(session, "export", export_task, _describe_export, directory, data)
-    reference = run_stage(session, "reference", reference_task, lambda _: "PyTorch FP32 outputs", directory, data)
+    exported = run_stage(session, "export", export_onnx, _describe_export, directory, data)
+    reference = run_stage(session, "reference", run_reference, lambda _: "PyTorch FP32 outputs", directory, data)
     calibration = None
     if Precision.INT8 in plan.precisions:
-        calibration = calibrate(
-            session, directory, data, exported, accept_calibration, take=ingest_task, check=check_task
-        )
+        calibration = calibrate(session, directory, data, exported, accept_calibration)
     typed = _convert_precisions(session, plan, exported, calibration)
     jobs = _jobs(session, plan, policies, typed, data, reference)
     made = _make_all(session, plan, jobs, typed, elsewhere)
@@ -114,7 +95,7 @@ def convert_model(
     if version_of(read_model_directory(Path(model_directory))) != plan.version:
         raise InputError(f"{model_directory}: changed while it was converted; run the conversion again")
     runs = _track(session, plan, exported, data, reference, outcomes, calibration)
-    register_all(session, plan, outcomes, data, reference, runs)
+    publish_all(session, plan, outcomes, data, reference, runs)
     return outcomes
 
 
@@ -194,8 +175,6 @@ def _retrying(
         calibration=calibration,
         data=data,
         make=lambda jobs: _make(session, jobs, elsewhere),
-        rank=sensitivity_task,
-        convert=convert_task,
     )
 
 
@@ -219,17 +198,6 @@ def _judge_all(session: Session, made: list[EngineOutcome]) -> list[EngineOutcom
     return judged
 
 
-def _data(
-    session: Session,
-    stage: Callable[[StageContext, ModelSpec, tuple[Path, ...], str], StageResult[DataArtifact]],
-    name: str,
-    directory: ModelDirectory,
-    files: tuple[Path, ...],
-    field: str,
-) -> DataArtifact:
-    return run_stage(session, name, stage, lambda found: f"{found.samples:,} samples", directory.spec, files, field)
-
-
 def _describe_export(exported: ExportedModel) -> str:
     worst = max(exported.checks.values(), default=0.0)
     return f"ONNX opset {exported.opset}, within {worst:.1e} of PyTorch at {len(exported.checks)} shapes"
@@ -249,7 +217,7 @@ def _convert_precisions(
         name = f"convert {precision.value}"
         try:
             typed[precision] = run_stage(
-                session, name, convert_task, _describe_recipe, exported, precision, directory.spec, data
+                session, name, convert_precision, _describe_recipe, exported, precision, directory.spec, data
             )
         except StageError as error:
             typed[precision] = str(error)
@@ -274,7 +242,7 @@ def _track(
     conversion = describe_conversion(plan.directory, plan.version, plan.source_commit, data, exported, report, accepted)
     return session.reporter.step(
         "track",
-        lambda progress: track_task(
+        lambda progress: in_flow(track_conversion)(
             session.stage_context(progress), session.tracker, conversion, outcomes, data, reference
         ),
         lambda runs: f"MLflow experiment {conversion.model}, {len(runs)} engine runs",

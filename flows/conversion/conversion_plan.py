@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from flows.console import short_commit
 from tasks.errors import EnginegateError, InputError
 from tasks.git.call import call_git
 from tasks.model.version import content_of_directory
@@ -37,7 +38,7 @@ class ConversionPlan:
     def lines(self) -> tuple[str, ...]:
         """What is going to be made, for people."""
         spec = self.directory.spec
-        commit = f", commit {self.source_commit[:12]}" if self.source_commit else ""
+        commit = f", commit {short_commit(self.source_commit)}" if self.source_commit else ""
         count = "1 engine" if len(self.cells) == 1 else f"{len(self.cells)} engines"
         judged = {rule.output for rule in self.directory.policy(self.cells[0].precision).rules}
         unjudged = ", ".join(name for name in spec.outputs if name not in judged)

@@ -1,15 +1,10 @@
-"""The flow that makes one engine: build, compare, benchmark and judge, in this process or on a runner.
-
-The stages are plain functions of `tasks/`; here and in `convert` they become Prefect tasks. The stage cache is the
-artifact store's own (`tasks.store.stage_cache`), because it must hold without Prefect too; Prefect's is off.
-"""
+"""The flow that makes one engine: build, compare, benchmark and judge, in this process or on a runner."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from prefect import flow, runtime, task
-from prefect.cache_policies import NO_CACHE
+from prefect import flow, runtime
 
 from flows.console import label_of
 from flows.runners.gpu_lock import hold_target
@@ -26,12 +21,6 @@ from validation.verdict import Outcome, decide
 if TYPE_CHECKING:
     from flows.session import Session
     from tasks.records import Benchmark, BuiltEngine, EngineJob
-
-as_task = task(cache_policy=NO_CACHE, persist_result=False)
-
-build_task = as_task(build_engine)
-compare_task = as_task(compare_engine)
-benchmark_task = as_task(benchmark_engine)
 
 
 @flow(name="make-engine", flow_run_name="{engine_id}", persist_result=False)
@@ -65,18 +54,18 @@ def _make(session: Session, job: EngineJob) -> EngineOutcome:
     label = label_of(job.cell)
     made = _failed(job, "")
     try:
-        engine = run_stage(session, f"build {label}", build_task, _describe_build, job)
+        engine = run_stage(session, f"build {label}", build_engine, _describe_build, job)
         made = made.model_copy(update={"engine": engine})
         compared = run_stage(
             session,
             f"compare {label}",
-            compare_task,
+            compare_engine,
             lambda found: f"{found.comparison.samples:,} samples",
             job,
             engine,
         )
         made = made.model_copy(update={"compared": compared})
-        benchmark = run_stage(session, f"benchmark {label}", benchmark_task, _describe_benchmark, job, engine)
+        benchmark = run_stage(session, f"benchmark {label}", benchmark_engine, _describe_benchmark, job, engine)
     except (InputError, StageError) as error:
         return made.model_copy(update={"reason": str(error)})
     verdict = decide(job.policy, compared.comparison, precision=job.cell.precision.value)

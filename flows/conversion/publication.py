@@ -1,25 +1,21 @@
-"""Registers what a conversion made, and points `candidate` at the fastest engine of each target."""
+"""Publishes what a conversion made, and points `candidate` at the fastest engine of each target."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from flows.console import label_of
-from flows.conversion.engine_flow import as_task
-from flows.promotion.mlflow_aliases import update_aliases
+from flows.stage import in_flow
 from tasks.errors import EnginegateError
-from tasks.registry.channels import ChannelName
-from tasks.release.candidates import point_candidate
+from tasks.registry.moves import ChannelAddress, ChannelName
 from tasks.release.publish import describe_engine, keep_rejected, publish_engine
+from tasks.release.select import point_candidate
 from validation.verdict import Outcome
 
 if TYPE_CHECKING:
     from flows.conversion.conversion_plan import ConversionPlan
     from flows.session import Session
     from tasks.records import DataArtifact, EngineOutcome, ReferenceArtifact
-
-publish_task = as_task(publish_engine)
-candidate_task = as_task(point_candidate)
 
 
 def require_registry(session: Session, plan: ConversionPlan) -> None:
@@ -30,10 +26,10 @@ def require_registry(session: Session, plan: ConversionPlan) -> None:
     """
     session.registry.signing.seal("manifest", {})
     for target in dict.fromkeys(cell.target for cell in plan.cells):
-        session.registry.channels.read(plan.directory.spec.name, target, ChannelName.CANDIDATE)
+        session.registry.channels.read(ChannelAddress(plan.directory.spec.name, target, ChannelName.CANDIDATE))
 
 
-def register_all(
+def publish_all(
     session: Session,
     plan: ConversionPlan,
     outcomes: list[EngineOutcome],
@@ -41,14 +37,14 @@ def register_all(
     reference: ReferenceArtifact,
     runs: dict[str, str],
 ) -> None:
-    """Register every engine that passed, and point `candidate` at the fastest of each target.
+    """Publish every engine that passed, and point `candidate` at the fastest of each target.
 
     One that is refused does not keep the others out.
     """
     faults: list[EnginegateError] = []
     for outcome in outcomes:
         try:
-            _register(session, plan, outcome, data, reference, runs[outcome.cell.engine_id])
+            _publish(session, plan, outcome, data, reference, runs[outcome.cell.engine_id])
         except EnginegateError as error:
             faults.append(error)
     passed = {outcome.cell.target: None for outcome in outcomes if outcome.outcome is Outcome.PASS}
@@ -57,12 +53,11 @@ def register_all(
             _point_candidate(session, plan, target)
         except EnginegateError as error:
             faults.append(error)
-        update_aliases(session, plan.directory.spec.name, target)
     if faults:
         raise type(faults[0])("\n".join(map(str, faults)))
 
 
-def _register(
+def _publish(
     session: Session,
     plan: ConversionPlan,
     outcome: EngineOutcome,
@@ -70,7 +65,7 @@ def _register(
     reference: ReferenceArtifact,
     run: str,
 ) -> None:
-    """Register an engine that passed; one that was measured and did not is kept in the store, for an override."""
+    """Publish an engine that passed; one that was measured and did not is kept in the store, for an override."""
     if outcome.verdict is None or outcome.benchmark is None:
         return
     manifest = describe_engine(
@@ -88,7 +83,7 @@ def _register(
         return
     session.reporter.step(
         f"register {label_of(outcome.cell)}",
-        lambda progress: publish_task(session.stage_context(progress), session.registry, manifest),
+        lambda progress: in_flow(publish_engine)(session.stage_context(progress), session.registry, manifest),
         lambda new: "registered" if new else "registered before",
     )
 
@@ -97,6 +92,6 @@ def _point_candidate(session: Session, plan: ConversionPlan, target: str) -> Non
     model, version = plan.directory.spec.name, plan.version
     session.reporter.step(
         f"candidate {target}",
-        lambda _: candidate_task(session.registry, model, version, target, session.settings.actor),
+        lambda _: in_flow(point_candidate)(session.registry, model, version, target, session.settings.actor),
         lambda move: move.engine_id if move else "was pointed at this version before",
     )

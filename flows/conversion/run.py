@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from flows.console import short_commit
 from flows.conversion.conversion_plan import plan_conversion
 from flows.conversion.report import ConversionReport
 from flows.prefect_api import prefect_api, set_prefect_defaults
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from tasks.errors import ExitCode
 
 _COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
-TAG_DIGITS = 12
 
 
 def run_conversion(
@@ -88,7 +88,7 @@ def _tagged(plan: ConversionPlan) -> AbstractContextManager[object]:
     """Prefect's tags of the conversion and of all that it starts, so that its page finds them by model and commit."""
     from prefect import tags  # noqa: PLC0415 - Prefect reads its settings when imported
 
-    commit = () if plan.source_commit is None else (f"commit:{plan.source_commit[:TAG_DIGITS]}",)
+    commit = () if plan.source_commit is None else (f"commit:{short_commit(plan.source_commit)}",)
     return tags(f"model:{plan.directory.spec.name}", *commit)
 
 

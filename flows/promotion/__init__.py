@@ -1,1 +1,1 @@
-"""Promotions, and who hears of them."""
+"""Promotions: with a person in the loop, and what people are shown of them."""

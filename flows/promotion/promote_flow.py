@@ -21,18 +21,18 @@ from prefect.input import RunInput
 from prefect.states import Cancelled
 from pydantic import Field
 
-from flows.promotion.mlflow_aliases import S3, update_aliases
 from flows.promotion.promotion_report import comparison_rows
 from flows.session import current_session
 from tasks.errors import InputError, RefusedError, printable
-from tasks.registry.channels import ChannelName
+from tasks.objects.location import S3
+from tasks.registry.moves import ChannelAddress, ChannelName
 from tasks.release.promote import carry_out, propose_promotion, require_permission
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import State
 
     from flows.session import Session
-    from tasks.registry.channels import Move
+    from tasks.registry.moves import Move
     from tasks.release.promote import Proposal
 
 POLL_S = 3
@@ -91,9 +91,10 @@ def promote_engine(
     """
     session = current_session()
     _require_lasting_registry(session)
-    proposal = propose_promotion(session.registry, session.store, model, target, ChannelName(to), engine)
+    address = ChannelAddress(model, target, ChannelName(to))
+    proposal = propose_promotion(session.registry, session.store, address, engine)
     if proposal.is_done and proposal.channel.current is not None:
-        session.reporter.say(f"{proposal.place} points there already; nothing to do")
+        session.reporter.say(f"{proposal.address} points there already; nothing to do")
         return proposal.channel.current
     require_permission(proposal, override)
     approval = _ask(proposal, reason, override, wait_s)
@@ -109,8 +110,7 @@ def promote_engine(
         override=override,
         who=f"{approver} through Prefect",
     )
-    session.reporter.say(f"✓ {proposal.place} points at {move.engine_id} (move {move.number}, {move.who})")
-    update_aliases(session, model, target)
+    session.reporter.say(f"✓ {proposal.address} points at {move.engine_id} (move {move.number}, {move.who})")
     return move
 
 
@@ -133,14 +133,15 @@ def _ask(proposal: Proposal, reason: str, override: str | None, wait_s: int) -> 
         RefusedError: nobody answered in time.
     """
     shown = describe_proposal(proposal, reason, override)
-    key = f"promote-{proposal.model}-{proposal.target.replace('.', '-')}-{proposal.channel.name.value}"
-    create_markdown_artifact(shown, key=key, description=f"What would come to {proposal.place}")
+    address = proposal.address
+    key = f"promote-{address.model}-{address.target.replace('.', '-')}-{address.channel.value}"
+    create_markdown_artifact(shown, key=key, description=f"What would come to {address}")
     form = Approval.with_initial_data(description=shown)
     try:
         return pause_flow_run(wait_for_input=form, timeout=wait_s, poll_interval=min(POLL_S, wait_s))
     except FlowPauseTimeout:
         raise RefusedError(
-            f"nobody answered within {wait_s:,} s; {proposal.place} was not moved: start the run again"
+            f"nobody answered within {wait_s:,} s; {proposal.address} was not moved: start the run again"
         ) from None
 
 
@@ -150,7 +151,7 @@ def describe_proposal(proposal: Proposal, reason: str, override: str | None) -> 
     now = "nothing" if current is None else f"`{current.engine_id}`"  # a move holds no other id and no other time
     moved = "" if current is None else f", moved there {current.when} by {_text(current.who)}"
     lines = [
-        f"## Promote {proposal.place}",
+        f"## Promote {proposal.address}",
         f"Now: {now}{moved}{_quoted(current.reason if current else '')}",
         f"Would come: `{proposal.proposed.manifest.engine_id}`{_quoted(reason)}",
         *(f"**✕ {_text(objection)}**" for objection in proposal.objections),

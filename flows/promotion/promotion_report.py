@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from flows.console import MARKS, short_commit, short_digest
 from tasks.errors import printable
 from tasks.records import PytorchForm
 from tasks.rule_view import deciding_words, judged_rules
@@ -13,23 +14,21 @@ from validation.verdict import Outcome
 if TYPE_CHECKING:
     from flows.console import Reporter
     from tasks.records import Benchmark, EngineManifest
-    from tasks.registry.channels import Channel, Move, SignedMove
+    from tasks.registry.channels import Channel
     from tasks.registry.engines import SignedManifest
+    from tasks.registry.moves import Move, SignedMove
     from tasks.registry.signing import Signature
     from tasks.release.promote import Proposal
     from tasks.rule_view import JudgedRule
 
 NOTHING = "-"
-COMMIT_CHARACTERS = 12
-DIGEST_CHARACTERS = 19
-_MARKS = {Outcome.FAIL: "✕ ", Outcome.INCONCLUSIVE: "? ", Outcome.PASS: ""}
 
 
 def show_proposal(reporter: Reporter, proposal: Proposal, override: str | None, who: str) -> None:
     """Print what is there, what would come, and in red what speaks against it and why it would come all the same."""
     current = proposal.channel.current
     old = "nothing" if current is None else printable(current.engine_id)
-    reporter.say(f"{proposal.kind} {proposal.place}: {_step_of(proposal)}")
+    reporter.say(f"{proposal.kind} {proposal.address}: {_step_of(proposal)}")
     reporter.say(f"  {old} → {proposal.proposed.manifest.engine_id}")
     _show_last_move(reporter, proposal)
     reporter.say()
@@ -49,7 +48,7 @@ def _show_objections(reporter: Reporter, proposal: Proposal, override: str | Non
 
 
 def _step_of(proposal: Proposal) -> str:
-    name = proposal.channel.name
+    name = proposal.address.channel
     if proposal.kind == "rollback":
         return "back to the engine before"
     return "the first step" if name.before is None else f"{name.before.value} → {name.value}"
@@ -67,7 +66,7 @@ def _show_last_move(reporter: Reporter, proposal: Proposal) -> None:
 
 def _told(one: SignedMove) -> str:
     reason = f": {printable(one.move.reason)}" if one.move.reason else ""
-    return f"{printable(one.move.when)} by {printable(one.move.who)} ({one.signature.standing}){reason}"
+    return f"{printable(one.move.when)} by {printable(one.move.who)} ({one.signature.words}){reason}"
 
 
 def comparison_rows(proposal: Proposal) -> list[list[str]]:
@@ -80,7 +79,7 @@ def comparison_rows(proposal: Proposal) -> list[list[str]]:
         now = {} if proposal.current is None else properties(proposal.current.manifest)
         coming = properties(proposal.proposed.manifest)
         rows += [[name, now.get(name, NOTHING), coming.get(name, NOTHING)] for name in {**coming, **now}]
-    rows += _standing_rows(proposal)
+    rows += _registration_rows(proposal)
     return [[printable(cell) for cell in row] for row in rows]
 
 
@@ -89,9 +88,9 @@ def _identity(manifest: EngineManifest) -> dict[str, str]:
     return {
         "engine": manifest.engine_id,
         "version": manifest.cell.version,
-        "commit": (manifest.source_commit or NOTHING)[:COMMIT_CHARACTERS],
-        "verdict": f"{_MARKS[outcome] or '✓ '}{outcome.value}",
-        "worst rule": f"{_MARKS[outcome]}{deciding_words(manifest.verdict)}",
+        "commit": short_commit(manifest.source_commit or NOTHING),
+        "verdict": f"{MARKS[outcome.value]} {outcome.value}",
+        "worst rule": f"{_warning(outcome)}{deciding_words(manifest.verdict)}",
     }
 
 
@@ -103,7 +102,7 @@ def _judged(rule: JudgedRule) -> str:
     """`0.0016 [0.0014, 0.0018] (≤ 0.01)`."""
     value, _, limit = rule.against_limit.partition(" (")
     bounds = "" if rule.low is None or rule.high is None else f" [{_short(rule.low, rule)}, {_short(rule.high, rule)}]"
-    return f"{_MARKS[rule.outcome]}{value}{bounds} ({limit}"
+    return f"{_warning(rule.outcome)}{value}{bounds} ({limit}"
 
 
 def _short(bound: float, rule: JudgedRule) -> str:
@@ -128,20 +127,20 @@ def _speedup(benchmark: Benchmark) -> str:
     return f"{ratio:.2f}x" + ("" if bounds is None else f" [{bounds[0]:.2f}, {bounds[1]:.2f}]")
 
 
-def _standing_rows(proposal: Proposal) -> list[list[str]]:
+def _registration_rows(proposal: Proposal) -> list[list[str]]:
     """What the registry says of both engines."""
-    now = {} if proposal.current is None else _standing(proposal.current, registered=True)
-    coming = _standing(proposal.proposed, registered=proposal.registered)
+    now = {} if proposal.current is None else _registration(proposal.current, registered=True)
+    coming = _registration(proposal.proposed, registered=proposal.registered)
     return [[name, now.get(name, NOTHING), coming.get(name, NOTHING)] for name in {**coming, **now}]
 
 
-def _standing(engine: SignedManifest, *, registered: bool) -> dict[str, str]:
+def _registration(engine: SignedManifest, *, registered: bool) -> dict[str, str]:
     manifest = engine.manifest
     rows = {
         "signature": signature_words(engine.signature) if registered else "? not registered yet",
         "registered": f"{manifest.created_at} by {manifest.who or 'somebody'}" if registered else NOTHING,
         "MLflow run": manifest.mlflow_run or NOTHING,
-        "manifest": engine.digest[:DIGEST_CHARACTERS],
+        "manifest": short_digest(engine.digest),
     }
     if manifest.override is not None:
         rows["override"] = f"✕ {manifest.override.who or 'somebody'}: {manifest.override.reason}"
@@ -152,9 +151,9 @@ def proposal_document(proposal: Proposal, moved: Move | None) -> dict[str, Any]:
     """A proposal as JSON: what is there, what would come, what speaks against it; and the move, if one was made."""
     current = proposal.channel.current
     return {
-        "model": proposal.model,
-        "target": proposal.target,
-        "channel": proposal.channel.name.value,
+        "model": proposal.address.model,
+        "target": proposal.address.target,
+        "channel": proposal.address.channel.value,
         "kind": proposal.kind,
         "pointed_at": None if current is None else current.model_dump(mode="json"),
         "current": None if proposal.current is None else _engine_document(proposal.current),
@@ -176,12 +175,12 @@ def _engine_document(engine: SignedManifest) -> dict[str, Any]:
 
 
 def _signature_document(signature: Signature) -> dict[str, Any]:
-    return {"standing": signature.standing, **asdict(signature)}
+    return {"standing": signature.words, **asdict(signature)}
 
 
-def show_history(reporter: Reporter, model: str, target: str, channel: Channel) -> None:
+def show_history(reporter: Reporter, channel: Channel) -> None:
     """Print a channel's moves, the newest first; → marks where it points now, and ✕ the rules that were broken."""
-    reporter.say(f"{channel.name.value} of {model} for {target}: {_moves(len(channel.moves))}")
+    reporter.say(f"{channel.address}: {_moves(len(channel.moves))}")
     for one in reversed(channel.moves):
         move = one.move
         mark = "→" if move is channel.current else " "
@@ -212,6 +211,11 @@ def history_document(channel: Channel) -> dict[str, Any]:
     }
 
 
+def _warning(outcome: Outcome) -> str:
+    """The mark of what did not pass; nothing for what did, so that it stands out."""
+    return "" if outcome is Outcome.PASS else f"{MARKS[outcome.value]} "
+
+
 def signature_words(signature: Signature) -> str:
     """Who signed, with the mark that colours it: ✓ where a trusted key did, else ?."""
-    return f"{'✓' if signature.verified else '?'} {signature.standing}"
+    return f"{'✓' if signature.verified else '?'} {signature.words}"

@@ -13,7 +13,7 @@ import os
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from flows.console import ELSEWHERE
+from flows.console import ELSEWHERE, short_commit
 from flows.conversion.report import EngineResult
 from flows.pushes.conversion_process import CONVERT, Ended, run_child
 from flows.pushes.journal import LONGEST_NOTE, Entry, Journal, Request, State, clean, cut, now
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     Known = Callable[[Cell], str | None]
 
 DELETED = "the branch was deleted: there is nothing to convert"
-_SHOWN = 12
 _STOPPED = "stopped from outside; send the commit again"
 
 
@@ -168,7 +167,7 @@ class _Push:
     def _known_engine(self, cell: Cell, reason: str) -> EngineResult:
         rejected = find_rejected(self.session.store, cell)
         verdict = "pass" if rejected is None else rejected.verdict.outcome.value
-        registered = self.session.registry.has(cell)
+        registered = self.session.registry.engines.has(cell)
         return EngineResult(engine_id=cell.engine_id, verdict=verdict, reason=reason, registered=registered)
 
     def _settled(self, model: ModelChange, entry: Entry) -> Entry | None:
@@ -179,7 +178,7 @@ class _Push:
                 self._say(name, f"✕ {other.reason}")
                 return other
             if other.state is State.DONE and other.request.version == entry.request.version and _lasts(other, known):
-                self._say(name, f"converted before, of commit {other.request.commit[:_SHOWN]}")
+                self._say(name, f"converted before, of commit {short_commit(other.request.commit)}")
                 return other if other.request == entry.request else self._share(name, entry, other)
         # What was made after the plan, by a process that was killed before it could say so.
         found = [CellWork(work.cell, False, known(work.cell) or "") for work in model.cells]
@@ -190,7 +189,7 @@ class _Push:
         return self.order.known or known_engines(self.session)
 
     def _share(self, name: str, entry: Entry, done: Entry) -> Entry:
-        reason = f"converted before, of commit {done.request.commit[:_SHOWN]}"
+        reason = f"converted before, of commit {short_commit(done.request.commit)}"
         return self._journal.finish(
             name, entry.request, State.DONE, exit_code=done.exit_code or 0, reason=reason, engines=done.engines
         )
@@ -199,8 +198,8 @@ class _Push:
         newer = self._newer(name, entry.request, came=True)
         if newer is None:
             return None
-        self._say(name, f"superseded by commit {newer[:_SHOWN]}")
-        reason = f"commit {newer[:_SHOWN]} is newer"
+        self._say(name, f"superseded by commit {short_commit(newer)}")
+        reason = f"commit {short_commit(newer)} is newer"
         return self._journal.finish(
             name, entry.request, State.SUPERSEDED, exit_code=0, reason=reason, superseded_by=newer
         )
@@ -276,7 +275,9 @@ class _Push:
     def _conclude(self, name: str, request: Request, ended: Ended) -> Entry:
         if ended.stopped:
             newer = self._newer(name, request, came=True)  # none, if it has ended since
-            reason = f"cancelled: {f'commit {newer[:_SHOWN]}' if newer else 'a commit that has ended since'} is newer"
+            reason = (
+                f"cancelled: {f'commit {short_commit(newer)}' if newer else 'a commit that has ended since'} is newer"
+            )
             return self._journal.finish(name, request, State.CANCELLED, exit_code=0, reason=reason, superseded_by=newer)
         report = ended.made(request.version)
         if report is None:
@@ -303,7 +304,7 @@ def _lasts(done: Entry, known: Known) -> bool:
 
 
 def _running(entries: Sequence[Entry]) -> str:
-    commits = [entry.request.commit[:_SHOWN] for entry in entries if entry.state is State.RUNNING]
+    commits = [short_commit(entry.request.commit) for entry in entries if entry.state is State.RUNNING]
     return f"commit {commits[0]}" if commits else "it starts"
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
+from flows.console import short_commit
 from flows.pushes.commit_conversion import DELETED, CommitResult, Order
 from flows.pushes.commit_conversion import convert_commit as convert_models
 from flows.pushes.journal import State
@@ -20,8 +21,6 @@ from tasks.git.repository import Repository
 
 if TYPE_CHECKING:
     from flows.pushes.journal import Entry
-
-KEY_DIGITS = 12
 
 
 @flow(name="convert-commit", flow_run_name="{repository} {commit}", persist_result=False)
@@ -52,7 +51,7 @@ def convert_commit(
     with closing(Repository(repository_path(session, repository))) as opened:
         result = convert_models(session, opened, Order(commit=commit, old=old or None, ref=ref, lfs=lfs))
     document = result.document()
-    key = f"convert-commit-{result.commit[:KEY_DIGITS]}"
+    key = f"convert-commit-{short_commit(result.commit)}"
     create_markdown_artifact(markdown=verdict_table(result.commit, result.results), key=key)
     create_table_artifact(table=document["models"], key=f"{key}-models")
     failed = [f"{model or entry.request.directory}: {entry.reason}" for model, entry in _failed(result)]

@@ -34,7 +34,7 @@ def plan_of(session: Session, repository: Repository, old: str | None, new: str)
 
 def known_engines(session: Session) -> Callable[[Cell], str | None]:
     """Says why an engine needs no work: it is registered, or was converted and did not pass."""
-    registered = functools.cache(lambda model: frozenset(session.registry.list_cells(model)))
+    registered = functools.cache(lambda model: frozenset(session.registry.engines.list_cells(model)))
 
     def known(cell: Cell) -> str | None:
         if cell in registered(cell.model):

@@ -17,6 +17,7 @@ from prefect.client.schemas.sorting import ArtifactSort
 from prefect.exceptions import ObjectNotFound
 from pydantic import TypeAdapter, ValidationError
 
+from flows.console import short_commit
 from flows.pushes.verdict_table import ModelResult
 from flows.runners.pools import DEPLOY
 from tasks.errors import EnginegateError, ExitCode, InputError, RefusedError, StageError, printable, worst_of
@@ -91,14 +92,16 @@ def submit_push(client: SyncPrefectClient, push: Push) -> FlowRun:
         run = client.create_flow_run_from_deployment(
             deployment.id,
             parameters=push.parameters(),
-            name=push.commit[:12],
-            tags=[f"commit:{push.commit[:12]}"],
+            name=short_commit(push.commit),
+            tags=[f"commit:{short_commit(push.commit)}"],
             idempotency_key=push.key(number),
         )
         # One that did not come to its end is tried again; what it converted is found done.
         if run.state is None or not run.state.is_final() or run.state.is_completed():
             return run
-    raise StageError(f"{MOST_TRIES} runs of commit {push.commit[:12]} went wrong; see the last of them in Prefect")
+    raise StageError(
+        f"{MOST_TRIES} runs of commit {short_commit(push.commit)} went wrong; see the last of them in Prefect"
+    )
 
 
 def wait_for(client: SyncPrefectClient, run_id: UUID, limit_s: float) -> FlowRun:

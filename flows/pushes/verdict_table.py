@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from flows.console import MARKS, short_commit
 from flows.conversion.report import EngineResult
 from flows.pushes.journal import State
 from tasks.errors import printable
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from flows.pushes.journal import Entry
 
 HEADINGS = ("", "model", "commit's version", "state", "engine", "verdict", "reason")
-MARKS = {"pass": "✓", "fail": "✕", "inconclusive": "?"}
 STATES = {"pass": "success", "fail": "failure", "inconclusive": "error"}
 LONGEST_CELL = 300
 LONGEST_DESCRIPTION = 140
@@ -59,10 +59,10 @@ class ModelResult(Frozen):
 def verdict_table(commit: str, models: Sequence[ModelResult]) -> str:
     """The table in Markdown, ending in a new line."""
     if not models:
-        return f"### Engines of {_code(commit[:12])}\n\nThis push changes no model in effect.\n"
+        return f"### Engines of {_code(short_commit(commit))}\n\nThis push changes no model in effect.\n"
     rows = [HEADINGS, tuple("---" for _ in HEADINGS), *(row for model in models for row in _rows(model))]
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
-    return f"### Engines of {_code(commit[:12])}\n\n{table}\n"
+    return f"### Engines of {_code(short_commit(commit))}\n\n{table}\n"
 
 
 def _rows(model: ModelResult) -> Iterator[tuple[str, ...]]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from prefect import flow
 from prefect.client.orchestration import get_client
 
+from flows.console import short_commit
 from flows.pushes.commit_flow import convert_commit
 from flows.pushes.repositories import repository_path
 from flows.pushes.submission import Push, submit_push
@@ -120,7 +121,7 @@ class _Watcher:
         try:
             self._send(branch, head, old)
         except Exception as error:  # noqa: BLE001 - whatever befalls a commit keeps no other branch back
-            self.faults.append(f"{self._repository}: {branch}: {head[:12]}: {error}")
+            self.faults.append(f"{self._repository}: {branch}: {short_commit(head)}: {error}")
             if tries < MOST_TRIES:
                 again = {"repository": self._repository, "branch": branch, "head": _text(record, "head")}
                 self._state.write_record(STAGE, key, {**again, "tried": head, "tries": tries})

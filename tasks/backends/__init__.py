@@ -1,8 +1,11 @@
-"""Where engines are built and run: one module a runtime, chosen by target."""
+"""Where engines are built and run: one module a runtime. `tasks.runtimes` is their table."""
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING
+
+from tasks.runtimes import RUNTIMES
 
 if TYPE_CHECKING:
     from tasks.backends.interface import Backend
@@ -10,12 +13,8 @@ if TYPE_CHECKING:
 CPU = "cpu"
 
 
-def backend_for(target: str) -> Backend:
-    """The backend of a target. Whether this host is that target shows when it is asked to do something."""
-    if target == CPU:
-        from tasks.backends.ort import OnnxRuntimeBackend  # noqa: PLC0415 - loads native libraries
-
-        return OnnxRuntimeBackend()
-    from tasks.backends.trt import TensorRtBackend  # noqa: PLC0415 - as above
-
-    return TensorRtBackend()
+def backend_of(runtime: str) -> Backend:
+    """The backend of a runtime. Whether this host has it, and the engine's target, shows when it is asked for work."""
+    module, _, name = RUNTIMES[runtime].backend.partition(":")
+    backend: Backend = getattr(importlib.import_module(f"{__name__}.{module}"), name)()
+    return backend

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
+
+from tasks.specs import BuildSpec, Dim, Frozen, InputSpec, Precision
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from pathlib import Path
 
     import numpy as np
 
     from tasks.records import BackendIdentity, EngineProfile
-    from tasks.specs import BuildSpec, Dim, InputSpec, Precision
 
 
-@dataclass(frozen=True)
-class BuildJob:
+class BuildJob(Frozen):
     """What to build, and where: a typed ONNX file into the empty folder `plan`.
 
     `plugins` are shared libraries that the engine needs. `timing_cache` is a file that the backend may read and
@@ -26,8 +26,8 @@ class BuildJob:
     onnx: Path
     plan: Path
     precision: Precision
-    inputs: Mapping[str, InputSpec]
-    dims: Mapping[str, Dim]
+    inputs: dict[str, InputSpec]
+    dims: dict[str, Dim]
     settings: BuildSpec
     plugins: tuple[Path, ...] = ()
     timing_cache: Path | None = None

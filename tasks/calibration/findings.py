@@ -11,7 +11,7 @@ from validation.drift import KS_LIMIT, PSI_LIMIT, UNSEEN_LIMIT, beyond_limits
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from tasks.calibration.report import FeatureLikeness, RangeCoverage, Resemblance, TokenCoverage
+    from tasks.calibration.report import FeatureDrift, RangeCoverage, Resemblance, TokenCoverage
 
 FEWEST = 20
 """Samples that a place must have on both sides to be compared on its own."""
@@ -93,20 +93,20 @@ def find_differences(resemblance: Resemblance) -> Iterator[Finding]:
     """Features, tokens and ranges in which the set is not like production; or that there are none to compare."""
     if not (resemblance.features or resemblance.tokens or resemblance.ranges):
         yield Finding(
-            check="likeness",
+            check="drift",
             sentence="nothing was compared: the inputs are masks without numbers, lengths or tokens, and the reference"
             " was not run; name its model",
         )
     yield from _find_features(resemblance.features)
     for row in resemblance.tokens:
         if lacks_tokens(row):
-            yield Finding(check="likeness", sentence=_say_tokens(row))
+            yield Finding(check="drift", sentence=_say_tokens(row))
     clipped = [row for row in resemblance.ranges if clips(row)]
     if clipped:
         yield Finding(check="range", sentence=_say_ranges(clipped, len(resemblance.ranges)))
 
 
-def differs(row: FeatureLikeness) -> bool:
+def differs(row: FeatureDrift) -> bool:
     """Whether there is evidence that a feature of the set is not distributed as in production."""
     return beyond_limits(row.psi_low, row.ks_low)
 
@@ -121,8 +121,8 @@ def clips(row: RangeCoverage) -> bool:
     return row.evident and row.worst_clipped > CLIPPING_LIMIT
 
 
-def _find_features(rows: Sequence[FeatureLikeness]) -> Iterator[Finding]:
-    places: dict[Place, list[FeatureLikeness]] = defaultdict(list)
+def _find_features(rows: Sequence[FeatureDrift]) -> Iterator[Finding]:
+    places: dict[Place, list[FeatureDrift]] = defaultdict(list)
     for row in rows:
         places[row.place].append(row)
     for place, found in places.items():
@@ -132,10 +132,10 @@ def _find_features(rows: Sequence[FeatureLikeness]) -> Iterator[Finding]:
             many = (
                 "" if len(found) == 1 else f"{len(far)} of {len(found)} features differ from production{where}; most: "
             )
-            yield Finding(check="likeness", sentence=f"{many}{_say_feature(far[0], where if not many else '')}")
+            yield Finding(check="drift", sentence=f"{many}{_say_feature(far[0], where if not many else '')}")
 
 
-def _say_feature(row: FeatureLikeness, where: str) -> str:
+def _say_feature(row: FeatureDrift, where: str) -> str:
     return (
         f"{row.feature} is distributed otherwise than in production{where}: D {row.ks:.2g}, at least {row.ks_low:.2g}"
         f" (limit {KS_LIMIT:g}); PSI {row.psi:.2g}, at least {row.psi_low:.2g} (limit {PSI_LIMIT:g})"

@@ -21,7 +21,7 @@ from tasks.calibration.activations import (
 from tasks.calibration.features import feature_names, find_masks, sample_digests, sample_features, token_counts
 from tasks.calibration.findings import FEWEST
 from tasks.calibration.reference_scores import join_scores, scores_of
-from tasks.calibration.report import FeatureLikeness, Place, Resemblance, TokenCoverage
+from tasks.calibration.report import FeatureDrift, Place, Resemblance, TokenCoverage
 from tasks.errors import InputError
 from tasks.samples.data_spec import SLICE, slices_in
 from tasks.samples.npz import FIRST_INDICES, load_arrays, shard_paths
@@ -224,7 +224,7 @@ def _join_strata(parts: Sequence[Mapping[str, Texts]], sizes: Sequence[int]) -> 
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def _compare(names: Sequence[str], ours: _Side, theirs: _Side) -> list[FeatureLikeness]:
+def _compare(names: Sequence[str], ours: _Side, theirs: _Side) -> list[FeatureDrift]:
     """Each feature in each place that both sides have; all samples weighed as production's strata are."""
     if not names:
         return []
@@ -239,7 +239,7 @@ def _compare(names: Sequence[str], ours: _Side, theirs: _Side) -> list[FeatureLi
         weighing = weights[left] if weights[left].any() else None
         found = compare(ours.features[left], theirs.features[right], weighing, comparisons=len(names) * len(places))
         rows += [
-            FeatureLikeness(
+            FeatureDrift(
                 feature=name,
                 place=place,
                 psi=one.psi,
@@ -285,7 +285,7 @@ def _compare_tokens(ours: _Side, theirs: _Side) -> Iterator[TokenCoverage]:
 
 @dataclass(frozen=True)
 class _Ran:
-    features: list[FeatureLikeness]
+    features: list[FeatureDrift]
     clipping: Clipping
     samples: tuple[int, int]
 

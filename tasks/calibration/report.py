@@ -32,7 +32,7 @@ class Place(Frozen):
         return "" if self.stratum is None else f"{self.stratum}={self.value}"
 
 
-class FeatureLikeness(Frozen):
+class FeatureDrift(Frozen):
     """How far a feature's distribution in the set lies from that in production, with one-sided lower bounds."""
 
     feature: str
@@ -85,7 +85,7 @@ class Resemblance(Frozen):
     production_samples: int
     counts: dict[str, dict[str, int]]
     production_counts: dict[str, dict[str, int]]
-    features: tuple[FeatureLikeness, ...] = ()
+    features: tuple[FeatureDrift, ...] = ()
     tokens: tuple[TokenCoverage, ...] = ()
     ranges: tuple[RangeCoverage, ...] = ()
     run: tuple[int, int] | None = None
@@ -94,7 +94,7 @@ class Resemblance(Frozen):
 class Finding(Frozen):
     """One thing that is wrong with a set, in a sentence."""
 
-    check: Literal["coverage", "freshness", "likeness", "range"]
+    check: Literal["coverage", "freshness", "drift", "range"]
     sentence: str
 
 

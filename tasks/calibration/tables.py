@@ -10,7 +10,7 @@ from validation.drift import KS_LIMIT, PSI_LIMIT, UNSEEN_LIMIT
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from tasks.calibration.report import CalibrationReport, FeatureLikeness
+    from tasks.calibration.report import CalibrationReport, FeatureDrift
 
 MOST_ROWS = 12
 Rows = list[list[str]]
@@ -52,7 +52,7 @@ def tables_of(report: CalibrationReport) -> list[Table]:
     return [table for table in tables if table[2]]
 
 
-def worst_features(features: Iterable[FeatureLikeness]) -> list[FeatureLikeness]:
+def worst_features(features: Iterable[FeatureDrift]) -> list[FeatureDrift]:
     """The features whose bounds are farthest beyond their limits, or nearest to them, first."""
     return sorted(features, key=lambda row: (-max(row.ks_low / KS_LIMIT, row.psi_low / PSI_LIMIT), -row.ks))
 
@@ -91,7 +91,7 @@ def _strata(report: CalibrationReport) -> Iterator[list[str]]:
         yield [_mark(bad), name, f"{row.samples:,}", minimum, _percent(row.share), share]
 
 
-def _feature(row: FeatureLikeness) -> list[str]:
+def _feature(row: FeatureDrift) -> list[str]:
     return [
         _mark(differs(row)),
         row.feature,

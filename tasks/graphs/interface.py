@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from tasks.specs import Dim, Frozen, InputSpec
 
 
 class CheckExportRequest(Frozen):
     """An exported graph and what the reference gave: `{number:05d}.npz` for each of the check shapes."""
 
-    onnx: str
-    expected: str
+    onnx: Path
+    expected: Path
     inputs: dict[str, InputSpec]
     outputs: tuple[str, ...]
     dims: dict[str, Dim]
     progress_before: int
-
-
-class CheckExportReply(Frozen):
-    """Largest |difference| by shape, in the outputs' own units."""
-
-    checks: dict[str, float]
 
 
 def export_steps(shapes: int) -> int:
@@ -28,16 +24,10 @@ def export_steps(shapes: int) -> int:
 
 
 class CheckTypedRequest(Frozen):
-    """A converted graph, the graph it came from, and what to run it on; paths are of this host."""
+    """A converted graph, the graph it came from, and what to run it on."""
 
-    onnx: str
-    original: str
+    onnx: Path
+    original: Path
     inputs: dict[str, InputSpec]
     dims: dict[str, Dim]
-    samples: str | None
-
-
-class CheckTypedReply(Frozen):
-    """The graph loads, runs at opt, and takes and gives what the original does. ModelOpt may raise its opset."""
-
-    opset: int
+    samples: Path | None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,19 +9,14 @@ import onnx
 import onnxruntime as ort
 
 from tasks.errors import StageError
-from tasks.graphs.interface import (
-    CheckExportReply,
-    CheckExportRequest,
-    CheckTypedReply,
-    CheckTypedRequest,
-    export_steps,
-)
+from tasks.graphs.interface import CheckExportRequest, CheckTypedRequest, export_steps
 from tasks.graphs.onnx_files import check_external_data, opset_of
 from tasks.samples.npz import load_arrays, shard_paths
 from tasks.samples.shapes import check_shapes, feeds_at, optimal_extents, shape_label
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     from tasks.samples.npz import Arrays
 
@@ -42,25 +36,25 @@ def open_session(path: Path) -> ort.InferenceSession:
     return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
-def check_export(raw: dict[str, Any], progress: Callable[[int, int], None]) -> CheckExportReply:
-    """Serve a CheckExportRequest.
+def check_export(raw: dict[str, Any], progress: Callable[[int, int], None]) -> dict[str, float]:
+    """Serve a CheckExportRequest; return the largest |difference| by shape, in the outputs' own units.
 
     Raises:
         StageError: ONNX Runtime cannot load or run the graph, or an output differs; output and shape are named.
     """
     request = CheckExportRequest.model_validate(raw)
     try:
-        session = open_session(Path(request.onnx))
+        session = open_session(request.onnx)
     except Exception as error:
         raise StageError(f"export: ONNX Runtime cannot load the exported graph: {error}") from error
     _check_signature(session, request)
     shapes = check_shapes(request.dims)
-    checks = {}
-    for number, (shape, path) in enumerate(zip(shapes, shard_paths(Path(request.expected)), strict=True), start=1):
+    checks: dict[str, float] = {}
+    for number, (shape, path) in enumerate(zip(shapes, shard_paths(request.expected), strict=True), start=1):
         label = shape_label(shape)
         checks[label] = _compare(session, request.outputs, load_arrays(path), label)
         progress(request.progress_before + number, export_steps(len(shapes)))
-    return CheckExportReply(checks=checks)
+    return checks
 
 
 def _check_signature(session: ort.InferenceSession, request: CheckExportRequest) -> None:
@@ -122,24 +116,23 @@ def _difference(name: str, found: np.ndarray[Any, Any], expected: np.ndarray[Any
     return largest
 
 
-def check_typed(raw: dict[str, Any], _progress: Callable[[int, int], None]) -> CheckTypedReply:
-    """Serve a CheckTypedRequest.
+def check_typed(raw: dict[str, Any], _progress: Callable[[int, int], None]) -> int:
+    """Serve a CheckTypedRequest; return the graph's opset, which ModelOpt may have raised.
 
     Raises:
         StageError: ONNX Runtime cannot load or run the graph, or its inputs or outputs are not the original's.
     """
     request = CheckTypedRequest.model_validate(raw)
     try:
-        session = open_session(Path(request.onnx))
-        samples = None if request.samples is None else Path(request.samples)
-        session.run(None, feeds_at(samples, request.inputs, optimal_extents(request.dims)))
+        session = open_session(request.onnx)
+        session.run(None, feeds_at(request.samples, request.inputs, optimal_extents(request.dims)))
     except Exception as error:
         raise StageError(f"ONNX Runtime cannot load or run the converted graph: {error}") from error
     converted = onnx.load(request.onnx, load_external_data=False)
     found, wanted = _signature(converted), _signature(onnx.load(request.original, load_external_data=False))
     if found != wanted:
         raise StageError(f"the converted graph takes and gives {found}, the exported one {wanted}")
-    return CheckTypedReply(opset=opset_of(converted))
+    return opset_of(converted)
 
 
 def _signature(model: onnx.ModelProto) -> list[tuple[str, str]]:

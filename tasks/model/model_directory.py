@@ -10,7 +10,7 @@ from tasks.errors import InputError
 from tasks.model.documents import parse, read_yaml
 from tasks.model.set_manifest import read_manifest
 from tasks.specs import ModelSpec
-from tasks.store.digests import digest_file
+from tasks.store.digests import digest_once
 from validation.policy import Policy, PolicyError, default_policy, policy_from_mapping
 from validation.rules import suggest
 
@@ -49,7 +49,7 @@ class ModelDirectory:
 
     def source_files(self) -> dict[str, str]:
         """Digest by relative path of every file that the module's code may read; see `source_paths`."""
-        return {name: digest_file(path)[0] for name, path in self.source_paths().items()}
+        return {name: digest_once(path) for name, path in self.source_paths().items()}
 
     def source_paths(self) -> dict[str, Path]:
         """Every file that the module's code may read, by its path relative to `root`.

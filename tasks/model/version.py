@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tasks.model.toolchain import toolchain
-from tasks.store.digests import digest_file, digest_json
+from tasks.store.digests import digest_json, digest_once
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -73,7 +73,7 @@ def content_of_directory(directory: ModelDirectory) -> ModelContent:
     Raises:
         InputError: a file of it leads out of it.
     """
-    return read_content(directory, lambda path: digest_file(path)[0])
+    return read_content(directory, digest_once)
 
 
 def read_content(directory: ModelDirectory, digest: Callable[[Path], str]) -> ModelContent:

@@ -28,19 +28,21 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from tasks.errors import EnginegateError, InputError, RefusedError, StageError
 from tasks.process.kernel import adopt_orphans, die_with, hide_environment, kill_descendants, limit_memory
+from tasks.process.start import PRIVATE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from types import TracebackType
 
     from typing_extensions import Self
 
-Reply = TypeVar("Reply", bound=BaseModel)
+Reply = TypeVar("Reply")
 
+START = str(Path(__file__).with_name("start.py"))
 LOG_TAIL_LINES = 24
 LOG_TAIL_BYTES = 64 << 10
 LONGEST_LOG_LINE = 1000
@@ -78,8 +80,9 @@ class Child:
     """A child process that serves requests to one function until it is closed.
 
     `entry` is `module:function`, run by this interpreter or by `python`. The function takes a request (a dict of JSON
-    values) and a callable for progress (done, total), and returns a pydantic model. What it must keep between requests
-    it keeps in its own module. `memory_limit_bytes` holds from before it imports anything but this module.
+    values) and a callable for progress (done, total), and returns a pydantic model or a JSON value. What it must keep
+    between requests it keeps in its own module. `memory_limit_bytes` holds from before it imports anything but this
+    module.
     """
 
     def __init__(
@@ -99,8 +102,8 @@ class Child:
         self._log = os.open(folder / "child.log", os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
         self._process = subprocess.Popen(
             [
-                *(python or sys.executable, "-m", "tasks.process.child"),
-                *(entry, str(writer), str(os.getpid()), str(memory_limit_bytes or "")),
+                *(python or sys.executable, START, entry),
+                *(str(writer), str(os.getpid()), str(memory_limit_bytes or "")),
             ],
             stdin=subprocess.PIPE,
             stdout=self._log,
@@ -225,7 +228,7 @@ class Child:
 
     def _validated(self, reply: type[Reply], result: object) -> Reply:
         try:
-            return reply.model_validate(result)
+            return TypeAdapter(reply).validate_python(result)
         except ValidationError:
             raise self._stopped(f"sent what is no {reply.__name__}") from None
 
@@ -277,7 +280,8 @@ def _environment(folder: Path, *, own: bool) -> dict[str, str]:
         **{name: os.environ[name] for name in ENVIRONMENT if name in os.environ},
         "HOME": str(folder),
         "TMPDIR": str(folder),
-        "PYTHONPATH": _python_path(own=own),
+        # Where else this very interpreter was told to look for packages.
+        "PYTHONPATH": os.environ.get("PYTHONPATH", "") if own else "",
         "PYTHONDONTWRITEBYTECODE": "1",
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # as NVML counts, by which the GPU was identified
         "PYTHONHASHSEED": "0",  # the order of a converter's sets must not change its bytes
@@ -288,12 +292,6 @@ def _environment(folder: Path, *, own: bool) -> dict[str, str]:
         # 0.05 ms then took 13.6 ms. ONNX Runtime's are told the same in `backends.ort`.
         "OMP_WAIT_POLICY": "PASSIVE",
     }
-
-
-def _python_path(*, own: bool) -> str:
-    """This project's folder, and, for this very interpreter, where else it was told to look for packages."""
-    inherited = os.environ.get("PYTHONPATH") if own else None
-    return os.pathsep.join(filter(None, (str(Path(__file__).resolve().parents[2]), inherited)))
 
 
 def _signal_name(number: int) -> str:
@@ -315,9 +313,14 @@ def call_in_child(
         return child.ask(request, reply, time_limit_s=time_limit_s, on_progress=on_progress)
 
 
-def _serve(entry: str, descriptor: int) -> None:
-    replies = os.fdopen(descriptor, "wb", buffering=0)
-    os.set_inheritable(descriptor, False)
+def serve(arguments: Sequence[str]) -> None:
+    """Serve requests in this process, which `tasks.process.start` has made a child; `arguments` are what it got."""
+    entry, descriptor, parent, memory_limit_bytes = arguments
+    die_with(int(parent))
+    adopt_orphans()  # so that a daemon of a library stays below it, and is killed with it
+    limit_memory(memory_limit_bytes)
+    replies = os.fdopen(int(descriptor), "wb", buffering=0)
+    os.set_inheritable(int(descriptor), False)
 
     def send(message: dict[str, Any]) -> None:
         replies.write(json.dumps(message).encode() + b"\n")
@@ -329,18 +332,11 @@ def _serve(entry: str, descriptor: int) -> None:
 
     def answer(line: bytes) -> dict[str, Any]:
         try:
-            result = getattr(importlib.import_module(module), function)(json.loads(line), progress)
-            return {"result": result.model_dump(mode="json")}
+            result = getattr(importlib.import_module(f"{PRIVATE}.{module}"), function)(json.loads(line), progress)
+            return {"result": result.model_dump(mode="json") if isinstance(result, BaseModel) else result}
         except Exception as error:  # noqa: BLE001 - whatever it is, the parent must hear of it
             traceback.print_exc()
             return {"error": type(error).__name__, "message": str(error)}
 
     for line in sys.stdin.buffer:
         send(answer(line))
-
-
-if __name__ == "__main__":
-    die_with(int(sys.argv[3]))
-    adopt_orphans()  # so that a daemon of a library stays below it, and is killed with it
-    limit_memory(sys.argv[4])
-    _serve(sys.argv[1], int(sys.argv[2]))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from modelopt.onnx.autocast import convert_to_mixed_precision
 
 from tasks.graphs.onnx_files import write_model
-from tasks.quantization.interface import AUTOCAST_DATA_MAX, ConvertReply, ConvertRequest
+from tasks.quantization.interface import AUTOCAST_DATA_MAX, ConvertRequest
 from tasks.samples.npz import save_shard
 from tasks.samples.shapes import optimal_extents, seeded_feeds
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-def convert(raw: dict[str, Any], _progress: Callable[[int, int], None]) -> ConvertReply:
+def convert(raw: dict[str, Any], _progress: Callable[[int, int], None]) -> dict[str, str]:
     """Serve a ConvertRequest.
 
     AutoCast runs the graph once to find the nodes whose values FP16 cannot hold. It gets seeded inputs, not the
     calibration set: that belongs to INT8, and FP16 must not change with it.
     """
     request = ConvertRequest.model_validate(raw)
-    probe = request.folder.parent / "probe"
+    probe = request.output.parent / "probe"
     probe.mkdir()
     save_shard(probe, 0, seeded_feeds(request.inputs, optimal_extents(request.dims)))
     model = convert_to_mixed_precision(
@@ -33,5 +33,5 @@ def convert(raw: dict[str, Any], _progress: Callable[[int, int], None]) -> Conve
         calibration_data=str(probe),
         providers=["cpu"],
     )
-    write_model(model, request.folder, external_bytes=request.external_bytes)
-    return ConvertReply(recipe={})
+    write_model(model, request.output, external_bytes=request.external_bytes)
+    return {}

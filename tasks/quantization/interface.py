@@ -31,32 +31,21 @@ AUTOCAST_DATA_MAX = 32768.0
 
 
 class ConvertRequest(Frozen):
-    """The graph to convert and the folder for the result; paths are of this host.
+    """The graph to convert and the folder for the result. The reply adds to the recipe, by name.
 
     `samples` holds calibration shards; it, `method` and `exclude` are there for INT8 only. `exclude` are nodes that
     stay as they are, by the names that `name_nodes` gives once `fold_transposed_weights` is done.
     """
 
-    onnx: str
-    output: str
+    onnx: Path
+    output: Path
     inputs: dict[str, InputSpec]
     dims: dict[str, Dim]
     batch_dim: str
     external_bytes: int
-    samples: str | None = None
+    samples: Path | None = None
     method: CalibrationMethod | None = None
     exclude: tuple[str, ...] = ()
-
-    @property
-    def folder(self) -> Path:
-        """Where the result goes."""
-        return Path(self.output)
-
-
-class ConvertReply(Frozen):
-    """The graph is in the folder that the request named; `recipe` adds to what is known of how it was made."""
-
-    recipe: dict[str, str]
 
 
 class CalibrationReader:
@@ -67,7 +56,7 @@ class CalibrationReader:
 
     def __init__(self, request: ConvertRequest, progress: Callable[[int, int], None]) -> None:
         assert request.samples is not None  # noqa: S101 - convert sends them for INT8
-        self._paths = shard_paths(Path(request.samples))
+        self._paths = shard_paths(request.samples)
         batch = request.dims[request.batch_dim]
         self._batch = batch.model_copy(update={"opt": max(batch.min, min(batch.max, CALIBRATION_BATCH))})
         self._progress = progress

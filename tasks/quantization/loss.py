@@ -82,11 +82,11 @@ def _number(loss: float | None) -> float:
 
 
 class LossRequest(Frozen):
-    """Two graphs and the samples to run them on; paths are of this host: two files and a folder of shards."""
+    """Two graphs and the samples to run them on: two files and a folder of shards."""
 
-    exported: str
-    quantized: str
-    samples: str
+    exported: Path
+    quantized: Path
+    samples: Path
     batch: Dim
     outputs: dict[str, OutputDeclaration]
     most_samples: int = LOSS_SAMPLES
@@ -95,9 +95,9 @@ class LossRequest(Frozen):
 def loss_in_child(raw: dict[str, Any], progress: Callable[[int, int], None]) -> Loss:
     """Child entry: serve a LossRequest. One shard and its outputs are in memory at a time."""
     request = LossRequest.model_validate(raw)
-    exported, quantized = (Graph(Path(path)) for path in (request.exported, request.quantized))
+    exported, quantized = (Graph(path) for path in (request.exported, request.quantized))
     meter = LossMeter(request.outputs)
-    for shard, done, total in take_evenly(Path(request.samples), request.most_samples):
+    for shard, done, total in take_evenly(request.samples, request.most_samples):
         meter.update(exported.run(shard, request.batch), quantized.run(shard, request.batch), shard)
         progress(done, total)
     return meter.result()

@@ -3,34 +3,33 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modelopt.onnx.quantization import quantize
 
 from tasks.graphs.onnx_files import opset_of, read_model, weight_bytes, write_model
-from tasks.quantization.interface import CalibrationReader, ConvertReply, ConvertRequest
+from tasks.quantization.interface import CalibrationReader, ConvertRequest
 from tasks.quantization.quantizable import find_quantizable, fold_transposed_weights, keep_float, name_nodes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-def convert(raw: dict[str, Any], progress: Callable[[int, int], None]) -> ConvertReply:
+def convert(raw: dict[str, Any], progress: Callable[[int, int], None]) -> dict[str, str]:
     """Serve a ConvertRequest with method `max`: the largest absolute value of each activation.
 
     Raises:
         StageError: `exclude` names what is not there or leaves nothing.
     """
     request = ConvertRequest.model_validate(raw)
-    model = read_model(Path(request.onnx))
+    model = read_model(request.onnx)
     fold_transposed_weights(model)
     name_nodes(model)  # as the other methods do, so that a node has one name whatever the method
     excluded = find_quantizable(model, request.exclude).excluded if request.exclude else ()
     opset, external = opset_of(model), weight_bytes(model) >= request.external_bytes
-    prepared = request.folder.parent / "prepared"
+    prepared = request.output.parent / "prepared"
     prepared.mkdir()
-    path = request.folder.parent / "quantized.onnx"
+    path = request.output.parent / "quantized.onnx"
     quantize(
         str(write_model(model, prepared, external_bytes=request.external_bytes)),
         quantize_mode="int8",
@@ -47,5 +46,5 @@ def convert(raw: dict[str, Any], progress: Callable[[int, int], None]) -> Conver
     )
     quantized = read_model(path)
     keep_float(quantized, excluded)
-    write_model(quantized, request.folder, external_bytes=request.external_bytes)
-    return ConvertReply(recipe={})
+    write_model(quantized, request.output, external_bytes=request.external_bytes)
+    return {}

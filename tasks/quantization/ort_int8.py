@@ -8,7 +8,6 @@ activations, even where another node reads the same activation quantized.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnx import shape_inference
@@ -17,7 +16,7 @@ from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
 from tasks.errors import StageError
 from tasks.graphs.onnx_files import read_model, weight_bytes, write_model
-from tasks.quantization.interface import CalibrationReader, ConvertReply, ConvertRequest
+from tasks.quantization.interface import CalibrationReader, ConvertRequest
 from tasks.quantization.ort_calibration import find_ranges
 from tasks.quantization.quantizable import (
     declare_types,
@@ -30,13 +29,14 @@ from tasks.quantization.quantizable import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     import onnx
 
     from tasks.quantization.quantizable import Plan
 
 
-def convert(raw: dict[str, Any], progress: Callable[[int, int], None]) -> ConvertReply:
+def convert(raw: dict[str, Any], progress: Callable[[int, int], None]) -> dict[str, str]:
     """Serve a ConvertRequest with method `minmax`, `entropy` or `percentile`.
 
     Raises:
@@ -49,8 +49,8 @@ def convert(raw: dict[str, Any], progress: Callable[[int, int], None]) -> Conver
     plan = find_quantizable(model, request.exclude)
     ranges = find_ranges(path, plan.activations, request.method, CalibrationReader(request, progress))
     quantized = quantize(model, plan, ranges)
-    write_model(quantized, request.folder, external_bytes=request.external_bytes)
-    return ConvertReply(recipe={"quantized_nodes": str(len(plan.nodes))})
+    write_model(quantized, request.output, external_bytes=request.external_bytes)
+    return {"quantized_nodes": str(len(plan.nodes))}
 
 
 def prepare(request: ConvertRequest) -> Path:
@@ -59,7 +59,7 @@ def prepare(request: ConvertRequest) -> Path:
     Raises:
         StageError: the graph has nothing to quantize.
     """
-    model = read_model(Path(request.onnx))
+    model = read_model(request.onnx)
     fold_transposed_weights(model)
     name_nodes(model)
     plan = find_quantizable(model)
@@ -71,7 +71,7 @@ def prepare(request: ConvertRequest) -> Path:
     if weight_bytes(model) < request.external_bytes:  # above it, inference would need the model twice on disk
         model = shape_inference.infer_shapes(model)
     declare_types(model, plan.activations)
-    prepared = request.folder.parent / "prepared"
+    prepared = request.output.parent / "prepared"
     prepared.mkdir()
     return write_model(model, prepared, external_bytes=request.external_bytes)
 

@@ -7,7 +7,6 @@ found once, for all layers.
 from __future__ import annotations
 
 import shutil
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks.graphs.onnx_files import read_model, write_model
@@ -20,6 +19,7 @@ from tasks.quantization.sensitivity import LayerSensitivity, Sensitivity, Sensit
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     import onnx
 
@@ -56,7 +56,7 @@ def measure(raw: dict[str, Any], progress: Callable[[int, int], None]) -> Sensit
 def _run_exported(request: SensitivityRequest, path: Path) -> list[tuple[Arrays, Arrays]]:
     """Shards of inputs with the outputs of the graph before it is quantized."""
     graph = Graph(path)
-    chosen = take_evenly(Path(request.data), request.most_samples)
+    chosen = take_evenly(request.data, request.most_samples)
     return [(shard, graph.run(shard, request.batch)) for shard, _, _ in chosen]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tasks.errors import InputError, StageError
@@ -15,7 +16,6 @@ from tasks.store.stage_cache import StageResult, run_cached
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from pathlib import Path
 
     from tasks.process.context import StageContext
     from tasks.records import DataArtifact, ExportedModel
@@ -72,7 +72,7 @@ class SensitivityRequest(Frozen):
     """What the child measures; `conversion` has the graph and the calibration samples, `data` the validation inputs."""
 
     conversion: ConvertRequest
-    data: str
+    data: Path
     batch: Dim
     outputs: dict[str, OutputDeclaration]
     most_samples: int = SENSITIVITY_SAMPLES
@@ -161,18 +161,18 @@ def _request(
             " the model as it was before"
         )
     conversion = ConvertRequest(
-        onnx=str(onnx),
-        output=str(folder / "result"),
+        onnx=onnx,
+        output=folder / "result",
         inputs=spec.inputs,
         dims=spec.dims,
         batch_dim=spec.batch_dim,
         external_bytes=onnx_files.EXTERNAL_DATA_BYTES,
-        samples=str(context.store.fetch(calibration.inputs, folder / "samples")),
+        samples=context.store.fetch(calibration.inputs, folder / "samples"),
         method=method,
     )
     return SensitivityRequest(
         conversion=conversion,
-        data=str(context.store.fetch(data.inputs, folder / "data")),
+        data=context.store.fetch(data.inputs, folder / "data"),
         batch=spec.dims[spec.batch_dim],
         outputs=spec.outputs,
     )

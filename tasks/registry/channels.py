@@ -12,83 +12,33 @@ import random
 import time
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from enum import Enum
-from typing import TYPE_CHECKING, Annotated, Literal
-
-from pydantic import Field, ValidationError
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from tasks.errors import InputError, RefusedError
 from tasks.objects.interface import ChangedError
-from tasks.records import LONGEST_REASON
-from tasks.registry.layout import channel_key
-from tasks.specs import ENGINE_ID, Digest, Frozen
+from tasks.registry.listeners import Listeners
+from tasks.registry.moves import Move
+from tasks.registry.trust import TrustedHistory
 from tasks.store.digests import canonical_json
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from tasks.objects.interface import ObjectStore
-    from tasks.registry.signing import Signature, Signed, Signing
+    from tasks.registry.moves import ChannelAddress, SignedMove
+    from tasks.registry.signing import Signed, Signing
 
-EngineId = Annotated[str, Field(pattern=ENGINE_ID.pattern)]
+Decided = TypeVar("Decided", Move, "Move | None")
 
 MOST_TRIES = 8
 FIRST_PAUSE_S = 0.02
-
-
-class ChannelName(str, Enum):
-    """The channels, in the order in which an engine goes through them."""
-
-    CANDIDATE = "candidate"
-    STAGING = "staging"
-    CANARY = "canary"
-    PRODUCTION = "production"
-
-    @property
-    def before(self) -> ChannelName | None:
-        """The step before; None for the first."""
-        order = list(ChannelName)
-        place = order.index(self)
-        return order[place - 1] if place else None
-
-
-class Move(Frozen):
-    """One move of a channel: to which engine, by digest of its manifest, from which, why, by whom and when (UTC).
-
-    `number` counts from 1, and `previous` is the digest of the move before. `override` is the reason for breaking a
-    rule of promotion, for ever in the history.
-    """
-
-    schema_version: Literal[1] = 1
-    model: str
-    target: str
-    channel: ChannelName
-    number: Annotated[int, Field(ge=1)]
-    previous: Digest | None
-    kind: Literal["promote", "rollback"]
-    engine_id: EngineId
-    manifest: Digest
-    before: EngineId | None
-    reason: Annotated[str, Field(max_length=LONGEST_REASON)]
-    override: Annotated[str, Field(max_length=LONGEST_REASON)] | None = None
-    who: Annotated[str, Field(min_length=1, max_length=LONGEST_REASON)]
-    when: Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00$")]
-
-
-@dataclass(frozen=True)
-class SignedMove:
-    """A move, the digest of its document, and who signed it."""
-
-    move: Move
-    digest: str
-    signature: Signature
 
 
 @dataclass(frozen=True)
 class Channel:
     """A channel as it was read: its moves, oldest first, and the version of the object."""
 
-    name: ChannelName
+    address: ChannelAddress
     moves: tuple[SignedMove, ...]
     tag: str | None
     envelopes: tuple[object, ...] = ()
@@ -100,80 +50,86 @@ class Channel:
 
 
 class Channels:
-    """The channels of a registry."""
+    """The channels of a registry. One object serves one reader, whose channels may only ever get longer."""
 
-    def __init__(self, objects: ObjectStore, signing: Signing) -> None:
-        self._objects, self._signing = objects, signing
-        # What the envelopes of the last channel hold, so that reading it again checks only what is new.
-        self._known: dict[bytes, Signed] = {}
+    def __init__(self, objects: ObjectStore, signing: Signing, listeners: Listeners | None = None) -> None:
+        self._objects, self._signing, self._listeners = objects, signing, listeners or Listeners()
+        # What the envelopes of the last channel hold and who signed them: facts of their bytes, so that reading it
+        # again opens only what is new. Whether they may be believed is asked of `TrustedHistory` at every reading.
+        self._opened: dict[bytes, Signed] = {}
+        self._final: dict[ChannelAddress, SignedMove] = {}
 
-    def read(self, model: str, target: str, name: ChannelName) -> Channel:
+    def read(self, address: ChannelAddress) -> Channel:
         """Read a channel and check every move of it.
 
         Raises:
-            RefusedError: it is damaged, a move was changed, dropped or comes from elsewhere, or is not signed by a
-                trusted key where a trust root is set.
+            RefusedError: it is damaged, a move was changed, dropped or comes from elsewhere, the newest is not signed
+                by a trusted key where a trust root is set, or this reader saw moves that are gone.
         """
-        found = self._objects.read(channel_key(model, target, name.value))
+        seen = self._final.get(address)  # before the object: another thread may see a longer history meanwhile
+        found = self._objects.read(address.key)
         if found is None:
-            return Channel(name, (), None)
-        what = f"channel {name.value} of {model} for {target}"
+            TrustedHistory(address, seen).require_seen()
+            return Channel(address, (), None)
         try:
-            envelopes = json.loads(found.content)["moves"]
-            sealed = [canonical_json(envelope) for envelope in envelopes]
-            opened = [
-                self._known.get(content) or self._open(content, f"{what}: move {number}", newest=number == len(sealed))
-                for number, content in enumerate(sealed, start=1)
-            ]
-            moves = tuple(SignedMove(Move.model_validate(one.document), one.digest, one.signature) for one in opened)
-        except (ValueError, KeyError, TypeError, RecursionError, ValidationError):
-            raise RefusedError(f"{what} is damaged; restore it from the bucket's versions or a backup") from None
-        _require_chain(moves, (model, target, name), what)
-        self._known = dict(zip(sealed[:-1], opened[:-1], strict=True))
-        return Channel(name, moves, found.tag, tuple(envelopes))
+            envelopes = tuple(json.loads(found.content)["moves"])
+            moves = self._believe(address, envelopes, seen)
+        except (ValueError, KeyError, TypeError, RecursionError):
+            raise RefusedError(
+                f"channel {address} is damaged; restore it from the bucket's versions or a backup"
+            ) from None
+        self._final[address] = moves[-1]
+        return Channel(address, moves, found.tag, envelopes)
 
-    def _open(self, content: bytes, what: str, *, newest: bool) -> Signed:
-        # Each move holds the digest of the one before: whoever signed the newest one signed them all.
-        return self._signing.open("move", content, what, vouched_for=not newest)
+    def _believe(
+        self, address: ChannelAddress, envelopes: Iterable[object], seen: SignedMove | None
+    ) -> tuple[SignedMove, ...]:
+        history, opened = TrustedHistory(address, seen), {}
+        for number, sealed in enumerate(map(canonical_json, envelopes), start=1):
+            what = f"channel {address}: move {number}"
+            opened[sealed] = self._opened.get(sealed) or self._signing.unseal("move", sealed, what)
+            history.add(opened[sealed])
+        moves = history.finish()
+        self._opened = opened
+        return moves
 
-    def move(
-        self,
-        model: str,
-        target: str,
-        name: ChannelName,
-        decide: Callable[[Channel], Move | None],
-    ) -> Channel:
+    def move(self, address: ChannelAddress, decide: Callable[[Channel], Decided]) -> Decided:
         """Move a channel as `decide` says for what it holds, which is asked again when somebody else moved it first.
 
-        `decide` returns None where nothing is left to do, and raises where the intent no longer holds.
+        `decide` returns None where nothing is left to do, and raises where the intent no longer holds. Whoever listens
+        is told of the move once it is written.
+
+        Returns:
+            The move that was written; None where nothing was left to do.
 
         Raises:
-            RefusedError: others moved it again and again in between.
+            RefusedError: see `read`, no reader would believe the move, or others moved the channel again and again.
         """
         for attempt in range(MOST_TRIES):
-            channel = self.read(model, target, name)
+            channel: Channel = self.read(address)
             move = decide(channel)
             if move is None:
-                return channel
+                return move
             sealed = json.loads(self._signing.seal("move", move.model_dump(mode="json")))
-            content = canonical_json({"moves": [*channel.envelopes, sealed]})
+            envelopes = (*channel.envelopes, sealed)
+            moves = self._believe(address, envelopes, channel.moves[-1] if channel.moves else None)
             try:
-                self._objects.replace(channel_key(model, target, name.value), content, channel.tag)
+                self._objects.replace(address.key, canonical_json({"moves": envelopes}), channel.tag)
             except ChangedError:
                 # For longer each time, by chance, so that the losers of a race do not meet again.
                 time.sleep(random.random() * FIRST_PAUSE_S * 2**attempt)  # noqa: S311 - no secret
                 continue
-            return self.read(model, target, name)
+            self._final[address] = moves[-1]
+            self._listeners.tell(move)
+            return move
         raise RefusedError(
-            f"channel {name.value} of {model} for {target} was moved by others {MOST_TRIES} times meanwhile; look at"
-            " `enginegate history` and try again"
+            f"channel {address} was moved by others {MOST_TRIES} times meanwhile; look at `enginegate history` and try"
+            " again"
         )
 
 
 def next_move(
     channel: Channel,
-    model: str,
-    target: str,
     *,
     kind: Literal["promote", "rollback"],
     engine_id: str,
@@ -183,11 +139,11 @@ def next_move(
     who: str,
 ) -> Move:
     """The move that follows the last one of a channel."""
-    last = channel.moves[-1] if channel.moves else None
+    address, last = channel.address, channel.moves[-1] if channel.moves else None
     return Move(
-        model=model,
-        target=target,
-        channel=channel.name,
+        model=address.model,
+        target=address.target,
+        channel=address.channel,
         number=len(channel.moves) + 1,
         previous=None if last is None else last.digest,
         kind=kind,
@@ -209,23 +165,12 @@ def move_before(channel: Channel) -> Move:
     Raises:
         InputError: there is none.
     """
-    standing: list[Move] = []
+    promotions: list[Move] = []
     for one in channel.moves:
         if one.move.kind == "promote":
-            standing.append(one.move)
-        elif standing:
-            standing.pop()
-    if len(standing) < 2:  # noqa: PLR2004 - the current one and the one before
-        raise InputError(f"channel {channel.name.value}: has no engine before the current one to return to")
-    return standing[-2]
-
-
-def _require_chain(moves: tuple[SignedMove, ...], place: tuple[str, str, ChannelName], what: str) -> None:
-    if not moves:
-        raise RefusedError(f"{what} has lost its history; restore it from the bucket's versions or a backup")
-    previous = None
-    for number, one in enumerate(moves, start=1):
-        move = one.move
-        if (move.model, move.target, move.channel) != place or move.number != number or move.previous != previous:
-            raise RefusedError(f"{what}: move {number} does not follow from the one before; do not use it")
-        previous = one.digest
+            promotions.append(one.move)
+        elif promotions:
+            promotions.pop()
+    if len(promotions) < 2:  # noqa: PLR2004 - the current one and the one before
+        raise InputError(f"channel {channel.address}: has no engine before the current one to return to")
+    return promotions[-2]

@@ -13,9 +13,8 @@ from pydantic import ValidationError
 from tasks.errors import InputError, RefusedError
 from tasks.process.child import ignore_progress
 from tasks.records import Cell, EngineManifest
-from tasks.registry.evidence import artifacts_of, find_contradictions
-from tasks.registry.layout import ENGINES, blob_key, manifest_key
-from tasks.specs import Precision
+from tasks.registry.evidence import artifacts_of, find_contradictions, find_objections
+from tasks.registry.layout import ENGINES, blob_key, cell_at, manifest_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -35,9 +34,6 @@ CIRCUMSTANCES = {
 }  # fmt: skip
 
 
-_DEPTH = 4  # parts of a cell in a manifest's key
-
-
 @dataclass(frozen=True)
 class SignedManifest:
     """A manifest, the digest of its document, who signed it, and its envelope as it was read."""
@@ -52,7 +48,7 @@ class Engines:
     """The engines of a registry."""
 
     def __init__(self, objects: ObjectStore, signing: Signing) -> None:
-        self.objects, self._signing = objects, signing
+        self._objects, self._signing = objects, signing
 
     def publish(
         self,
@@ -73,7 +69,7 @@ class Engines:
             RefusedError: the verdict is no pass and there is no override, a file does not match its digest, or the
                 engine id is taken by an engine of other content.
         """
-        faults = find_contradictions(manifest)
+        faults = find_contradictions(manifest) + find_objections(manifest)
         if faults:
             raise RefusedError(f"{manifest.engine_id} is not registered: {'; '.join(faults)}")
         registered = self.has(manifest.cell)
@@ -82,7 +78,7 @@ class Engines:
         self._give_all(kept, folders, on_progress)
         if registered:
             return False
-        if self.objects.create(manifest_key(manifest.cell), sealed):
+        if self._objects.create(manifest_key(manifest.cell), sealed):
             # Files that nothing named until now may have been removed as such meanwhile.
             if self.missing_files(manifest):
                 self._give_all(manifest, folders, on_progress)
@@ -100,10 +96,10 @@ class Engines:
     def _give(self, artifact: Artifact, folder: Path, on_progress: Callable[[int, int], None]) -> None:
         for file in artifact.files:
             key, source = blob_key(file.digest), folder / file.path
-            if self.objects.upload(key, source, file.digest, on_progress) or self._fault(file) is None:
+            if self._objects.upload(key, source, file.digest, on_progress) or self._fault(file) is None:
                 continue
-            self.objects.delete(key)  # it was damaged since
-            self.objects.upload(key, source, file.digest, on_progress)
+            self._objects.delete(key)  # it was damaged since
+            self._objects.upload(key, source, file.digest, on_progress)
 
     def _same_or_refuse(self, manifest: EngineManifest) -> EngineManifest:
         """The manifest that is registered under this engine id."""
@@ -120,15 +116,8 @@ class Engines:
 
     def list_cells(self, model: str | None = None) -> list[Cell]:
         """All engines, or those of a model, sorted by engine id; their manifests are not read yet."""
-        cells = []
-        for entry in self.objects.list(ENGINES if model is None else f"{ENGINES}{model}/"):
-            parts = entry.key.removeprefix(ENGINES).split("/")
-            if len(parts) == _DEPTH + 1 and parts[-1] == "manifest.json":
-                model, version, target, precision = parts[:_DEPTH]
-                try:
-                    cells.append(Cell(model=model, version=version, target=target, precision=Precision(precision)))
-                except ValueError:  # a key that no publisher made
-                    continue
+        listed = self._objects.list(ENGINES if model is None else f"{ENGINES}{model}/")
+        cells = [cell for entry in listed if (cell := cell_at(entry.key)) is not None]
         return sorted(cells, key=lambda cell: cell.engine_id)
 
     def read_manifest(self, cell: Cell) -> EngineManifest:
@@ -143,7 +132,7 @@ class Engines:
             RefusedError: the manifest is damaged, another engine's, or not signed by a trusted key where a trust root
                 is set.
         """
-        found = self.objects.read(manifest_key(cell))
+        found = self._objects.read(manifest_key(cell))
         if found is None:
             raise InputError(f"{cell.engine_id} is not registered; `enginegate engines` lists what is")
         opened = self._signing.open("manifest", found.content, f"{cell.engine_id}: its manifest")
@@ -160,7 +149,7 @@ class Engines:
 
     def has(self, cell: Cell) -> bool:
         """Whether an engine is registered; its manifest is not read."""
-        return self.objects.size(manifest_key(cell)) is not None
+        return self._objects.size(manifest_key(cell)) is not None
 
     def missing_files(self, manifest: EngineManifest) -> list[str]:
         """The files of an engine that are not there with their sizes; their bytes are not read."""
@@ -168,7 +157,7 @@ class Engines:
             f"{role}: {file.path}"
             for role, artifact in artifacts_of(manifest).items()
             for file in artifact.files
-            if self.objects.size(blob_key(file.digest)) != file.size_bytes
+            if self._objects.size(blob_key(file.digest)) != file.size_bytes
         ]
 
     def verify(self, cell: Cell, on_progress: Callable[[int, int], None] = ignore_progress) -> list[str]:
@@ -186,7 +175,7 @@ class Engines:
             manifest = self.read_manifest(cell)
         except RefusedError as error:
             return [str(error)]
-        faults = find_contradictions(manifest)
+        faults = find_contradictions(manifest) + find_objections(manifest)
         for role, artifact in artifacts_of(manifest).items():
             faults += [f"{role}: {fault}" for file in artifact.files if (fault := self._fault(file, on_progress))]
         return faults
@@ -194,7 +183,7 @@ class Engines:
     def _fault(self, file: ArtifactFile, on_progress: Callable[[int, int], None] = ignore_progress) -> str | None:
         """What is wrong with a file, all of which is read."""
         try:
-            self.objects.check(blob_key(file.digest), file.digest, _within(file, on_progress))
+            self._objects.check(blob_key(file.digest), file.digest, _within(file, on_progress))
         except RefusedError as error:
             return f"{file.path}: {error}"
         return None
@@ -208,7 +197,7 @@ class Engines:
         for file in artifact.files:
             path = folder / file.path
             path.parent.mkdir(parents=True, exist_ok=True)
-            self.objects.download(blob_key(file.digest), path, file.digest, _within(file, on_progress))
+            self._objects.download(blob_key(file.digest), path, file.digest, _within(file, on_progress))
 
 
 def _within(file: ArtifactFile, on_progress: Callable[[int, int], None]) -> Callable[[int, int], None]:

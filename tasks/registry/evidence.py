@@ -1,4 +1,4 @@
-"""Whether a manifest holds together: its digests, and a verdict that follows from the evidence in it."""
+"""Whether a manifest holds together, and whether what it holds is let into a registry: two questions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def find_contradictions(manifest: EngineManifest) -> list[str]:
-    """What in a manifest contradicts itself or forbids it a place in a registry, one sentence each."""
+    """Integrity: where a manifest contradicts its digests or the evidence for its verdict, one sentence each."""
     faults = [
         f"{role}: the list of files does not match {artifact.digest}"
         for role, artifact in artifacts_of(manifest).items()
@@ -25,10 +25,14 @@ def find_contradictions(manifest: EngineManifest) -> list[str]:
         faults.append(f"engine_id: {manifest.engine_id} is not that of its cell, {manifest.cell.engine_id}")
     if manifest.policy_digest != policy_digest(manifest.policy):
         faults.append("policy: is not the one of its digest")
-    faults += _verdict_faults(manifest)
-    if manifest.verdict.outcome is not Outcome.PASS and manifest.override is None:
-        faults.append(f"verdict: is {manifest.verdict.outcome.value}, and only a pass may be registered")
-    return faults
+    return faults + _verdict_faults(manifest)
+
+
+def find_objections(manifest: EngineManifest) -> list[str]:
+    """Admission: why an engine may not be in a registry, where only a pass may, or what a person overrode."""
+    if manifest.verdict.outcome is Outcome.PASS or manifest.override is not None:
+        return []
+    return [f"verdict: is {manifest.verdict.outcome.value}, and only a pass may be registered"]
 
 
 def policy_digest(policy: Policy) -> str:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from tasks.records import Cell
+from tasks.errors import InputError
+from tasks.records import Cell
 
 BLOBS, ENGINES, CHANNELS = "blobs/", "engines/", "channels/"
 
@@ -17,10 +15,15 @@ def blob_key(digest: str) -> str:
 
 
 def manifest_key(cell: Cell) -> str:
-    """`engines/<model>/<version>/<target>/<precision>/manifest.json`."""
-    return f"{ENGINES}{cell.model}/{cell.version}/{cell.target}/{cell.precision.value}/manifest.json"
+    """`engines/<model>/<version>/<target>/<precision>/manifest.json`; see `Cell.place` for other runtimes."""
+    return f"{ENGINES}{cell.model}/{cell.version}/{cell.place}/{cell.precision.value}/manifest.json"
 
 
-def channel_key(model: str, target: str, channel: str) -> str:
-    """`channels/<model>/<target>/<channel>.json`."""
-    return f"{CHANNELS}{model}/{target}/{channel}.json"
+def cell_at(key: str) -> Cell | None:
+    """The cell whose manifest lies there; None where no publisher puts one."""
+    try:
+        model, version, place, precision, _ = key.removeprefix(ENGINES).split("/")
+        cell = Cell.parse(f"{model}-{place}-{precision}@{version}")
+    except (ValueError, InputError):
+        return None
+    return cell if manifest_key(cell) == key else None

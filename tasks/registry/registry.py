@@ -9,13 +9,14 @@ from tasks.registry.engines import Engines
 
 if TYPE_CHECKING:
     from tasks.objects.interface import ObjectStore
+    from tasks.registry.listeners import Listeners
     from tasks.registry.signing import Signing
 
 
-class Registry(Engines):
-    """Engines, with `channels` beside them."""
+class Registry:
+    """`engines` and `channels` over the same `objects`, signed and trusted by the same `signing`."""
 
-    def __init__(self, objects: ObjectStore, signing: Signing) -> None:
-        super().__init__(objects, signing)
-        self.signing = signing
-        self.channels = Channels(objects, signing)
+    def __init__(self, objects: ObjectStore, signing: Signing, listeners: Listeners | None = None) -> None:
+        self.objects, self.signing = objects, signing
+        self.engines = Engines(objects, signing)
+        self.channels = Channels(objects, signing, listeners)

@@ -16,6 +16,7 @@ from tasks.process.child import ignore_progress
 from tasks.records import Cell
 from tasks.registry.evidence import artifacts_of
 from tasks.registry.layout import BLOBS, blob_key, manifest_key
+from tasks.registry.moves import ChannelAddress
 from tasks.registry.survey import read_channels, read_manifests, survey_registry
 from tasks.store.digests import artifact_digest
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from tasks.records import EngineManifest
     from tasks.registry.engines import SignedManifest
     from tasks.registry.registry import Registry
-    from tasks.registry.survey import Place, Survey
+    from tasks.registry.survey import Survey
 
 _BLOB_KEY = re.compile(rf"{BLOBS}sha256/[0-9a-f]{{2}}/[0-9a-f]{{62}}")
 
@@ -150,22 +151,16 @@ def _read_holds(registry: Registry, survey: Survey) -> tuple[dict[str, Held], li
 
     Channels of every engine's model and target are asked for by name too: a listing passes links over.
     """
-    places = survey.places | {(cell.model, cell.target) for cell in survey.engines}
-    channels, faults = read_channels(registry, places)
+    of_engines = (ChannelAddress.all_of(cell.model, cell.target) for cell in survey.engines)
+    channels, faults = read_channels(registry, survey.channels.union(*of_engines))
     now: dict[str, list[str]] = {}
     past: dict[str, list[str]] = {}
-    for place, found in channels.items():
-        for channel in found:
-            for one in channel.moves:
-                names = now if one is channel.moves[-1] else past
-                names.setdefault(one.move.engine_id, []).append(_called(channel.name.value, place))
+    for channel in channels:
+        for one in channel.moves:
+            names = now if one is channel.moves[-1] else past
+            names.setdefault(one.move.engine_id, []).append(str(channel.address))
     held = {engine: Held(engine, Hold.HISTORY, _joined(names)) for engine, names in past.items()}
     return held | {engine: Held(engine, Hold.CHANNEL, _joined(names)) for engine, names in now.items()}, faults
-
-
-def _called(channel: str, place: Place) -> str:
-    model, target = place
-    return f"{channel} of {model} for {target}"
 
 
 def _joined(names: list[str]) -> str:
@@ -217,7 +212,7 @@ def _is_registered(registry: Registry, engine_id: str) -> bool:
         cell = Cell.parse(engine_id)
     except InputError:
         return False
-    return registry.has(cell)
+    return registry.engines.has(cell)
 
 
 def _held_files(entries: Iterable[Entry], named: Mapping[str, str], before: datetime) -> list[Held]:
@@ -240,7 +235,7 @@ def _find_incomplete(
     for manifest in manifests:
         if _is_whole(manifest, entries) or registry.objects.size(manifest_key(manifest.cell)) is None:
             continue
-        missing = registry.missing_files(manifest)
+        missing = registry.engines.missing_files(manifest)
         if missing:
             found.append(f"{manifest.engine_id} lacks {', '.join(missing)}; convert it again, which mends it")
     return found

@@ -19,6 +19,7 @@ from tasks.store.digests import canonical_json
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from securesystemslib.dsse import Envelope
     from securesystemslib.signer import CryptoSigner, SSlibKey
 
 _SHOWN = 12
@@ -36,13 +37,26 @@ class Signature:
     verified: tuple[str, ...] | None
 
     @property
-    def standing(self) -> str:
+    def words(self) -> str:
         """What people are told: `signed by …`, `signed, not verified`, `unsigned`, or that its key is not trusted."""
         if self.verified:
             return f"signed by {', '.join(key[:_SHOWN] for key in self.verified)}"
         if not self.claimed:
             return "unsigned"
         return "signed, not verified" if self.verified is None else "signed by a key that is not trusted"
+
+    def require_trusted(self, what: str) -> None:
+        """Check that a trusted key signed, where a trust root is set.
+
+        Raises:
+            RefusedError: none did; the message starts with `what`.
+        """
+        if self.verified is None or self.verified:
+            return
+        who = "by keys that are not trusted" if self.claimed else "by nobody"
+        raise RefusedError(
+            f"{what} is signed {who}; sign it with a trusted key, or add its public key to ENGINEGATE_TRUST"
+        )
 
 
 @dataclass(frozen=True)
@@ -100,20 +114,29 @@ class Signing:
                 f"{error}. ENGINEGATE_SIGNING_KEY names the key that signs here; nothing was written"
             ) from None
 
-    def open(self, kind: str, content: bytes, what: str, *, vouched_for: bool = False) -> Signed:
-        """What an envelope holds, checked.
+    def open(self, kind: str, content: bytes, what: str) -> Signed:
+        """What an envelope holds, signed by a trusted key where a trust root is set; see `unseal`.
+
+        Raises:
+            RefusedError: it is damaged, of another kind, or not signed by a trusted key.
+        """
+        signed = self.unseal(kind, content, what)
+        signed.signature.require_trusted(what)
+        return signed
+
+    def unseal(self, kind: str, content: bytes, what: str) -> Signed:
+        """What an envelope holds and who signed it, which follows from its bytes; the caller says if that is enough.
 
         Args:
             kind: `manifest` or `move`.
             content: of the envelope.
             what: names it in errors.
-            vouched_for: a signed document holds this one's digest, so that its own signature need not count any more.
 
         Raises:
-            RefusedError: it is damaged, of another kind, or not signed by a trusted key where a trust root is set.
+            RefusedError: it is damaged or of another kind.
         """
         from securesystemslib.dsse import Envelope  # noqa: PLC0415
-        from securesystemslib.exceptions import FormatError, VerificationError  # noqa: PLC0415
+        from securesystemslib.exceptions import FormatError  # noqa: PLC0415
 
         try:
             raw = json.loads(content)
@@ -129,18 +152,18 @@ class Signing:
             or not isinstance(document, dict)
         ):
             raise RefusedError(f"{what} was changed after it was written; do not use it")
+        return Signed(document, digest, Signature(claimed, self._verified(envelope)))
+
+    def _verified(self, envelope: Envelope) -> tuple[str, ...] | None:
+        """Ids of the trusted keys that signed; None where no trust root is set."""
+        from securesystemslib.exceptions import VerificationError  # noqa: PLC0415
+
         if self._trusted is None:
-            return Signed(document, digest, Signature(claimed, None))
+            return None
         try:
-            accepted = envelope.verify(list(self._trusted), 1)
+            return tuple(sorted(envelope.verify(list(self._trusted), 1)))
         except VerificationError:
-            if vouched_for:
-                return Signed(document, digest, Signature(claimed, ()))
-            who = "by keys that are not trusted" if envelope.signatures else "by nobody"
-            raise RefusedError(
-                f"{what} is signed {who}; sign it with a trusted key, or add its public key to ENGINEGATE_TRUST"
-            ) from None
-        return Signed(document, digest, Signature(claimed, tuple(sorted(accepted))))
+            return ()
 
 
 def _type(kind: str) -> str:

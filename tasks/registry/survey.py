@@ -6,40 +6,37 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
-
 from tasks.errors import InputError, RefusedError
 from tasks.process.child import ignore_progress
-from tasks.records import Cell
-from tasks.registry.channels import ChannelName
-from tasks.registry.layout import CHANNELS, ENGINES, channel_key, manifest_key
-from tasks.specs import TARGET, Name, Precision
+from tasks.registry.layout import CHANNELS, ENGINES, cell_at, manifest_key
+from tasks.registry.moves import ChannelAddress, ChannelName
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from tasks.objects.interface import Entry, ObjectStore
+    from tasks.records import Cell
     from tasks.registry.channels import Channel
     from tasks.registry.engines import SignedManifest
     from tasks.registry.registry import Registry
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-Place = tuple[str, str]
-"""A model and a target: what has channels."""
 
 # A manifest takes some 5 ms to check and, in S3, 20 ms or more to come.
 READERS = 8
 _TOLD = 5
-_NAME = TypeAdapter(Name)
 
 
 @dataclass(frozen=True)
 class Survey:
-    """Engines, with their manifests as they were listed; (model, target) that have a channel; and foreign keys."""
+    """What is there: engines, with their manifests as they were listed, channels, and foreign keys.
+
+    Where a model has one channel for a target, all four are listed.
+    """
 
     engines: dict[Cell, Entry]
-    places: frozenset[Place]
+    channels: frozenset[ChannelAddress]
     strangers: tuple[str, ...]
 
     @property
@@ -56,54 +53,26 @@ def survey_registry(objects: ObjectStore, model: str | None = None) -> Survey:
     """List what a registry holds, of one model or of all; nothing is read yet."""
     below = "" if model is None else f"{model}/"
     engines, strangers = list_engines(objects, below)
-    places = set()
+    channels: set[ChannelAddress] = set()
     for entry in objects.list(f"{CHANNELS}{below}"):
-        place = _place_of(entry.key)
-        if place is None:
+        address = ChannelAddress.from_key(entry.key)
+        if address is None:
             strangers.append(entry.key)
         else:
-            places.add(place)
-    return Survey(engines, frozenset(places), tuple(strangers))
+            channels.update(ChannelAddress.all_of(address.model, address.target))
+    return Survey(engines, frozenset(channels), tuple(strangers))
 
 
 def list_engines(objects: ObjectStore, below: str = "") -> tuple[dict[Cell, Entry], list[str]]:
     """The engines by id, each with its manifest as it is listed, and the keys among them that are no manifest's."""
     found, strangers = {}, []
     for entry in objects.list(f"{ENGINES}{below}"):
-        cell = _cell_of(entry.key)
+        cell = cell_at(entry.key)
         if cell is None:
             strangers.append(entry.key)
         else:
             found[cell] = entry
     return dict(sorted(found.items(), key=lambda item: item[0].engine_id)), strangers
-
-
-def _cell_of(key: str) -> Cell | None:
-    try:
-        model, version, target, precision, _ = key.removeprefix(ENGINES).split("/")
-        cell = Cell(model=model, version=version, target=target, precision=Precision(precision))
-    except ValueError:  # also of pydantic
-        return None
-    return cell if manifest_key(cell) == key else None
-
-
-def _place_of(key: str) -> Place | None:
-    try:
-        model, target, file = key.removeprefix(CHANNELS).split("/")
-        name = ChannelName(file.removesuffix(".json"))
-    except ValueError:
-        return None
-    known = is_model_name(model) and TARGET.fullmatch(target) and channel_key(model, target, name.value) == key
-    return (model, target) if known else None
-
-
-def is_model_name(text: str) -> bool:
-    """Whether a model may be called so."""
-    try:
-        _NAME.validate_python(text)
-    except ValidationError:
-        return False
-    return True
 
 
 def in_threads(
@@ -133,7 +102,7 @@ def read_manifests(
 
     def read(cell: Cell) -> SignedManifest | str | None:
         try:
-            return registry.read_signed(cell)
+            return registry.engines.read_signed(cell)
         except RefusedError as error:
             return str(error)
         except InputError:
@@ -147,20 +116,19 @@ def read_manifests(
     return {cell: found for cell, found in results.items() if found and not isinstance(found, str)}, faults
 
 
-def read_channels(registry: Registry, places: Iterable[Place]) -> tuple[dict[Place, list[Channel]], list[str]]:
-    """The four channels of each place, empty ones too, as far as they verify, and what is wrong with the others."""
+def read_channels(registry: Registry, addresses: Iterable[ChannelAddress]) -> tuple[list[Channel], list[str]]:
+    """Channels, empty ones too, as far as they verify, and what is wrong with the others.
 
-    def read(asked: tuple[Place, ChannelName]) -> Channel | str:
-        (model, target), name = asked
+    They come by model and target, and of these in the order of the steps.
+    """
+
+    def read(address: ChannelAddress) -> Channel | str:
         try:
-            return registry.channels.read(model, target, name)
+            return registry.channels.read(address)
         except RefusedError as error:
             return str(error)
 
-    asked = [(place, name) for place in sorted(places) for name in ChannelName]
-    results = in_threads(read, asked)
-    channels: dict[Place, list[Channel]] = {}
-    for (place, _), found in zip(asked, results, strict=True):
-        if not isinstance(found, str):
-            channels.setdefault(place, []).append(found)
+    steps = list(ChannelName)
+    results = in_threads(read, sorted(addresses, key=lambda one: (one.model, one.target, steps.index(one.channel))))
+    channels = [found for found in results if not isinstance(found, str)]
     return channels, [found for found in results if isinstance(found, str)]

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from tasks.errors import InputError, RefusedError
 from tasks.process.child import ignore_progress
 from tasks.registry.layout import BLOBS, manifest_key
+from tasks.registry.moves import ChannelAddress
 from tasks.registry.retention import files_of, refuse_removal
 from tasks.registry.survey import in_threads, list_engines, read_channels, read_manifests
 
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from tasks.records import Cell, EngineManifest
     from tasks.registry.registry import Registry
     from tasks.registry.retention import LooseEngine, RemovalPlan
-    from tasks.registry.survey import Place
 
 # Files between two looks at what was registered meanwhile: a second or two in S3.
 BATCH = 256
@@ -98,7 +98,7 @@ def _remove_engines(
 def _remove_manifest(registry: Registry, engine: LooseEngine) -> bytes | None:
     """Remove a manifest and return it; None where the engine is needed by now, or not the one that was looked at."""
     cell, objects = engine.cell, registry.objects
-    if cell.engine_id in _promoted(registry, {(cell.model, cell.target)}):
+    if cell.engine_id in _promoted(registry, [cell]):
         return None
     if engine.entry not in objects.list(engine.entry.key):
         return None
@@ -109,16 +109,17 @@ def _remove_manifest(registry: Registry, engine: LooseEngine) -> bytes | None:
     return found.content
 
 
-def _promoted(registry: Registry, places: Iterable[Place]) -> set[str]:
-    """The engines that moves of these channels name."""
-    channels, faults = read_channels(registry, places)
+def _promoted(registry: Registry, cells: Iterable[Cell]) -> set[str]:
+    """The engines that moves of any channel of these cells' models and targets name."""
+    addresses = {address for cell in cells for address in ChannelAddress.all_of(cell.model, cell.target)}
+    channels, faults = read_channels(registry, addresses)
     refuse_removal(faults)
-    return {one.move.engine_id for found in channels.values() for channel in found for one in channel.moves}
+    return {one.move.engine_id for channel in channels for one in channel.moves}
 
 
 def _return_promoted(registry: Registry, removed: dict[Cell, bytes]) -> set[Cell]:
     """Put back the manifests of engines that were promoted while they were removed; return these engines."""
-    promoted = _promoted(registry, {(cell.model, cell.target) for cell in removed})
+    promoted = _promoted(registry, removed)
     returned = {cell for cell in removed if cell.engine_id in promoted}
     for cell in returned:
         try:

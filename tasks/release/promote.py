@@ -12,25 +12,26 @@ from typing import TYPE_CHECKING, Literal
 
 from tasks.errors import InputError, RefusedError, printable
 from tasks.records import LONGEST_REASON, Override
-from tasks.registry.channels import ChannelName, move_before, next_move
+from tasks.registry.channels import move_before, next_move
+from tasks.registry.moves import ChannelName
 from tasks.release.publish import publish_engine
 from tasks.release.select import (
-    check_place,
     engine_of,
     fastest_of_newest,
     find_engine,
     parse_engine,
     points_at,
     read_current,
-    require_sound,
+    require_servable,
 )
 from tasks.rule_view import deciding_sentence
 from validation.verdict import Outcome
 
 if TYPE_CHECKING:
     from tasks.process.context import StageContext
-    from tasks.registry.channels import Channel, Move
+    from tasks.registry.channels import Channel
     from tasks.registry.engines import SignedManifest
+    from tasks.registry.moves import ChannelAddress, Move
     from tasks.registry.registry import Registry
     from tasks.store.interface import ArtifactStore
 
@@ -48,8 +49,6 @@ class Proposal:
     override registers the engine first; until then its `proposed.digest` is that of the manifest without one.
     """
 
-    model: str
-    target: str
     channel: Channel
     kind: Literal["promote", "rollback"]
     current: SignedManifest | None
@@ -60,9 +59,9 @@ class Proposal:
     current_fault: str | None = None
 
     @property
-    def place(self) -> str:
-        """The channel in words: `staging of essay-scorer for t4`."""
-        return f"{self.channel.name.value} of {self.model} for {self.target}"
+    def address(self) -> ChannelAddress:
+        """The channel that would move."""
+        return self.channel.address
 
     @property
     def is_done(self) -> bool:
@@ -72,66 +71,58 @@ class Proposal:
 
 
 def propose_promotion(
-    registry: Registry, store: ArtifactStore, model: str, target: str, to: ChannelName, engine_id: str | None
+    registry: Registry, store: ArtifactStore, address: ChannelAddress, engine_id: str | None
 ) -> Proposal:
     """What a promotion would do. Nothing is moved.
 
     Args:
         registry: with the engine and the channels.
         store: where this host kept the engines that it converted and that did not pass.
-        model: the model's name.
-        target: where the engine runs.
-        to: the channel to move.
+        address: the channel to move.
         engine_id: the engine; None for what the step before points at. `candidate`, and `staging` where there is no
             candidate, get the fastest engine that passed of the version that was converted last.
 
     Raises:
-        InputError: a name is none, the engine is of another model or target, or there is no such engine.
+        InputError: the engine's id is none or of another model or target, or there is no such engine.
         RefusedError: a channel or a manifest is damaged, not signed by a trusted key where a trust root is set, or
             contradicts itself, or files of the engine are missing.
     """
-    check_place(model, target)
     _require_trusted_signature(registry)
-    cell = None if engine_id is None else parse_engine(engine_id, model, target)
-    channel = registry.channels.read(model, target, to)
-    before = _step_before(registry, model, target, to, needed=cell is None)
+    cell = None if engine_id is None else parse_engine(engine_id, address)
+    channel = registry.channels.read(address)
+    before = _step_before(registry, address, needed=cell is None)
     if cell is not None:
         proposed, registered = find_engine(registry, store, cell)
     else:
-        proposed, registered = _default(registry, model, target, to, before), True
+        proposed, registered = _default(registry, address, before), True
     current, fault = read_current(registry, channel)
     return Proposal(
-        model=model,
-        target=target,
         channel=channel,
         kind="promote",
         current=current,
         proposed=proposed,
-        objections=(*_skipped_step(to, before, proposed), *_lacking_pass(proposed)),
+        objections=(*_skipped_step(address, before, proposed), *_lacking_pass(proposed)),
         override=None,
         registered=registered,
         current_fault=fault,
     )
 
 
-def propose_rollback(registry: Registry, model: str, target: str, name: ChannelName) -> Proposal:
+def propose_rollback(registry: Registry, address: ChannelAddress) -> Proposal:
     """What a return of a channel to the engine before would do. Nothing is moved.
 
     Raises:
-        InputError: a name is none, or there is no engine before.
+        InputError: there is no engine before.
         RefusedError: the channel or that engine's manifest is damaged, not signed by a trusted key where a trust root
             is set, or contradicts itself, or files of the engine are missing.
     """
-    check_place(model, target)
     _require_trusted_signature(registry)
-    channel = registry.channels.read(model, target, name)
+    channel = registry.channels.read(address)
     move = move_before(channel)
     proposed = engine_of(registry, move)
-    require_sound(registry, proposed)
+    require_servable(registry, proposed)
     current, fault = read_current(registry, channel)
     return Proposal(
-        model=model,
-        target=target,
         channel=channel,
         kind="rollback",
         current=current,
@@ -162,7 +153,7 @@ def require_permission(proposal: Proposal, override: str | None) -> None:
             else "promote another engine"
         )
         raise RefusedError(
-            f"{proposal.place} does not move to {proposal.proposed.manifest.engine_id}:"
+            f"{proposal.address} does not move to {proposal.proposed.manifest.engine_id}:"
             f" {'; '.join(proposal.objections)}; {remedy}"
         )
 
@@ -194,47 +185,42 @@ def carry_out(
     require_permission(proposal, override)
     _require_lines(reason=reason, override="-" if override is None else override, who=who)
     _require_trusted_signature(registry)
-    proposed = proposal.proposed if proposal.registered else _register(registry, context, proposal, override, who)
-    made: list[Move] = []
+    proposed = (
+        proposal.proposed if proposal.registered else _publish_overridden(registry, context, proposal, override, who)
+    )
 
     def decide(channel: Channel) -> Move:
         _require_unmoved(proposal, channel)
         if override is None:
             _require_step(registry, proposal)
         _require_unchanged(registry, proposed)
-        made[:] = [
-            next_move(
-                channel,
-                proposal.model,
-                proposal.target,
-                kind=proposal.kind,
-                engine_id=proposed.manifest.engine_id,
-                manifest=proposed.digest,
-                reason=reason,
-                override=proposal.override if proposal.kind == "rollback" else override,
-                who=who,
-            )
-        ]
-        return made[0]
+        return next_move(
+            channel,
+            kind=proposal.kind,
+            engine_id=proposed.manifest.engine_id,
+            manifest=proposed.digest,
+            reason=reason,
+            override=proposal.override if proposal.kind == "rollback" else override,
+            who=who,
+        )
 
-    registry.channels.move(proposal.model, proposal.target, proposal.channel.name, decide)
-    return made[0]
+    return registry.channels.move(proposal.address, decide)
 
 
-def _step_before(registry: Registry, model: str, target: str, to: ChannelName, *, needed: bool) -> Channel | None:
+def _step_before(registry: Registry, address: ChannelAddress, *, needed: bool) -> Channel | None:
     """The channel of the step before, where a default or a rule asks for it."""
-    if to.before is None or not (needed or to in STEPS_NOT_TO_SKIP):
+    if address.before is None or not (needed or address.channel in STEPS_NOT_TO_SKIP):
         return None
-    return registry.channels.read(model, target, to.before)
+    return registry.channels.read(address.before)
 
 
-def _skipped_step(to: ChannelName, before: Channel | None, proposed: SignedManifest) -> list[str]:
-    if before is None or to not in STEPS_NOT_TO_SKIP:
+def _skipped_step(address: ChannelAddress, before: Channel | None, proposed: SignedManifest) -> list[str]:
+    if before is None or address.channel not in STEPS_NOT_TO_SKIP:
         return []
     if before.current is not None and points_at(before.current, proposed):
         return []
     there = "no engine yet" if before.current is None else before.current.engine_id
-    return [f"skips {before.name.value}, which points at {there}; promote it there first"]
+    return [f"skips {before.address.channel.value}, which points at {there}; promote it there first"]
 
 
 def _lacking_pass(proposed: SignedManifest) -> list[str]:
@@ -263,66 +249,64 @@ def _require_trusted_signature(registry: Registry) -> None:
     registry.signing.seal("move", {})
 
 
-def _register(
+def _publish_overridden(
     registry: Registry, context: StageContext, proposal: Proposal, override: str | None, who: str
 ) -> SignedManifest:
     """Register an engine that did not pass, with the reason in its manifest; it is served only where a channel says."""
     shown = proposal.proposed.manifest
-    _require_unmoved(proposal, registry.channels.read(proposal.model, proposal.target, proposal.channel.name))
-    if registry.has(shown.cell):
+    _require_unmoved(proposal, registry.channels.read(proposal.address))
+    if registry.engines.has(shown.cell):
         raise RefusedError(f"{shown.engine_id} was registered by somebody meanwhile; nothing was moved: look again")
     when = datetime.now(timezone.utc).isoformat(timespec="seconds")
     overridden = shown.model_copy(update={"override": Override(reason=override or "", who=who, when=when)})
     publish_engine(context, registry, overridden)
-    return registry.read_signed(shown.cell)
+    return registry.engines.read_signed(shown.cell)
 
 
 def _require_unmoved(proposal: Proposal, channel: Channel) -> None:
     if [one.digest for one in channel.moves] == [one.digest for one in proposal.channel.moves]:
         return
     if len(channel.moves) <= len(proposal.channel.moves) or channel.current is None:
-        raise RefusedError(f"{proposal.place} has another history than before; nothing was moved: look again")
-    raise RefusedError(_lost_to(proposal.place, channel.current))
+        raise RefusedError(f"{proposal.address} has another history than before; nothing was moved: look again")
+    raise RefusedError(_lost_to(proposal.address, channel.current))
 
 
-def _lost_to(place: str, move: Move) -> str:
+def _lost_to(address: ChannelAddress, move: Move) -> str:
     reason = f" ({printable(move.reason)})" if move.reason else ""
     return (
-        f"{place}: {printable(move.who)} moved it to {move.engine_id} at {move.when}{reason} meanwhile; you moved"
+        f"{address}: {printable(move.who)} moved it to {move.engine_id} at {move.when}{reason} meanwhile; you moved"
         " nothing: look again"
     )
 
 
 def _require_step(registry: Registry, proposal: Proposal) -> None:
     """What the step before points at may have changed since it was shown."""
-    to = proposal.channel.name
-    if proposal.kind == "rollback" or to not in STEPS_NOT_TO_SKIP or to.before is None:
+    step = proposal.address.before
+    if proposal.kind == "rollback" or proposal.address.channel not in STEPS_NOT_TO_SKIP or step is None:
         return
-    before = registry.channels.read(proposal.model, proposal.target, to.before)
+    before = registry.channels.read(step)
     if before.current is None:
-        raise RefusedError(
-            f"{to.before.value} of {proposal.model} for {proposal.target} points at nothing any more; look again"
-        )
+        raise RefusedError(f"{step} points at nothing any more; look again")
     if not points_at(before.current, proposal.proposed):
-        raise RefusedError(_lost_to(f"{to.before.value} of {proposal.model} for {proposal.target}", before.current))
+        raise RefusedError(_lost_to(step, before.current))
 
 
 def _require_unchanged(registry: Registry, proposed: SignedManifest) -> None:
-    again = registry.read_signed(proposed.manifest.cell)
+    again = registry.engines.read_signed(proposed.manifest.cell)
     if again.digest != proposed.digest:
         raise RefusedError(f"{proposed.manifest.engine_id}: its manifest was replaced meanwhile; do not use it")
-    require_sound(registry, again)
+    require_servable(registry, again)
 
 
-def _default(registry: Registry, model: str, target: str, to: ChannelName, before: Channel | None) -> SignedManifest:
+def _default(registry: Registry, address: ChannelAddress, before: Channel | None) -> SignedManifest:
     if before is not None and before.current is not None:
         proposed = engine_of(registry, before.current)
-    elif before is not None and to in STEPS_NOT_TO_SKIP:
+    elif before is not None and address.channel in STEPS_NOT_TO_SKIP:
         raise InputError(
-            f"{before.name.value} of {model} for {target}: points at no engine yet that {to.value} could take; promote"
-            f" one to {before.name.value} first"
+            f"{before.address}: points at no engine yet that {address.channel.value} could take; promote one to"
+            f" {before.address.channel.value} first"
         )
     else:
-        proposed = fastest_of_newest(registry, model, target)
-    require_sound(registry, proposed)
+        proposed = fastest_of_newest(registry, address)
+    require_servable(registry, proposed)
     return proposed

@@ -94,7 +94,7 @@ def publish_engine(context: StageContext, registry: Registry, manifest: EngineMa
             artifact.digest: context.store.fetch(artifact, folder / str(number))
             for number, artifact in enumerate(artifacts_of(manifest).values())
         }
-        return registry.publish(manifest, folders, context.on_progress)
+        return registry.engines.publish(manifest, folders, context.on_progress)
 
 
 def keep_rejected(store: ArtifactStore, manifest: EngineManifest) -> None:

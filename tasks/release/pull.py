@@ -12,12 +12,13 @@ import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tasks.backends import backend_for
+from tasks.backends import backend_of
 from tasks.backends.compatibility import refuse_elsewhere
 from tasks.errors import InputError, RefusedError, StageError
 from tasks.process.child import ignore_progress
 from tasks.records import Cell
-from tasks.registry.evidence import find_contradictions
+from tasks.registry.evidence import find_contradictions, find_objections
+from tasks.registry.trust import holds_move
 from tasks.release.serving_folder import Accepted, folder_name
 from tasks.release.smoke import run_smoke
 from validation.verdict import Outcome
@@ -27,8 +28,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tasks.records import Artifact, EngineManifest
-    from tasks.registry.channels import Channel, ChannelName, Move, SignedMove
+    from tasks.registry.channels import Channel
     from tasks.registry.engines import SignedManifest
+    from tasks.registry.moves import ChannelAddress, Move, SignedMove
     from tasks.registry.registry import Registry
     from tasks.release.serving_folder import ServingFolder
     from tasks.release.smoke import SmokeReport
@@ -38,24 +40,10 @@ _MOST_TRIES = 8
 
 
 @dataclass(frozen=True)
-class Order:
-    """What a host wants: the engine that a channel of a model and target points at."""
-
-    model: str
-    target: str
-    channel: ChannelName
-
-    @property
-    def name(self) -> str:
-        """`channel production of essay-scorer for t4`."""
-        return f"channel {self.channel.value} of {self.model} for {self.target}"
-
-
-@dataclass(frozen=True)
 class Offer:
     """What a channel offers, all of it checked: the move and the manifest."""
 
-    order: Order
+    address: ChannelAddress
     move: SignedMove
     signed: SignedManifest
 
@@ -102,7 +90,7 @@ class Pulled:
 def pull_engine(
     registry: Registry,
     folder: ServingFolder,
-    order: Order,
+    address: ChannelAddress,
     *,
     wait_s: float,
     check_limit_s: float | None = None,
@@ -114,7 +102,7 @@ def pull_engine(
     Args:
         registry: where it is.
         folder: where it goes.
-        order: which channel.
+        address: the channel.
         wait_s: how long to wait for another pull into the same folder, in seconds.
         check_limit_s: run the smoke inputs in a child process of at most so many seconds; None runs nothing.
         on_offer: told what the channel offers, before anything is written; again if that changed meanwhile.
@@ -128,7 +116,7 @@ def pull_engine(
     """
     for _ in range(_MOST_TRIES):
         accepted = folder.read_accepted()
-        offer = find_offer(registry, order, accepted)
+        offer = find_offer(registry, address, accepted)
         on_offer(offer)
         with folder.held(wait_s):
             if folder.read_accepted() == accepted:
@@ -136,64 +124,66 @@ def pull_engine(
     raise StageError(f"{folder.root}: other pulls changed it {_MOST_TRIES} times meanwhile; leave it to one of them")
 
 
-def find_offer(registry: Registry, order: Order, accepted: Accepted | None) -> Offer:
+def find_offer(registry: Registry, address: ChannelAddress, accepted: Accepted | None) -> Offer:
     """What a channel offers; nothing is written and no file of an engine is read.
 
     Raises:
         InputError, RefusedError, StageError: see `pull_engine`.
     """
-    require_same_channel(order, accepted)
-    channel = registry.channels.read(order.model, order.target, order.channel)
-    _require_history(order, channel, accepted)
+    require_same_channel(address, accepted)
+    channel = registry.channels.read(address)
+    _require_history(address, channel, accepted)
     if not channel.moves:
         raise InputError(
-            f"{order.name} points at no engine yet; move it with `enginegate promote {order.model} --target"
-            f" {order.target} --to {order.channel.value}`, or correct the names"
+            f"channel {address} points at no engine yet; move it with `enginegate promote {address.model}"
+            f" --target {address.target} --to {address.channel.value}`, or correct the names"
         )
     signed_move = channel.moves[-1]
-    signed = _read_engine(registry, order, signed_move.move)
-    faults = _find_faults(order, signed_move.move, signed)
+    signed = _read_engine(registry, address, signed_move.move)
+    faults = _find_faults(address, signed_move.move, signed)
     if faults:
-        raise RefusedError(f"{order.name} points at {signed_move.move.engine_id}: {'; '.join(faults)}; do not serve it")
-    _require_runtime(signed.manifest)
-    return Offer(order, signed_move, signed)
-
-
-def require_same_channel(order: Order, accepted: Accepted | None) -> None:
-    """Raise InputError where a folder, by what it accepted last, follows another channel than `order`."""
-    if accepted is None:
-        return
-    known = Order(accepted.model, accepted.target, accepted.channel)
-    if known != order:
-        raise InputError(f"this folder follows {known.name}, and not {order.name}; pull into a folder of its own")
-
-
-def _require_history(order: Order, channel: Channel, accepted: Accepted | None) -> None:
-    """Refuse a channel that was put back to what it once was: an old signature is still a good one."""
-    if accepted is None:
-        return
-    if len(channel.moves) < accepted.number or channel.moves[accepted.number - 1].digest != accepted.move:
         raise RefusedError(
-            f"{order.name}: its history was rewound: move {accepted.number}, which this host accepted, is no longer in"
-            f" it ({len(channel.moves)} moves); find out who did that. To accept it on purpose, remove state.json"
+            f"channel {address} points at {signed_move.move.engine_id}: {'; '.join(faults)}; do not serve it"
+        )
+    _require_runtime(signed.manifest)
+    return Offer(address, signed_move, signed)
+
+
+def require_same_channel(address: ChannelAddress, accepted: Accepted | None) -> None:
+    """Raise InputError where a folder, by what it accepted last, follows another channel than `address`."""
+    if accepted is None:
+        return
+    if accepted.address != address:
+        raise InputError(
+            f"this folder follows channel {accepted.address}, and not channel {address}; pull into a folder of its own"
         )
 
 
-def _read_engine(registry: Registry, order: Order, move: Move) -> SignedManifest:
+def _require_history(address: ChannelAddress, channel: Channel, accepted: Accepted | None) -> None:
+    """Refuse a channel that was put back to what it once was: an old signature is still a good one."""
+    if accepted is not None and not holds_move(channel.moves, accepted.number, accepted.move):
+        raise RefusedError(
+            f"channel {address}: its history was rewound: move {accepted.number}, which this host accepted, is no"
+            f" longer in it ({len(channel.moves)} moves); find out who did that. To accept it on purpose, remove"
+            " state.json"
+        )
+
+
+def _read_engine(registry: Registry, address: ChannelAddress, move: Move) -> SignedManifest:
     """The manifest of the engine that a move names."""
     try:
-        return registry.read_signed(Cell.parse(move.engine_id))
+        return registry.engines.read_signed(Cell.parse(move.engine_id))
     except InputError as error:
-        raise RefusedError(f"{order.name} points at what cannot be served: {error}") from None
+        raise RefusedError(f"channel {address} points at what cannot be served: {error}") from None
 
 
-def _find_faults(order: Order, move: Move, signed: SignedManifest) -> list[str]:
+def _find_faults(address: ChannelAddress, move: Move, signed: SignedManifest) -> list[str]:
     manifest, faults = signed.manifest, []
     if signed.digest != move.manifest:
         faults.append(f"its manifest has digest {signed.digest}, and the channel names {move.manifest}")
-    if (manifest.cell.model, manifest.cell.target) != (order.model, order.target):
+    if (manifest.cell.model, manifest.cell.target) != (address.model, address.target):
         faults.append(f"it is of model {manifest.cell.model} for {manifest.cell.target}")
-    faults += find_contradictions(manifest)
+    faults += find_contradictions(manifest) + find_objections(manifest)
     outcome = manifest.verdict.outcome
     if outcome is not Outcome.PASS and move.override is None:
         faults.append(f"its verdict is {outcome.value}, and the move has no override")
@@ -202,7 +192,7 @@ def _find_faults(order: Order, move: Move, signed: SignedManifest) -> list[str]:
 
 def _require_runtime(manifest: EngineManifest) -> None:
     try:
-        refuse_elsewhere(manifest.backend, backend_for(manifest.cell.target).identity())
+        refuse_elsewhere(manifest.backend, backend_of(manifest.cell.runtime).identity())
     except RefusedError as error:
         raise RefusedError(f"{manifest.engine_id}: {error}") from None
 
@@ -232,9 +222,9 @@ def _take(
 
 
 def _accepted(offer: Offer) -> Accepted:
-    order, move = offer.order, offer.move
+    address, move = offer.address, offer.move
     return Accepted(
-        model=order.model, target=order.target, channel=order.channel, number=move.move.number, move=move.digest
+        model=address.model, target=address.target, channel=address.channel, number=move.move.number, move=move.digest
     )
 
 
@@ -248,7 +238,7 @@ def _place(
         for file in artifact.files:
             _require_room(folder.root, file.size_bytes)
             alone = artifact.model_copy(update={"files": (file,)})
-            registry.fetch(alone, to, _shifted(on_progress, done, total))
+            registry.engines.fetch(alone, to, _shifted(on_progress, done, total))
             done += file.size_bytes
 
     return folder.place(offer.folder, offer.parts, offer.signed.envelope, fetch)
@@ -270,7 +260,7 @@ def _check(folder: ServingFolder, offer: Offer, limit_s: float) -> SmokeReport:
     with folder.scratch() as scratch:
         try:
             report = run_smoke(
-                manifest.cell.target, engine / "plan", engine / "smoke", manifest.dims[batch], scratch, limit_s
+                manifest.cell.runtime, engine / "plan", engine / "smoke", manifest.dims[batch], scratch, limit_s
             )
         except StageError as error:
             raise StageError(f"{manifest.engine_id} cannot be run here, so `current` stays as it is: {error}") from None

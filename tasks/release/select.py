@@ -1,58 +1,45 @@
-"""Engines that a channel could take: found in the registry, or among those kept out of it, and fit to be served."""
+"""How an engine is chosen for a channel: named or the fastest, registered or kept out, and fit to be served."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from tasks.errors import InputError, RefusedError
-from tasks.records import Cell, Override
+from tasks.records import Cell
+from tasks.registry.channels import next_move
 from tasks.registry.engines import SignedManifest
-from tasks.registry.evidence import artifacts_of, find_contradictions
+from tasks.registry.evidence import artifacts_of, find_contradictions, find_objections
+from tasks.registry.moves import ChannelAddress, ChannelName
 from tasks.registry.signing import Signature
-from tasks.registry.survey import in_threads, is_model_name
-from tasks.release.candidates import fastest_passing
+from tasks.registry.survey import in_threads
 from tasks.release.publish import find_rejected
-from tasks.specs import TARGET, TARGETS
 from tasks.store.digests import digest_json
 from validation.verdict import Outcome
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from tasks.records import EngineManifest
-    from tasks.registry.channels import Channel, Move
+    from tasks.registry.channels import Channel
+    from tasks.registry.moves import Move
     from tasks.registry.registry import Registry
     from tasks.store.interface import ArtifactStore
 
+AUTOMATIC = "enginegate convert"
 _NAMED = 3
 
 
-def check_place(model: str, target: str) -> None:
-    """Check the names that the key of a channel is made of.
-
-    Raises:
-        InputError: one of them can be no model's name, or is no target.
-    """
-    if not is_model_name(model):
-        raise InputError(
-            f"model {model!r}: is no model's name; write that of its model.yaml, like essay-scorer (see"
-            " `enginegate engines`)"
-        )
-    if not TARGET.fullmatch(target):
-        raise InputError(
-            f"target {target!r}: is no target; choose from {', '.join(TARGETS)}, or a MIG slice like a100-mig-1g.5gb"
-        )
-
-
-def parse_engine(engine_id: str, model: str, target: str) -> Cell:
-    """Read an engine id of this model and target.
+def parse_engine(engine_id: str, address: ChannelAddress) -> Cell:
+    """Read an engine id of a channel's model and target.
 
     Raises:
         InputError: it is none, or that of an engine of another model or target.
     """
     cell = Cell.parse(engine_id)
-    if (cell.model, cell.target) != (model, target):
+    if (cell.model, cell.target) != (address.model, address.target):
         raise InputError(
-            f"{engine_id}: is an engine of {cell.model} for {cell.target}, and the channel is one of {model} for"
-            f" {target}; name an engine of those, or another channel"
+            f"{engine_id}: is an engine of {cell.model} for {cell.target}, and the channel is one of {address.model}"
+            f" for {address.target}; name an engine of those, or another channel"
         )
     return cell
 
@@ -69,17 +56,17 @@ def engine_of(registry: Registry, move: Move) -> SignedManifest:
         RefusedError: it is not there or of another model or target, or its manifest is not the one that the move
             names, is damaged or is not signed by a trusted key where a trust root is set.
     """
-    place = f"move {move.number} of {move.channel.value} of {move.model} for {move.target}"
+    place = f"move {move.number} of {move.address}"
     try:
-        cell = parse_engine(move.engine_id, move.model, move.target)
+        cell = parse_engine(move.engine_id, move.address)
     except InputError as error:
         raise RefusedError(f"{place}: {error}") from None
-    if not registry.has(cell):
+    if not registry.engines.has(cell):
         raise RefusedError(
             f"{place} names {move.engine_id}, which is not registered any more; restore it from the bucket's versions"
             " or a backup, or promote another engine"
         )
-    found = registry.read_signed(cell)
+    found = registry.engines.read_signed(cell)
     if found.digest != move.manifest:
         raise RefusedError(
             f"{place} names {move.engine_id} by manifest {move.manifest}, but {found.digest} is registered; do not use"
@@ -98,24 +85,61 @@ def read_current(registry: Registry, channel: Channel) -> tuple[SignedManifest |
         return None, str(error)
 
 
-def fastest_of_newest(registry: Registry, model: str, target: str) -> SignedManifest:
+def fastest_of_newest(registry: Registry, address: ChannelAddress) -> SignedManifest:
     """Of the version that was converted last, of those with an engine that passed, the fastest such engine.
 
     Raises:
         InputError: there is none.
         RefusedError: a manifest is damaged, or not signed by a trusted key where a trust root is set.
     """
-    cells = [cell for cell in registry.list_cells(model) if cell.target == target]
-    found = in_threads(registry.read_signed, cells)
+    cells = [cell for cell in registry.engines.list_cells(address.model) if cell.target == address.target]
+    found = in_threads(registry.engines.read_signed, cells)
     passed = [one for one in found if one.manifest.verdict.outcome is Outcome.PASS]
     if not passed:
         raise InputError(
-            f"model {model} for {target}: none of its {len(cells)} registered engines passed; convert it first, or name"
-            " an engine"
+            f"model {address.model} for {address.target}: none of its {len(cells)} registered engines passed; convert"
+            " it first, or name an engine"
         )
     version = max(passed, key=lambda one: one.manifest.created_at).manifest.cell.version
     best = fastest_passing(one.manifest for one in passed if one.manifest.cell.version == version)
     return next(one for one in passed if one.manifest is best)
+
+
+def fastest_passing(manifests: Iterable[EngineManifest]) -> EngineManifest | None:
+    """The engine with the smallest median latency of those that passed, the smaller one of equals."""
+    passing = [manifest for manifest in manifests if manifest.verdict.outcome is Outcome.PASS]
+    return min(passing, key=lambda one: (one.benchmark.headline.p50_ms, one.plan.size_bytes), default=None)
+
+
+def point_candidate(registry: Registry, model: str, version: str, target: str, who: str | None) -> Move | None:
+    """Move `candidate` to the fastest registered engine of a version for a target; return the move, if any was made.
+
+    An engine that was the candidate before is left alone: a conversion that is run again moves nothing, and what a
+    person took back stays so.
+
+    Raises:
+        RefusedError: the channel or a manifest is damaged or not signed by a trusted key.
+    """
+    cells = [cell for cell in registry.engines.list_cells(model) if (cell.version, cell.target) == (version, target)]
+    signed = {cell: registry.engines.read_signed(cell) for cell in cells}
+    best = fastest_passing(one.manifest for one in signed.values())
+    if best is None:
+        return None
+
+    def decide(channel: Channel) -> Move | None:
+        if any(one.move.engine_id == best.engine_id for one in channel.moves):
+            return None
+        return next_move(
+            channel,
+            kind="promote",
+            engine_id=best.engine_id,
+            manifest=signed[best.cell].digest,
+            reason=f"the fastest engine of version {version} that passed",
+            override=None,
+            who=who or AUTOMATIC,
+        )
+
+    return registry.channels.move(ChannelAddress(model, target, ChannelName.CANDIDATE), decide)
 
 
 def find_engine(registry: Registry, store: ArtifactStore, cell: Cell) -> tuple[SignedManifest, bool]:
@@ -125,11 +149,11 @@ def find_engine(registry: Registry, store: ArtifactStore, cell: Cell) -> tuple[S
 
     Raises:
         InputError: it is neither.
-        RefusedError: it could not be served; see `require_sound`.
+        RefusedError: it could not be served; see `require_servable`.
     """
-    if registry.has(cell):
-        proposed = registry.read_signed(cell)
-        require_sound(registry, proposed)
+    if registry.engines.has(cell):
+        proposed = registry.engines.read_signed(cell)
+        require_servable(registry, proposed)
         return proposed, True
     rejected = find_rejected(store, cell)
     if rejected is None or rejected.verdict.outcome is Outcome.PASS:
@@ -138,25 +162,24 @@ def find_engine(registry: Registry, store: ArtifactStore, cell: Cell) -> tuple[S
             " `enginegate engines` lists what is registered. To override a verdict, run this on the host whose artifact"
             " store (ENGINEGATE_STORE) the engine was converted with"
         )
-    _require_kept(store, rejected)
+    _require_stored(store, rejected)
     return SignedManifest(rejected, digest_json(rejected.model_dump(mode="json")), Signature((), None)), False
 
 
-def require_sound(registry: Registry, engine: SignedManifest) -> None:
+def require_servable(registry: Registry, engine: SignedManifest) -> None:
     """Check that an engine could be served, by its manifest and the sizes of its files.
 
     Raises:
         RefusedError: its manifest contradicts itself, or a file is missing or has another size.
     """
-    faults = find_contradictions(engine.manifest)
-    faults += [f"{file} is missing or has another size" for file in registry.missing_files(engine.manifest)]
+    faults = find_contradictions(engine.manifest) + find_objections(engine.manifest)
+    faults += [f"{file} is missing or has another size" for file in registry.engines.missing_files(engine.manifest)]
     _refuse_faulty(engine.manifest, faults, "convert the model again, which mends files, or promote another engine")
 
 
-def _require_kept(store: ArtifactStore, rejected: EngineManifest) -> None:
-    """The same of an engine that is not registered: its files lie in the artifact store."""
-    overridden = rejected.model_copy(update={"override": Override(reason="?", who=None, when="")})
-    faults = find_contradictions(overridden)
+def _require_stored(store: ArtifactStore, rejected: EngineManifest) -> None:
+    """Check the same of an engine that is not registered, whose files lie in the artifact store."""
+    faults = find_contradictions(rejected)
     faults += [
         f"{role}: files are missing in the artifact store"
         for role, artifact in artifacts_of(rejected).items()

@@ -19,7 +19,7 @@ from pydantic import Field, ValidationError
 
 from tasks.errors import InputError, RefusedError, StageError
 from tasks.objects.files import make_folders, sync_folder
-from tasks.registry.channels import ChannelName
+from tasks.registry.moves import ChannelAddress, ChannelName
 from tasks.specs import ENGINE_ID, Digest, Frozen
 from tasks.store.digests import canonical_json, digest_file
 from tasks.store.scratch import ScratchSpace
@@ -44,6 +44,11 @@ class Accepted(Frozen):
     channel: ChannelName
     number: Annotated[int, Field(ge=1)]
     move: Digest
+
+    @property
+    def address(self) -> ChannelAddress:
+        """The channel that the host follows."""
+        return ChannelAddress(self.model, self.target, self.channel)
 
 
 def folder_name(engine_id: str, manifest: str) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tasks.backends import backend_for
+from tasks.backends import backend_of
 from tasks.errors import StageError
 from tasks.process.child import call_in_child
 from tasks.records import SmokeArtifact
@@ -37,7 +37,7 @@ LEAST_ALLOWED = 1e-3
 class SmokeRequest(Frozen):
     """What the child runs; paths are folders of this host."""
 
-    target: str
+    runtime: str
     plan: str
     inputs: str
     reference: str
@@ -116,7 +116,7 @@ def _spread(shards: int) -> list[int]:
 
 
 def run_smoke(
-    target: str,
+    runtime: str,
     plan: Path,
     smoke: Path,
     batch: Dim,
@@ -126,7 +126,7 @@ def run_smoke(
     """Load an engine in a child process, run its smoke inputs and compare.
 
     Args:
-        target: of the engine; its runtime must be here.
+        runtime: of the engine; it must be here.
         plan: the folder of its plan, whose digests and compatibility the caller has checked.
         smoke: a folder with `inputs`, `reference` and `candidate`, each a folder of shards.
         batch: the model's batch dimension.
@@ -137,7 +137,7 @@ def run_smoke(
         StageError: the engine cannot be loaded or crashes.
     """
     folders = {name: str((smoke / name).resolve()) for name in ("inputs", "reference", "candidate")}
-    request = SmokeRequest(target=target, plan=str(plan.resolve()), batch=batch, **folders)
+    request = SmokeRequest(runtime=runtime, plan=str(plan.resolve()), batch=batch, **folders)
     return call_in_child("tasks.release.smoke:run_in_child", request, SmokeReport, scratch, time_limit_s=time_limit_s)
 
 
@@ -154,7 +154,7 @@ def run_in_child(payload: dict[str, Any], progress: Callable[[int, int], None]) 
             f"the smoke data has {len(inputs)} shards of inputs, {len(reference)} of the reference and"
             f" {len(candidate)} of the engine, which should be as many and one at least; convert the model again"
         )
-    engine = backend_for(request.target).load(Path(request.plan))
+    engine = backend_of(request.runtime).load(Path(request.plan))
     first_ms, warm_ms = (_time_call(engine, inputs[0], request.batch) for _ in range(2))
     sizes = itertools.cycle(request.batch.buckets or (request.batch.opt,))  # as it was compared, plan by plan
     found: list[Arrays] = []

@@ -17,16 +17,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tasks.backends import CPU, backend_for
+from tasks.backends import CPU, backend_of
 from tasks.backends.compatibility import refuse_elsewhere
 from tasks.backends.interface import LayerTime
 from tasks.errors import InputError, StageError
 from tasks.process.child import Child
 from tasks.records import Artifact, Benchmark, Latency, PytorchForm, Timing
 from tasks.samples.feeds import make_feeds
+from tasks.sources.interface import ModuleRequest
 from tasks.specs import Frozen, InputSpec
 from tasks.store.stage_cache import StageResult, run_cached
-from tasks.torch_side.interface import ModuleRequest
 from tasks.torch_side.module_source import fetch_module
 from tasks.torch_side.torch_python import torch_versions
 
@@ -54,10 +54,11 @@ class Turn(Frozen):
     """One turn: call an engine, or else the module, on a batch of `extents` for about `seconds`."""
 
     target: str
-    plan: str = ""
+    runtime: str
+    plan: Path | None = None
     module: ModuleRequest | None = None
     form: PytorchForm = PytorchForm.EAGER_FP32
-    data: str
+    data: Path
     inputs: dict[str, InputSpec]
     extents: dict[str, int]
     seconds: float
@@ -83,7 +84,7 @@ def benchmark_engine(context: StageContext, job: EngineJob, engine: BuiltEngine)
         StageError: the engine crashed, or on the CPU the reference did; or this interpreter does not answer.
     """
     spec, target = job.spec, job.cell.target
-    identity = backend_for(target).identity()
+    identity = backend_of(job.cell.runtime).identity()
     refuse_elsewhere(engine.backend, identity)
     versions = torch_versions(context.torch_python)
     key: dict[str, object] = {
@@ -100,9 +101,9 @@ def benchmark_engine(context: StageContext, job: EngineJob, engine: BuiltEngine)
 
     def produce() -> Benchmark:
         with context.store.scratch() as folder, ExitStack() as stack:
-            base: dict[str, Any] = {"target": target, "inputs": spec.inputs, "extents": {}, "seconds": 0.0}
-            base["data"] = str(context.store.fetch(job.data.inputs, folder / "inputs"))
-            plan = str(context.store.fetch(engine.plan, folder / "plan"))
+            base: dict[str, Any] = {"target": target, "runtime": job.cell.runtime, "inputs": spec.inputs}
+            base |= {"extents": {}, "seconds": 0.0, "data": context.store.fetch(job.data.inputs, folder / "inputs")}
+            plan = context.store.fetch(engine.plan, folder / "plan")
             race = _Race(context, job, folder, stack)
             race.enter(None, Turn(plan=plan, **base))
             if versions is not None:
@@ -252,7 +253,7 @@ def take_turn(payload: dict[str, Any], _progress: Callable[[int, int], None]) ->
     """Child entry: call the engine or the module for the time of one turn. Both stay loaded between turns."""
     turn = Turn.model_validate(payload)
     if turn.with_layers:
-        return TurnReply(latencies_ms=(), layers=tuple(_engine(turn.target, turn.plan).layer_times(_feeds_of(turn))))
+        return TurnReply(latencies_ms=(), layers=tuple(_engine(turn.runtime, turn.plan).layer_times(_feeds_of(turn))))
     call = _engine_call(turn) if turn.module is None else _module_call(turn)
     latencies: list[float] = []
     ends = time.perf_counter() + turn.seconds
@@ -264,7 +265,7 @@ def take_turn(payload: dict[str, Any], _progress: Callable[[int, int], None]) ->
 @functools.cache
 def _feeds(turn: str) -> Arrays:
     request = Turn.model_validate_json(turn)
-    return make_feeds(Path(request.data), request.inputs, request.extents)
+    return make_feeds(request.data, request.inputs, request.extents)
 
 
 def _feeds_of(turn: Turn) -> Arrays:
@@ -272,12 +273,13 @@ def _feeds_of(turn: Turn) -> Arrays:
 
 
 @functools.cache
-def _engine(target: str, plan: str) -> Engine:
-    return backend_for(target).load(Path(plan))
+def _engine(runtime: str, plan: Path | None) -> Engine:
+    assert plan is not None  # noqa: S101 - it is an engine's turn
+    return backend_of(runtime).load(plan)
 
 
 def _engine_call(turn: Turn) -> Callable[[], float]:
-    return _engine(turn.target, turn.plan).timed_call(_feeds_of(turn))
+    return _engine(turn.runtime, turn.plan).timed_call(_feeds_of(turn))
 
 
 def _module_call(turn: Turn) -> Callable[[], float]:
@@ -290,7 +292,7 @@ def _module_call(turn: Turn) -> Callable[[], float]:
 
 def _memory_of(turn: Turn) -> int | None:
     if turn.module is None:
-        return _engine(turn.target, turn.plan).device_memory_bytes()
+        return _engine(turn.runtime, turn.plan).device_memory_bytes()
     from tasks.torch_side.torch_timing import device_memory_bytes  # noqa: PLC0415 - as above
 
     return None if turn.target == CPU else device_memory_bytes()

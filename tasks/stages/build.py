@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.backends import backend_for
+from tasks.backends import backend_of
 from tasks.backends.interface import BuildJob
 from tasks.backends.timing_cache import timing_cache_path
 from tasks.process.child import call_in_child
 from tasks.records import BuiltEngine
-from tasks.specs import BuildSpec, Dim, Frozen, InputSpec, Precision
 from tasks.store.digests import digest_json
 from tasks.store.stage_cache import StageResult, run_cached
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from tasks.process.context import StageContext
     from tasks.records import BackendIdentity, EngineJob
@@ -23,24 +22,10 @@ if TYPE_CHECKING:
 RECIPE = 3
 
 
-class BuildRequest(Frozen):
-    """What the child builds, and where; paths are of this host."""
+class BuildRequest(BuildJob):
+    """What the child builds, and for which runtime."""
 
-    target: str
-    precision: Precision
-    onnx: str
-    plan: str
-    inputs: dict[str, InputSpec]
-    dims: dict[str, Dim]
-    settings: BuildSpec
-    plugins: tuple[str, ...]
-    timing_cache: str | None
-
-
-class BuildReply(Frozen):
-    """The engine is in the folder that the request named."""
-
-    warnings: tuple[str, ...] = ()
+    runtime: str
 
 
 def build_engine(context: StageContext, job: EngineJob) -> StageResult[BuiltEngine]:
@@ -51,7 +36,7 @@ def build_engine(context: StageContext, job: EngineJob) -> StageResult[BuiltEngi
         StageError: this host cannot build for the target, or the builder failed, crashed or took too long.
     """
     cell, spec = job.cell, job.spec
-    backend = backend_for(cell.target)
+    backend = backend_of(cell.runtime)
     identity, options = backend.identity(), backend.options(spec.build)
     key: dict[str, object] = {
         "recipe": RECIPE,
@@ -68,16 +53,15 @@ def build_engine(context: StageContext, job: EngineJob) -> StageResult[BuiltEngi
     def produce() -> BuiltEngine:
         with context.store.scratch() as folder:
             (folder / "plan").mkdir()
-            request = _request(context, job, identity, folder)
-            reply = call_in_child(
+            warnings = call_in_child(
                 "tasks.stages.build:build_in_child",
-                request,
-                BuildReply,
+                _request(context, job, identity, folder),
+                tuple[str, ...],
                 folder,
                 time_limit_s=context.time_limit_s,
                 on_progress=context.on_progress,
             )
-            for warning in reply.warnings:
+            for warning in warnings:
                 context.on_warning(warning)
             plan = context.store.put(folder / "plan")
         return BuiltEngine(
@@ -93,35 +77,25 @@ def build_engine(context: StageContext, job: EngineJob) -> StageResult[BuiltEngi
 
 def _request(context: StageContext, job: EngineJob, identity: BackendIdentity, folder: Path) -> BuildRequest:
     onnx = context.store.fetch(job.typed.onnx, folder / "onnx")
-    plugins: tuple[str, ...] = ()
+    plugins: tuple[Path, ...] = ()
     if job.plugins is not None:
         libraries = context.store.fetch(job.plugins, folder / "plugins")
-        plugins = tuple(str(libraries / file.path) for file in job.plugins.files)
+        plugins = tuple(libraries / file.path for file in job.plugins.files)
     cache = context.timing_caches
     return BuildRequest(
-        target=job.cell.target,
+        runtime=job.cell.runtime,
         precision=job.cell.precision,
-        onnx=str(next(onnx.glob("*.onnx"))),
-        plan=str(folder / "plan"),
+        onnx=next(onnx.glob("*.onnx")),
+        plan=folder / "plan",
         inputs=job.spec.inputs,
         dims=job.spec.dims,
         settings=job.spec.build,
         plugins=plugins,
-        timing_cache=None if cache is None else str(timing_cache_path(cache, identity)),
+        timing_cache=None if cache is None else timing_cache_path(cache, identity),
     )
 
 
-def build_in_child(payload: dict[str, Any], progress: Callable[[int, int], None]) -> BuildReply:
-    """Child entry: build as the request says."""
-    request = BuildRequest.model_validate(payload)
-    job = BuildJob(
-        onnx=Path(request.onnx),
-        plan=Path(request.plan),
-        precision=request.precision,
-        inputs=request.inputs,
-        dims=request.dims,
-        settings=request.settings,
-        plugins=tuple(Path(path) for path in request.plugins),
-        timing_cache=None if request.timing_cache is None else Path(request.timing_cache),
-    )
-    return BuildReply(warnings=backend_for(request.target).build(job, progress))
+def build_in_child(raw: dict[str, Any], progress: Callable[[int, int], None]) -> tuple[str, ...]:
+    """Child entry: serve a BuildRequest; return the backend's warnings."""
+    request = BuildRequest.model_validate(raw)
+    return backend_of(request.runtime).build(request, progress)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tasks.backends import backend_for
+from tasks.backends import backend_of
 from tasks.backends.compatibility import refuse_elsewhere
 from tasks.errors import StageError
 from tasks.process.child import call_in_child
@@ -39,19 +39,13 @@ MEASURE_RECIPE = 1
 
 
 class RunRequest(Frozen):
-    """What the child runs; paths are folders of this host. Outputs go to `candidate`, sharded as `inputs`."""
+    """What the child runs; paths are folders. Outputs go to `candidate`, sharded as `inputs`."""
 
-    target: str
-    plan: str
-    inputs: str
-    candidate: str
+    runtime: str
+    plan: Path
+    inputs: Path
+    candidate: Path
     batch: Dim
-
-
-class RunReply(Frozen):
-    """The child's largest resident memory in bytes."""
-
-    peak_memory_bytes: int
 
 
 class CandidateOutputs(Frozen):
@@ -67,10 +61,10 @@ class MeasureRequest(Frozen):
     `inputs` holds the masks, where an output names one. `slices` are those of the policy: metrics by output and slice.
     """
 
-    reference: str
-    candidate: str
-    annotations: str
-    inputs: str | None
+    reference: Path
+    candidate: Path
+    annotations: Path
+    inputs: Path | None
     outputs: dict[str, OutputDeclaration]
     slices: dict[str, dict[str, tuple[str, ...]]]
     confidence: float
@@ -93,7 +87,7 @@ def compare_engine(context: StageContext, job: EngineJob, engine: BuiltEngine) -
         RefusedError: the engine was built for another GPU or runtime than this host's.
         StageError: the engine cannot be loaded, it crashes while it runs, or no sample runs one of its plans.
     """
-    refuse_elsewhere(engine.backend, backend_for(job.cell.target).identity())
+    refuse_elsewhere(engine.backend, backend_of(job.cell.runtime).identity())
     candidate = _run_engine(context, job, engine)
     measured = _measure(context, job, candidate.result.outputs)
     compared = ComparedEngine(
@@ -120,22 +114,22 @@ def _run_engine(context: StageContext, job: EngineJob, engine: BuiltEngine) -> S
         with context.store.scratch() as folder:
             (folder / "candidate").mkdir()
             request = RunRequest(
-                target=job.cell.target,
-                plan=str(context.store.fetch(engine.plan, folder / "plan")),
-                inputs=str(context.store.fetch(job.data.inputs, folder / "inputs")),
-                candidate=str(folder / "candidate"),
+                runtime=job.cell.runtime,
+                plan=context.store.fetch(engine.plan, folder / "plan"),
+                inputs=context.store.fetch(job.data.inputs, folder / "inputs"),
+                candidate=folder / "candidate",
                 batch=batch,
             )
-            reply = call_in_child(
+            peak_memory_bytes = call_in_child(
                 "tasks.stages.compare:run_in_child",
                 request,
-                RunReply,
+                int,
                 folder,
                 time_limit_s=context.time_limit_s,
                 on_progress=lambda done, total: context.on_progress(done, 2 * total),
             )
             outputs = context.store.put(folder / "candidate")
-        return CandidateOutputs(outputs=outputs, peak_memory_bytes=reply.peak_memory_bytes)
+        return CandidateOutputs(outputs=outputs, peak_memory_bytes=peak_memory_bytes)
 
     return run_cached(context.store, "run", key, CandidateOutputs, produce)
 
@@ -166,10 +160,10 @@ def _measure(context: StageContext, job: EngineJob, candidate: Artifact) -> Stag
     def produce() -> Measured:
         with context.store.scratch() as folder:
             request = MeasureRequest(
-                reference=str(context.store.fetch(job.reference.outputs, folder / "reference")),
-                candidate=str(context.store.fetch(candidate, folder / "candidate")),
-                annotations=str(context.store.fetch(data.annotations, folder / "annotations")),
-                inputs=str(context.store.fetch(masks, folder / "inputs")) if masks else None,
+                reference=context.store.fetch(job.reference.outputs, folder / "reference"),
+                candidate=context.store.fetch(candidate, folder / "candidate"),
+                annotations=context.store.fetch(data.annotations, folder / "annotations"),
+                inputs=context.store.fetch(masks, folder / "inputs") if masks else None,
                 **plan,
             )
             return call_in_child(
@@ -184,14 +178,14 @@ def _measure(context: StageContext, job: EngineJob, candidate: Artifact) -> Stag
     return run_cached(context.store, "measure", key, Measured, produce)
 
 
-def run_in_child(payload: dict[str, Any], progress: Callable[[int, int], None]) -> RunReply:
-    """Child entry: run the engine as the request says."""
+def run_in_child(payload: dict[str, Any], progress: Callable[[int, int], None]) -> int:
+    """Child entry: serve a RunRequest; return the largest resident memory of this process in bytes."""
     request = RunRequest.model_validate(payload)
-    engine = backend_for(request.target).load(Path(request.plan))
-    shards = shard_paths(Path(request.inputs))
+    engine = backend_of(request.runtime).load(request.plan)
+    shards = shard_paths(request.inputs)
     sizes = itertools.cycle(request.batch.buckets or (request.batch.opt,))
     for number, path in enumerate(shards):
-        save_shard(Path(request.candidate), number, run_shard(engine, load_arrays(path), request.batch, sizes))
+        save_shard(request.candidate, number, run_shard(engine, load_arrays(path), request.batch, sizes))
         progress(number + 1, len(shards))
     # A plan that no sample has run is not judged, and must not be registered with those that are.
     if unused := engine.unused_plans():
@@ -199,23 +193,23 @@ def run_in_child(payload: dict[str, Any], progress: Callable[[int, int], None]) 
             f"validation.data: no sample runs {', '.join(unused)}; add samples of such extents (and shards with"
             " more samples than the smaller batch buckets), or remove the bucket from dims"
         )
-    return RunReply(peak_memory_bytes=peak_memory_bytes())
+    return peak_memory_bytes()
 
 
 def measure_in_child(payload: dict[str, Any], progress: Callable[[int, int], None]) -> Measured:
-    """Child entry: measure as the request says."""
+    """Child entry: serve a MeasureRequest."""
     request = MeasureRequest.model_validate(payload)
     comparison = Comparison(
         {name: output.as_output_spec() for name, output in request.outputs.items()},
         by=request.slices,
         plan=Bootstrap(confidence=request.confidence, resamples=request.resamples),
     )
-    shards = shard_paths(Path(request.reference))
+    shards = shard_paths(request.reference)
     for number, path in enumerate(shards):
-        annotations = load_arrays(Path(request.annotations) / path.name)
+        annotations = load_arrays(request.annotations / path.name)
         comparison.update(
             load_arrays(path),
-            load_arrays(Path(request.candidate) / path.name),
+            load_arrays(request.candidate / path.name),
             slices=slices_in(annotations),
             label=annotations.get(LABEL),
             masks=_masks(request, path.name),
@@ -228,7 +222,7 @@ def _masks(request: MeasureRequest, shard: str) -> Arrays:
     """The inputs of a shard that outputs name as their mask."""
     if request.inputs is None:
         return {}
-    inputs = load_arrays(Path(request.inputs) / shard)
+    inputs = load_arrays(request.inputs / shard)
     return {output.mask: inputs[output.mask] for output in request.outputs.values() if output.mask is not None}
 
 

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 from tasks.errors import InputError, StageError
 from tasks.graphs import onnx_files
-from tasks.graphs.interface import CheckTypedReply, CheckTypedRequest
+from tasks.graphs.interface import CheckTypedRequest
 from tasks.process.child import call_in_child
 from tasks.quantization.converter_table import converters_for, int8_converter, tried_methods
-from tasks.quantization.interface import ConvertReply, ConvertRequest
+from tasks.quantization.interface import ConvertRequest
 from tasks.quantization.loss import LOSS_SAMPLES, Loss, LossRequest, loss_key
 from tasks.quantization.trials import (
     HELD_BACK,
@@ -199,9 +199,9 @@ class _Conversion:
             _Step(int8_converter(method), onnx, place, folder / "rest", method, part_of(progress, 0, 2))
         )
         request = LossRequest(
-            exported=str(onnx),
-            quantized=str(onnx_files.find_model(place / "result")),
-            samples=str(folder / "held"),
+            exported=onnx,
+            quantized=onnx_files.find_model(place / "result"),
+            samples=folder / "held",
             batch=self.spec.dims[self.spec.batch_dim],
             outputs=self.spec.outputs,
         )
@@ -218,40 +218,39 @@ class _Conversion:
         """Convert, check and return the recipe; the graph lies in the step's `result`."""
         result = step.place / "result"
         result.mkdir(parents=True)
-        samples = None if step.samples is None else str(step.samples)
-        reply = call_in_child(
+        recipe = call_in_child(
             f"tasks.quantization.{step.converter.module}:convert",
             ConvertRequest(
-                onnx=str(step.onnx),
-                output=str(result),
+                onnx=step.onnx,
+                output=result,
                 inputs=self.spec.inputs,
                 dims=self.spec.dims,
                 batch_dim=self.spec.batch_dim,
                 external_bytes=onnx_files.EXTERNAL_DATA_BYTES,
-                samples=samples,
+                samples=step.samples,
                 method=step.method,
                 exclude=self.exclude,
             ),
-            ConvertReply,
+            dict[str, str],
             step.place,
             time_limit_s=self.context.time_limit_s,
             on_progress=step.progress,
         )
         check = CheckTypedRequest(
-            onnx=str(onnx_files.find_model(result)),
-            original=str(step.onnx),
+            onnx=onnx_files.find_model(result),
+            original=step.onnx,
             inputs=self.spec.inputs,
             dims=self.spec.dims,
-            samples=samples,
+            samples=step.samples,
         )
-        checked = call_in_child(
+        opset = call_in_child(
             "tasks.graphs.onnx_check:check_typed",
             check,
-            CheckTypedReply,
+            int,
             step.place,
             time_limit_s=self.context.time_limit_s,
         )
-        return {**step.converter.describe(), **reply.recipe, "opset": str(checked.opset)}
+        return {**step.converter.describe(), **recipe, "opset": str(opset)}
 
     def _typed(self, step: _Step, recipe: dict[str, str]) -> TypedModel:
         if self.calibration is not None and step.method is not None:

@@ -7,12 +7,11 @@ and a simplified graph that fails its check gives way to the plain one.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tasks.errors import StageError
 from tasks.graphs import onnx_files
-from tasks.graphs.interface import CheckExportReply, CheckExportRequest, export_steps
+from tasks.graphs.interface import CheckExportRequest, export_steps
 from tasks.model.toolchain import package_versions
 from tasks.process.child import call_in_child
 from tasks.records import Artifact, ExportedModel
@@ -23,6 +22,8 @@ from tasks.torch_side.interface import PLAIN, SIMPLIFIED, ExportReply, ExportReq
 from tasks.torch_side.module_source import call_with_module, lay_out, module_key
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tasks.model.model_directory import ModelDirectory
     from tasks.process.context import StageContext
     from tasks.records import DataArtifact
@@ -60,13 +61,12 @@ def export_onnx(
 
     def produce() -> ExportedModel:
         with context.store.scratch() as folder:
-            shards = None if samples is None else _fetch_some(context, samples, folder / "samples")
             request = ExportRequest(
                 module=lay_out(directory, folder, module),
                 dims=spec.dims,
                 export=spec.export,
-                samples=None if shards is None else str(shards),
-                output=str(folder),
+                samples=None if samples is None else _fetch_some(context, samples, folder / "samples"),
+                output=folder,
                 external_bytes=onnx_files.EXTERNAL_DATA_BYTES,
             )
             reply = call_with_module(
@@ -92,7 +92,7 @@ def _fetch_some(context: StageContext, samples: DataArtifact, folder: Path) -> P
 
 
 def _checked(context: StageContext, request: ExportRequest, reply: ExportReply) -> ExportedModel:
-    folder = Path(request.output)
+    folder = request.output
     simplifier = f"onnxslim {package_versions('onnxslim')['onnxslim']}"
     if not reply.simplify_failure:
         try:
@@ -107,11 +107,11 @@ def _checked(context: StageContext, request: ExportRequest, reply: ExportReply) 
 
 
 def _check(context: StageContext, request: ExportRequest, kind: str) -> dict[str, float]:
-    folder = Path(request.output)
+    folder = request.output
     shapes = len(check_shapes(request.dims))
     check = CheckExportRequest(
-        onnx=str(onnx_files.find_model(folder / kind)),
-        expected=str(folder / "expected"),
+        onnx=onnx_files.find_model(folder / kind),
+        expected=folder / "expected",
         inputs=request.module.inputs,
         outputs=request.module.outputs,
         dims=request.dims,
@@ -120,11 +120,11 @@ def _check(context: StageContext, request: ExportRequest, kind: str) -> dict[str
     return call_in_child(
         "tasks.graphs.onnx_check:check_export",
         check,
-        CheckExportReply,
+        dict[str, float],
         folder,
         time_limit_s=context.time_limit_s,
         on_progress=context.on_progress,
-    ).checks
+    )
 
 
 def _stored(

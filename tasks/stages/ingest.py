@@ -13,7 +13,7 @@ from tasks.records import DataArtifact
 from tasks.samples.data_spec import LABEL, SLICE, DataSpec, slices_in
 from tasks.samples.formats import read_arrays
 from tasks.samples.npz import FIRST_INDICES, save_shard
-from tasks.store.digests import digest_file
+from tasks.store.digests import digest_once
 from tasks.store.stage_cache import StageResult, run_cached
 from validation.breakdowns import LARGEST_SLICE
 
@@ -41,7 +41,7 @@ def ingest(context: StageContext, spec: DataSpec, files: Sequence[Path], field: 
     Raises:
         InputError: naming file, array, and what is wrong with it.
     """
-    digests = [digest_file(path)[0] for path in files]
+    digests = [digest_once(path) for path in files]
     key: dict[str, object] = {
         "recipe": RECIPE,
         "files": digests,
@@ -60,7 +60,7 @@ def ingest(context: StageContext, spec: DataSpec, files: Sequence[Path], field: 
                 save_shard(annotations, number, {name: a for name, a in shard.items() if name not in spec.inputs})
                 slices.add(shard)
                 samples += len(shard[next(iter(spec.inputs))])
-            if [digest_file(path)[0] for path in files] != digests:
+            if [digest_once(path) for path in files] != digests:
                 raise InputError(f"{field}: a file changed while it was read; run the conversion again")
             return DataArtifact(
                 inputs=context.store.put(inputs),

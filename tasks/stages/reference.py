@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from tasks.records import ReferenceArtifact
 from tasks.store.stage_cache import StageResult, run_cached
-from tasks.torch_side.interface import ReferenceReply, ReferenceRequest
+from tasks.torch_side.interface import ReferenceRequest
 from tasks.torch_side.module_source import call_with_module, lay_out, module_key
 
 if TYPE_CHECKING:
@@ -45,13 +45,13 @@ def run_reference(
             request = ReferenceRequest(
                 module=lay_out(directory, folder, module),
                 batch=batch,
-                shards=str(context.store.fetch(data.inputs, folder / "shards")),
-                output=str(outputs),
+                shards=context.store.fetch(data.inputs, folder / "shards"),
+                output=outputs,
             )
             call_with_module(
                 "tasks.torch_side.torch_outputs:run",
                 request,
-                ReferenceReply,
+                int,
                 folder,
                 source=spec.source,
                 time_limit_s=context.time_limit_s,

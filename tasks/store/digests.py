@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import time
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from tasks.records import ArtifactFile
 
 CHUNK_BYTES = 1 << 20
+# A file that is younger than this may be written again without a new time: file systems count in ticks, some in
+# seconds.
+SETTLED_NS = 2_500_000_000
 
 
 def digest_file(path: Path) -> tuple[str, int]:
@@ -27,6 +31,32 @@ def digest_file(path: Path) -> tuple[str, int]:
             hasher.update(chunk)
             size += len(chunk)
     return f"sha256:{hasher.hexdigest()}", size
+
+
+def digest_once(path: Path) -> str:
+    """`sha256:…` of a file that this process reads again only when the file system says that it may have changed.
+
+    What says so is its inode, its size, and the time of its last change, which nobody can set back.
+    """
+    stat = path.stat()
+    if time.time_ns() - max(stat.st_mtime_ns, stat.st_ctime_ns) < SETTLED_NS:
+        return digest_file(path)[0]
+    return _digest_of(path, stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+
+
+@functools.lru_cache(maxsize=1 << 14)
+def _digest_of(path: Path, *_stat: int) -> str:
+    return digest_file(path)[0]
+
+
+def copy_checked(source: Path, target: Path, digest: str) -> bool:
+    """Copy a file in one reading of it; return whether what was copied has `digest`."""
+    hasher = hashlib.sha256()
+    with source.open("rb") as read, target.open("xb") as written:
+        while chunk := read.read(CHUNK_BYTES):
+            hasher.update(chunk)
+            written.write(chunk)
+    return f"sha256:{hasher.hexdigest()}" == digest
 
 
 def canonical_json(value: object) -> bytes:

@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-from tasks.specs import Dim, ExportSpec, Frozen, InputSpec
+from pathlib import Path
+
+from tasks.sources.interface import ModuleRequest
+from tasks.specs import Dim, ExportSpec, Frozen
 
 PLAIN, SIMPLIFIED = "plain", "simplified"
-
-
-class ModuleRequest(Frozen):
-    """Where a child finds the module: `folder` holds copies of its source files; paths are of this host."""
-
-    folder: str
-    source: str
-    weights: str | None
-    inputs: dict[str, InputSpec]
-    outputs: tuple[str, ...]
 
 
 class ExportRequest(Frozen):
@@ -23,8 +16,8 @@ class ExportRequest(Frozen):
     module: ModuleRequest
     dims: dict[str, Dim]
     export: ExportSpec
-    samples: str | None
-    output: str
+    samples: Path | None
+    output: Path
     external_bytes: int
 
 
@@ -43,11 +36,5 @@ class ReferenceRequest(Frozen):
 
     module: ModuleRequest
     batch: Dim
-    shards: str
-    output: str
-
-
-class ReferenceReply(Frozen):
-    """How many samples the module ran on."""
-
-    samples: int
+    shards: Path
+    output: Path

@@ -1,4 +1,4 @@
-"""Lays a model directory's code and weights out for a child process, and blames the code when it ends the child.
+"""Lays a model out for a child process, as its source does it, and blames its code when it ends the child.
 
 Only what is copied here reaches the child, and the stages' keys cover exactly that. Nothing here imports torch.
 """
@@ -8,59 +8,55 @@ from __future__ import annotations
 import shutil
 from typing import TYPE_CHECKING, TypeVar
 
-from pydantic import BaseModel
-
 from tasks.errors import InputError
 from tasks.model.model_directory import SPEC_FILE
 from tasks.model.toolchain import package_versions
 from tasks.process.child import ChildFailedError, call_in_child
 from tasks.records import Artifact, ModuleArtifact
-from tasks.store.digests import digest_file
+from tasks.sources import source_of
+from tasks.sources.interface import SOURCE_FOLDER, ModuleRequest
 from tasks.store.stage_cache import StageResult, run_cached
-from tasks.torch_side.interface import ModuleRequest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    from pydantic import BaseModel
 
     from tasks.model.model_directory import ModelDirectory
     from tasks.process.context import StageContext
     from tasks.specs import ModelSpec
     from tasks.store.interface import ArtifactStore
 
-Reply = TypeVar("Reply", bound=BaseModel)
-SOURCE_FOLDER = "source"
+Reply = TypeVar("Reply")
 
 
 def module_key(directory: ModelDirectory) -> dict[str, object]:
     """Everything that the loaded module depends on, as a part of a stage's key."""
-    spec = directory.spec
+    spec, source = directory.spec, source_of(directory.spec.source)
     return {
-        "sources": directory.source_files(),
-        "source": spec.source,
-        "weights": None if directory.weights is None else digest_file(directory.weights)[0],
+        **source.key(directory),
         "inputs": {name: tensor.model_dump(mode="json") for name, tensor in spec.inputs.items()},
         "outputs": list(spec.outputs),
-        "versions": package_versions("torch", "safetensors", "numpy"),
+        "versions": package_versions(*source.packages),
     }
 
 
 def store_module(context: StageContext, directory: ModelDirectory) -> StageResult[ModuleArtifact]:
-    """Put copies of the module's source files and weights into the store, for runners without the model directory.
+    """Put copies of the module's files and weights into the store, for runners without the model directory.
 
     Raises:
         InputError: a file changed while it was read.
     """
-    sources = directory.source_files()
-    weights = None if directory.weights is None else digest_file(directory.weights)[0]
-    key: dict[str, object] = {"sources": sources, "source": directory.spec.source, "weights": weights}
+    source = source_of(directory.spec.source)
+    key = source.key(directory)
 
     def produce() -> ModuleArtifact:
         with context.store.scratch() as folder:
-            files = folder / "module"
-            lay_out(directory, files, key)
+            source.lay_out(directory, folder / "module", key)
             name = None if directory.weights is None else directory.weights.name
-            return ModuleArtifact(files=context.store.put(files), source=directory.spec.source, weights=name)
+            files = context.store.put(folder / "module")
+            return ModuleArtifact(files=files, source=directory.spec.source, weights=name)
 
     return run_cached(context.store, "module", key, ModuleArtifact, produce)
 
@@ -71,11 +67,14 @@ def fetch_module(store: ArtifactStore, module: ModuleArtifact, spec: ModelSpec, 
     Raises:
         RefusedError: a file is missing or its bytes have changed.
     """
-    files = store.fetch(module.files, folder)
+    return _request(spec, module.weights, store.fetch(module.files, folder))
+
+
+def _request(spec: ModelSpec, weights: str | None, folder: Path) -> ModuleRequest:
     return ModuleRequest(
-        folder=str(files / SOURCE_FOLDER),
-        source=module.source,
-        weights=None if module.weights is None else str(files / module.weights),
+        folder=folder / SOURCE_FOLDER,
+        source=spec.source,
+        weights=None if weights is None else folder / weights,
         inputs=spec.inputs,
         outputs=tuple(spec.outputs),
     )
@@ -93,34 +92,13 @@ def store_plugins(context: StageContext, directory: ModelDirectory) -> Artifact 
 
 
 def lay_out(directory: ModelDirectory, folder: Path, key: dict[str, object]) -> ModuleRequest:
-    """Copy the module's sources and weights below `folder`.
+    """Lay the module out below `folder`, for a child that has `load_module` read it.
 
     Raises:
         InputError: a file is no longer the one that `key`, from `module_key`, was made of.
     """
-    sources = folder / SOURCE_FOLDER
-    digests = key["sources"]
-    assert isinstance(digests, dict)  # noqa: S101 - as module_key made it
-    for relative, digest in digests.items():
-        _copy(directory.root / relative, sources / relative, digest)
-    weights = None
-    if directory.weights is not None:
-        weights = folder / directory.weights.name
-        _copy(directory.weights, weights, str(key["weights"]))
-    return ModuleRequest(
-        folder=str(sources),
-        source=directory.spec.source,
-        weights=None if weights is None else str(weights),
-        inputs=directory.spec.inputs,
-        outputs=tuple(directory.spec.outputs),
-    )
-
-
-def _copy(source: Path, target: Path, digest: str) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(source, target)
-    if digest_file(target)[0] != digest:
-        raise InputError(f"{source.name}: changed while it was read; run the conversion again")
+    source_of(directory.spec.source).lay_out(directory, folder, key)
+    return _request(directory.spec, None if directory.weights is None else directory.weights.name, folder)
 
 
 def call_with_module(

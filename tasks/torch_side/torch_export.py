@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import onnxslim
@@ -20,6 +19,7 @@ from tasks.torch_side.torch_module import PositionalModule, as_tensors, load_mod
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
 
     import onnx
 
@@ -33,14 +33,13 @@ NAMED, AUTOMATIC = "named", "automatic"
 def export(raw: dict[str, Any], progress: Callable[[int, int], None]) -> ExportReply:
     """Serve an ExportRequest; see `tasks.stages.export`."""
     request = ExportRequest.model_validate(raw)
-    folder = Path(request.output)
+    folder = request.output
     shapes = check_shapes(request.dims)
     steps = export_steps(len(shapes))
     progress(0, steps)
     module = load_module(request.module)
-    samples = None if request.samples is None else Path(request.samples)
     extents = trace_extents(request.dims)
-    feeds = feeds_at(samples, request.module.inputs, extents)
+    feeds = feeds_at(request.samples, request.module.inputs, extents)
     run_module(module, request.module, feeds, shape_label(extents))
     progress(1, steps)
     model, dynamic_dims = _trace(module, request, feeds)
@@ -48,7 +47,7 @@ def export(raw: dict[str, Any], progress: Callable[[int, int], None]) -> ExportR
     outputs: list[dict[str, tuple[int, ...]]] = []
     (folder / "expected").mkdir()
     for number, shape in enumerate(shapes):
-        feeds = feeds_at(samples, request.module.inputs, shape)
+        feeds = feeds_at(request.samples, request.module.inputs, shape)
         expected = run_module(module, request.module, feeds, shape_label(shape))
         save_shard(folder / "expected", number, {**_prefixed("in", feeds), **_prefixed("out", expected)})
         outputs.append({name: array.shape for name, array in expected.items()})
@@ -65,7 +64,7 @@ def _prefixed(prefix: str, arrays: Arrays) -> Arrays:
 
 def _trace(module: PositionalModule, request: ExportRequest, feeds: Arrays) -> tuple[onnx.ModelProto, str]:
     arguments = as_tensors({name: feeds[name] for name in request.module.inputs})
-    path = Path(request.output) / "traced.onnx"
+    path = request.output / "traced.onnx"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:

@@ -1,33 +1,28 @@
-"""Loads the user's module with its weights. Runs in child processes only: it imports torch and the user's code."""
+"""The user's module behind one calling convention. Runs in child processes only: it imports torch and user code."""
 
 from __future__ import annotations
 
 import difflib
-import importlib.util
 import inspect
 import random
-import sys
-import traceback
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from tasks.errors import InputError
 from tasks.model.model_directory import SPEC_FILE
+from tasks.sources import source_of
+from tasks.sources.interface import ORIGIN, explain
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from tasks.samples.npz import Arrays
-    from tasks.torch_side.interface import ModuleRequest
+    from tasks.sources.interface import ModuleRequest
 
 SEED = 0
-ORIGIN = f"{SPEC_FILE}: source"
 
 
 class PositionalModule(nn.Module):
@@ -56,7 +51,7 @@ def _as_tuple(outputs: Any, names: Sequence[str]) -> tuple[Tensor, ...]:
 
 
 def load_module(request: ModuleRequest) -> PositionalModule:
-    """Build the module, load its weights and make it ready to trace: float32, eval mode, no gradients.
+    """Have its source load the module, and make it ready to trace: float32, eval mode, no gradients.
 
     Random numbers are seeded first, so that a module without a weights file is the same in every stage.
 
@@ -68,57 +63,13 @@ def load_module(request: ModuleRequest) -> PositionalModule:
     random.seed(SEED)
     # The fast path of nn.TransformerEncoder drops padded positions and cannot be traced.
     torch.backends.mha.set_fastpath_enabled(False)
-    module = _call(request, request.source, _find_callable(request))
+    module = source_of(request.source).load(request)
     if not isinstance(module, nn.Module):
         raise InputError(
             f"{ORIGIN}: {request.source} returned {type(module).__name__}, not a torch.nn.Module; return the module"
         )
     _check_parameters(module, request)
-    if request.weights is not None:
-        _load_weights(module, Path(request.weights))
     return PositionalModule(module, request).float().eval().requires_grad_(False)
-
-
-def _find_callable(request: ModuleRequest) -> Callable[[], object]:
-    relative, _, name = request.source.rpartition(":")
-    path = Path(request.folder) / relative
-    # As a script would: what lies beside the source can be imported.
-    sys.path[:0] = dict.fromkeys((str(path.parent), request.folder))
-    module_name = path.stem if path.stem not in sys.modules else f"model_source_{path.stem}"
-    specification = importlib.util.spec_from_file_location(module_name, path)
-    assert specification is not None  # noqa: S101 - the path ends in .py
-    assert specification.loader is not None  # noqa: S101 - as above
-    source = importlib.util.module_from_spec(specification)
-    sys.modules[module_name] = source
-    loader = specification.loader
-    _call(request, relative, lambda: loader.exec_module(source))
-    found = getattr(source, name, None)
-    if not callable(found):
-        known = sorted(key for key, value in vars(source).items() if callable(value) and not key.startswith("_"))
-        hint = difflib.get_close_matches(name, known, n=1)
-        remedy = f"did you mean {hint[0]!r}?" if hint else "define it there"
-        raise InputError(f"{ORIGIN}: {relative} has no callable {name!r}; {remedy}")
-    return found  # type: ignore[no-any-return]  # callable() does not say what it returns
-
-
-def _call(request: ModuleRequest, what: str, function: Callable[[], object]) -> object:
-    try:
-        return function()
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - user code can raise anything
-        raise InputError(f"{ORIGIN}: {what} raised {explain(error, request)}; mend the module") from None
-
-
-def explain(error: BaseException, request: ModuleRequest) -> str:
-    """`ValueError: what it says (model.py, line 12)`; the place is the last one in the user's own files."""
-    folder = Path(request.folder)
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if folder in Path(frame.filename).parents]
-    if isinstance(error, SyntaxError) and error.filename:
-        place = f" ({Path(error.filename).name}, line {error.lineno})"
-    elif frames:
-        place = f" ({Path(frames[-1].filename).relative_to(folder)}, line {frames[-1].lineno})"
-    else:
-        place = ""
-    return f"{type(error).__name__}: {error}{place}"
 
 
 def _check_parameters(module: nn.Module, request: ModuleRequest) -> None:
@@ -138,34 +89,6 @@ def _check_parameters(module: nn.Module, request: ModuleRequest) -> None:
             f"{SPEC_FILE}: inputs: the module's forward also needs {', '.join(missing)}; declare"
             f" {'it' if len(missing) == 1 else 'them'}, or give {'it a default' if len(missing) == 1 else 'defaults'}"
         )
-
-
-def _load_weights(module: nn.Module, path: Path) -> None:
-    try:
-        given = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise InputError(
-            f"{SPEC_FILE}: weights: {path.name} is no safetensors file ({error});"
-            " save the state dict with safetensors.torch.save_file"
-        ) from None
-    wanted = {name: tensor for name, tensor in module.state_dict().items() if isinstance(tensor, Tensor)}
-    loaded = {wanted[name].data_ptr() for name in given if name in wanted and wanted[name].numel()}
-    problems = [
-        # safetensors keeps one name of tensors that are tied, so a tied twin is not missing.
-        *(f"missing: {n} {_shape(t)}" for n, t in wanted.items() if n not in given and t.data_ptr() not in loaded),
-        *(f"unexpected: {name} {_shape(tensor)}" for name, tensor in given.items() if name not in wanted),
-        *(
-            f"misshapen: {name} {_shape(tensor)}, the module has {_shape(wanted[name])}"
-            for name, tensor in given.items()
-            if name in wanted and tensor.shape != wanted[name].shape
-        ),
-    ]
-    if problems:
-        raise InputError(
-            f"{SPEC_FILE}: weights: {path.name} is not for this module; save the weights of the module that"
-            " the source builds:" + "".join(f"\n  {problem}" for problem in sorted(problems))
-        )
-    module.load_state_dict(given, strict=False)
 
 
 def _shape(tensor: Tensor) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +10,7 @@ from tasks.errors import InputError
 from tasks.model.model_directory import SPEC_FILE
 from tasks.samples.feeds import split_batches
 from tasks.samples.npz import load_arrays, save_shard, shard_paths
-from tasks.torch_side.interface import ReferenceReply, ReferenceRequest
+from tasks.torch_side.interface import ReferenceRequest
 from tasks.torch_side.torch_module import PositionalModule, load_module, run_module
 
 if TYPE_CHECKING:
@@ -20,20 +19,20 @@ if TYPE_CHECKING:
     from tasks.samples.npz import Arrays
 
 
-def run(raw: dict[str, Any], progress: Callable[[int, int], None]) -> ReferenceReply:
-    """Serve a ReferenceRequest; see `tasks.stages.reference`."""
+def run(raw: dict[str, Any], progress: Callable[[int, int], None]) -> int:
+    """Serve a ReferenceRequest; return how many samples the module ran on. See `tasks.stages.reference`."""
     request = ReferenceRequest.model_validate(raw)
-    paths = shard_paths(Path(request.shards))
+    paths = shard_paths(request.shards)
     progress(0, len(paths))
     module = load_module(request.module)
     samples = 0
     for number, path in enumerate(paths):
         outputs = _run_shard(module, request, load_arrays(path), f"shard {path.stem}")
         _check_finite(outputs, path.stem)
-        save_shard(Path(request.output), number, outputs)
+        save_shard(request.output, number, outputs)
         samples += len(next(iter(outputs.values())))
         progress(number + 1, len(paths))
-    return ReferenceReply(samples=samples)
+    return samples
 
 
 def _run_shard(module: PositionalModule, request: ReferenceRequest, shard: Arrays, label: str) -> Arrays:

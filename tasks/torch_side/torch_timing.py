@@ -10,7 +10,7 @@ import torch
 
 from tasks.errors import StageError
 from tasks.records import PytorchForm
-from tasks.torch_side.interface import ModuleRequest
+from tasks.sources.interface import ModuleRequest
 from tasks.torch_side.torch_module import PositionalModule, as_tensors, load_module
 
 if TYPE_CHECKING:

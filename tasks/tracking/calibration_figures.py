@@ -56,7 +56,7 @@ def _ratio(row: RangeCoverage) -> float:
     return min(row.production_largest / row.set_largest, _LONGEST_BAR)
 
 
-def draw_likeness(report: CalibrationReport) -> Figure:
+def draw_drift(report: CalibrationReport) -> Figure:
     """The K-S distance of the features that differ most, by it or by their PSI, each with its lower bound."""
     rows = worst_features(report.resemblance.features)[:_MOST_BARS][::-1]
     figure, (axes,) = _figure(len(rows), f"{report.name}: distance of features from production", 1)
@@ -90,7 +90,7 @@ def write_calibration_files(report: CalibrationReport, folder: Path) -> None:
     (folder / "report.json").write_text(json.dumps(scrub(report.model_dump(mode="json")), indent=1), encoding="utf-8")
     (folder / "report.md").write_text(without_host_paths(markdown_of(report)), encoding="utf-8")
     figures = {
-        "likeness": (report.resemblance.features, draw_likeness),
+        "drift": (report.resemblance.features, draw_drift),
         "ranges": (report.resemblance.ranges, draw_ranges),
     }
     for name, (rows, draw) in figures.items():

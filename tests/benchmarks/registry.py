@@ -21,7 +21,8 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path.append(str(REPOSITORY))  # this is run as a script, and takes the servers from the tests
 
 from tasks.objects.location import open_objects  # noqa: E402
-from tasks.registry.channels import ChannelName, next_move  # noqa: E402
+from tasks.registry.channels import next_move  # noqa: E402
+from tasks.registry.moves import ChannelAddress, ChannelName  # noqa: E402
 from tasks.registry.registry import Registry  # noqa: E402
 from tasks.registry.signing import Signing  # noqa: E402
 from tasks.store.local import LocalStore  # noqa: E402
@@ -52,14 +53,14 @@ registry = Registry(open_objects(sys.argv[1]), Signing())
 PUBLISH = """
 from tasks.records import EngineManifest
 manifest = EngineManifest.model_validate_json(Path(sys.argv[2]).read_bytes())
-assert registry.publish(manifest, {digest: Path(path) for digest, path in json.loads(sys.argv[3]).items()})
+assert registry.engines.publish(manifest, {digest: Path(path) for digest, path in json.loads(sys.argv[3]).items()})
 """
 PULL = """
-from tasks.release.pull import Order, pull_engine
+from tasks.release.pull import pull_engine
 from tasks.release.serving_folder import ServingFolder
-from tasks.registry.channels import ChannelName
-order = Order("tiny", "cpu", ChannelName.PRODUCTION)
-assert pull_engine(registry, ServingFolder(Path(sys.argv[2])), order, wait_s=1).fetched
+from tasks.registry.moves import ChannelAddress, ChannelName
+address = ChannelAddress("tiny", "cpu", ChannelName.PRODUCTION)
+assert pull_engine(registry, ServingFolder(Path(sys.argv[2])), address, wait_s=1).fetched
 """
 PEAK = "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)"
 
@@ -169,16 +170,12 @@ def run(name: str, command: list[str], timed: Timed) -> None:
 
 def promote(engine: Engine) -> None:
     """Point `production` at the engine, straight away."""
-    opened, name = Registry(open_objects(ADDRESS), Signing()), ChannelName.PRODUCTION
-    signed = opened.read_signed(engine.manifest.cell)
+    opened = Registry(open_objects(ADDRESS), Signing())
+    signed = opened.engines.read_signed(engine.manifest.cell)
     opened.channels.move(
-        "tiny",
-        "cpu",
-        name,
+        ChannelAddress("tiny", "cpu", ChannelName.PRODUCTION),
         lambda channel: next_move(
             channel,
-            "tiny",
-            "cpu",
             kind="promote",
             engine_id=signed.manifest.engine_id,
             manifest=signed.digest,

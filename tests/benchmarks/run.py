@@ -26,9 +26,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from calibration_check import calibration_check
+from drift import drift
 from gate.calibration import DRAWS
 from gate.report import calibration, naive_pvalue, size, with_draws
-from likeness import likeness
 from memory import compare_peak_bytes
 from plan import plan
 from pushes import pushes
@@ -36,12 +36,14 @@ from registry import registry
 from rows import Row
 from safetensors.numpy import load_file, save_file
 
+from flows.commands.cli import COMMANDS
 from tasks.store.digests import digest_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+ENGINEGATE = (str(Path(sys.executable).parent / "enginegate"),)
 WARM_RUNS = 3
 HELP_RUNS = 11
 MIB = 1 << 20
@@ -65,7 +67,7 @@ class Project:
 
     def command(self, *arguments: str) -> list[str]:
         return [
-            str(Path(sys.executable).parent / "enginegate"),
+            *ENGINEGATE,
             "convert",
             str(self.model),
             "--target",
@@ -214,15 +216,22 @@ def _kill_during(project: Project, after: str | None, seconds: float) -> list[st
 
 
 def start_up(_scratch: Path) -> list[Row]:
-    """`enginegate --help`."""
-    command = [str(Path(sys.executable).parent / "enginegate"), "--help"]
+    """`enginegate --help`, and that of each command: the slowest."""
+    own, each = _help_s(), {name: _help_s(name) for name in COMMANDS}
+    slowest = max(each, key=lambda name: each[name])
+    return [
+        Row("enginegate --help", f"{own:.2f} s", "≤ 0.4 s", own <= 0.4),
+        Row(f"the slowest help of a command, {slowest}", f"{each[slowest]:.2f} s", "≤ 0.4 s", each[slowest] <= 0.4),
+    ]
+
+
+def _help_s(*command: str) -> float:
     taken = []
     for _ in range(HELP_RUNS):
         started = time.perf_counter()
-        subprocess.run(command, check=True, capture_output=True)
+        subprocess.run([*ENGINEGATE, *command, "--help"], check=True, capture_output=True)
         taken.append(time.perf_counter() - started)
-    median = statistics.median(taken)
-    return [Row("enginegate --help", f"{median:.2f} s", "≤ 0.4 s", median <= 0.4)]
+    return statistics.median(taken)
 
 
 def memory(scratch: Path) -> list[Row]:
@@ -256,7 +265,7 @@ MEASUREMENTS = (
     naive_pvalue,
     calibration,
     calibration_check,
-    likeness,
+    drift,
     registry,
     plan,
     pushes,

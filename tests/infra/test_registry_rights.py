@@ -11,7 +11,8 @@ from tasks.objects.interface import ChangedError
 from tasks.objects.s3 import S3Objects
 from tasks.process.child import ignore_progress
 from tasks.records import Cell
-from tasks.registry.layout import blob_key, channel_key, manifest_key
+from tasks.registry.layout import blob_key, manifest_key
+from tasks.registry.moves import ChannelAddress
 from tasks.specs import Precision
 from tests.infra.policies import Call, call_of, enforce, is_allowed
 from tests.infra.stack import ACCOUNT, ROLES, Deployed, client, deploy
@@ -29,7 +30,7 @@ PLAN = b"a plan" * 1_000_000
 DIGEST = f"sha256:{hashlib.sha256(PLAN).hexdigest()}"
 BLOB = blob_key(DIGEST)
 MANIFEST = manifest_key(Cell(model="scorer", version="1a2b3c4d5e6f", target="t4", precision=Precision.FP16))
-CHANNELS = {name: channel_key("scorer", "t4", name) for name in ("candidate", "staging", "canary", "production")}
+CHANNELS = {one.channel.value: one.key for one in ChannelAddress.all_of("scorer", "t4")}
 OBJECTS = {"blob": BLOB, "manifest": MANIFEST, **CHANNELS}
 
 NEW: dict[str, Any] = {"IfNoneMatch": "*"}

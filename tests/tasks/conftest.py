@@ -1,4 +1,4 @@
-"""Object stores of every kind, empty: a folder, moto's S3 and Debian's radosgw."""
+"""Object stores of every kind, empty: in memory, a folder, moto's S3 and Debian's radosgw."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tasks.objects.folder import LocalObjects
+from tasks.objects.memory import MemoryObjects
 from tasks.objects.s3 import S3Objects
 from tests.s3_servers import BUCKET, aws_settings
 from tests.shared_servers import CannotStartError, shared_server
@@ -23,15 +24,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Place:
-    """Where an object store lies; it is opened anew in every process."""
+    """Where an object store lies; it is opened anew in every process, but for the one in memory."""
 
     kind: str
     folder: Path
     endpoint: str = ""
     prefix: str = field(default_factory=lambda: f"registry/{uuid.uuid4().hex}")
+    memory: MemoryObjects = field(default_factory=MemoryObjects)
 
     def open(self, **options: Any) -> ObjectStore:
         """The store; options are those of S3Objects."""
+        if self.kind == "memory":
+            return self.memory
         return S3Objects(BUCKET, self.prefix, **options) if self.endpoint else LocalObjects(self.folder)
 
 
@@ -55,16 +59,22 @@ def radosgw(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 def place_at(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     """An empty store of a kind, to which the environment leads."""
-    endpoint = "" if kind == "local" else request.getfixturevalue(kind)
+    endpoint = "" if kind in {"memory", "local"} else request.getfixturevalue(kind)
     patch = request.getfixturevalue("monkeypatch")
     for name, value in aws_settings(endpoint).items() if endpoint else ():
         patch.setenv(name, value)
     return Place(kind, tmp_path / "objects", endpoint)
 
 
-@pytest.fixture(params=["local", "moto", "radosgw"])
+@pytest.fixture(params=["memory", "local", "moto", "radosgw"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     """An empty store of each kind."""
+    return place_at(request.param, request, tmp_path)
+
+
+@pytest.fixture(params=["local", "moto", "radosgw"])
+def shared_place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    """An empty store of each kind that processes share: one in memory is each process's own."""
     return place_at(request.param, request, tmp_path)
 
 

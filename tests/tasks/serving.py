@@ -10,14 +10,17 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from tasks.backends.ort import OnnxRuntimeBackend
-from tasks.objects.folder import LocalObjects
+from tasks.objects.memory import MemoryObjects
 from tasks.process.child import ignore_progress
-from tasks.registry.channels import ChannelName, next_move
+from tasks.registry.channels import next_move
+from tasks.registry.layout import blob_key, manifest_key
+from tasks.registry.moves import ChannelAddress, ChannelName
 from tasks.registry.registry import Registry
 from tasks.registry.signing import Signing
-from tasks.release.pull import Order, Pulled, pull_engine
+from tasks.release.pull import Pulled, pull_engine
 from tasks.release.serving_folder import ServingFolder
 from tasks.store.local import LocalStore
+from tests.tasks.damage import ObjectFile
 from tests.tasks.tiny import SCORER, build_job, cell, lay_out, make_outcome, manifest_of, write_onnx
 
 if TYPE_CHECKING:
@@ -25,9 +28,10 @@ if TYPE_CHECKING:
 
     from tasks.objects.interface import ObjectStore
     from tasks.records import Cell, EngineManifest
-    from tasks.registry.channels import Channel, Move
+    from tasks.registry.channels import Channel
+    from tasks.registry.moves import Move
 
-ORDER = Order("tiny", "cpu", ChannelName.PRODUCTION)
+PRODUCTION = ChannelAddress("tiny", "cpu", ChannelName.PRODUCTION)
 SQUARED = SCORER.replace("score =", "s =") + " score = Mul(s, s)"
 FIRST, SECOND, THIRD = "1" * 12, "2" * 12, "3" * 12
 
@@ -38,12 +42,12 @@ class Shop:
 
     Attributes:
         root: of all folders.
-        objects: of the registry; a folder where none is given.
+        objects: of the registry; in memory where none are given.
         signing: of who publishes and promotes, and of the host.
     """
 
     root: Path
-    objects: ObjectStore | None = None
+    objects: ObjectStore = field(default_factory=MemoryObjects)
     signing: Signing = field(default_factory=Signing)
     trusting: Signing | None = None
 
@@ -55,7 +59,7 @@ class Shop:
     @cached_property
     def registry(self) -> Registry:
         """The registry as those see it who write it."""
-        return Registry(self.objects or LocalObjects(self.root / "registry"), self.signing)
+        return Registry(self.objects, self.signing)
 
     @property
     def folder(self) -> ServingFolder:
@@ -79,7 +83,7 @@ class Shop:
             noise=noise,
         )
         manifest = manifest_of(self.store, outcome, **changes)
-        self.registry.publish(manifest, lay_out(self.store, manifest, self.root / f"files-{version}-{target}"))
+        self.registry.engines.publish(manifest, lay_out(self.store, manifest, self.root / f"files-{version}-{target}"))
         return manifest
 
     def onnx_plan(self, body: str = SCORER) -> bytes:
@@ -89,15 +93,13 @@ class Shop:
         OnnxRuntimeBackend().build(made, ignore_progress)
         return (made.plan / "engine.onnx").read_bytes()
 
-    def promote(self, engine: Cell, *, order: Order = ORDER, **changes: Any) -> Move:
+    def promote(self, engine: Cell, *, address: ChannelAddress = PRODUCTION, **changes: Any) -> Move:
         """Move the channel to an engine; `changes` replace fields of the move."""
-        digest = changes.pop("manifest", None) or self.registry.read_signed(engine).digest
+        digest = changes.pop("manifest", None) or self.registry.engines.read_signed(engine).digest
 
         def decide(channel: Channel) -> Move:
             move = next_move(
                 channel,
-                order.model,
-                order.target,
                 kind="promote",
                 engine_id=engine.engine_id,
                 manifest=digest,
@@ -107,9 +109,7 @@ class Shop:
             )
             return move.model_copy(update=changes)
 
-        channel = self.registry.channels.move(order.model, order.target, order.channel, decide)
-        assert channel.current
-        return channel.current
+        return self.registry.channels.move(address, decide)
 
     def offer(self, version: str = FIRST, **changes: Any) -> EngineManifest:
         """Publish an engine and promote it."""
@@ -119,22 +119,22 @@ class Shop:
 
     def pull(self, **options: Any) -> Pulled:
         """Pull to the host, which sees the registry through `trusting` where that is set."""
-        registry = Registry(self.registry.objects, self.trusting or self.signing)
+        registry = Registry(self.objects, self.trusting or self.signing)
         folder = options.pop("folder", self.folder)
-        return pull_engine(registry, folder, options.pop("order", ORDER), **{"wait_s": 30, **options})
+        return pull_engine(registry, folder, options.pop("address", PRODUCTION), **{"wait_s": 30, **options})
 
-    def blob(self, digest: str) -> Path:
-        """The file of a blob in a registry that is a folder."""
-        return self.root / "registry" / "blobs" / "sha256" / digest[7:9] / digest[9:]
+    def blob(self, digest: str) -> ObjectFile:
+        """The object of a file."""
+        return ObjectFile(self.objects, blob_key(digest))
 
     @property
-    def channel_path(self) -> Path:
-        """The file of the channel."""
-        return self.root / "registry" / "channels" / "tiny" / "cpu" / "production.json"
+    def channel_file(self) -> ObjectFile:
+        """The object of the channel."""
+        return ObjectFile(self.objects, PRODUCTION.key)
 
-    def manifest_path(self, version: str) -> Path:
-        """The file of a manifest."""
-        return self.root / "registry" / "engines" / "tiny" / version / "cpu" / "fp32" / "manifest.json"
+    def manifest_file(self, version: str) -> ObjectFile:
+        """The object of a manifest."""
+        return ObjectFile(self.objects, manifest_key(cell(version=version)))
 
 
 def version_served(root: Path) -> str | None:

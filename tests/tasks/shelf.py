@@ -1,38 +1,51 @@
-"""A registry with engines of the tiny scorer in it, in a folder, for tests of what moves its channels."""
+"""A registry with engines of the tiny scorer in it, for tests of what moves its channels."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks.objects.folder import LocalObjects
 from tasks.process.context import StageContext
 from tasks.records import Timing
-from tasks.registry.channels import ChannelName, next_move
-from tasks.registry.layout import channel_key, manifest_key
+from tasks.registry.channels import next_move
+from tasks.registry.layout import manifest_key
+from tasks.registry.moves import ChannelAddress, ChannelName
 from tasks.registry.registry import Registry
 from tasks.registry.signing import Signing
 from tasks.release.publish import keep_rejected, publish_engine
 from tasks.store.local import LocalStore
+from tests.tasks.damage import ObjectFile
 from tests.tasks.tiny import VERSION, cell, latency, make_outcome, manifest_of
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
+    from tasks.objects.interface import ObjectStore
     from tasks.records import EngineManifest
     from tasks.registry.channels import Channel
     from tasks.registry.engines import SignedManifest
+    from tasks.registry.moves import Move
 
 FAILING = 0.3
 PASSING = 0.0001
 FAST, SLOW, BAD = (f"tiny-cpu-{precision}@{VERSION}" for precision in ("fp16", "fp32", "int8"))
 
 
-class Shelf:
-    """The registry in a folder, and the artifact store that its engines come from."""
+def address_of(name: str) -> ChannelAddress:
+    """The channel of the tiny scorer on the CPU."""
+    return ChannelAddress("tiny", "cpu", ChannelName(name))
 
-    def __init__(self, root: Path, context: StageContext, signing: Signing | None = None) -> None:
-        self.root, self.context = root, context
-        self.registry = Registry(LocalObjects(root), signing or Signing())
+
+class Shelf:
+    """The registry, in a folder or in memory, and the artifact store that its engines come from."""
+
+    def __init__(self, objects: Path | ObjectStore, context: StageContext, signing: Signing | None = None) -> None:
+        self.objects = LocalObjects(objects) if isinstance(objects, Path) else objects
+        self.context = context
+        self.registry = Registry(self.objects, signing or Signing())
+
+    def reopened(self) -> Shelf:
+        """The same registry, for somebody who has not read it yet."""
+        return Shelf(self.objects, self.context)
 
     def describe(
         self, precision: str, *, version: str = VERSION, p50_ms: float = 4.0, noise: float = PASSING, **changes: Any
@@ -49,7 +62,7 @@ class Shelf:
         """Register an engine; see `describe`."""
         manifest = self.describe(precision, **options)
         publish_engine(self.context, self.registry, manifest)
-        return self.registry.read_signed(manifest.cell)
+        return self.registry.engines.read_signed(manifest.cell)
 
     def keep_out(self, precision: str, **options: Any) -> EngineManifest:
         """Keep an engine that failed in the artifact store, as a conversion does."""
@@ -57,14 +70,12 @@ class Shelf:
         keep_rejected(self.context.store, manifest)
         return manifest
 
-    def point(self, name: str, engine: SignedManifest, **changes: Any) -> Channel:
+    def point(self, name: str, engine: SignedManifest, **changes: Any) -> Move:
         """Move a channel without asking for any rule."""
 
-        def decide(channel: Channel) -> Any:
+        def decide(channel: Channel) -> Move:
             move = next_move(
                 channel,
-                "tiny",
-                "cpu",
                 kind="promote",
                 engine_id=engine.manifest.engine_id,
                 manifest=engine.digest,
@@ -74,31 +85,29 @@ class Shelf:
             )
             return move.model_copy(update=changes)
 
-        return self.registry.channels.move("tiny", "cpu", ChannelName(name), decide)
+        return self.registry.channels.move(address_of(name), decide)
 
     def channel(self, name: str) -> Channel:
         """A channel as it is now."""
-        return self.registry.channels.read("tiny", "cpu", ChannelName(name))
+        return self.registry.channels.read(address_of(name))
 
     def engine_at(self, name: str) -> str | None:
         """The engine that a channel points at."""
         current = self.channel(name).current
         return current and current.engine_id
 
-    def manifest_file(self, engine: EngineManifest) -> Path:
-        """Where a manifest lies in the registry's folder."""
-        return self.root / manifest_key(engine.cell)
+    def manifest_file(self, engine: EngineManifest) -> ObjectFile:
+        """A manifest as an object."""
+        return ObjectFile(self.objects, manifest_key(engine.cell))
 
-    def channel_file(self, name: str) -> Path:
-        """Where a channel lies in the registry's folder."""
-        return self.root / channel_key("tiny", "cpu", name)
+    def channel_file(self, name: str) -> ObjectFile:
+        """A channel as an object."""
+        return ObjectFile(self.objects, address_of(name).key)
 
     def replace_manifest(self, engine: EngineManifest, **changes: Any) -> None:
         """Put another manifest in an engine's place, with its digest right, as one would who means harm."""
         changed = engine.model_copy(update=changes)
-        path = self.manifest_file(engine)
-        path.chmod(0o644)
-        path.write_bytes(self.registry.signing.seal("manifest", changed.model_dump(mode="json")))
+        self.manifest_file(engine).write_bytes(self.registry.signing.seal("manifest", changed.model_dump(mode="json")))
 
 
 def stock(root: Path) -> Path:

@@ -1,4 +1,4 @@
-"""Likeness of independent samples: against SciPy and hand-made counts, and how often its bounds are wrong."""
+"""Drift of independent samples: against SciPy and hand-made counts, and how often its bounds are wrong."""
 
 import math
 
@@ -14,7 +14,7 @@ from validation.drift import (
     KS_LIMIT,
     PSI_LIMIT,
     UNSEEN_LIMIT,
-    Likeness,
+    Drift,
     TokenCounts,
     compare,
     quantile_edges,
@@ -26,7 +26,7 @@ from validation.statistics import decile_edges
 GRADES = arrays(np.float32, st.integers(1, 90), elements=st.integers(0, 6).map(float))
 
 
-def one(calibration: np.ndarray, sample: np.ndarray, **options: object) -> Likeness:
+def one(calibration: np.ndarray, sample: np.ndarray, **options: object) -> Drift:
     return compare(np.asarray(calibration)[:, None], np.asarray(sample)[:, None], **options)[0]  # type: ignore[arg-type]
 
 
@@ -91,7 +91,7 @@ def test_bins_never_split_equal_values_and_a_frequent_one_is_alone() -> None:
 
 
 def test_a_constant_sample_is_unlike_a_set_that_lies_elsewhere() -> None:
-    assert one(np.zeros(50), np.zeros(90)) == Likeness(psi=0, psi_low=0, ks=0, ks_low=0, n_set=50, n_sample=90)
+    assert one(np.zeros(50), np.zeros(90)) == Drift(psi=0, psi_low=0, ks=0, ks_low=0, n_set=50, n_sample=90)
     assert one(np.full(50, 2.0), np.ones(90)).psi_low > PSI_LIMIT
     assert one(np.full(50, 2.0), np.ones(90)).ks == 1
 

@@ -3,8 +3,6 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -152,12 +150,7 @@ def test_sigterm_ends_the_command_as_ctrl_c_does_and_only_there() -> None:
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_help_imports_nothing_heavy() -> None:
-    heavy = "{'prefect', 'mlflow', 'torch', 'pydantic', 'boto3', 'onnxruntime', 'yaml'}"
-    code = (
-        f"import flows.commands.commit_commands, sys; assert not {heavy} & set(sys.modules), {heavy} & set(sys.modules)"
-    )
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+def test_the_help_says_which_exit_code_comes_first() -> None:
     assert "1, 5, 2, 3, 4, 0" in " ".join(run("convert-commit", "--help")[1].split())
 
 

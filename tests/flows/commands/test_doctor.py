@@ -29,6 +29,7 @@ NAMES = [
     "MLflow",
     "Prefect",
     "artifact store",
+    "state",
     "registry",
     "disk",
 ]

@@ -19,9 +19,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from flows.commands.cli import main
-from flows.commands.promotion_commands import CHANNELS
 from tasks.process.context import StageContext
-from tasks.registry.channels import ChannelName
+from tasks.registry.moves import ChannelName
 from tasks.store.local import LocalStore
 from tests.tasks.shelf import BAD, FAST, SLOW, Shelf, stock
 
@@ -29,13 +28,15 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 REPOSITORY = Path(__file__).resolve().parents[3]
+CHANNELS = tuple(name.value for name in ChannelName)
 HERE = ("tiny", "--target", "cpu")
 LIMIT_S = 60
-# The terminal becomes that of the process, so that Ctrl-C reaches it; and MLflow's mirror is none.
+# The terminal becomes that of the process, so that Ctrl-C reaches it; and no MLflow is told.
 ON_TERMINAL = """
-import fcntl, sys, termios, types
+import fcntl, termios
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-sys.modules["flows.promotion.mlflow_aliases"] = types.SimpleNamespace(update_aliases=lambda *_: None)
+import flows.session
+flows.session.LISTENERS = ()
 from flows.commands.cli import main
 main()
 """
@@ -50,10 +51,10 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def told(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
-    """What MLflow was told of, by a mirror that is none."""
+    """The models and targets of which the one listener was told."""
     calls: list[tuple[str, str]] = []
-    mirror = SimpleNamespace(update_aliases=lambda _, model, target: calls.append((model, target)))
-    monkeypatch.setitem(sys.modules, "flows.promotion.mlflow_aliases", mirror)
+    listener = SimpleNamespace(name="a listener", hear=lambda move: calls.append((move.model, move.target)))
+    monkeypatch.setattr("flows.session.LISTENERS", (lambda _settings, _registry: listener,))
     return calls
 
 
@@ -120,10 +121,6 @@ def on_a_terminal(answer: bytes, arguments: Sequence[str], columns: int = 200) -
         os.close(ours)  # not before: whoever is still ending would be hung up on
 
 
-def test_the_channels_offered_are_those_that_there_are() -> None:
-    assert tuple(one.value for one in ChannelName) == CHANNELS
-
-
 def test_what_is_there_and_what_would_come_are_shown_side_by_side(shelf: Shelf, told: list[tuple[str, str]]) -> None:
     assert promote("staging", "--engine", SLOW, "--reason", "the first")[0] == 0
     code, text = promote("staging", "--engine", FAST)
@@ -150,7 +147,7 @@ def test_what_is_there_and_what_would_come_are_shown_side_by_side(shelf: Shelf, 
 
 def test_every_judged_metric_is_shown_with_its_bounds_and_its_limit(shelf: Shelf) -> None:
     text = promote("staging", "--engine", SLOW)[1]
-    verdict = shelf.registry.read_signed(shelf.registry.list_cells()[1]).manifest.verdict
+    verdict = shelf.registry.engines.read_signed(shelf.registry.engines.list_cells()[1]).manifest.verdict
     shown = {result.rule.metric: row(text, f"score {result.rule.metric}")[1] for result in verdict.rules}
     assert len(shown) == len(verdict.rules) == 6
     signs = {"max": "≤ ", "min": "≥ ", "within": "±"}
@@ -262,7 +259,7 @@ def test_a_person_on_a_terminal_is_asked_and_only_a_yes_moves(
 
 
 def test_on_a_narrow_terminal_cells_are_folded_and_nothing_is_cut_off(shelf: Shelf) -> None:
-    shelf.point("staging", shelf.registry.read_signed(shelf.registry.list_cells()[0]))
+    shelf.point("staging", shelf.registry.engines.read_signed(shelf.registry.engines.list_cells()[0]))
     code, shown = on_a_terminal(b"n\n", ["promote", *HERE, "--to", "staging", "--engine", SLOW], columns=60)
     assert code == 5
     plain = re.sub(r"\x1b\[[0-9;]*m", "", shown).replace("\r", "")
@@ -373,7 +370,7 @@ def test_one_damaged_channel_hides_no_other_and_is_refused(shelf: Shelf) -> None
 
 
 def test_what_others_wrote_steers_no_terminal(shelf: Shelf) -> None:
-    slow, fast = (shelf.registry.read_signed(one) for one in reversed(shelf.registry.list_cells()))
+    slow, fast = (shelf.registry.engines.read_signed(one) for one in reversed(shelf.registry.engines.list_cells()))
     shelf.point("staging", slow)
     shelf.point("staging", fast, reason="\x1b[2Jgone\n→ forged", who="eve\u202e", override="\x1b[8mhidden")
     for arguments in (("history", *HERE), ("promote", *HERE, "--to", "staging", "--engine", SLOW)):

@@ -17,15 +17,15 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from flows.commands.cli import main
-from flows.commands.pull_command import CHANNELS, PullJob, Watcher
+from flows.commands.pull_command import PullJob, Watcher
 from flows.console import Reporter
 from flows.session import Session
 from flows.settings import Settings
+from tasks.objects.folder import LocalObjects
 from tasks.records import Override
-from tasks.registry.channels import ChannelName
 from tasks.registry.signing import Signing
 from tasks.release.serving_folder import ServingFolder
-from tests.tasks.serving import FIRST, ORDER, SECOND, SQUARED, THIRD, Shop, version_before, version_served
+from tests.tasks.serving import FIRST, PRODUCTION, SECOND, SQUARED, THIRD, Shop, version_before, version_served
 from tests.tasks.tiny import cell
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ HEAVY = ("torch", "prefect", "mlflow", "matplotlib", "pandas", "sqlalchemy", "on
 def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shop:
     """A registry to which the settings lead; the host's folder is `host`, here."""
     monkeypatch.setenv("ENGINEGATE_REGISTRY", str(tmp_path / "registry"))
-    return Shop(tmp_path)
+    return Shop(tmp_path, LocalObjects(tmp_path / "registry"))
 
 
 def pull(*more: str) -> tuple[int, str, dict[str, Any]]:
@@ -164,10 +164,6 @@ def test_wrong_use_is_told_with_exit_code_2(shop: Shop, more: tuple[str, ...], c
     assert words in result.output
 
 
-def test_the_choices_are_the_channels() -> None:
-    assert tuple(name.value for name in ChannelName) == CHANNELS
-
-
 def test_a_whole_pull_with_check_imports_nothing_that_a_serving_host_has_not(shop: Shop) -> None:
     shop.offer(plan=shop.onnx_plan())
     program = (
@@ -195,7 +191,9 @@ def watcher(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> Watcher:
     """One that looks when it is told to."""
     assert shop.registry
     monkeypatch.setattr("flows.commands.pull_command.SLOWEST_S", 240.0)
-    return Watcher(PullJob(Session(Settings(), Reporter()), shop.folder, ORDER, 30.0, check=False), 30.0, as_json=True)
+    return Watcher(
+        PullJob(Session(Settings(), Reporter()), shop.folder, PRODUCTION, 30.0, check=False), 30.0, as_json=True
+    )
 
 
 def looked(watcher: Watcher, capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
@@ -228,14 +226,13 @@ def test_an_error_is_told_once_and_the_end_of_it_too(
     shop.offer()
     watcher.look()
     capsys.readouterr()
-    whole = shop.channel_path.read_bytes()
-    shop.channel_path.unlink()
-    shop.channel_path.write_bytes(b"{")
+    whole = shop.channel_file.read_bytes()
+    shop.channel_file.write_bytes(b"{")
     (document,) = looked(watcher, capsys)
     assert (document["event"], document["exit_code"]) == ("error", 5)
     assert "is damaged" in document["error"]
     assert looked(watcher, capsys) == []
-    shop.channel_path.write_bytes(whole)
+    shop.channel_file.write_bytes(whole)
     assert events(watcher, capsys) == ["recovered"]
     assert looked(watcher, capsys) == []
     assert version_served(tmp_path / "host") == FIRST
@@ -331,7 +328,7 @@ def test_a_watch_ends_at_once_where_waiting_mends_nothing(shop: Shop) -> None:
 
 def test_a_watch_with_settings_at_fault_ends_at_once(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ENGINEGATE_TRUST", "/nowhere.pem")
-    job = PullJob(Session(Settings(), Reporter()), ServingFolder(shop.root), ORDER, 30.0, check=False)
+    job = PullJob(Session(Settings(), Reporter()), ServingFolder(shop.root), PRODUCTION, 30.0, check=False)
     handlers = [(number, signal.getsignal(number)) for number in (signal.SIGTERM, signal.SIGINT)]
     try:
         with pytest.raises(SystemExit) as caught:

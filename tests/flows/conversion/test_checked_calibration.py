@@ -15,6 +15,7 @@ from safetensors.numpy import save_file
 
 from flows.commands.cli import main
 from flows.console import Reporter
+from flows.conversion import calibration_sets
 from flows.conversion.checked_calibration import Calibration, calibrate
 from flows.conversion.conversion_flow import prepare
 from flows.conversion.conversion_plan import plan_conversion
@@ -111,18 +112,21 @@ def fake_calibrate(project: Project, accepted: str | None = None, *sentences: st
     """Calibrate with a check that finds `sentences`; also what it was asked to compare with."""
     asked: list[Production] = []
 
-    def take(_bench: Any, _spec: Any, files: Any, field: str) -> StageResult[DataArtifact]:
+    def take(_context: Any, _spec: Any, files: Any, field: str) -> StageResult[DataArtifact]:
         found = data(f"{field} {[path.name for path in files]}")
         return StageResult(found, cached=False, seconds=0.0)
 
-    def check(_bench: Any, _manifest: Any, _data: Any, production: Production, *_: Any) -> StageResult[Any]:
+    def check(_context: Any, _manifest: Any, _data: Any, production: Production, *_: Any) -> StageResult[Any]:
         asked.append(production)
         return StageResult(report_of(*sentences), cached=False, seconds=0.0)
 
     session = Session(Settings(home=project.home), Silent())  # type: ignore[arg-type]
     directory = read_model_directory(project.model)
     exported = ExportedModel(onnx=artifact("onnx"), opset=17, checks={})
-    found = calibrate(session, directory, data("validation"), exported, accepted, take=take, check=check)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(calibration_sets, "ingest", take)
+        patch.setattr(calibration_sets, "check_calibration", check)
+        found = calibrate(session, directory, data("validation"), exported, accepted)
     return found, asked[0]
 
 
@@ -241,7 +245,7 @@ def test_what_is_accepted_stands_in_the_registry_and_in_mlflow(refused: Refused)
     assert (parent.data.params["calibration.accepted"], parent.data.params["calibration.findings"]) == (REASON, "1")
     assert (made.data.params["calibration.accepted"], made.data.params["calibration.findings"]) == (REASON, finding)
     files = {item.path for item in client.list_artifacts(parent.info.run_id, "calibration")}
-    assert files == {f"calibration/{name}" for name in ("report.json", "report.md", "likeness.png", "ranges.png")}
+    assert files == {f"calibration/{name}" for name in ("report.json", "report.md", "drift.png", "ranges.png")}
 
 
 def rewrite(folder: Path, suffix: str) -> None:

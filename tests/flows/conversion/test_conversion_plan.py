@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,9 +12,11 @@ import yaml
 
 from flows.conversion.conversion_plan import plan_conversion, source_commit, version_of
 from tasks.errors import InputError
-from tasks.model import toolchain as versioning
+from tasks.model import toolchain
 from tasks.model.model_directory import read_model_directory
 from tasks.specs import Precision
+from tasks.store import digests
+from tasks.torch_side.module_source import module_key, store_module
 from tests.sets import describe
 from tests.tasks.tiny import SPEC, write_model_folder
 
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from flows.conversion.conversion_plan import ConversionPlan
+    from tasks.process.context import StageContext
 
 FULL: dict[str, Any] = {
     "weights": "weights.safetensors",
@@ -137,10 +141,10 @@ def test_the_version_is_the_same_at_another_place(tmp_path: Path) -> None:
 def test_another_release_of_a_tool_is_another_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write(tmp_path)
     versions = {version(folder)}
-    for package in versioning.TOOLCHAIN:
-        monkeypatch.setattr(versioning, "_installed", lambda name, package=package: f"{name} 0 {name == package}")
+    for package in toolchain.TOOLCHAIN:
+        monkeypatch.setattr(toolchain, "_installed", lambda name, package=package: f"{name} 0 {name == package}")
         versions.add(version(folder))
-    assert len(versions) == 1 + len(versioning.TOOLCHAIN)
+    assert len(versions) == 1 + len(toolchain.TOOLCHAIN)
     monkeypatch.undo()
     assert version(folder) in versions
 
@@ -293,3 +297,25 @@ def test_a_hostile_repository_runs_nothing(
     source.write_text("changed = True\n")
     assert source_commit(repository) == f"{commit}-dirty"
     assert not (folder / "ran").exists()
+
+
+def test_a_conversion_reads_each_file_once_for_its_digest_and_once_for_a_copy(
+    tmp_path: Path, context: StageContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By all that asks for digests of the directory: two plans, the keys of two stages, the module, and the end."""
+    folder = write(tmp_path)
+    read: Counter[str] = Counter()
+    digest_file = digests.digest_file
+
+    def count(path: Path) -> tuple[str, int]:
+        read[path.relative_to(folder).as_posix() if path.is_relative_to(folder) else "the copies"] += 1
+        return digest_file(path)
+
+    monkeypatch.setattr(digests, "digest_file", count)
+    monkeypatch.setattr(digests, "SETTLED_NS", -(10**9))
+    directory = plan(folder).directory
+    plan(folder)
+    assert module_key(directory) == module_key(read_model_directory(folder))
+    store_module(context, directory)
+    version(folder)
+    assert dict(read) == dict.fromkeys(["weights.safetensors", "model.py", "policy.yaml", "validation.npz"], 1)

@@ -8,6 +8,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -32,7 +33,7 @@ from flows.promotion.promote_flow import describe_proposal, promote_engine
 from flows.session import Session, use_session
 from flows.settings import Settings
 from tasks.errors import InputError, RefusedError
-from tasks.registry.channels import ChannelName
+from tasks.registry.moves import ChannelAddress, ChannelName
 from tasks.release.promote import carry_out, propose_promotion
 from tasks.release.publish import keep_rejected, publish_engine
 from tests.tasks.tiny import cell, make_outcome, manifest_of
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from tasks.registry.channels import Move
+    from tasks.registry.moves import Move
 
 FIRST, SECOND, FAILING = "0" * 12, "1" * 12, "2" * 12
 ANSWER_LIMIT_S = 20
@@ -73,8 +74,9 @@ def ask(to: ChannelName = ChannelName.CANARY, **parameters: Any) -> Any:
 def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Session]:
     """A registry with two engines that passed, the first in staging; a store with one that failed."""
     monkeypatch.setattr(promote, "POLL_S", 0.05)
-    monkeypatch.setattr(promote, "update_aliases", lambda _session, *place: told.append(place))
-    told: list[tuple[str, str]] = []
+    told: list[Move] = []
+    listener = SimpleNamespace(name="a listener", hear=told.append)
+    monkeypatch.setattr("flows.session.LISTENERS", (lambda _settings, _registry: listener,))
     session = Session(Settings(home=tmp_path), Reporter())
     register(session, FIRST)
     register(session, SECOND)
@@ -83,20 +85,20 @@ def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Session
     move(session, ChannelName.STAGING, FIRST)
     with use_session(session):
         yield session
-    moves = [session.registry.channels.read("tiny", "cpu", name).moves for name in ChannelName]
-    by_prefect = [one for channel in moves for one in channel if "through Prefect" in one.move.who]
-    assert told == [("tiny", "cpu")] * len(by_prefect), "MLflow is told of each move"
+    moves = [session.registry.channels.read(ChannelAddress("tiny", "cpu", name)).moves for name in ChannelName]
+    made = [one.move for channel in moves for one in channel]
+    assert sorted(told, key=str) == sorted(made, key=str), "listeners are told of each move"
 
 
 def move(session: Session, name: ChannelName, version: str, who: str = "bob") -> Move:
     """Somebody else's move."""
     engine = cell(version=version).engine_id
-    proposal = propose_promotion(session.registry, session.store, "tiny", "cpu", name, engine)
+    proposal = propose_promotion(session.registry, session.store, ChannelAddress("tiny", "cpu", name), engine)
     return carry_out(session.registry, session.stage_context(), proposal, reason="a try", override=None, who=who)
 
 
 def current(session: Session, name: ChannelName) -> Move | None:
-    return session.registry.channels.read("tiny", "cpu", name).current
+    return session.registry.channels.read(ChannelAddress("tiny", "cpu", name)).current
 
 
 @dataclass
@@ -216,7 +218,9 @@ def test_what_somebody_else_moved_meanwhile_is_refused_with_who_it_was(session: 
     said = rf"canary of tiny for cpu: eve moved it to tiny-cpu-fp32@{FIRST} at .* \(a try\) meanwhile"
     with answering(person, overtake, lambda: person.answer(YES)), pytest.raises(RefusedError, match=said):
         ask()
-    assert [one.move.who for one in session.registry.channels.read("tiny", "cpu", ChannelName.CANARY).moves] == ["eve"]
+    assert [
+        one.move.who for one in session.registry.channels.read(ChannelAddress("tiny", "cpu", ChannelName.CANARY)).moves
+    ] == ["eve"]
     assert person.state().is_failed()
     assert "eve moved it" in person.state().message
 
@@ -288,7 +292,7 @@ def test_an_override_is_shown_registers_a_failing_engine_and_stays_in_the_histor
     with answering(person, lambda: person.answer(YES)):
         made = ask(ChannelName.STAGING, engine=engine, override="the deadline")
     assert (made.engine_id, made.override, made.who) == (engine, "the deadline", "ann through Prefect")
-    manifest = session.registry.read_manifest(cell(version=FAILING))
+    manifest = session.registry.engines.read_manifest(cell(version=FAILING))
     assert manifest.override
     assert (manifest.override.reason, manifest.override.who) == ("the deadline", "ann through Prefect")
 
@@ -302,7 +306,7 @@ def test_a_channel_that_points_there_already_asks_nobody(session: Session) -> No
 def test_texts_of_people_stay_texts_in_the_page(session: Session) -> None:
     hostile = "<script>alert(1)</script> [a](http://evil) **b** | c\n# d"
     proposal = propose_promotion(
-        session.registry, session.store, "tiny", "cpu", ChannelName.CANARY, f"tiny-cpu-fp32@{SECOND}"
+        session.registry, session.store, ChannelAddress("tiny", "cpu", ChannelName.CANARY), f"tiny-cpu-fp32@{SECOND}"
     )
     shown = describe_proposal(proposal, hostile, hostile)
     assert "<script>" not in shown

@@ -320,13 +320,6 @@ def test_statuses_fit_github_and_only_a_pass_is_a_success() -> None:
     }
 
 
-def test_help_imports_nothing_heavy() -> None:
-    heavy = "{'prefect', 'mlflow', 'torch', 'pydantic', 'boto3', 'onnxruntime'}"
-    code = f"import sys, flows.commands.submit_command; print(sorted({heavy} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60, capture_output=True)
-    assert done.stdout == b"[]\n"
-
-
 @pytest.mark.parametrize("ref", ["a\u2028b", "x" * 300, ""])
 def test_a_branch_that_cannot_be_shown_keeps_no_push_back(push: Push, ref: str) -> None:
     assert "ref" not in dataclasses.replace(push, ref=ref).parameters()

@@ -7,10 +7,8 @@ import onnx
 import onnxruntime as ort
 import pytest
 
-from tasks.backends import backend_for
 from tasks.backends import ort as backend_module
 from tasks.backends.ort import OnnxRuntimeBackend
-from tasks.backends.trt import TensorRtBackend
 from tasks.errors import StageError
 from tasks.process.child import ignore_progress
 from tasks.specs import BuildSpec
@@ -92,8 +90,3 @@ def test_the_identity_names_the_runtime_and_the_processor_and_no_host() -> None:
     assert identity.device.endswith(" cores")
     assert identity == OnnxRuntimeBackend().identity()
     assert OnnxRuntimeBackend().options(BuildSpec()) == {"graph_optimization_level": "extended"}
-
-
-def test_the_processor_is_onnx_runtime_s_target_and_every_gpu_is_tensorrt_s() -> None:
-    assert isinstance(backend_for("cpu"), OnnxRuntimeBackend)
-    assert isinstance(backend_for("a100-mig-1g.5gb"), TensorRtBackend)

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -267,7 +266,7 @@ def test_a_build_reads_and_keeps_its_cache_on_every_release(fake: FakeTensorrt, 
         return content
 
     fake.on("Builder.build_serialized_network", timed)
-    job = replace(make_job(tmp_path, dims=BUCKETS), timing_cache=path)
+    job = make_job(tmp_path, dims=BUCKETS).model_copy(update={"timing_cache": path})
     assert build_plans(fake.module, job, lambda _done, _total: None) == ()
     assert kept(path) == ["old", "plan of (1, 4)", "plan of (16, 4)", "plan of (8, 4)"]
     read = [

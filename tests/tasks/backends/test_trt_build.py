@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ast
 import sys
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,7 +18,7 @@ import onnx
 import pytest
 
 import tasks.backends
-from tasks.backends import backend_for, trt
+from tasks.backends import backend_of, trt
 from tasks.backends.interface import BuildJob
 from tasks.backends.trt import TensorRtBackend, import_tensorrt
 from tasks.backends.trt_build import build_plans
@@ -224,7 +223,7 @@ def test_plugins_are_loaded_before_the_model_is_parsed_and_go_with_the_engine(
     libraries = (tmp_path / "libfirst.so", tmp_path / "libsecond.so")
     for library in libraries:
         library.write_bytes(library.name.encode())
-    run(fake, replace(make_job(tmp_path), plugins=libraries))
+    run(fake, make_job(tmp_path).model_copy(update={"plugins": libraries}))
     assert fake.arguments("IPluginRegistry.load_library") == [{"plugin_path": str(library)} for library in libraries]
     names = [call.name for call in fake.calls]
     assert names.index("IPluginRegistry.load_library") < names.index("OnnxParser.parse_from_file")
@@ -236,7 +235,7 @@ def test_a_plugin_that_cannot_be_loaded_is_named(fake: FakeTensorrt, tmp_path: P
     (tmp_path / "libplugin.so").write_bytes(b"")
     fake.on("IPluginRegistry.load_library", lambda *_: None)
     with pytest.raises(StageError, match=r"build.plugins: libplugin.so cannot be loaded: it gave no reason"):
-        run(fake, replace(make_job(tmp_path), plugins=(tmp_path / "libplugin.so",)))
+        run(fake, make_job(tmp_path).model_copy(update={"plugins": (tmp_path / "libplugin.so",)}))
 
 
 @pytest.mark.parametrize("fake", [UNTYPED], indirect=True)
@@ -296,7 +295,7 @@ def test_an_output_that_could_not_be_cut_is_refused_beside_buckets(
         added.dim_param = axis
     onnx.save(model, str(job.onnx))
     with pytest.raises(InputError, match=r"dims.width.buckets: axis 1 of output score varies with the input"):
-        run(fake, replace(job, inputs=spec.inputs, dims=spec.dims))
+        run(fake, job.model_copy(update={"inputs": spec.inputs, "dims": spec.dims}))
     assert fake.calls == []
 
 
@@ -305,7 +304,7 @@ def test_a_range_beside_buckets_stays_dynamic_in_each_plan(fake: FakeTensorrt, t
         inputs={"features": {"dtype": "float32", "shape": ["batch", "width"]}},
         dims={**RANGE, "width": {"min": 1, "opt": 4, "max": 4, "buckets": [2, 4]}},
     )
-    run(fake, replace(make_job(tmp_path), inputs=spec.inputs, dims=spec.dims))
+    run(fake, make_job(tmp_path).model_copy(update={"inputs": spec.inputs, "dims": spec.dims}))
     assert (tmp_path / "plan" / "engine-width2.plan").read_bytes() == b"plan of (-1, 2)"
     assert fake.arguments("IOptimizationProfile.set_shape") == [
         {"input": "features", "min": (1, width), "opt": (8, width), "max": (16, width)} for width in (2, 4)
@@ -332,7 +331,7 @@ def test_every_version_of_the_supported_lines_is_taken(version: str) -> None:
 def test_the_backend_builds_with_the_installed_tensorrt(fake: FakeTensorrt, tmp_path: Path) -> None:
     job = make_job(tmp_path)
     assert import_tensorrt() is fake.module
-    assert backend_for("t4").build(job, lambda _done, _total: None) == ()
+    assert backend_of("tensorrt").build(job, lambda _done, _total: None) == ()
     assert files_in(tmp_path / "plan") == ["engine.json", "engine.plan"]
 
 
@@ -352,7 +351,7 @@ def test_a_tensorrt_that_cannot_be_loaded_names_the_extra(
 def test_the_identity_names_the_gpu_and_the_release(fake: FakeTensorrt, monkeypatch: pytest.MonkeyPatch) -> None:
     gpu = SimpleNamespace(name="NVIDIA L4", compute_capability="8.9", cuda="13.0", driver="580.65", mig=None)
     monkeypatch.setattr(trt, "find_gpu", lambda: gpu)
-    identity = backend_for("l4").identity()
+    identity = backend_of("tensorrt").identity()
     assert (identity.name, identity.version, identity.device) == ("tensorrt", fake.version, "NVIDIA L4")
     assert (identity.compute_capability, identity.cuda, identity.driver) == ("8.9", "13.0", "580.65")
 

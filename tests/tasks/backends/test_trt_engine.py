@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -126,11 +126,12 @@ def gpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Gpu:
 def write_plans(folder: Path, dims: dict[str, Any] | None = None, *, cuda_graph: bool = True, **changes: Any) -> Path:
     """The tiny scorer's engine; changes are those of its model.yaml."""
     spec = tiny_spec(dims=dims or RANGE, **changes)
-    job = replace(
-        make_job(folder),
-        inputs=spec.inputs,
-        dims=spec.dims,
-        settings=spec.build.model_copy(update={"cuda_graph": cuda_graph}),
+    job = make_job(folder).model_copy(
+        update={
+            "inputs": spec.inputs,
+            "dims": spec.dims,
+            "settings": spec.build.model_copy(update={"cuda_graph": cuda_graph}),
+        }
     )
     profiles = profiles_of(job.dims)
     PlanIndex.describe(job, profiles, {"score": ("batch",)}).write(job.plan)
@@ -424,7 +425,7 @@ def test_a_folder_that_holds_no_engine_opens_no_device(gpu: Gpu, tmp_path: Path)
 def test_plugins_of_the_engine_are_loaded_with_it(gpu: Gpu, tmp_path: Path) -> None:
     library = tmp_path / "libplugin.so"
     library.write_bytes(b"")
-    job = replace(make_job(tmp_path), plugins=(library,))
+    job = make_job(tmp_path).model_copy(update={"plugins": (library,)})
     PlanIndex.describe(job, profiles_of(job.dims), {"score": ("batch",)}).write(job.plan, job.plugins)
     TensorRtBackend().load(job.plan)
     (found,) = gpu.fake.arguments("IPluginRegistry.load_library")

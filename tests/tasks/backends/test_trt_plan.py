@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def describe(folder: Path, *plugins: Path) -> PlanIndex:
-    job = replace(make_job(folder, dims=BUCKETS), plugins=plugins)
+    job = make_job(folder, dims=BUCKETS).model_copy(update={"plugins": plugins})
     return PlanIndex.describe(job, profiles_of(job.dims), {"score": ("batch", 7)})
 
 

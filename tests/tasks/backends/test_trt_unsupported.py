@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import onnx
@@ -99,7 +98,7 @@ def job_of(folder: Path, body: str = BODY, names: dict[int, str] | None = None) 
     for number, name in (names or {}).items():
         model.graph.node[number].name = name
     onnx.save(model, str(path))
-    return replace(job, onnx=path)
+    return job.model_copy(update={"onnx": path})
 
 
 def refusal(fake: FakeTensorrt, job: BuildJob) -> list[str]:

@@ -12,7 +12,7 @@ from tasks.calibration.findings import (
     find_differences,
     find_gaps,
 )
-from tasks.calibration.report import FeatureLikeness, Place, RangeCoverage, Resemblance, TokenCoverage
+from tasks.calibration.report import FeatureDrift, Place, RangeCoverage, Resemblance, TokenCoverage
 from validation.drift import KS_LIMIT, PSI_LIMIT, UNSEEN_LIMIT
 
 
@@ -137,9 +137,9 @@ def test_without_a_limit_no_set_is_too_old() -> None:
 STREET = Place(stratum="noise", value="street")
 
 
-def feature(name: str = "length", place: Place | None = None, **numbers: float) -> FeatureLikeness:
-    likeness = {"psi": 0.0, "psi_low": 0.0, "ks": 0.0, "ks_low": 0.0} | numbers
-    return FeatureLikeness(feature=name, place=place or Place(), set_samples=90, production_samples=600, **likeness)
+def feature(name: str = "length", place: Place | None = None, **numbers: float) -> FeatureDrift:
+    drift = {"psi": 0.0, "psi_low": 0.0, "ks": 0.0, "ks_low": 0.0} | numbers
+    return FeatureDrift(feature=name, place=place or Place(), set_samples=90, production_samples=600, **drift)
 
 
 def differences(**parts: Any) -> list[tuple[str, str]]:
@@ -161,7 +161,7 @@ def test_one_feature_is_said_with_its_numbers() -> None:
     row = feature("length of frames", STREET, psi=1.25, psi_low=0.75, ks=0.5, ks_low=0.375)
     assert differences(features=(row,)) == [
         (
-            "likeness",
+            "drift",
             (
                 "length of frames is distributed otherwise than in production where noise=street: D 0.5, at least 0.38"
                 " (limit 0.2); PSI 1.2, at least 0.75 (limit 0.25)"
@@ -187,7 +187,7 @@ def test_tokens_that_the_set_lacks_are_a_finding_beyond_the_limit(beyond: float,
         differences(tokens=(row,))
         == [
             (
-                "likeness",
+                "drift",
                 (
                     "25 % of production's input_ids where noise=street are tokens that the set lacks; a set of its size"
                     " from the same source would lack 3.1 %"
@@ -224,5 +224,5 @@ def test_clipping_beyond_its_limit_is_one_finding_that_names_the_worst_tensor() 
 
 def test_what_was_compared_in_nothing_does_not_pass() -> None:
     ((check, sentence),) = differences()
-    assert check == "likeness"
+    assert check == "drift"
     assert sentence.startswith("nothing was compared")

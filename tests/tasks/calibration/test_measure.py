@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from tasks.calibration.report import FeatureLikeness
+    from tasks.calibration.report import FeatureDrift
     from tasks.samples.npz import Arrays
 
 WIDTH = 16
@@ -99,7 +99,7 @@ def findings(found: Resemblance) -> list[str]:
     return [finding.sentence for finding in find_differences(found)]
 
 
-def at(found: Resemblance, feature: str, place: Place) -> FeatureLikeness:
+def at(found: Resemblance, feature: str, place: Place) -> FeatureDrift:
     (row,) = [row for row in found.features if (row.feature, row.place) == (feature, place)]
     return row
 
@@ -288,7 +288,7 @@ def test_huge_values_are_compared_too(tmp_path: Path) -> None:
     assert findings(measure(tmp_path / "same", [ours], [theirs], strata=(), onnx=write_scorer(tmp_path))) == []
     small = {"x": ours["x"] / np.float32(1e30)}
     found = measure(tmp_path / "far", [small], [theirs], strata=(), onnx=write_scorer(tmp_path / "far"))
-    assert [finding.check for finding in find_differences(found)] == ["likeness", "range"]
+    assert [finding.check for finding in find_differences(found)] == ["drift", "range"]
 
 
 def test_values_beyond_32_bits_are_an_error_that_counts_them(tmp_path: Path) -> None:

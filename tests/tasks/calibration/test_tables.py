@@ -7,7 +7,7 @@ import pytest
 from tasks.calibration.findings import count_strata, find_differences, find_gaps
 from tasks.calibration.report import (
     CalibrationReport,
-    FeatureLikeness,
+    FeatureDrift,
     Place,
     RangeCoverage,
     Resemblance,
@@ -18,9 +18,9 @@ from tasks.calibration.tables import MOST_ROWS, markdown_of, summary_of, tables_
 STREET = Place(stratum="noise", value="street")
 
 
-def feature(name: str, place: Place = STREET, **numbers: float) -> FeatureLikeness:
-    likeness = {"psi": 0.0, "psi_low": 0.0, "ks": 0.0, "ks_low": 0.0} | numbers
-    return FeatureLikeness(feature=name, place=place, set_samples=90, production_samples=600, **likeness)
+def feature(name: str, place: Place = STREET, **numbers: float) -> FeatureDrift:
+    drift = {"psi": 0.0, "psi_low": 0.0, "ks": 0.0, "ks_low": 0.0} | numbers
+    return FeatureDrift(feature=name, place=place, set_samples=90, production_samples=600, **drift)
 
 
 def tensor(name: str, worst: float, *, evident: bool = True) -> RangeCoverage:

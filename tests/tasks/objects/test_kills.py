@@ -71,20 +71,23 @@ def content_of(objects: ObjectStore, key: str) -> bytes | None:
     return None if found is None else found.content
 
 
-def test_a_killed_create_leaves_a_whole_object_or_none(place: Place) -> None:
-    unused, objects = place.open(), place.open()  # what was used in this process is not used in a fork of it
+def test_a_killed_create_leaves_a_whole_object_or_none(shared_place: Place) -> None:
+    unused, objects = (
+        shared_place.open(),
+        shared_place.open(),
+    )  # what was used in this process is not used in a fork of it
     taken = seconds(functools.partial(create, unused, "first"))
-    for number in range(KILLS[place.kind]):
+    for number in range(KILLS[shared_place.kind]):
         kill_during(functools.partial(create, unused, f"a/{number}"), taken)
         assert content_of(objects, f"a/{number}") in {None, NEW}
         objects.create(f"a/{number}", NEW)  # and it can be done again
         assert content_of(objects, f"a/{number}") == NEW
 
 
-def test_a_killed_replace_leaves_the_old_object_or_the_new_one(place: Place) -> None:
-    unused, objects = place.open(), place.open()
+def test_a_killed_replace_leaves_the_old_object_or_the_new_one(shared_place: Place) -> None:
+    unused, objects = shared_place.open(), shared_place.open()
     taken = seconds(functools.partial(replace, unused, "first", objects.replace("first", OLD, None)))
-    for number in range(KILLS[place.kind]):
+    for number in range(KILLS[shared_place.kind]):
         tag = objects.replace(f"a/{number}", OLD, None)
         kill_during(functools.partial(replace, unused, f"a/{number}", tag), taken)
         found = objects.read(f"a/{number}")
@@ -95,23 +98,25 @@ def test_a_killed_replace_leaves_the_old_object_or_the_new_one(place: Place) -> 
             objects.replace(f"a/{number}", OLD, found.tag if found.content == OLD else "0" * 32)
 
 
-def test_a_killed_upload_leaves_a_whole_object_or_none(place: Place, tmp_path: Path) -> None:
+def test_a_killed_upload_leaves_a_whole_object_or_none(shared_place: Place, tmp_path: Path) -> None:
     (tmp_path / "in").write_bytes(FILE)
-    unused, objects = place.open(part_bytes=5 * MIB), place.open(part_bytes=5 * MIB)
+    unused, objects = shared_place.open(part_bytes=5 * MIB), shared_place.open(part_bytes=5 * MIB)
     taken = seconds(functools.partial(upload, unused, "first", tmp_path / "in"))
-    for number in range(KILLS[place.kind]):
+    for number in range(KILLS[shared_place.kind]):
         kill_during(functools.partial(upload, unused, f"a/{number}", tmp_path / "in"), taken)
         assert content_of(objects, f"a/{number}") in {None, FILE}
         objects.upload(f"a/{number}", tmp_path / "in", DIGEST, silent)
         assert content_of(objects, f"a/{number}") == FILE
 
 
-def test_a_killed_download_leaves_a_whole_file_or_none_and_the_next_one_clears_up(place: Place, tmp_path: Path) -> None:
+def test_a_killed_download_leaves_a_whole_file_or_none_and_the_next_one_clears_up(
+    shared_place: Place, tmp_path: Path
+) -> None:
     (tmp_path / "in").write_bytes(FILE)
-    unused, objects = place.open(part_bytes=5 * MIB), place.open(part_bytes=5 * MIB)
+    unused, objects = shared_place.open(part_bytes=5 * MIB), shared_place.open(part_bytes=5 * MIB)
     objects.upload("a", tmp_path / "in", DIGEST, silent)
     taken = seconds(functools.partial(download, unused, "a", tmp_path / "first"))
-    for number in range(KILLS[place.kind]):
+    for number in range(KILLS[shared_place.kind]):
         folder = tmp_path / f"to-{number}"
         folder.mkdir()
         kill_during(functools.partial(download, unused, "a", folder / "out"), taken)

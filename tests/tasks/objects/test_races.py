@@ -41,21 +41,21 @@ def increment(objects: ObjectStore, times: int) -> int:
     return losses
 
 
-def test_of_many_increments_by_many_processes_none_is_lost(place: Place) -> None:
-    unused = place.open()  # each process makes connections of its own; opening S3 32 times takes 5 s
-    place.open().create(KEY, b"0")
+def test_of_many_increments_by_many_processes_none_is_lost(shared_place: Place) -> None:
+    unused = shared_place.open()  # each process makes connections of its own; opening S3 32 times takes 5 s
+    shared_place.open().create(KEY, b"0")
     shares = [INCREMENTS // PROCESSES + (number < INCREMENTS % PROCESSES) for number in range(PROCESSES)]
     losses = race([functools.partial(increment, unused, share) for share in shares])
-    found = place.open().read(KEY)
+    found = shared_place.open().read(KEY)
     assert found is not None
     assert found.content == str(INCREMENTS).encode()
     assert sum(map(int, losses)) > 0  # else nobody raced
 
 
-def test_of_many_processes_that_create_one_object_exactly_one_does(place: Place) -> None:
-    unused = place.open()
+def test_of_many_processes_that_create_one_object_exactly_one_does(shared_place: Place) -> None:
+    unused = shared_place.open()
     answers = race([functools.partial(create, unused, number) for number in range(PROCESSES)])
-    found = place.open().read(KEY)
+    found = shared_place.open().read(KEY)
     assert found is not None
     winner = found.content[0]
     assert found.content == bytes([winner]) * 1000
@@ -66,11 +66,11 @@ def create(objects: ObjectStore, number: int) -> bool:
     return objects.create(KEY, bytes([number]) * 1000)
 
 
-def test_of_many_processes_that_replace_one_version_exactly_one_does(place: Place) -> None:
-    tag = place.open().replace(KEY, b"before", None)
-    unused = place.open()
+def test_of_many_processes_that_replace_one_version_exactly_one_does(shared_place: Place) -> None:
+    tag = shared_place.open().replace(KEY, b"before", None)
+    unused = shared_place.open()
     answers = race([functools.partial(replace, unused, number, tag) for number in range(PROCESSES)])
-    found = place.open().read(KEY)
+    found = shared_place.open().read(KEY)
     assert found is not None
     winner = found.content[0]
     assert [answer == "ChangedError" for answer in answers] == [number != winner for number in range(PROCESSES)]
@@ -82,15 +82,15 @@ def replace(objects: ObjectStore, number: int, tag: str) -> str:
 
 
 def test_of_8_processes_that_upload_one_file_in_parts_one_does_and_the_rest_say_so(
-    place: Place, tmp_path: Path
+    shared_place: Place, tmp_path: Path
 ) -> None:
     (tmp_path / "in").write_bytes(FILE)
-    answers = race([functools.partial(upload, place, tmp_path / "in")] * 8)
+    answers = race([functools.partial(upload, shared_place, tmp_path / "in")] * 8)
     assert set(answers) <= {"True", "False"}
     # radosgw 16 ignores the condition of the last call: several may be told that they did. The bytes are the same.
-    assert answers.count("True") == 1 or (place.kind == "radosgw" and "True" in answers)
-    place.open().download("blob", tmp_path / "out", DIGEST, lambda _done, _total: None)
+    assert answers.count("True") == 1 or (shared_place.kind == "radosgw" and "True" in answers)
+    shared_place.open().download("blob", tmp_path / "out", DIGEST, lambda _done, _total: None)
 
 
-def upload(place: Place, path: Path) -> bool:
-    return place.open(part_bytes=5 << 20).upload("blob", path, DIGEST, lambda _done, _total: None)
+def upload(shared_place: Place, path: Path) -> bool:
+    return shared_place.open(part_bytes=5 << 20).upload("blob", path, DIGEST, lambda _done, _total: None)

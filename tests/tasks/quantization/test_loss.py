@@ -133,9 +133,9 @@ def request_of(root: Path, body: str, samples: int) -> LossRequest:
     for number, start in enumerate(range(0, samples, 100)):
         save_shard(root / "samples", number, {"features": features[start : start + 100]})
     return LossRequest(
-        exported=str(write_onnx(root / "exported")),
-        quantized=str(write_onnx(root / "quantized", body=body)),
-        samples=str(root / "samples"),
+        exported=write_onnx(root / "exported"),
+        quantized=write_onnx(root / "quantized", body=body),
+        samples=root / "samples",
         batch=spec.dims["batch"],
         outputs=spec.outputs,
     )

@@ -54,9 +54,9 @@ class Case:
         store = self.context.store
         with store.scratch() as folder:
             request = LossRequest(
-                exported=str(store.fetch(self.exported.onnx, folder / "exported") / "model.onnx"),
-                quantized=str(store.fetch(typed.onnx, folder / "typed") / "model.onnx"),
-                samples=str(store.fetch(self.data.inputs, folder / "data")),
+                exported=store.fetch(self.exported.onnx, folder / "exported") / "model.onnx",
+                quantized=store.fetch(typed.onnx, folder / "typed") / "model.onnx",
+                samples=store.fetch(self.data.inputs, folder / "data"),
                 batch=self.spec.dims["batch"],
                 outputs=self.spec.outputs,
                 most_samples=SENSITIVITY_SAMPLES,

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tasks.errors import InputError, RefusedError
-from tasks.objects.folder import LocalObjects
-from tasks.registry.channels import Channel, ChannelName, Channels, Move, move_before, next_move
-from tasks.registry.layout import channel_key
+from tasks.objects.memory import MemoryObjects
+from tasks.registry.channels import Channel, Channels, move_before, next_move
+from tasks.registry.moves import ChannelAddress, ChannelName, Move
 from tasks.registry.signing import Signing
 from tests.hardship import numbers
+from tests.tasks.damage import ObjectFile
 from tests.tasks.processes import race
 from tests.tasks.registry.keys import signing_as, write_key
 
@@ -23,8 +24,7 @@ if TYPE_CHECKING:
 
     from tests.tasks.conftest import Place
 
-STAGING = ChannelName.STAGING
-KEY = channel_key("tiny", "cpu", "staging")
+STAGING, PRODUCTION = (ChannelAddress("tiny", "cpu", name) for name in (ChannelName.STAGING, ChannelName.PRODUCTION))
 PROCESSES, MOVES = numbers().processes, numbers().turns
 
 
@@ -32,16 +32,14 @@ def engine_id(number: int) -> str:
     return f"tiny-cpu-fp32@{number:012x}"
 
 
-def move_to(channels: Channels, number: int, kind: str = "promote") -> Channel:
+def move_to(channels: Channels, number: int, kind: str = "promote") -> Move:
     """Move staging to an engine, whatever it holds."""
-    return channels.move("tiny", "cpu", STAGING, lambda channel: to_engine(channel, number, kind))
+    return channels.move(STAGING, lambda channel: to_engine(channel, number, kind))
 
 
 def to_engine(channel: Channel, number: int, kind: Any = "promote", who: str = "ann") -> Move:
     return next_move(
         channel,
-        "tiny",
-        "cpu",
         kind=kind,
         engine_id=engine_id(number),
         manifest=f"sha256:{number:064x}",
@@ -52,25 +50,30 @@ def to_engine(channel: Channel, number: int, kind: Any = "promote", who: str = "
 
 
 @pytest.fixture
-def channels(tmp_path: Path) -> Channels:
-    return Channels(LocalObjects(tmp_path / "registry"), signing_as(tmp_path))
+def objects() -> MemoryObjects:
+    return MemoryObjects()
+
+
+@pytest.fixture
+def channels(objects: MemoryObjects, tmp_path: Path) -> Channels:
+    return Channels(objects, signing_as(tmp_path))
 
 
 def test_a_channel_that_was_never_moved_points_nowhere(channels: Channels) -> None:
-    assert channels.read("tiny", "cpu", STAGING) == Channel(STAGING, (), None)
-    assert channels.read("tiny", "cpu", STAGING).current is None
+    assert channels.read(STAGING) == Channel(STAGING, (), None)
+    assert channels.read(STAGING).current is None
 
 
 def test_a_channel_points_at_the_last_engine_and_keeps_all_of_its_history(channels: Channels) -> None:
     for number in range(4):
-        assert move_to(channels, number).moves[-1].move.engine_id == engine_id(number)
-    read = channels.read("tiny", "cpu", STAGING)
+        assert move_to(channels, number).engine_id == engine_id(number)
+    read = channels.read(STAGING)
     moves = [one.move for one in read.moves]
     assert read.current == moves[-1]
     assert [move.number for move in moves] == [1, 2, 3, 4]
     assert [move.before for move in moves] == [None, *map(engine_id, range(3))]
     assert [move.previous for move in moves] == [None, *(one.digest for one in read.moves[:3])]
-    assert all(one.signature.standing.startswith("signed by ") for one in read.moves)
+    assert all(one.signature.words.startswith("signed by ") for one in read.moves)
 
 
 def test_the_channels_have_an_order() -> None:
@@ -84,15 +87,19 @@ def test_the_channels_have_an_order() -> None:
 
 def test_channels_of_other_targets_models_and_names_are_others(channels: Channels) -> None:
     move_to(channels, 1)
-    for place in (("tiny", "t4", STAGING), ("other", "cpu", STAGING), ("tiny", "cpu", ChannelName.CANARY)):
-        assert channels.read(*place).current is None
+    for address in (
+        ChannelAddress("tiny", "t4", ChannelName.STAGING),
+        ChannelAddress("other", "cpu", ChannelName.STAGING),
+        PRODUCTION,
+    ):
+        assert channels.read(address).current is None
 
 
-def test_nothing_to_do_moves_nothing(channels: Channels, tmp_path: Path) -> None:
+def test_nothing_to_do_moves_nothing(channels: Channels, objects: MemoryObjects) -> None:
     move_to(channels, 1)
-    before = (tmp_path / "registry" / KEY).stat()
-    assert channels.move("tiny", "cpu", STAGING, lambda _: None).current is not None
-    assert (tmp_path / "registry" / KEY).stat() == before
+    before = objects.read(STAGING.key)
+    assert channels.move(STAGING, lambda _: None) is None
+    assert objects.read(STAGING.key) == before
 
 
 def test_an_intent_that_no_longer_holds_moves_nothing(channels: Channels) -> None:
@@ -102,8 +109,8 @@ def test_an_intent_that_no_longer_holds_moves_nothing(channels: Channels) -> Non
         raise RefusedError("bob was first")
 
     with pytest.raises(RefusedError, match="bob was first"):
-        channels.move("tiny", "cpu", STAGING, refuse)
-    assert len(channels.read("tiny", "cpu", STAGING).moves) == 1
+        channels.move(STAGING, refuse)
+    assert len(channels.read(STAGING).moves) == 1
 
 
 def test_who_was_first_is_seen_by_whoever_decides_again(channels: Channels) -> None:
@@ -115,9 +122,9 @@ def test_who_was_first_is_seen_by_whoever_decides_again(channels: Channels) -> N
             move_to(channels, len(seen))  # somebody else, between our look and our move
         return to_engine(channel, 9)
 
-    assert channels.move("tiny", "cpu", STAGING, decide).current is not None
+    assert channels.move(STAGING, decide).number == 3
     assert seen == [None, engine_id(1), engine_id(2)]
-    history = [one.move.engine_id for one in channels.read("tiny", "cpu", STAGING).moves]
+    history = [one.move.engine_id for one in channels.read(STAGING).moves]
     assert history == [engine_id(1), engine_id(2), engine_id(9)]
 
 
@@ -127,8 +134,8 @@ def test_a_channel_that_others_never_stop_moving_is_given_up(channels: Channels)
         return to_engine(channel, 99)
 
     with pytest.raises(RefusedError, match=r"moved by others 8 times meanwhile; look at `enginegate history`"):
-        channels.move("tiny", "cpu", STAGING, decide)
-    assert len(channels.read("tiny", "cpu", STAGING).moves) == 8
+        channels.move(STAGING, decide)
+    assert len(channels.read(STAGING).moves) == 8
 
 
 @pytest.mark.parametrize(
@@ -140,8 +147,8 @@ def test_a_rollback_undoes_promotions_one_after_the_other(channels: Channels, ki
         if kind == "p":
             move_to(channels, number)
         else:
-            channels.move("tiny", "cpu", STAGING, roll_back)
-    assert move_before(channels.read("tiny", "cpu", STAGING)).engine_id == engine_id(expected)
+            channels.move(STAGING, roll_back)
+    assert move_before(channels.read(STAGING)).engine_id == engine_id(expected)
 
 
 def roll_back(channel: Channel) -> Move:
@@ -155,17 +162,16 @@ def test_where_nothing_is_left_to_undo_a_rollback_is_refused(channels: Channels,
         if kind == "p":
             move_to(channels, number)
         else:
-            channels.move("tiny", "cpu", STAGING, roll_back)
-    with pytest.raises(InputError, match="channel staging: has no engine before the current one"):
-        move_before(channels.read("tiny", "cpu", STAGING))
+            channels.move(STAGING, roll_back)
+    with pytest.raises(InputError, match="channel staging of tiny for cpu: has no engine before the current one"):
+        move_before(channels.read(STAGING))
 
 
-def rewrite(tmp_path: Path, change: Callable[[list[Any]], object]) -> None:
-    path = tmp_path / "registry" / KEY
-    content = json.loads(path.read_bytes())
+def rewrite(objects: MemoryObjects, change: Callable[[list[Any]], object]) -> None:
+    file = ObjectFile(objects, STAGING.key)
+    content = json.loads(file.read_bytes())
     change(content["moves"])
-    path.chmod(0o644)
-    path.write_text(json.dumps(content))
+    file.write_bytes(json.dumps(content).encode())
 
 
 def swap(moves: list[Any]) -> None:
@@ -184,38 +190,37 @@ TAMPERING: dict[str, Callable[[list[Any]], object]] = {
 
 @pytest.mark.parametrize("change", TAMPERING.values(), ids=TAMPERING)
 def test_a_history_that_was_tampered_with_is_refused(
-    channels: Channels, tmp_path: Path, change: Callable[[list[Any]], object]
+    channels: Channels, objects: MemoryObjects, change: Callable[[list[Any]], object]
 ) -> None:
     for number in range(3):
         move_to(channels, number)
-    rewrite(tmp_path, change)
-    for reading in (channels, Channels(LocalObjects(tmp_path / "registry"), Signing())):
+    rewrite(objects, change)
+    for reading in (channels, Channels(objects, Signing())):
         with pytest.raises(RefusedError, match="channel staging of tiny for cpu") as caught:
-            reading.read("tiny", "cpu", STAGING)
+            reading.read(STAGING)
         assert caught.value.exit_code == 5
 
 
-def test_a_channel_put_in_another_s_place_is_refused(channels: Channels, tmp_path: Path) -> None:
+def test_a_channel_put_in_another_s_place_is_refused(channels: Channels, objects: MemoryObjects) -> None:
     move_to(channels, 1)
-    (tmp_path / "registry" / KEY).rename(tmp_path / "registry" / channel_key("tiny", "cpu", "production"))
+    ObjectFile(objects, STAGING.key).rename(ObjectFile(objects, PRODUCTION.key))
     with pytest.raises(RefusedError, match="channel production of tiny for cpu: move 1 does not follow"):
-        channels.read("tiny", "cpu", ChannelName.PRODUCTION)
+        channels.read(PRODUCTION)
 
 
-def test_one_bit_flipped_anywhere_is_refused_or_changes_nothing(channels: Channels, tmp_path: Path) -> None:
+def test_one_bit_flipped_anywhere_is_refused_or_changes_nothing(channels: Channels, objects: MemoryObjects) -> None:
     for number in range(2):
         move_to(channels, number)
-    expected = [one.move for one in channels.read("tiny", "cpu", STAGING).moves]
-    path = tmp_path / "registry" / KEY
-    whole = path.read_bytes()
-    path.chmod(0o644)
+    expected = [one.move for one in channels.read(STAGING).moves]
+    file = ObjectFile(objects, STAGING.key)
+    whole = file.read_bytes()
     refused = 0
     for place in range(0, len(whole), 3):
         content = bytearray(whole)
         content[place] ^= 4
-        path.write_bytes(content)
+        file.write_bytes(content)
         try:
-            assert [one.move for one in channels.read("tiny", "cpu", STAGING).moves] == expected
+            assert [one.move for one in channels.read(STAGING).moves] == expected
         except RefusedError:
             refused += 1
     # The newest move vouches for the signatures of those before it.
@@ -227,80 +232,153 @@ def test_one_bit_flipped_anywhere_is_refused_or_changes_nothing(channels: Channe
     [b"", b"{", b"null", b"[]", b"{}", b'{"moves": 1}', b'{"moves": {}}', b"\xff", b"[" * 99999],
     ids=lambda content: repr(content[:20]),
 )
-def test_a_damaged_channel_is_refused_with_the_remedy(channels: Channels, tmp_path: Path, content: bytes) -> None:
+def test_a_damaged_channel_is_refused_with_the_remedy(
+    channels: Channels, objects: MemoryObjects, content: bytes
+) -> None:
     move_to(channels, 1)
-    (tmp_path / "registry" / KEY).chmod(0o644)
-    (tmp_path / "registry" / KEY).write_bytes(content)
+    ObjectFile(objects, STAGING.key).write_bytes(content)
     with pytest.raises(RefusedError, match="restore it from the bucket's versions or a backup"):
-        channels.read("tiny", "cpu", STAGING)
+        channels.read(STAGING)
     with pytest.raises(RefusedError, match="restore it"):
         move_to(channels, 2)
 
 
-def test_a_move_that_another_key_signed_is_refused(tmp_path: Path) -> None:
-    objects = LocalObjects(tmp_path / "registry")
+def test_a_move_that_another_key_signed_is_refused(objects: MemoryObjects, tmp_path: Path) -> None:
     move_to(Channels(objects, signing_as(tmp_path)), 1)
     signing_as(tmp_path, "eve")
     move_to(Channels(objects, Signing.from_files(tmp_path / "eve.key", None)), 2)
     with pytest.raises(RefusedError, match="move 2 is signed by keys that are not trusted"):
-        Channels(objects, signing_as(tmp_path)).read("tiny", "cpu", STAGING)
+        Channels(objects, signing_as(tmp_path)).read(STAGING)
 
 
-def test_a_history_goes_on_when_a_key_is_withdrawn_that_did_not_sign_the_newest_move(tmp_path: Path) -> None:
+def test_a_history_goes_on_when_a_key_is_withdrawn_that_did_not_sign_the_newest_move(
+    objects: MemoryObjects, tmp_path: Path
+) -> None:
     for name in ("ann", "bob"):
         write_key(tmp_path / "trusted", name)
-    objects, keys = LocalObjects(tmp_path / "registry"), tmp_path / "trusted"
+    keys = tmp_path / "trusted"
     for number, name in enumerate(("ann", "bob")):
         move_to(Channels(objects, Signing.from_files(keys / f"{name}.key", keys)), number)
     (keys / "ann.pem").unlink()
     bob = Channels(objects, Signing.from_files(keys / "bob.key", keys))
-    first, second = (one.signature for one in bob.read("tiny", "cpu", STAGING).moves)
-    assert (first.verified, first.standing) == ((), "signed by a key that is not trusted")
-    assert second.standing.startswith("signed by ")
-    assert len(move_to(bob, 2).moves) == 3
+    first, second = (one.signature for one in bob.read(STAGING).moves)
+    assert (first.verified, first.words) == ((), "signed by a key that is not trusted")
+    assert second.words.startswith("signed by ")
+    assert move_to(bob, 2).number == 3
     (keys / "bob.pem").rename(keys / "bob.withdrawn")
     write_key(keys, "eve")
     with pytest.raises(RefusedError, match="move 3 is signed by keys that are not trusted"):
-        Channels(objects, Signing.from_files(keys / "eve.key", keys)).read("tiny", "cpu", STAGING)
+        Channels(objects, Signing.from_files(keys / "eve.key", keys)).read(STAGING)
 
 
 @pytest.mark.parametrize("changes", [{"engine_id": "../../x"}, {"when": "yesterday"}, {"who": ""}, {"before": "x"}])
 def test_a_move_that_says_what_no_move_says_is_refused(channels: Channels, changes: dict[str, str]) -> None:
     with pytest.raises(RefusedError, match="channel staging of tiny for cpu is damaged"):
-        channels.move("tiny", "cpu", STAGING, lambda channel: to_engine(channel, 1).model_copy(update=changes))
+        channels.move(STAGING, lambda channel: to_engine(channel, 1).model_copy(update=changes))
+    assert channels.read(STAGING).moves == (), "and is not written"
 
 
 def race_to(channels: Channels, worker: int) -> list[int]:
     """Move staging to one's own engines until it has had enough moves; returns the numbers of the moves that won."""
     won: list[int] = []
-    proposed: list[Move] = []
 
     def decide(channel: Channel) -> Move | None:
         enough = len(channel.moves) >= MOVES
-        proposed[:] = [] if enough else [to_engine(channel, worker * 1000 + len(won), who=str(worker))]
-        return None if enough else proposed[0]
+        return None if enough else to_engine(channel, worker * 1000 + len(won), who=str(worker))
 
     while True:
         try:
-            channels.move("tiny", "cpu", STAGING, decide)
+            move = channels.move(STAGING, decide)
         except RefusedError:
             time.sleep(random.random() * 0.3)  # noqa: S311 - no secret
             continue
-        if not proposed:
+        if move is None:
             return won
-        won.append(proposed[0].number)
+        won.append(move.number)
 
 
 @pytest.mark.hardship
 def test_of_many_moves_by_many_processes_none_is_lost_and_the_history_has_the_winners_in_order(
-    place: Place, tmp_path: Path
+    shared_place: Place, tmp_path: Path
 ) -> None:
-    unused = Channels(place.open(), signing_as(tmp_path))  # each process makes connections of its own
+    unused = Channels(shared_place.open(), signing_as(tmp_path))  # each process makes connections of its own
     wins = [json.loads(text) for text in race([functools.partial(race_to, unused, n) for n in range(PROCESSES)])]
-    history = Channels(place.open(), signing_as(tmp_path)).read("tiny", "cpu", STAGING).moves
+    history = Channels(shared_place.open(), signing_as(tmp_path)).read(STAGING).moves
     assert [one.move.number for one in history] == list(range(1, MOVES + 1))
     assert {one.move.number: int(one.move.who) for one in history} == {
         number: worker for worker, numbers in enumerate(wins) for number in numbers
     }
     assert sum(map(len, wins)) == MOVES  # nobody was told of a win that is not there
     assert sum(map(bool, wins)) > PROCESSES / 4  # else nobody raced
+
+
+def sign_three_moves(objects: MemoryObjects, folder: Path) -> Path:
+    """Moves of staging by ann, bob and ann, after which bob's key is withdrawn; returns the folder of the keys."""
+    for name in ("ann", "bob"):
+        write_key(folder / "trusted", name)
+    for number, name in enumerate(("ann", "bob", "ann")):
+        move_to(reader_of(objects, folder, name), number)
+    (folder / "trusted" / "bob.pem").unlink()
+    return folder / "trusted"
+
+
+def reader_of(objects: MemoryObjects, folder: Path, name: str = "ann") -> Channels:
+    """Somebody who opens the registry now, and trusts the keys that are trusted now."""
+    keys = folder / "trusted"
+    return Channels(objects, Signing.from_files(keys / f"{name}.key", keys))
+
+
+def test_a_withdrawn_key_s_move_is_refused_as_the_newest_by_a_reader_that_saw_it_below_another(
+    objects: MemoryObjects, tmp_path: Path
+) -> None:
+    sign_three_moves(objects, tmp_path)
+    warm = reader_of(objects, tmp_path)
+    assert len(warm.read(STAGING).moves) == 3
+    rewrite(objects, list.pop)
+    for reader in (reader_of(objects, tmp_path), warm):
+        with pytest.raises(RefusedError, match="move 2 is signed by keys that are not trusted"):
+            reader.read(STAGING)
+    with pytest.raises(RefusedError, match="move 2 is signed by keys that are not trusted"):
+        move_to(warm, 9)
+    with pytest.raises(RefusedError, match="move 2 is signed by keys that are not trusted"):
+        reader_of(objects, tmp_path).read(STAGING)
+
+
+def test_a_channel_that_got_shorter_is_refused_by_the_reader_that_saw_it_longer_and_by_no_other(
+    objects: MemoryObjects, tmp_path: Path
+) -> None:
+    keys = sign_three_moves(objects, tmp_path)
+    (keys / "bob.pem").write_bytes((keys / "ann.pem").read_bytes())  # nothing but the length is wrong
+    warm = reader_of(objects, tmp_path)
+    warm.read(STAGING)
+    rewrite(objects, lambda moves: moves.__delitem__(slice(1, None)))
+    with pytest.raises(RefusedError, match=r"rewound while this ran: move 3 is no longer in it \(1 moves\)"):
+        warm.read(STAGING)
+    with pytest.raises(RefusedError, match="rewound while this ran"):
+        move_to(warm, 9)
+    assert len(reader_of(objects, tmp_path).read(STAGING).moves) == 1
+    objects.delete(STAGING.key)
+    with pytest.raises(RefusedError, match=r"rewound while this ran: move 3 is no longer in it \(0 moves\)"):
+        warm.read(STAGING)
+
+
+def test_a_history_of_the_same_length_with_another_newest_move_is_rewound_as_well(
+    objects: MemoryObjects, tmp_path: Path
+) -> None:
+    keys = sign_three_moves(objects, tmp_path)
+    warm = reader_of(objects, tmp_path)
+    warm.read(STAGING)
+    rewrite(objects, lambda moves: moves.__delitem__(slice(1, None)))
+    for number in (7, 8):
+        move_to(reader_of(objects, tmp_path), number)
+    assert keys.is_dir()
+    with pytest.raises(RefusedError, match=r"rewound while this ran: move 3 is no longer in it \(3 moves\)"):
+        warm.read(STAGING)
+
+
+def test_a_reader_follows_a_channel_that_others_make_longer(objects: MemoryObjects, tmp_path: Path) -> None:
+    sign_three_moves(objects, tmp_path)
+    warm = reader_of(objects, tmp_path)
+    for length in (3, 4, 5):
+        assert len(warm.read(STAGING).moves) == length
+        move_to(reader_of(objects, tmp_path), length)

@@ -40,8 +40,8 @@ def signing(tmp_path: Path) -> Path:
     return tmp_path / "keys"
 
 
-def opened(place: Place, keys: Path) -> Registry:
-    return Registry(place.open(), signing_as(keys))
+def opened(shared_place: Place, keys: Path) -> Registry:
+    return Registry(shared_place.open(), signing_as(keys))
 
 
 def engine(
@@ -53,46 +53,46 @@ def engine(
 
 
 def test_of_many_processes_that_publish_one_engine_exactly_one_registers_it(
-    place: Place, signing: Path, store: LocalStore, tmp_path: Path
+    shared_place: Place, signing: Path, store: LocalStore, tmp_path: Path
 ) -> None:
     manifest, folders = engine(store, tmp_path / "files")
-    unused = opened(place, signing)
-    found = race([functools.partial(unused.publish, manifest, folders)] * PROCESSES)
+    unused = opened(shared_place, signing)
+    found = race([functools.partial(unused.engines.publish, manifest, folders)] * PROCESSES)
     assert sorted(found) == ["False"] * (PROCESSES - 1) + ["True"]
-    assert opened(place, signing).verify(manifest.cell) == []
-    assert opened(place, signing).list_cells() == [manifest.cell]
+    assert opened(shared_place, signing).engines.verify(manifest.cell) == []
+    assert opened(shared_place, signing).engines.list_cells() == [manifest.cell]
 
 
 def test_of_many_processes_that_publish_others_under_one_id_one_wins_and_the_rest_are_told(
-    place: Place, signing: Path, store: LocalStore, tmp_path: Path
+    shared_place: Place, signing: Path, store: LocalStore, tmp_path: Path
 ) -> None:
     engines = [engine(store, tmp_path / "files", plan=b"plan %d" % number) for number in range(PROCESSES)]
-    unused = opened(place, signing)
-    found = race([functools.partial(unused.publish, *each) for each in engines])
+    unused = opened(shared_place, signing)
+    found = race([functools.partial(unused.engines.publish, *each) for each in engines])
     assert sorted(found) == ["RefusedError"] * (PROCESSES - 1) + ["True"]
     winner = engines[found.index("True")][0]
-    assert opened(place, signing).read_manifest(winner.cell) == winner
-    assert opened(place, signing).verify(winner.cell) == []
+    assert opened(shared_place, signing).engines.read_manifest(winner.cell) == winner
+    assert opened(shared_place, signing).engines.verify(winner.cell) == []
 
 
 def test_killed_at_random_moments_every_engine_that_can_be_read_verifies(
-    place: Place, signing: Path, store: LocalStore, tmp_path: Path
+    shared_place: Place, signing: Path, store: LocalStore, tmp_path: Path
 ) -> None:
     plan = os.urandom(1 << 20)
-    engines = [engine(store, tmp_path / "files", number, plan) for number in range(KILLS[place.kind] + 1)]
-    unused, registry = opened(place, signing), opened(place, signing)
+    engines = [engine(store, tmp_path / "files", number, plan) for number in range(KILLS[shared_place.kind] + 1)]
+    unused, registry = opened(shared_place, signing), opened(shared_place, signing)
     started = time.perf_counter()
-    assert ended(functools.partial(unused.publish, *engines[0])) == 0
+    assert ended(functools.partial(unused.engines.publish, *engines[0])) == 0
     taken = time.perf_counter() - started
     for number, each in enumerate(engines[1:], start=1):
         for digest in {file.digest for file in each[0].plan.files}:
             registry.objects.delete(f"blobs/sha256/{digest[7:9]}/{digest[9:]}")  # so that it goes up again
-        ended(functools.partial(unused.publish, *each), kill_after_s=random.random() * taken)  # noqa: S311 - no secret
-        there = each[0].cell in registry.list_cells()
+        ended(functools.partial(unused.engines.publish, *each), kill_after_s=random.random() * taken)  # noqa: S311 - no secret
+        there = each[0].cell in registry.engines.list_cells()
         if there:
-            assert registry.verify(each[0].cell) == [], number
-        assert registry.publish(*each) is not there
-        assert registry.verify(each[0].cell) == [], number
+            assert registry.engines.verify(each[0].cell) == [], number
+        assert registry.engines.publish(*each) is not there
+        assert registry.engines.verify(each[0].cell) == [], number
 
 
 def ended(work: Callable[[], object], kill_after_s: float | None = None) -> int | None:
@@ -106,12 +106,12 @@ def ended(work: Callable[[], object], kill_after_s: float | None = None) -> int 
 
 
 @contextmanager
-def faulty(place: Place, keys: Path, faults: Faults) -> Iterator[Registry]:
+def faulty(shared_place: Place, keys: Path, faults: Faults) -> Iterator[Registry]:
     """The registry of `place`, by way of a proxy that makes calls fail."""
-    with serve_faulty(place.endpoint, faults) as endpoint, pytest.MonkeyPatch.context() as patch:
+    with serve_faulty(shared_place.endpoint, faults) as endpoint, pytest.MonkeyPatch.context() as patch:
         for name, value in aws_settings(endpoint).items():
             patch.setenv(name, value)
-        yield Registry(S3Objects(BUCKET, place.prefix, part_bytes=5 << 20), signing_as(keys))
+        yield Registry(S3Objects(BUCKET, shared_place.prefix, part_bytes=5 << 20), signing_as(keys))
 
 
 def test_with_a_fifth_of_all_calls_failing_a_publish_succeeds_or_can_be_done_again(
@@ -122,10 +122,10 @@ def test_with_a_fifth_of_all_calls_failing_a_publish_succeeds_or_can_be_done_aga
         for number in range(5):
             each = engine(store, tmp_path / "files", number, os.urandom(6 << 20))  # two parts
             try:
-                assert failing.publish(*each) in {True, False}
+                assert failing.engines.publish(*each) in {True, False}
                 succeeded += 1
             except StageError:
-                assert registry.publish(*each) in {True, False}
-            assert registry.verify(each[0].cell) == []
+                assert registry.engines.publish(*each) in {True, False}
+            assert registry.engines.verify(each[0].cell) == []
     assert succeeded >= 4
     assert sum(count for kind, count in faults.seen.items() if kind != "forwarded") >= 15

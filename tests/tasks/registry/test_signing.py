@@ -27,7 +27,7 @@ def test_what_a_trusted_key_signed_is_taken(tmp_path: Path, kind: str) -> None:
     opened = signing.open("manifest", signing.seal("manifest", DOCUMENT), "it")
     assert opened.document == DOCUMENT
     assert opened.signature.verified == opened.signature.claimed
-    assert opened.signature.standing == f"signed by {opened.signature.claimed[0][:12]}"
+    assert opened.signature.words == f"signed by {opened.signature.claimed[0][:12]}"
 
 
 def test_the_envelope_is_dsse_that_anybody_can_verify(tmp_path: Path) -> None:
@@ -66,9 +66,9 @@ def test_what_nobody_signed_is_refused_where_signatures_count_and_named_elsewher
     unsigned = careless.seal("manifest", DOCUMENT)
     with pytest.raises(RefusedError, match="it is signed by nobody"):
         trusting.open("manifest", unsigned, "it")
-    assert careless.open("manifest", unsigned, "it").signature.standing == "unsigned"
+    assert careless.open("manifest", unsigned, "it").signature.words == "unsigned"
     opened = careless.open("manifest", trusting.seal("manifest", DOCUMENT), "it")
-    assert (opened.signature.standing, opened.signature.verified) == ("signed, not verified", None)
+    assert (opened.signature.words, opened.signature.verified) == ("signed, not verified", None)
     assert (trusting.verifies, careless.verifies) == (True, False)
 
 

@@ -15,13 +15,14 @@ from securesystemslib.signer import CryptoSigner
 
 from tasks.errors import InputError, RefusedError
 from tasks.objects.folder import LocalObjects
-from tasks.registry.channels import ChannelName, next_move
+from tasks.registry.channels import next_move
 from tasks.registry.evidence import artifacts_of
-from tasks.registry.layout import blob_key, channel_key, manifest_key
+from tasks.registry.layout import blob_key, manifest_key
+from tasks.registry.moves import ChannelAddress, ChannelName, is_model_name
 from tasks.registry.registry import Registry
 from tasks.registry.retention import Hold, plan_removal
 from tasks.registry.signing import Signing
-from tasks.registry.survey import in_threads, is_model_name, read_manifests, survey_registry
+from tasks.registry.survey import in_threads, read_manifests, survey_registry
 from tasks.registry.upkeep import Removed, remove_loose
 from tasks.store.digests import canonical_json
 from tasks.store.local import LocalStore
@@ -36,7 +37,8 @@ if TYPE_CHECKING:
 
     from tasks.objects.interface import Entry, ObjectStore
     from tasks.records import EngineManifest
-    from tasks.registry.channels import Channel, Move
+    from tasks.registry.channels import Channel
+    from tasks.registry.moves import Move
     from tasks.registry.retention import RemovalPlan
     from tests.tasks.conftest import Place
 
@@ -44,6 +46,7 @@ NOW = datetime.now(timezone.utc)
 ALL_OLD, ALL_YOUNG = NOW + timedelta(days=1), NOW - timedelta(days=1)
 LONG_AGO = NOW - timedelta(days=100)
 ROUNDS = numbers().rounds
+CANDIDATE = ChannelAddress("tiny", "cpu", ChannelName.CANDIDATE)
 VERSIONS = ["a" * 12, "b" * 12, "c" * 12, "d" * 12]
 
 
@@ -56,7 +59,7 @@ class Engines:
 
     def register(self, registry: Registry, *numbers: int) -> None:
         for number in numbers:
-            registry.publish(self.manifests[number], self.folders[number])
+            registry.engines.publish(self.manifests[number], self.folders[number])
 
     def id_of(self, number: int) -> str:
         return self.manifests[number].engine_id
@@ -95,17 +98,16 @@ def full(engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> Registry
 
 
 def promote(registry: Registry, manifest: EngineManifest, name: ChannelName = ChannelName.CANDIDATE) -> None:
-    digest = registry.read_signed(manifest.cell).digest
+    digest = registry.engines.read_signed(manifest.cell).digest
     registry.channels.move(
-        "tiny", manifest.cell.target, name, functools.partial(_promotion, manifest=manifest, digest=digest)
+        ChannelAddress("tiny", manifest.cell.target, name),
+        functools.partial(_promotion, manifest=manifest, digest=digest),
     )
 
 
 def _promotion(channel: Channel, manifest: EngineManifest, digest: str) -> Move:
     return next_move(
         channel,
-        "tiny",
-        manifest.cell.target,
         kind="promote",
         engine_id=manifest.engine_id,
         manifest=digest,
@@ -134,7 +136,7 @@ def keys_below(registry: Registry, prefix: str) -> set[str]:
 
 
 def registered(registry: Registry) -> list[str]:
-    return [found.engine_id for found in registry.list_cells()]
+    return [found.engine_id for found in registry.engines.list_cells()]
 
 
 def names(plan: RemovalPlan) -> list[str]:
@@ -188,7 +190,7 @@ def test_what_channels_and_their_history_name_stays_whole_and_the_rest_goes(plac
     assert told[-1] == (2 + len(loose), 2 + len(loose))
     assert keys_below(registry, "blobs/") == kept
     assert registered(registry) == [engines.id_of(0), engines.id_of(1)]
-    assert [registry.verify(engines.manifests[number].cell) for number in (0, 1)] == [[], []]
+    assert [registry.engines.verify(engines.manifests[number].cell) for number in (0, 1)] == [[], []]
     assert plan_removal(registry, ALL_OLD).engines == ()
 
 
@@ -231,7 +233,7 @@ def test_what_is_young_stays(place: Place, engines: Engines) -> None:
 def test_the_age_of_an_engine_is_that_of_its_manifest_or_of_its_registration_whichever_is_younger(
     registry: Registry, engines: Engines, written: datetime, created: str, *, stays: bool
 ) -> None:
-    registry.publish(engines.manifests[0].model_copy(update={"created_at": created}), engines.folders[0])
+    registry.engines.publish(engines.manifests[0].model_copy(update={"created_at": created}), engines.folders[0])
     set_age(registry, written)
     plan = plan_removal(registry, NOW - timedelta(days=30))
     assert names(plan) == ([] if stays else [engines.id_of(0)])
@@ -282,20 +284,20 @@ def manifest_of_fewer_files(registry: Registry, engines: Engines) -> None:
 
 
 def truncated_channel(registry: Registry, _engines: Engines) -> None:
-    path = local(registry, channel_key("tiny", "cpu", "candidate"))
+    path = local(registry, CANDIDATE.key)
     path.write_bytes(path.read_bytes()[:-3])
 
 
 def flipped_channel(registry: Registry, _engines: Engines) -> None:
-    flip_a_bit(local(registry, channel_key("tiny", "cpu", "candidate")))
+    flip_a_bit(local(registry, CANDIDATE.key))
 
 
 def emptied_channel(registry: Registry, _engines: Engines) -> None:
-    local(registry, channel_key("tiny", "cpu", "candidate")).write_bytes(canonical_json({"moves": []}))
+    local(registry, CANDIDATE.key).write_bytes(canonical_json({"moves": []}))
 
 
 def linked_channel(registry: Registry, _engines: Engines) -> None:
-    path = local(registry, channel_key("tiny", "cpu", "candidate"))
+    path = local(registry, CANDIDATE.key)
     path.rename(path.with_suffix(".old"))
     path.symlink_to(path.with_suffix(".old"))
     path.with_suffix(".old").rename(registry.objects.root / "elsewhere")
@@ -401,7 +403,7 @@ def test_an_engine_that_was_promoted_after_the_plan_stays_whole(place: Place, en
     removed = remove_loose(registry, plan)
     assert [one.engine_id for one in removed.spared] == [engines.id_of(0)]
     assert [one.engine_id for one in removed.engines] == [engines.id_of(1)]
-    assert registry.verify(engines.manifests[0].cell) == []
+    assert registry.engines.verify(engines.manifests[0].cell) == []
 
 
 class Meddled(LocalObjects):
@@ -432,7 +434,7 @@ def test_an_engine_that_is_promoted_right_before_its_manifest_goes_gets_it_back(
     assert (removed.engines, removed.files) == ((), ())
     assert removed.spared == (engines.manifests[0].cell,)
     assert local(registry, manifest_key(engines.manifests[0].cell)).read_bytes() == before
-    assert registry.verify(engines.manifests[0].cell) == []
+    assert registry.engines.verify(engines.manifests[0].cell) == []
 
 
 def test_where_upkeep_may_only_delete_an_engine_that_was_promoted_is_named_and_its_files_stay(
@@ -463,7 +465,7 @@ def test_an_engine_that_was_registered_after_the_plan_keeps_the_old_files_that_i
     shared = keys_of(engines.manifests[0]) & keys_of(engines.manifests[1])
     assert len(shared) > 3
     assert {entry.key for entry in removed.files} == keys_of(engines.manifests[0]) - shared
-    assert registry.verify(engines.manifests[1].cell) == []
+    assert registry.engines.verify(engines.manifests[1].cell) == []
 
 
 def test_an_engine_that_was_registered_anew_after_the_plan_stays(registry: Registry, engines: Engines) -> None:
@@ -474,7 +476,7 @@ def test_an_engine_that_was_registered_anew_after_the_plan_stays(registry: Regis
     engines.register(registry, 0)
     removed = remove_loose(registry, plan)
     assert removed == Removed((), (), (engines.manifests[0].cell,))
-    assert registry.verify(engines.manifests[0].cell) == []
+    assert registry.engines.verify(engines.manifests[0].cell) == []
 
 
 def test_a_file_that_was_written_anew_after_the_plan_stays(registry: Registry) -> None:
@@ -497,10 +499,10 @@ def test_an_engine_that_is_registered_while_its_files_go_is_named_and_converting
     other = meddled(registry, shared, lambda: engines.register(registry, 1))
     with pytest.raises(RefusedError, match=f"^{engines.id_of(1)}: registered while files were removed.*convert again"):
         remove_loose(other, plan)
-    assert registry.verify(engines.manifests[1].cell) != []
+    assert registry.engines.verify(engines.manifests[1].cell) != []
     assert plan_removal(registry, ALL_YOUNG).incomplete[0].startswith(f"{engines.id_of(1)} lacks onnx: model.onnx")
     engines.register(registry, 1)
-    assert registry.verify(engines.manifests[1].cell) == []
+    assert registry.engines.verify(engines.manifests[1].cell) == []
     assert plan_removal(registry, ALL_YOUNG).incomplete == ()
 
 
@@ -539,7 +541,7 @@ def test_of_two_gcs_at_once_neither_does_harm(place: Place, engines: Engines) ->
         assert sum(map(int, answers)) >= 3 - number  # both may tell of one engine
         kept = engines.manifests[: number + 1]
         assert registered(registry) == [one.engine_id for one in kept]
-        assert [registry.verify(one.cell) for one in kept] == [[]] * len(kept)
+        assert [registry.engines.verify(one.cell) for one in kept] == [[]] * len(kept)
         assert keys_below(registry, "blobs/") == set.union(*map(keys_of, kept))
 
 
@@ -569,13 +571,13 @@ def test_racing_a_publisher_no_engine_loses_a_file_unless_gc_says_so(engines: En
         answers = race([functools.partial(publish, root, engines), functools.partial(collect_in, root)])
         registry = Registry(LocalObjects(root), Signing())
         assert answers[0] == "registered"
-        assert registry.verify(engines.manifests[3].cell) == []
-        lost = registry.missing_files(engines.manifests[1])
+        assert registry.engines.verify(engines.manifests[3].cell) == []
+        lost = registry.engines.missing_files(engines.manifests[1])
         assert answers[1] in {"removed", "RefusedError"}
         if lost:
             assert answers[1] == "RefusedError" or plan_removal(registry, ALL_YOUNG).incomplete
             engines.register(registry, 1)
-        assert registry.verify(engines.manifests[1].cell) == []
+        assert registry.engines.verify(engines.manifests[1].cell) == []
 
 
 def one_by_one(work: Callable[[Any], Any], items: list[Any]) -> None:
@@ -611,7 +613,9 @@ def test_killed_at_any_change_a_gc_leaves_whole_engines_and_the_next_one_ends_it
         registry = Registry(LocalObjects(folder), Signing())
         left = registered(registry)
         assert engines.id_of(1) in left
-        assert [registry.verify(one.cell) for one in engines.manifests if one.engine_id in left] == [[]] * len(left)
+        assert [registry.engines.verify(one.cell) for one in engines.manifests if one.engine_id in left] == [[]] * len(
+            left
+        )
         seen.add((len(left), len(keys_below(registry, "blobs/"))))
         collect_in(folder)
         assert registered(registry) == [engines.id_of(1)]

@@ -10,15 +10,18 @@ from hypothesis import strategies as st
 from securesystemslib.signer import CryptoSigner
 
 from tasks.errors import InputError, RefusedError
+from tasks.objects.folder import LocalObjects
+from tasks.objects.memory import MemoryObjects
 from tasks.process.context import StageContext
-from tasks.registry.channels import ChannelName
 from tasks.registry.layout import blob_key
+from tasks.registry.moves import ChannelAddress, ChannelName
 from tasks.registry.signing import Signing
 from tasks.release.promote import Proposal, carry_out, printable, propose_promotion, propose_rollback
 from tasks.release.publish import find_rejected
 from tasks.store.local import LocalStore
+from tests.tasks.damage import ObjectFile, contents_of, remove, truncate
 from tests.tasks.processes import is_killed_at, race
-from tests.tasks.shelf import BAD, FAILING, FAST, SLOW, Shelf, stock
+from tests.tasks.shelf import BAD, FAILING, FAST, SLOW, Shelf, address_of, stock
 from tests.tasks.tiny import cell
 
 if TYPE_CHECKING:
@@ -26,15 +29,15 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tasks.records import EngineManifest
-    from tasks.registry.channels import Move
     from tasks.registry.engines import SignedManifest
+    from tasks.registry.moves import Move
 
 OLDER, NEWER = "a" * 12, "b" * 12
 
 
 @pytest.fixture
-def shelf(tmp_path: Path, context: StageContext) -> Shelf:
-    return Shelf(tmp_path / "registry", context)
+def shelf(context: StageContext) -> Shelf:
+    return Shelf(MemoryObjects(), context)
 
 
 @pytest.fixture(scope="module")
@@ -45,22 +48,38 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def stocked(template: Path, tmp_path: Path) -> Shelf:
-    """The same, to be changed."""
+    """The same, to be changed; the registry in memory."""
+    shutil.copytree(template / "store", tmp_path / "store", dirs_exist_ok=True)
+    objects = MemoryObjects()
+    for key, content in contents_of(LocalObjects(template / "registry")).items():
+        objects.create(key, content)
+    return Shelf(objects, StageContext(LocalStore(tmp_path / "store")))
+
+
+@pytest.fixture
+def shared(template: Path, tmp_path: Path) -> Shelf:
+    """The same in a folder, which processes share."""
     shutil.copytree(template, tmp_path, dirs_exist_ok=True)
     return Shelf(tmp_path / "registry", StageContext(LocalStore(tmp_path / "store")))
 
 
 def engine(shelf: Shelf, engine_id: str) -> SignedManifest:
-    return next(shelf.registry.read_signed(one) for one in shelf.registry.list_cells() if one.engine_id == engine_id)
+    return next(
+        shelf.registry.engines.read_signed(one)
+        for one in shelf.registry.engines.list_cells()
+        if one.engine_id == engine_id
+    )
 
 
 def propose(shelf: Shelf, to: str, engine_id: str | None = None, **place: str) -> Proposal:
     where: dict[str, Any] = {"model": "tiny", "target": "cpu"} | place
-    return propose_promotion(shelf.registry, shelf.context.store, to=ChannelName(to), engine_id=engine_id, **where)
+    return propose_promotion(
+        shelf.registry, shelf.context.store, ChannelAddress(channel=ChannelName(to), **where), engine_id
+    )
 
 
 def back(shelf: Shelf, name: str) -> Proposal:
-    return propose_rollback(shelf.registry, "tiny", "cpu", ChannelName(name))
+    return propose_rollback(shelf.registry, address_of(name))
 
 
 def carry(shelf: Shelf, proposal: Proposal, *, reason: str = "", override: str | None = None, who: str = "ann") -> Move:
@@ -75,10 +94,6 @@ def kept_out(shelf: Shelf) -> EngineManifest:
 
 def promote(shelf: Shelf, to: str, engine_id: str | None = None, override: str | None = None) -> Move:
     return carry(shelf, propose(shelf, to, engine_id), override=override)
-
-
-def everything_in(shelf: Shelf) -> dict[str, bytes]:
-    return {str(path): path.read_bytes() for path in shelf.root.rglob("*") if path.is_file()}
 
 
 @pytest.mark.parametrize(
@@ -105,10 +120,10 @@ def test_no_step_is_skipped_and_staging_takes_any_engine_that_passed(
     assert proposal.objections == (() if objection is None else (f"{objection}; promote it there first",))
     assert proposal.proposed == engine(stocked, SLOW)
     if objection:
-        before = everything_in(stocked)
+        before = contents_of(stocked.objects)
         with pytest.raises(RefusedError, match=r"skips .*`--override REASON` breaks the rule"):
             carry(stocked, proposal)
-        assert everything_in(stocked) == before
+        assert contents_of(stocked.objects) == before
     else:
         move = carry(stocked, proposal, reason="because")
         assert (stocked.engine_at(to), move.reason, move.who, move.override) == (SLOW, "because", "ann", None)
@@ -195,16 +210,16 @@ def test_an_engine_kept_out_is_objected_to_and_registered_by_an_override_with_it
     proposal = propose(stocked, "staging", BAD)
     assert not proposal.registered
     assert proposal.proposed.manifest == kept
-    assert proposal.proposed.signature.standing == "unsigned"
+    assert proposal.proposed.signature.words == "unsigned"
     with pytest.raises(RefusedError, match=rf"staging of tiny for cpu does not move to {BAD}: verdict is fail: "):
         carry(stocked, proposal)
-    assert kept.cell not in stocked.registry.list_cells()
+    assert kept.cell not in stocked.registry.engines.list_cells()
     move = carry(stocked, proposal, reason="why", override="the demo of Monday")
-    found = stocked.registry.read_signed(kept.cell)
+    found = stocked.registry.engines.read_signed(kept.cell)
     assert found.manifest.override
     assert (found.manifest.override.reason, found.manifest.override.who) == ("the demo of Monday", "ann")
     assert found.manifest.model_copy(update={"override": None}) == kept
-    assert stocked.registry.verify(kept.cell) == []
+    assert stocked.registry.engines.verify(kept.cell) == []
     assert (move.engine_id, move.manifest, move.override) == (BAD, found.digest, "the demo of Monday")
     assert stocked.channel("staging").current == move
 
@@ -222,21 +237,19 @@ def test_an_override_skips_steps(stocked: Shelf) -> None:
 
 def test_a_channel_that_points_there_already_is_not_moved(stocked: Shelf) -> None:
     made = promote(stocked, "staging", SLOW)
-    before = everything_in(stocked)
+    before = contents_of(stocked.objects)
     proposal = propose(stocked, "staging", SLOW)
     assert proposal.is_done
     assert carry(stocked, proposal, reason="again") == made
-    assert everything_in(stocked) == before
+    assert contents_of(stocked.objects) == before
 
 
 def damage_file(shelf: Shelf, signed: SignedManifest) -> None:
-    (shelf.root / blob_key(signed.manifest.plan.files[0].digest)).unlink()
+    remove(ObjectFile(shelf.objects, blob_key(signed.manifest.plan.files[0].digest)))
 
 
 def cut_file(shelf: Shelf, signed: SignedManifest) -> None:
-    path = shelf.root / blob_key(signed.manifest.plan.files[-1].digest)
-    path.chmod(0o644)
-    path.write_bytes(path.read_bytes()[:-1])
+    truncate(ObjectFile(shelf.objects, blob_key(signed.manifest.plan.files[-1].digest)))
 
 
 def forge_verdict(shelf: Shelf, signed: SignedManifest) -> None:
@@ -245,9 +258,7 @@ def forge_verdict(shelf: Shelf, signed: SignedManifest) -> None:
 
 
 def spoil_manifest(shelf: Shelf, signed: SignedManifest) -> None:
-    path = shelf.manifest_file(signed.manifest)
-    path.chmod(0o644)
-    path.write_bytes(b"{")
+    shelf.manifest_file(signed.manifest).write_bytes(b"{")
 
 
 DAMAGE = {
@@ -316,7 +327,10 @@ def test_a_history_that_was_rewound_is_not_what_was_shown(stocked: Shelf) -> Non
     stocked.point("staging", engine(stocked, SLOW))
     shown = propose(stocked, "staging", FAST)
     stocked.channel_file("staging").write_bytes(kept)
+    fresh = stocked.reopened()
     with pytest.raises(RefusedError, match="has another history than before; nothing was moved"):
+        carry(fresh, shown)
+    with pytest.raises(RefusedError, match="was rewound while this ran"):
         carry(stocked, shown)
 
 
@@ -337,12 +351,12 @@ def test_an_engine_that_somebody_registered_meanwhile_is_not_registered_twice(st
     assert stocked.engine_at("staging") is None
 
 
-def test_of_two_who_promote_at_once_one_wins_and_the_other_is_refused(stocked: Shelf) -> None:
-    shown = [propose(stocked, "staging", engine_id) for engine_id in (FAST, SLOW)] * 3
-    found = race([lambda proposal=proposal: carry(stocked, proposal).engine_id for proposal in shown])  # type: ignore[misc]
+def test_of_two_who_promote_at_once_one_wins_and_the_other_is_refused(shared: Shelf) -> None:
+    shown = [propose(shared, "staging", engine_id) for engine_id in (FAST, SLOW)] * 3
+    found = race([lambda proposal=proposal: carry(shared, proposal).engine_id for proposal in shown])  # type: ignore[misc]
     (won,) = (one for one in found if one != "RefusedError")
     assert sorted(found) == sorted(["RefusedError"] * 5 + [won])
-    assert [one.move.engine_id for one in stocked.channel("staging").moves] == [won]
+    assert [one.move.engine_id for one in shared.channel("staging").moves] == [won]
 
 
 def test_a_damaged_channel_is_refused(stocked: Shelf) -> None:
@@ -434,7 +448,8 @@ def test_a_rollback_that_comes_second_is_told_who_won(stocked: Shelf) -> None:
 @given(steps=st.lists(st.sampled_from("ab<"), max_size=8))
 @example(steps=list("ab<ab<<"))
 def test_a_channel_is_a_stack_of_promotions(stocked: Shelf, steps: list[str]) -> None:
-    stocked.channel_file("staging").unlink(missing_ok=True)  # of the example before
+    stocked.channel_file("staging").unlink()  # of the example before
+    stocked = stocked.reopened()
     ids = {"a": FAST, "b": SLOW}
     stack: list[str] = []
     for step in steps:
@@ -475,19 +490,17 @@ def test_what_others_wrote_is_shown_in_one_line_and_plain_text_as_it_is(text: st
     assert shown == text or not text.isprintable()
 
 
-def test_where_trust_is_configured_nothing_is_written_that_nobody_would_trust(
-    tmp_path: Path, context: StageContext
-) -> None:
+def test_where_trust_is_configured_nothing_is_written_that_nobody_would_trust(context: StageContext) -> None:
     ours, theirs = CryptoSigner.generate_ed25519(), CryptoSigner.generate_ed25519()
     trusted = (ours.public_key,)
-    shelf = Shelf(tmp_path / "registry", context, Signing(ours, trusted))
+    shelf = Shelf(MemoryObjects(), context, Signing(ours, trusted))
     shelf.register("fp32")
-    before = everything_in(shelf)
+    before = contents_of(shelf.objects)
     for signer in (None, theirs):
-        other = Shelf(shelf.root, context, Signing(signer, trusted))
+        other = Shelf(shelf.objects, context, Signing(signer, trusted))
         with pytest.raises(RefusedError, match=r"is signed by .*ENGINEGATE_SIGNING_KEY names the key"):
             promote(other, "staging", SLOW)
-    assert everything_in(shelf) == before
+    assert contents_of(shelf.objects) == before
     promote(shelf, "staging", SLOW)
     (moved,) = shelf.channel("staging").moves
     assert moved.signature.verified == (ours.public_key.keyid,)
@@ -495,18 +508,21 @@ def test_where_trust_is_configured_nothing_is_written_that_nobody_would_trust(
 
 @pytest.mark.parametrize(("engine_id", "stride"), [(SLOW, 1), (BAD, 3)])
 def test_killed_anywhere_the_channel_is_the_old_or_the_new_one(
-    stocked: Shelf, tmp_path: Path, engine_id: str, stride: int
+    shared: Shelf, tmp_path: Path, engine_id: str, stride: int
 ) -> None:
-    stocked.point("staging", engine(stocked, FAST))
+    shared.point("staging", engine(shared, FAST))
     override = "the demo" if engine_id == BAD else None
     ends, change = set(), 0
     while True:
-        shelf = Shelf(tmp_path / str(change), stocked.context)
-        shutil.copytree(stocked.root, shelf.root)
+        shutil.copytree(tmp_path / "registry", tmp_path / str(change))
+        shelf = Shelf(tmp_path / str(change), shared.context)
         if not is_killed_at(change, functools.partial(promote, shelf, "staging", engine_id, override)):
             break
         ends.add(shelf.engine_at("staging"))
-        assert [shelf.registry.verify(one) for one in shelf.registry.list_cells()] in ([[]] * 2, [[]] * 3)
+        assert [shelf.registry.engines.verify(one) for one in shelf.registry.engines.list_cells()] in (
+            [[]] * 2,
+            [[]] * 3,
+        )
         promote(shelf, "staging", engine_id, override)
         assert [one.move.engine_id for one in shelf.channel("staging").moves] == [FAST, engine_id]
         change += stride

@@ -45,17 +45,17 @@ def test_a_passing_engine_is_registered_byte_for_byte_as_it_was_measured(
 ) -> None:
     outcome = make_outcome(context.store)
     assert publish(context, registry, outcome)
-    (found,) = (registry.read_manifest(cell) for cell in registry.list_cells())
+    (found,) = (registry.engines.read_manifest(cell) for cell in registry.engines.list_cells())
     expected = manifest_of(context.store, outcome, created_at=found.created_at)
     assert found == expected
-    assert registry.verify(outcome.cell) == []
+    assert registry.engines.verify(outcome.cell) == []
     assert publish(context, registry, outcome, commit=None) is False
 
 
 def test_an_engine_that_failed_is_refused(context: StageContext, registry: Registry) -> None:
     with pytest.raises(RefusedError, match="verdict: is fail"):
         publish(context, registry, make_outcome(context.store, noise=0.3))
-    assert registry.list_cells() == []
+    assert registry.engines.list_cells() == []
 
 
 @pytest.mark.parametrize("lacking", ["typed", "engine", "compared", "verdict", "policy", "benchmark"])
@@ -65,7 +65,7 @@ def test_an_engine_that_was_not_wholly_measured_is_refused(
     outcome = make_outcome(context.store).model_copy(update={lacking: None, "reason": "the builder crashed"})
     with pytest.raises(RefusedError, match=r"not everything was measured \(the builder crashed\)"):
         publish(context, registry, outcome)
-    assert registry.list_cells() == []
+    assert registry.engines.list_cells() == []
 
 
 def test_a_plan_that_was_damaged_after_it_was_compared_is_refused(
@@ -79,7 +79,7 @@ def test_a_plan_that_was_damaged_after_it_was_compared_is_refused(
     blob.write_bytes(b"plaN")
     with pytest.raises(RefusedError, match=r"artifact store: engine.onnx .* has digest"):
         publish(context, registry, outcome)
-    assert registry.list_cells() == []
+    assert registry.engines.list_cells() == []
 
 
 def test_a_plan_that_was_not_the_one_compared_is_refused(context: StageContext, registry: Registry) -> None:
@@ -88,7 +88,7 @@ def test_a_plan_that_was_not_the_one_compared_is_refused(context: StageContext, 
     other = outcome.compared.model_copy(update={"plan": digest_json("another plan")})
     with pytest.raises(RefusedError, match=r"was compared, and sha256:.* would be registered"):
         publish(context, registry, outcome.model_copy(update={"compared": other}))
-    assert registry.list_cells() == []
+    assert registry.engines.list_cells() == []
 
 
 def test_killed_on_the_way_nothing_is_visible_and_the_next_run_registers_it(
@@ -98,9 +98,9 @@ def test_killed_on_the_way_nothing_is_visible_and_the_next_run_registers_it(
     killed = 0
     for root in kill_points(lambda root: publish(context, opened(root), outcome), tmp_path / "killed", stride=5):
         registry = opened(root)
-        assert [registry.verify(found) for found in registry.list_cells()] in ([], [[]])
+        assert [registry.engines.verify(found) for found in registry.engines.list_cells()] in ([], [[]])
         publish(context, registry, outcome)
-        assert registry.verify(outcome.cell) == []
+        assert registry.engines.verify(outcome.cell) == []
         killed += 1
     assert killed > 5
 

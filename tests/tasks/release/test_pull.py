@@ -8,7 +8,6 @@ import os
 import shutil
 import signal
 import sys
-from contextlib import suppress
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, NoReturn
 
@@ -16,18 +15,18 @@ import pytest
 from securesystemslib.signer import CryptoSigner
 
 from tasks.errors import EnginegateError, InputError, RefusedError, StageError
+from tasks.objects.folder import LocalObjects
 from tasks.records import BackendIdentity, Override
-from tasks.registry.channels import ChannelName
 from tasks.registry.layout import manifest_key
+from tasks.registry.moves import ChannelAddress, ChannelName
 from tasks.registry.signing import Signing
-from tasks.release.pull import Order
 from tasks.release.serving_folder import Accepted, ServingFolder
 from tests.tasks.conftest import place_at
-from tests.tasks.damage import flip_a_bit, remove, truncate
+from tests.tasks.damage import ObjectFile, flip_a_bit, remove, truncate
 from tests.tasks.processes import race, start_fork
 from tests.tasks.serving import (
     FIRST,
-    ORDER,
+    PRODUCTION,
     SECOND,
     SQUARED,
     THIRD,
@@ -50,7 +49,7 @@ CHECK_S = 60.0
 
 @pytest.fixture
 def shop(tmp_path: Path) -> Shop:
-    """A registry in a folder, with nothing in it."""
+    """A registry in memory, with nothing in it. Processes that are forked read it as it was then."""
     return Shop(tmp_path)
 
 
@@ -203,27 +202,24 @@ def test_a_folder_of_the_engine_that_is_a_link_or_a_file_is_replaced(served: Sho
 
 def swap_blob(shop: Shop) -> None:
     """The bytes of another engine's plan under this one's name."""
-    first, second = (shop.registry.read_manifest(cell(version=version)) for version in (FIRST, SECOND))
-    path = shop.blob(second.plan.files[0].digest)
-    path.unlink()
-    shutil.copy(shop.blob(first.plan.files[0].digest), path)
+    first, second = (shop.registry.engines.read_manifest(cell(version=version)) for version in (FIRST, SECOND))
+    content = shop.blob(first.plan.files[0].digest).read_bytes()
+    shop.blob(second.plan.files[0].digest).write_bytes(content)
 
 
 def swap_plan_in_manifest(shop: Shop) -> None:
     """A manifest that names another engine's plan, its own digest put right."""
-    first, second = (shop.registry.read_manifest(cell(version=version)) for version in (FIRST, SECOND))
+    first, second = (shop.registry.engines.read_manifest(cell(version=version)) for version in (FIRST, SECOND))
     forged = second.model_copy(update={"plan": first.plan})
-    path = shop.manifest_path(SECOND)
-    path.unlink()
-    path.write_bytes(shop.registry.signing.seal("manifest", forged.model_dump(mode="json")))
+    shop.manifest_file(SECOND).write_bytes(shop.registry.signing.seal("manifest", forged.model_dump(mode="json")))
 
 
-def plan_of(shop: Shop) -> Path:
-    return shop.blob(shop.registry.read_manifest(cell(version=SECOND)).plan.files[0].digest)
+def plan_of(shop: Shop) -> ObjectFile:
+    return shop.blob(shop.registry.engines.read_manifest(cell(version=SECOND)).plan.files[0].digest)
 
 
-def smoke_of(shop: Shop) -> Path:
-    return shop.blob(shop.registry.read_manifest(cell(version=SECOND)).smoke.inputs.files[0].digest)
+def smoke_of(shop: Shop) -> ObjectFile:
+    return shop.blob(shop.registry.engines.read_manifest(cell(version=SECOND)).smoke.inputs.files[0].digest)
 
 
 def publish_failing(shop: Shop, **changes: object) -> None:
@@ -238,8 +234,12 @@ def publish_failing(shop: Shop, **changes: object) -> None:
 
 
 def promote_to_no_engine(shop: Shop) -> None:
-    with suppress(RefusedError):  # written by one who means harm, and refused when it is read back
-        shop.promote(cell(version=SECOND), engine_id="../../tiny")
+    """Written by one who means harm: our own software does not write what it would not read."""
+    signed = shop.registry.channels.read(PRODUCTION).moves[-1]
+    forged = signed.move.model_dump(mode="json") | {"engine_id": "../../tiny", "number": 3}
+    content = json.loads(shop.channel_file.read_bytes())
+    content["moves"].append(json.loads(shop.registry.signing.seal("move", forged | {"previous": signed.digest})))
+    shop.channel_file.write_bytes(json.dumps(content).encode())
 
 
 OVERRIDE = Override(reason="a demo", who="bob", when="2026-11-20T12:00:00+00:00")
@@ -250,10 +250,10 @@ DAMAGES: dict[str, tuple[Callable[[Shop], object], str]] = {
     "a bit of the smoke inputs": (lambda shop: flip_a_bit(smoke_of(shop)), "damaged or swapped"),
     "another engine's plan": (swap_blob, "damaged or swapped"),
     "another engine's plan in the manifest": (swap_plan_in_manifest, "the channel names sha256:"),
-    "a bit of the manifest": (lambda shop: flip_a_bit(shop.manifest_path(SECOND)), "its manifest"),
-    "no manifest": (lambda shop: remove(shop.manifest_path(SECOND)), "is not registered"),
-    "a bit of the channel": (lambda shop: flip_a_bit(shop.channel_path), "channel production of tiny for cpu"),
-    "half a channel": (lambda shop: shop.channel_path.write_bytes(b'{"moves": ['), "is damaged"),
+    "a bit of the manifest": (lambda shop: flip_a_bit(shop.manifest_file(SECOND)), "its manifest"),
+    "no manifest": (lambda shop: remove(shop.manifest_file(SECOND)), "is not registered"),
+    "a bit of the channel": (lambda shop: flip_a_bit(shop.channel_file), "channel production of tiny for cpu"),
+    "half a channel": (lambda shop: shop.channel_file.write_bytes(b'{"moves": ['), "is damaged"),
     "a failing engine": (publish_failing, "verdict: is fail, and only a pass may be registered"),
     "an engine by override that was moved without": (
         lambda shop: publish_failing(shop, override=OVERRIDE),
@@ -294,7 +294,7 @@ def test_what_another_key_signed_is_refused(tmp_path: Path, forged: str) -> None
     shop = Shop(tmp_path, signing=Signing(ours), trusting=trusted)
     shop.offer(FIRST)
     shop.pull()
-    other = Shop(tmp_path, signing=Signing(theirs), trusting=trusted)
+    other = Shop(tmp_path, shop.objects, signing=Signing(theirs), trusting=trusted)
     (other if forged == "manifest" else shop).publish(SECOND)
     (other if forged == "move" else shop).promote(cell(version=SECOND))
     with pytest.raises(RefusedError, match="is signed by keys that are not trusted"):
@@ -304,7 +304,7 @@ def test_what_another_key_signed_is_refused(tmp_path: Path, forged: str) -> None
 
 def test_a_refused_first_pull_writes_nothing_at_all(shop: Shop) -> None:
     shop.offer()
-    flip_a_bit(shop.manifest_path(FIRST))
+    flip_a_bit(shop.manifest_file(FIRST))
     with pytest.raises(RefusedError):
         shop.pull()
     assert not root_of(shop).exists()
@@ -331,11 +331,11 @@ class Elsewhere:
 def test_an_engine_for_another_gpu_is_refused_before_anything_is_written(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tasks.release.pull.backend_for", lambda _target: Elsewhere())
-    order = Order("tiny", "t4", ChannelName.PRODUCTION)
-    shop.promote(shop.publish(target="t4", backend=T4).cell, order=order)
+    monkeypatch.setattr("tasks.release.pull.backend_of", lambda _runtime: Elsewhere())
+    address = ChannelAddress("tiny", "t4", ChannelName.PRODUCTION)
+    shop.promote(shop.publish(target="t4", backend=T4).cell, address=address)
     with pytest.raises(RefusedError, match=r"tiny-t4-fp32@1+: built for Tesla T4 .*build target h200 instead"):
-        shop.pull(order=order)
+        shop.pull(address=address)
     assert not root_of(shop).exists()
 
 
@@ -349,11 +349,10 @@ def test_a_channel_that_points_nowhere_is_told_with_what_to_do(shop: Shop) -> No
 
 
 def test_a_rewound_channel_is_refused_until_its_state_is_removed(served: Shop) -> None:
-    old = served.channel_path.read_bytes()
+    old = served.channel_file.read_bytes()
     served.promote(cell(version=FIRST))
     served.pull()
-    served.channel_path.unlink()
-    served.channel_path.write_bytes(old)
+    served.channel_file.write_bytes(old)
     with pytest.raises(RefusedError, match=r"rewound: move 3, which .*\(2 moves\).* remove state.json"):
         served.pull()
     assert version_served(root_of(served)) == FIRST
@@ -363,17 +362,16 @@ def test_a_rewound_channel_is_refused_until_its_state_is_removed(served: Shop) -
 
 
 def test_a_history_of_the_same_length_with_another_move_is_refused(served: Shop) -> None:
-    old = served.channel_path.read_bytes()
+    old = served.channel_file.read_bytes()
     served.pull()
-    served.channel_path.unlink()
-    served.channel_path.write_bytes(json.dumps({"moves": json.loads(old)["moves"][:1]}).encode())
-    served.promote(cell(version=SECOND), reason="another")
+    served.channel_file.write_bytes(json.dumps({"moves": json.loads(old)["moves"][:1]}).encode())
+    Shop(served.root, served.objects).promote(cell(version=SECOND), reason="another")
     with pytest.raises(RefusedError, match="rewound: move 2"):
         served.pull()
 
 
 def test_a_channel_that_vanished_is_refused(served: Shop) -> None:
-    served.channel_path.unlink()
+    served.channel_file.unlink()
     with pytest.raises(RefusedError, match=r"rewound: move 1, .*\(0 moves\)"):
         served.pull()
 
@@ -386,17 +384,17 @@ def test_a_damaged_state_is_refused(served: Shop, content: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "order",
+    "address",
     [
-        Order("tiny", "cpu", ChannelName.STAGING),
-        Order("tiny", "t4", ChannelName.PRODUCTION),
-        Order("big", "cpu", ChannelName.PRODUCTION),
+        ChannelAddress("tiny", "cpu", ChannelName.STAGING),
+        ChannelAddress("tiny", "t4", ChannelName.PRODUCTION),
+        ChannelAddress("big", "cpu", ChannelName.PRODUCTION),
     ],
-    ids=lambda order: order.name,
+    ids=str,
 )
-def test_a_folder_follows_one_channel(served: Shop, order: Order) -> None:
+def test_a_folder_follows_one_channel(served: Shop, address: ChannelAddress) -> None:
     with pytest.raises(InputError, match="this folder follows channel production of tiny for cpu, and not") as caught:
-        served.pull(order=order)
+        served.pull(address=address)
     assert caught.value.exit_code == 2
 
 
@@ -406,7 +404,11 @@ def test_the_last_move_is_remembered_where_the_engine_stays(served: Shop) -> Non
     assert not served.pull().moved
     accepted = served.folder.read_accepted()
     assert accepted == Accepted(
-        model="tiny", target="cpu", channel=ORDER.channel, number=move.number, move=accepted.move if accepted else ""
+        model="tiny",
+        target="cpu",
+        channel=PRODUCTION.channel,
+        number=move.number,
+        move=accepted.move if accepted else "",
     )
     assert accepted.number == 3
 
@@ -511,7 +513,7 @@ def fail(*_arguments: object) -> NoReturn:
 
 
 @pytest.mark.parametrize(
-    "function", ["tasks.objects.folder.write_checked", "tasks.release.serving_folder._sync_tree", "os.fsync"]
+    "function", ["tasks.objects.memory.write_checked", "tasks.release.serving_folder._sync_tree", "os.fsync"]
 )
 def test_on_a_full_disk_the_old_engine_stays_and_the_next_pull_succeeds(served: Shop, function: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
@@ -558,7 +560,11 @@ def test_a_pull_that_another_one_overtook_does_not_go_back(shop: Shop) -> None:
     assert version_before(root_of(shop)) is None
 
 
-def test_pulls_and_promotions_at_once_leave_a_whole_engine_that_the_channel_named(served: Shop) -> None:
+def test_pulls_and_promotions_at_once_leave_a_whole_engine_that_the_channel_named(tmp_path: Path) -> None:
+    served = Shop(tmp_path, LocalObjects(tmp_path / "registry"))  # which processes share
+    for version in (FIRST, SECOND):
+        served.offer(version)
+
     def move(version: str) -> str:
         for _ in range(3):
             served.promote(cell(version=version))
@@ -572,7 +578,7 @@ def test_pulls_and_promotions_at_once_leave_a_whole_engine_that_the_channel_name
     assert race([functools.partial(move, FIRST), functools.partial(move, SECOND), pull, pull, pull]) == [""] * 5
     assert version_served(root_of(served)) in {FIRST, SECOND}
     served.pull()
-    (*_, last) = served.registry.channels.read("tiny", "cpu", ORDER.channel).moves
+    (*_, last) = served.registry.channels.read(PRODUCTION).moves
     assert version_served(root_of(served)) == last.move.engine_id[-12:]
 
 

@@ -55,13 +55,13 @@ def write(folder: Path, reference: list[Any], candidate: list[Any] | None = None
 
 def run(folder: Path, batch: Dim = BATCH) -> SmokeReport:
     names = ("plan", "inputs", "reference", "candidate")
-    request = SmokeRequest(target="cpu", batch=batch, **{name: str(folder / name) for name in names})
+    request = SmokeRequest(runtime="onnxruntime", batch=batch, **{name: str(folder / name) for name in names})
     return run_in_child(request.model_dump(mode="json"), ignore_progress)
 
 
 def run_with(monkeypatch: pytest.MonkeyPatch, folder: Path, function: Any, batch: Dim = BATCH) -> SmokeReport:
     backend = Scripted(function)
-    monkeypatch.setattr("tasks.release.smoke.backend_for", lambda _target: backend)
+    monkeypatch.setattr("tasks.release.smoke.backend_of", lambda _runtime: backend)
     return run(folder, batch)
 
 
@@ -111,7 +111,7 @@ def test_a_real_engine_in_a_child_agrees_with_numpy(tmp_path: Path) -> None:
     save_shard(smoke / "inputs", 0, {"features": features})
     write_onnx(smoke / "plan").rename(smoke / "plan" / "engine.onnx")
     (tmp_path / "scratch").mkdir()
-    report = run_smoke("cpu", smoke / "plan", smoke, BATCH, tmp_path / "scratch", 60)
+    report = run_smoke("onnxruntime", smoke / "plan", smoke, BATCH, tmp_path / "scratch", 60)
     assert report.ok
     assert report.faults == ()
     assert report.samples == 4
@@ -212,6 +212,6 @@ def test_each_bucket_of_the_batch_is_tried_and_the_first_calls_are_alike(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backend = Scripted(lambda batch: np.zeros(len(batch), np.float32))
-    monkeypatch.setattr("tasks.release.smoke.backend_for", lambda _target: backend)
+    monkeypatch.setattr("tasks.release.smoke.backend_of", lambda _runtime: backend)
     assert run(write(tmp_path / "smoke", [np.zeros(4), np.zeros(4)]), Dim(min=1, opt=4, max=4, buckets=(1, 4))).ok
     assert backend.sizes == [4, 4, 1, 3, 1, 3]

@@ -131,7 +131,9 @@ def fake_engine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeEngine:
 
 
 def turn_of(folder: Path, **changes: Any) -> Turn:
-    turn = Turn(target="cpu", data=str(folder), inputs=tiny_spec().inputs, extents={"batch": 5}, seconds=0.0)
+    turn = Turn(
+        target="cpu", runtime="onnxruntime", data=folder, inputs=tiny_spec().inputs, extents={"batch": 5}, seconds=0.0
+    )
     return turn.model_copy(update=changes)
 
 
@@ -237,7 +239,7 @@ def make_race(context: StageContext, folder: Path) -> tuple[EngineJob, BuiltEngi
     data = put_data(context.store, [{"features": make_features(20)}])
     outcome = make_outcome(context.store)
     assert outcome.engine
-    identity = benchmark.backend_for("cpu").identity()
+    identity = benchmark.backend_of("onnxruntime").identity()
     return (
         job(context.store, put_model(context.store, folder / "onnx"), data=data),
         outcome.engine.model_copy(update={"backend": identity}),

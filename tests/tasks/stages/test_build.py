@@ -7,7 +7,7 @@ import pytest
 from tasks.backends.ort import OnnxRuntimeBackend
 from tasks.errors import StageError
 from tasks.records import BackendIdentity
-from tasks.stages.build import BuildReply, BuildRequest, build_engine
+from tasks.stages.build import BuildRequest, build_engine
 from tests.tasks.tiny import cell, job, make_features, put_model, score, tiny_spec
 
 if TYPE_CHECKING:
@@ -32,9 +32,9 @@ def test_everything_that_an_engine_depends_on_changes_its_key(
 ) -> None:
     built: list[str] = []
 
-    def fake_build(_entry: str, request: BuildRequest, *_arguments: object, **_options: object) -> BuildReply:
-        built.append(request.onnx)
-        return BuildReply()
+    def fake_build(_entry: str, request: BuildRequest, *_arguments: object, **_options: object) -> tuple[str, ...]:
+        built.append(str(request.onnx))
+        return ()
 
     monkeypatch.setattr("tasks.stages.build.call_in_child", fake_build)
     typed = put_model(context.store, tmp_path / "onnx")

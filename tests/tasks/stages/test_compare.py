@@ -78,14 +78,13 @@ def compare(
         save_shard(folders["inputs"], number, {"features": features[rows]})
         save_shard(folders["annotations"], number, {"label": rows, "slice.group": labels[rows]})
         save_shard(folders["reference"], number, {"score": score(features[rows])})
-    paths = {name: str(path) for name, path in folders.items()}
     run = RunRequest(
-        target="cpu", **{name: paths[name] for name in ("plan", "inputs", "candidate")}, batch=Dim(**batch)
+        runtime="onnxruntime", **{name: folders[name] for name in ("plan", "inputs", "candidate")}, batch=Dim(**batch)
     )
     steps: list[tuple[int, int]] = []
     run_in_child(run.model_dump(mode="json"), lambda done, total: steps.append((done, total)))
     measure = MeasureRequest(
-        **{name: paths[name] for name in ("reference", "candidate", "annotations")},
+        **{name: folders[name] for name in ("reference", "candidate", "annotations")},
         inputs=None,
         outputs=spec.outputs,
         slices={},
@@ -289,7 +288,7 @@ def test_a_plan_that_no_sample_runs_is_not_judged_and_fails_the_stage(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batch = Dim(min=1, opt=1, max=16, buckets=(1, 16))
-    monkeypatch.setattr("tasks.stages.compare.backend_for", lambda _target: Bucketed(batch))
+    monkeypatch.setattr("tasks.stages.compare.backend_of", lambda _runtime: Bucketed(batch))
 
     def compared(samples: int) -> int:
         root = tmp_path / str(samples)
@@ -298,8 +297,8 @@ def test_a_plan_that_no_sample_runs_is_not_judged_and_fails_the_stage(
             (root / folder).mkdir(parents=True)
         save_shard(root / "inputs", 0, shard)
         request = RunRequest(
-            target="cpu",
-            **{name: str(root / name) for name in ("plan", "inputs", "candidate")},
+            runtime="onnxruntime",
+            **{name: root / name for name in ("plan", "inputs", "candidate")},
             batch=batch,
         )
         run_in_child(request.model_dump(mode="json"), ignore_progress)

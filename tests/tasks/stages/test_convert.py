@@ -301,13 +301,13 @@ def ranges_of(model: Model, folder: Path, shards: list[Arrays], method: Calibrat
     for number, shard in enumerate(shards):
         save_shard(samples, number, shard)
     request = ConvertRequest(
-        onnx="",
-        output=str(folder),
+        onnx=folder,
+        output=folder,
         inputs=model.spec.inputs,
         dims=model.spec.dims,
         batch_dim="batch",
         external_bytes=1 << 30,
-        samples=str(samples),
+        samples=samples,
         method=method,
     )
     path = model.context.store.fetch(model.exported.onnx, folder / "onnx") / "model.onnx"
@@ -457,9 +457,9 @@ def loss_on(model: Model, typed: TypedModel, samples: Arrays) -> Loss:
         (folder / "samples").mkdir()
         save_shard(folder / "samples", 0, samples)
         request = LossRequest(
-            exported=str(model.context.store.fetch(model.exported.onnx, folder / "exported") / "model.onnx"),
-            quantized=str(model.context.store.fetch(typed.onnx, folder / "typed") / "model.onnx"),
-            samples=str(folder / "samples"),
+            exported=model.context.store.fetch(model.exported.onnx, folder / "exported") / "model.onnx",
+            quantized=model.context.store.fetch(typed.onnx, folder / "typed") / "model.onnx",
+            samples=folder / "samples",
             batch=model.spec.dims["batch"],
             outputs=model.spec.outputs,
         )

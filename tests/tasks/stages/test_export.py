@@ -196,7 +196,7 @@ def test_a_simplified_graph_that_fails_its_check_gives_way_to_the_plain_one(
             dims=perceptron.directory.spec.dims,
             export=perceptron.directory.spec.export,
             samples=None,
-            output=str(folder),
+            output=folder,
             external_bytes=1 << 20,
         )
         reply = ExportReply(simplify_failure="", dynamic_dims="named")

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -10,7 +12,14 @@ from hypothesis import strategies as st
 
 from tasks.records import ArtifactFile
 from tasks.store import digests
-from tasks.store.digests import artifact_digest, canonical_json, digest_file, digest_json
+from tasks.store.digests import (
+    artifact_digest,
+    canonical_json,
+    copy_checked,
+    digest_file,
+    digest_json,
+    digest_once,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -65,3 +74,58 @@ def test_an_artifact_s_digest_covers_path_digest_and_size_but_not_the_order() ->
         [],
     ]
     assert len({base, *map(artifact_digest, others)}) == 1 + len(others)
+
+
+@pytest.fixture
+def readings(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Files as they are read for their digest; those of a test count as old enough to be remembered."""
+    read: list[Path] = []
+
+    def count(path: Path) -> tuple[str, int]:
+        read.append(path)
+        return digest_file(path)
+
+    monkeypatch.setattr(digests, "digest_file", count)
+    monkeypatch.setattr(digests, "SETTLED_NS", -(10**9))
+    return read
+
+
+def test_a_file_that_did_not_change_is_read_once(tmp_path: Path, readings: list[Path]) -> None:
+    path = tmp_path / "weights"
+    path.write_bytes(b"weights")
+    assert {digest_once(path) for _ in range(5)} == {digest_file(path)[0]}
+    assert readings == [path]
+
+
+def test_a_file_is_read_again_after_any_change_also_one_that_puts_size_and_time_back(
+    tmp_path: Path, readings: list[Path]
+) -> None:
+    path = tmp_path / "weights"
+    path.write_bytes(b"one")
+    before, stat = digest_once(path), path.stat()
+    time.sleep(0.05)  # more than a tick of the file system's clock
+    path.write_bytes(b"two")
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert digest_once(path) == digest_file(path)[0] != before
+    (tmp_path / "other").write_bytes(b"six")
+    (tmp_path / "other").replace(path)
+    assert digest_once(path) == digest_file(path)[0]
+    assert len(readings) == 3
+
+
+def test_a_file_that_was_only_just_written_is_not_remembered(tmp_path: Path) -> None:
+    path = tmp_path / "weights"
+    path.write_bytes(b"one")
+    stat = path.stat()
+    first = digest_once(path)
+    path.write_bytes(b"two")
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert digest_once(path) == digest_file(path)[0] != first
+
+
+def test_a_copy_is_checked_by_what_was_read_for_it(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"weights" * 10**6)
+    digest = digest_file(tmp_path / "a")[0]
+    assert copy_checked(tmp_path / "a", tmp_path / "b", digest)
+    assert digest_file(tmp_path / "b")[0] == digest
+    assert not copy_checked(tmp_path / "a", tmp_path / "c", digest_json("another"))

@@ -7,7 +7,7 @@ import pytest
 
 from tasks.errors import InputError, RefusedError
 from tasks.model.model_directory import read_model_directory
-from tasks.torch_side import module_source
+from tasks.sources import interface
 from tasks.torch_side.module_source import fetch_module, store_module, store_plugins
 
 if TYPE_CHECKING:
@@ -92,13 +92,13 @@ def test_a_file_that_changes_while_it_is_stored_is_refused(
     context: StageContext, write: Callable[..., ModelDirectory], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     directory = write()
-    copy = module_source.shutil.copyfile
+    copy = interface.copy_checked
 
-    def change_and_copy(source: Path, target: Path) -> None:
+    def change_and_copy(source: Path, target: Path, digest: str) -> bool:
         source.write_text("changed\n")
-        copy(source, target)
+        return copy(source, target, digest)
 
-    monkeypatch.setattr(module_source.shutil, "copyfile", change_and_copy)
+    monkeypatch.setattr(interface, "copy_checked", change_and_copy)
     with pytest.raises(InputError, match=r"layers.py: changed while it was read; run the conversion again"):
         store_module(context, directory)
 

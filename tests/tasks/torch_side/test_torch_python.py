@@ -104,7 +104,7 @@ def watched(name, globals=None, *rest, **more):
         found.add(name.partition(".")[0])
     return real(name, globals, *rest, **more)
 builtins.__import__ = watched
-import tasks.process.child, tasks.stages.benchmark, tasks.torch_side.torch_timing
+import tasks.process.child, tasks.sources.state_dict, tasks.stages.benchmark, tasks.torch_side.torch_timing
 print(*found - set(sys.stdlib_module_names) - {"tasks", "validation"})
 """
 

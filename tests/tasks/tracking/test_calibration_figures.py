@@ -10,13 +10,13 @@ from matplotlib import image
 from tasks.calibration.findings import find_differences
 from tasks.calibration.report import (
     CalibrationReport,
-    FeatureLikeness,
+    FeatureDrift,
     Finding,
     Place,
     RangeCoverage,
     Resemblance,
 )
-from tasks.tracking.calibration_figures import draw_likeness, draw_ranges, write_calibration_files
+from tasks.tracking.calibration_figures import draw_drift, draw_ranges, write_calibration_files
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,8 +38,8 @@ def tensor(name: str, worst: float, *, place: Place = STREET, ours: float = 2.0,
     )
 
 
-def feature(name: str, ks: float, ks_low: float, place: Place = STREET) -> FeatureLikeness:
-    return FeatureLikeness(
+def feature(name: str, ks: float, ks_low: float, place: Place = STREET) -> FeatureDrift:
+    return FeatureDrift(
         feature=name, place=place, psi=0.0, psi_low=0.0, ks=ks, ks_low=ks_low, set_samples=90, production_samples=600
     )
 
@@ -83,19 +83,19 @@ MANY_RANGES = [
 
 def test_features_are_drawn_worst_on_top_with_distance_and_bound() -> None:
     rows = [feature("a", 0.3, 0.1), feature("b", 0.9, 0.5, Place()), feature("c", 0.2, 0.1)]
-    (axes,) = draw_likeness(report(rows)).axes
+    (axes,) = draw_drift(report(rows)).axes
     assert labels(axes) == ["c, noise=street", "a, noise=street", "b"]  # the last is on top
     assert lengths(axes) == [0.2, 0.3, 0.9, 0.1, 0.1, 0.5]
 
 
 def test_a_feature_that_differs_by_its_psi_alone_is_among_the_worst() -> None:
     shifted = feature("z", 0.1, 0.0).model_copy(update={"psi": 2.0, "psi_low": 1.0})
-    (axes,) = draw_likeness(report([*MANY_FEATURES[:40], shifted])).axes
+    (axes,) = draw_drift(report([*MANY_FEATURES[:40], shifted])).axes
     assert labels(axes)[-1] == "z, noise=street"
 
 
 def test_a_feature_that_differs_has_another_colour() -> None:
-    (axes,) = draw_likeness(report([feature("a", 0.3, 0.1), feature("b", 0.9, 0.5)])).axes
+    (axes,) = draw_drift(report([feature("a", 0.3, 0.1), feature("b", 0.9, 0.5)])).axes
     fine, bad = (patch.get_facecolor()[:3] for patch in axes.patches[:2])
     assert fine != bad
 
@@ -114,7 +114,7 @@ def test_a_tensor_that_the_set_left_at_zero_has_a_bar() -> None:
 
 
 def test_long_names_are_cut_at_their_start() -> None:
-    (axes,) = draw_likeness(report([feature("x" * 60 + " deviation", 0.3, 0.1, Place())])).axes
+    (axes,) = draw_drift(report([feature("x" * 60 + " deviation", 0.3, 0.1, Place())])).axes
     (label,) = labels(axes)
     assert label.startswith("…")
     assert label.endswith(" deviation")
@@ -125,7 +125,7 @@ def test_long_names_are_cut_at_their_start() -> None:
 def test_pictures_have_a_sensible_size_and_cut_nothing_off(tmp_path: Path, count: int) -> None:
     made = report(MANY_FEATURES[:count], MANY_RANGES[:count])
     write_calibration_files(made, tmp_path / "calibration")
-    for name in ("likeness", "ranges"):
+    for name in ("drift", "ranges"):
         picture = image.imread(tmp_path / "calibration" / f"{name}.png")
         height, width = picture.shape[:2]
         assert width == 1100
@@ -138,7 +138,7 @@ def test_files_hold_the_report(tmp_path: Path) -> None:
     made = report(MANY_FEATURES, MANY_RANGES)
     write_calibration_files(made, tmp_path / "calibration")
     folder = tmp_path / "calibration"
-    assert {path.name for path in folder.iterdir()} == {"report.json", "report.md", "likeness.png", "ranges.png"}
+    assert {path.name for path in folder.iterdir()} == {"report.json", "report.md", "drift.png", "ranges.png"}
     assert CalibrationReport.model_validate_json((folder / "report.json").read_text()) == made
     assert made.findings[0].sentence in (folder / "report.md").read_text()
 
@@ -149,10 +149,10 @@ def test_what_was_not_compared_has_no_figure(tmp_path: Path) -> None:
 
 
 def test_no_path_of_this_host_gets_out(tmp_path: Path) -> None:
-    finding = Finding(check="likeness", sentence="from /home/ann/secret-folder/traffic.npz")
+    finding = Finding(check="drift", sentence="from /home/ann/secret-folder/traffic.npz")
     write_calibration_files(report(findings=(finding,)), tmp_path / "calibration")
     for path in (tmp_path / "calibration").iterdir():
         assert "secret-folder" not in path.read_text()
     assert json.loads((tmp_path / "calibration" / "report.json").read_text())["findings"] == [
-        {"check": "likeness", "sentence": "from …/traffic.npz"}
+        {"check": "drift", "sentence": "from …/traffic.npz"}
     ]

@@ -6,31 +6,37 @@ not end.
 
 from __future__ import annotations
 
+import importlib
 import json
+import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from tasks import backends
-from tasks.backends import gpu
-from tasks.torch_side import torch_python
+from tasks.process import start
 
-if TYPE_CHECKING:
-    from tasks.backends.interface import Backend
+# A child finds the product under this name, so that is where it must be another.
+PRODUCT = f"{start.PRIVATE}." if start.__file__ in sys.orig_argv else ""
+if PRODUCT:
+    start.hide_product()
+backends, gpu, torch_python = (
+    importlib.import_module(f"{PRODUCT}tasks.{name}")
+    for name in ("backends", "backends.gpu", "torch_side.torch_python")
+)
 
 HERE = Path(__file__).parent
 
 
-def find_gpu() -> gpu.Gpu:
+def find_gpu() -> Any:
     """The GPU of gpu.json."""
     return gpu.Gpu(**json.loads((HERE / "gpu.json").read_text()))
 
 
-def backend_for(_target: str) -> Backend:
+def backend_of(_runtime: str) -> Any:
     """ONNX Runtime under the GPU's name."""
-    from tasks.backends.ort import OnnxRuntimeBackend  # noqa: PLC0415 - only a few processes need it
+    ort = importlib.import_module(f"{PRODUCT}tasks.backends.ort")  # only a few processes need it
 
-    class FakeBackend(OnnxRuntimeBackend):
+    class FakeBackend(ort.OnnxRuntimeBackend):  # type: ignore[misc,name-defined]  # found under either name
         def identity(self) -> Any:
             found = find_gpu()
             change = {"device": found.name, "compute_capability": found.compute_capability}
@@ -47,4 +53,4 @@ def backend_for(_target: str) -> Backend:
 
 gpu.find_gpu = find_gpu
 torch_python.torch_versions = lambda _python: None  # the torch of this host sees no GPU
-backends.backend_for = backend_for
+backends.backend_of = backend_of

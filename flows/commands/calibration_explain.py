@@ -5,6 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import click
+
+from flows.commands.command import Document, FilledPath, command_of, model_option
 from flows.conversion.calibration_sets import take_data
 from flows.conversion.checked_calibration import read_calibration
 from flows.conversion.conversion_plan import plan_conversion
@@ -13,7 +16,6 @@ from tasks.errors import EnginegateError, InputError
 from tasks.model.documents import read_yaml
 from tasks.model.model_directory import SPEC_FILE, read_model_directory
 from tasks.quantization.sensitivity import measure_sensitivity
-from tasks.quantization.sensitivity_figure import draw_sensitivity
 from tasks.records import Cell
 from tasks.specs import Precision
 from tasks.stages.export import export_onnx
@@ -26,6 +28,20 @@ if TYPE_CHECKING:
 DEEPEST = 3
 """Folders below the current one in which a model directory is looked for."""
 MOST_ROWS = 30
+
+
+@click.command()
+@click.argument("engine_id")
+@click.option("--figure", type=FilledPath(), metavar="FILE", help="Also draw the ranking, as PNG.")
+@model_option("the one here or below whose name the engine has")
+@command_of
+def explain(session: Session, engine_id: str, figure: Path | None, model: Path | None) -> tuple[Document, int]:
+    """Rank the layers of an INT8 engine by what quantizing each of them alone does to the outputs.
+
+    The engine need not be registered, but its model directory must be as it was when the engine was made.
+    """
+    sensitivity = explain_engine(session, engine_id, figure, model)
+    return sensitivity.model_dump(mode="json"), 0
 
 
 def explain_engine(session: Session, engine_id: str, figure: Path | None, model: Path | None) -> Sensitivity:
@@ -61,6 +77,8 @@ def explain_engine(session: Session, engine_id: str, figure: Path | None, model:
     )
     session.reporter.say("loss: the share used up of what INT8's default limits allow, with this layer alone in INT8")
     if figure is not None:
+        from tasks.quantization.sensitivity_figure import draw_sensitivity  # noqa: PLC0415 - matplotlib takes a second
+
         draw_sensitivity(found, figure)
         session.reporter.say(f"drawn to {figure}")
     return found

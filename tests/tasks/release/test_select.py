@@ -6,10 +6,14 @@ import pytest
 
 from tasks.errors import RefusedError
 from tasks.objects.folder import LocalObjects
+from tasks.objects.memory import MemoryObjects
 from tasks.records import Override
-from tasks.registry.channels import ChannelName, move_before, next_move
+from tasks.registry.channels import move_before, next_move
+from tasks.registry.layout import manifest_key
+from tasks.registry.moves import ChannelAddress, ChannelName
 from tasks.registry.registry import Registry
-from tasks.release.candidates import AUTOMATIC, fastest_passing, point_candidate
+from tasks.release.select import AUTOMATIC, fastest_passing, point_candidate
+from tests.tasks.damage import ObjectFile
 from tests.tasks.processes import kill_points
 from tests.tasks.registry.keys import signing_as
 from tests.tasks.tiny import VERSION, cell, latency, lay_out, make_outcome, manifest_of
@@ -17,19 +21,22 @@ from tests.tasks.tiny import VERSION, cell, latency, lay_out, make_outcome, mani
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from tasks.objects.interface import ObjectStore
     from tasks.records import EngineManifest
-    from tasks.registry.channels import Channel, Move
+    from tasks.registry.channels import Channel
+    from tasks.registry.moves import Move
     from tasks.store.local import LocalStore
 
 NEWER = "f" * 12
+CANDIDATE = ChannelAddress("tiny", "cpu", ChannelName.CANDIDATE)
 
 
 class Shelf:
     """A registry, and engines to put there."""
 
-    def __init__(self, store: LocalStore, folder: Path, keys: Path) -> None:
+    def __init__(self, store: LocalStore, objects: ObjectStore, folder: Path, keys: Path) -> None:
         self._store, self._folder = store, folder
-        self.registry = Registry(LocalObjects(folder / "registry"), signing_as(keys))
+        self.registry = Registry(objects, signing_as(keys))
 
     def engine(self, precision: str, p50_ms: float, version: str = VERSION, plan: bytes = b"plan") -> EngineManifest:
         outcome = make_outcome(self._store, engine=cell(precision, version), plan=plan)
@@ -40,15 +47,15 @@ class Shelf:
         return manifest.model_copy(update={"benchmark": timed})
 
     def put(self, manifest: EngineManifest) -> None:
-        self.registry.publish(manifest, lay_out(self._store, manifest, self._folder / manifest.engine_id))
+        self.registry.engines.publish(manifest, lay_out(self._store, manifest, self._folder / manifest.engine_id))
 
     def candidate(self) -> Channel:
-        return self.registry.channels.read("tiny", "cpu", ChannelName.CANDIDATE)
+        return self.registry.channels.read(CANDIDATE)
 
 
 @pytest.fixture
 def shelf(store: LocalStore, tmp_path: Path) -> Shelf:
-    return Shelf(store, tmp_path, tmp_path)
+    return Shelf(store, MemoryObjects(), tmp_path, tmp_path)
 
 
 def test_the_fastest_of_those_that_passed_is_chosen_and_the_smaller_of_equals(shelf: Shelf, store: LocalStore) -> None:
@@ -67,7 +74,7 @@ def test_the_candidate_is_the_fastest_engine_of_the_version(shelf: Shelf) -> Non
     assert move is not None
     assert (move.engine_id, move.who, move.kind) == (f"tiny-cpu-int8@{VERSION}", AUTOMATIC, "promote")
     assert shelf.candidate().current == move
-    assert move.manifest == shelf.registry.read_signed(cell("int8")).digest
+    assert move.manifest == shelf.registry.engines.read_signed(cell("int8")).digest
     newer = point_candidate(shelf.registry, "tiny", NEWER, "cpu", "ann")
     assert newer is not None
     assert (newer.engine_id, newer.who, newer.before) == (f"tiny-cpu-fp16@{NEWER}", "ann", move.engine_id)
@@ -84,11 +91,11 @@ def test_a_conversion_that_is_run_again_moves_nothing_not_even_what_a_person_too
     def take_back(channel: Channel) -> Move:
         back = move_before(channel)
         return next_move(
-            channel, "tiny", "cpu", kind="rollback", engine_id=back.engine_id, manifest=back.manifest, reason="slow",
+            channel, kind="rollback", engine_id=back.engine_id, manifest=back.manifest, reason="slow",
             override=None, who="ann",
         )  # fmt: skip
 
-    shelf.registry.channels.move("tiny", "cpu", ChannelName.CANDIDATE, take_back)
+    shelf.registry.channels.move(CANDIDATE, take_back)
     assert point_candidate(shelf.registry, "tiny", NEWER, "cpu", None) is None
     current = shelf.candidate().current
     assert current is not None
@@ -108,11 +115,10 @@ def test_an_engine_that_is_there_by_an_override_is_no_candidate(shelf: Shelf, st
     assert point_candidate(shelf.registry, "tiny", VERSION, "cpu", None) is None
 
 
-def test_a_manifest_that_cannot_be_trusted_moves_nothing(shelf: Shelf, tmp_path: Path) -> None:
+def test_a_manifest_that_cannot_be_trusted_moves_nothing(shelf: Shelf) -> None:
     shelf.put(shelf.engine("fp32", 3))
-    (path,) = (tmp_path / "registry").glob("engines/**/manifest.json")
-    path.chmod(0o644)
-    path.write_bytes(path.read_bytes().replace(b'"digest":"sha256:', b'"digest":"sha256:0', 1))
+    file = ObjectFile(shelf.registry.objects, manifest_key(cell("fp32")))
+    file.write_bytes(file.read_bytes().replace(b'"digest":"sha256:', b'"digest":"sha256:0', 1))
     with pytest.raises(RefusedError, match="its manifest"):
         point_candidate(shelf.registry, "tiny", VERSION, "cpu", None)
     assert shelf.candidate().moves == ()
@@ -120,17 +126,17 @@ def test_a_manifest_that_cannot_be_trusted_moves_nothing(shelf: Shelf, tmp_path:
 
 def test_killed_between_registering_and_pointing_the_next_run_points(store: LocalStore, tmp_path: Path) -> None:
     signing_as(tmp_path)  # makes the key
-    manifest = Shelf(store, tmp_path / "unused", tmp_path).engine("fp32", 3)
+    manifest = Shelf(store, MemoryObjects(), tmp_path, tmp_path).engine("fp32", 3)
     folders = lay_out(store, manifest, tmp_path / "folders")
 
     def convert(root: Path) -> None:
-        shelf = Shelf(store, root, tmp_path)
-        shelf.registry.publish(manifest, folders)
+        shelf = Shelf(store, LocalObjects(root / "registry"), root, tmp_path)
+        shelf.registry.engines.publish(manifest, folders)
         point_candidate(shelf.registry, "tiny", VERSION, "cpu", None)
 
     killed = 0
     for root in kill_points(convert, tmp_path / "killed", stride=3):
-        shelf = Shelf(store, root, tmp_path)
+        shelf = Shelf(store, LocalObjects(root / "registry"), root, tmp_path)
         assert len(shelf.candidate().moves) <= 1
         convert(root)
         assert len(shelf.candidate().moves) == 1

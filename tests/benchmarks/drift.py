@@ -1,4 +1,4 @@
-"""How often likeness finds a difference where there is none, and where a fifth of the traffic is missing.
+"""How often drift finds a difference where there is none, and where a fifth of the traffic is missing.
 
 Traffic is three strata of shares .5, .3 and .2 whose features lie elsewhere: means at 0, 0.5 and `shift` standard
 deviations of a stratum. A draw counts as found as `calibration check` would count it: one bound beyond its limit, of
@@ -22,7 +22,7 @@ from rows import Row
 from tasks.calibration.findings import count_strata, find_gaps
 from tasks.calibration.report import Resemblance
 from validation.directions import combine
-from validation.drift import Likeness, compare, stratum_weights
+from validation.drift import Drift, compare, stratum_weights
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -100,7 +100,7 @@ class Found:
     coverage: bool = False
 
 
-def judge(compared: Iterable[Likeness], directions: Iterable[Likeness]) -> Found:
+def judge(compared: Iterable[Drift], directions: Iterable[Drift]) -> Found:
     alone, joint = list(compared), list(directions)
     low = any(each.psi_low > LOWER_PSI or each.ks_low > LOWER_KS for each in [*alone, *joint])
     found = any(each.unlike for each in alone)
@@ -169,8 +169,8 @@ def bounds_too_high(sizes: tuple[int, int]) -> tuple[float, float]:
     )
 
 
-def likeness(_scratch: Path, draws: int = DRAWS) -> list[Row]:
-    """Draws that likeness finds fault with, of one source and without a stratum; how sure its bounds are; its time."""
+def drift(_scratch: Path, draws: int = DRAWS) -> list[Row]:
+    """Draws that drift finds fault with, of one source and without a stratum; how sure its bounds are; its time."""
     threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
     os.environ.update(threads)  # Each core has its own process.
     with ProcessPoolExecutor(CORES, mp_context=get_context("spawn")) as pool:

@@ -1,0 +1,46 @@
+"""`enginegate gate`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from flows.commands.command import Document, command_of
+from flows.console import MARKS
+from tasks.errors import VERDICT_CODES
+from tasks.stages.gate import judge_files
+
+if TYPE_CHECKING:
+    from flows.session import Session
+
+
+@click.command()
+@click.argument("reference", type=click.Path(path_type=Path))
+@click.argument("candidate", type=click.Path(path_type=Path))
+@click.option(
+    "--policy",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="FILE",
+    help="The rules, and the outputs they judge.",
+)
+@command_of
+def gate(session: Session, reference: Path, candidate: Path, policy: Path) -> tuple[Document, int]:
+    """Judge the outputs in CANDIDATE against those in REFERENCE: .npz files, or folders of shards.
+
+    REFERENCE may also hold label, slice.NAME and the masks that outputs name.
+    """
+    judged = judge_files(reference, candidate, policy)
+    verdict = judged.verdict
+    session.reporter.say(f"{judged.comparison.samples:,} samples")
+    for outcome, sentence in verdict.sentences:
+        session.reporter.say(f"{MARKS[outcome.value]} {sentence}")
+    for defect in verdict.defects:
+        session.reporter.say(f"✕ {defect}")
+    for rule in judged.policy.performance:
+        session.reporter.say(f"- {rule.metric} is judged by `enginegate convert`, which measures it, not here.")
+    session.reporter.say(f"{MARKS[verdict.outcome.value]} verdict: {verdict.outcome.value}")
+    return {"verdict": asdict(verdict), "comparison": asdict(judged.comparison)}, VERDICT_CODES[verdict.outcome.value]

@@ -1,0 +1,93 @@
+"""Which history of a channel may be believed: every rule of trust in one place, without reading or writing anything."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
+
+from tasks.errors import RefusedError
+from tasks.registry.moves import Move, SignedMove
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tasks.registry.moves import ChannelAddress
+    from tasks.registry.signing import Signed
+
+
+class TrustedHistory:
+    """The history of one channel, taken in move by move, oldest first.
+
+    A move is *intermediate* while it is only known to belong where it lies. *Final* is said of the newest move of a
+    whole history and of no other. The rules, in the order in which they are applied:
+
+    1. Each move is a document that can be read. That its envelope is whole was seen when it was opened.
+    2. It is a move of this channel, its number is its place, and it holds the digest of the move before. With that it
+       is intermediate: who signed it is noted and not yet asked.
+    3. `finish`: there is a move, since a channel that was ever moved never loses its history.
+    4. The newest move is signed by a key that is trusted now. What it was before does not count: a move whose key was
+       withdrawn is a good intermediate one below a final one, and refused once it comes to be the newest.
+    5. That makes it final, and through the chain of digests it vouches for every move below it.
+    6. The move that this reader took for final the last time is in the history, else somebody rewound the channel.
+
+    Nothing of a history is handed out before the last rule.
+    """
+
+    def __init__(self, address: ChannelAddress, seen: SignedMove | None = None) -> None:
+        """Begin with no move.
+
+        Args:
+            address: of the channel.
+            seen: the move that this reader took for final the last time; None for the first.
+        """
+        self._address, self._seen = address, seen
+        self._what = f"channel {address}"
+        self._moves: list[SignedMove] = []
+
+    def add(self, signed: Signed) -> None:
+        """Take in the next move, as an intermediate one.
+
+        Raises:
+            RefusedError: it is no move, or does not follow from the one before.
+        """
+        try:
+            move = Move.model_validate(signed.document)
+        except ValidationError:
+            raise RefusedError(f"{self._what} is damaged; restore it from the bucket's versions or a backup") from None
+        number = len(self._moves) + 1
+        previous = self._moves[-1].digest if self._moves else None
+        address = (self._address.model, self._address.target, self._address.channel)
+        if (move.model, move.target, move.channel, move.number, move.previous) != (*address, number, previous):
+            raise RefusedError(f"{self._what}: move {number} does not follow from the one before; do not use it")
+        self._moves.append(SignedMove(move, signed.digest, signed.signature))
+
+    def finish(self) -> tuple[SignedMove, ...]:
+        """Take the newest move for final, and hand out the history.
+
+        Raises:
+            RefusedError: there is no move, no trusted key signed the newest, or the channel was rewound.
+        """
+        if not self._moves:
+            raise RefusedError(f"{self._what} has lost its history; restore it from the bucket's versions or a backup")
+        self._moves[-1].signature.require_trusted(f"{self._what}: move {len(self._moves)}")
+        self.require_seen()
+        return tuple(self._moves)
+
+    def require_seen(self) -> None:
+        """Check that the move which was final before is there; also of a channel that has no object any more.
+
+        Raises:
+            RefusedError: the channel was rewound.
+        """
+        seen = self._seen
+        if seen is not None and not holds_move(self._moves, seen.move.number, seen.digest):
+            raise RefusedError(
+                f"{self._what}: its history was rewound while this ran: move {seen.move.number} is no longer in it"
+                f" ({len(self._moves)} moves); find out who did that"
+            )
+
+
+def holds_move(moves: Sequence[SignedMove], number: int, digest: str) -> bool:
+    """Whether a history has this move at its place."""
+    return number <= len(moves) and moves[number - 1].digest == digest

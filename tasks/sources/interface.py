@@ -1,0 +1,83 @@
+"""What a source does: it says what the module depends on, lays it out for a child, and loads it there."""
+
+from __future__ import annotations
+
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from tasks.errors import InputError
+from tasks.model.model_directory import SPEC_FILE
+from tasks.specs import Frozen, InputSpec
+from tasks.store.digests import copy_checked
+
+if TYPE_CHECKING:
+    from tasks.model.model_directory import ModelDirectory
+
+ORIGIN = f"{SPEC_FILE}: source"
+SOURCE_FOLDER = "source"
+
+
+class ModuleRequest(Frozen):
+    """Where a child finds the module: what `Source.lay_out` put into `folder`, and the weights beside it, if any."""
+
+    folder: Path
+    source: str
+    weights: Path | None
+    inputs: dict[str, InputSpec]
+    outputs: tuple[str, ...]
+
+
+class Source(Protocol):
+    """A kind of place where a model comes from. All but `load` runs where there may be no torch.
+
+    The export, the reference and the benchmark go through these methods alone, and what they keep is found again by
+    `key`. So `key` covers everything that the loaded module depends on, and `load` reads only what `lay_out` laid out.
+    """
+
+    packages: tuple[str, ...]
+    """The packages whose releases the loaded module depends on."""
+
+    def takes(self, source: str) -> bool:
+        """Whether model.yaml's `source` is of this kind."""
+
+    def key(self, directory: ModelDirectory) -> dict[str, object]:
+        """Its part of a stage's key: `source`, and the digests of the files behind it."""
+
+    def lay_out(self, directory: ModelDirectory, folder: Path, key: dict[str, object]) -> None:
+        """Copy its files below `folder`/source, and the weights that model.yaml names into `folder`.
+
+        Raises:
+            InputError: a file is no longer the one that `key` was made of.
+        """
+
+    def load(self, request: ModuleRequest) -> object:
+        """The `torch.nn.Module` with its weights; the caller checks that it is one. Runs in a child.
+
+        Raises:
+            InputError: the source or the weights do not fit, or the user's code raised.
+        """
+
+
+def copy_file(source: Path, target: Path, digest: str) -> None:
+    """Copy a file of the model for a child.
+
+    Raises:
+        InputError: it has another digest by now.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if not copy_checked(source, target, digest):
+        raise InputError(f"{source.name}: changed while it was read; run the conversion again")
+
+
+def explain(error: BaseException, request: ModuleRequest) -> str:
+    """`ValueError: what it says (model.py, line 12)`; the place is the last one in the user's own files."""
+    folder = request.folder
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if folder in Path(frame.filename).parents]
+    if isinstance(error, SyntaxError) and error.filename:
+        place = f" ({Path(error.filename).name}, line {error.lineno})"
+    elif frames:
+        place = f" ({Path(frames[-1].filename).relative_to(folder)}, line {frames[-1].lineno})"
+    else:
+        place = ""
+    return f"{type(error).__name__}: {error}{place}"

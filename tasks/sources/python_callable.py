@@ -1,0 +1,88 @@
+"""`file:callable`: a function of the model directory builds the module, and model.yaml may name weights for it."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import re
+import sys
+from typing import TYPE_CHECKING
+
+from tasks.errors import InputError
+from tasks.sources.interface import ORIGIN, SOURCE_FOLDER, ModuleRequest, copy_file, explain
+from tasks.store.digests import digest_once
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tasks.model.model_directory import ModelDirectory
+
+WRITTEN = re.compile(r"[^:]+\.py:[A-Za-z_][A-Za-z0-9_]*")
+
+
+class PythonCallable:
+    """The files are all that the code may read, so its key has every file of the directory that has no other use."""
+
+    packages: tuple[str, ...] = ("torch", "safetensors", "numpy")
+
+    def takes(self, source: str) -> bool:
+        """`file.py:callable`; see the interface."""
+        return WRITTEN.fullmatch(source) is not None
+
+    def key(self, directory: ModelDirectory) -> dict[str, object]:
+        """Digests of the sources by path, and of the weights; see the interface."""
+        return {
+            "sources": directory.source_files(),
+            "source": directory.spec.source,
+            "weights": None if directory.weights is None else digest_once(directory.weights),
+        }
+
+    def lay_out(self, directory: ModelDirectory, folder: Path, key: dict[str, object]) -> None:
+        """Copy the sources, and the weights beside them; see the interface."""
+        digests = key["sources"]
+        assert isinstance(digests, dict)  # noqa: S101 - as `key` made it
+        for relative, digest in digests.items():
+            copy_file(directory.root / relative, folder / SOURCE_FOLDER / relative, digest)
+        if directory.weights is not None:
+            copy_file(directory.weights, folder / directory.weights.name, str(key["weights"]))
+
+    def load(self, request: ModuleRequest) -> object:
+        """Call the callable, and load the weights into what it returns; see the interface."""
+        from torch import nn  # noqa: PLC0415 - the other methods run where there is no torch
+
+        from tasks.sources.state_dict import load_weights  # noqa: PLC0415 - as above
+
+        module = _call(request, request.source, _find_callable(request))
+        if request.weights is not None and isinstance(module, nn.Module):
+            load_weights(module, request.weights)
+        return module
+
+
+def _find_callable(request: ModuleRequest) -> Callable[[], object]:
+    relative, _, name = request.source.rpartition(":")
+    path = request.folder / relative
+    # As a script would: what lies beside the source can be imported.
+    sys.path[:0] = dict.fromkeys((str(path.parent), str(request.folder)))
+    module_name = path.stem if path.stem not in sys.modules else f"model_source_{path.stem}"
+    specification = importlib.util.spec_from_file_location(module_name, path)
+    assert specification is not None  # noqa: S101 - the path ends in .py
+    assert specification.loader is not None  # noqa: S101 - as above
+    source = importlib.util.module_from_spec(specification)
+    sys.modules[module_name] = source
+    loader = specification.loader
+    _call(request, relative, lambda: loader.exec_module(source))
+    found = getattr(source, name, None)
+    if not callable(found):
+        known = sorted(key for key, value in vars(source).items() if callable(value) and not key.startswith("_"))
+        hint = difflib.get_close_matches(name, known, n=1)
+        remedy = f"did you mean {hint[0]!r}?" if hint else "define it there"
+        raise InputError(f"{ORIGIN}: {relative} has no callable {name!r}; {remedy}")
+    return found  # type: ignore[no-any-return]  # callable() does not say what it returns
+
+
+def _call(request: ModuleRequest, what: str, function: Callable[[], object]) -> object:
+    try:
+        return function()
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - user code can raise anything
+        raise InputError(f"{ORIGIN}: {what} raised {explain(error, request)}; mend the module") from None
