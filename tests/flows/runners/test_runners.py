@@ -67,7 +67,7 @@ class Site:
         belief.mkdir()
         path = [str(REPOSITORY), os.environ.get("PYTHONPATH", "")]
         if gpu is not None:
-            shutil.copy(Path(__file__).parents[1] / "fake_runner" / "sitecustomize.py", belief)
+            shutil.copy(Path(__file__).parent / "fake_runner" / "sitecustomize.py", belief)
             (belief / "gpu.json").write_text(json.dumps(gpu))
             path.insert(0, str(belief))
         command = ["-m", "prefect", "worker", "start", "--pool", pool, "--name", name, "--limit", "1"]
