@@ -15,6 +15,8 @@ class Numbers:
         kills: at random moments, in a loop against one kind of object store, by the kind's name.
         rounds: of one race that is run again and again.
         pushes: of commits at once; some of them are killed.
+        stages: after which a command is killed, in the order of a conversion.
+        precisions: to which an example is converted, a minute and a half of work together.
         is_hard: whether there are enough of them for what happens only by chance.
     """
 
@@ -23,15 +25,32 @@ class Numbers:
     kills: dict[str, int]
     rounds: int
     pushes: int
+    stages: tuple[str, ...]
+    precisions: tuple[str, ...]
     is_hard: bool
 
 
+STAGES = ("validation data", "export", "reference", "convert int8", "build int8", "compare int8", "track")
 USUAL = Numbers(
-    processes=8, turns=40, kills={"local": 6, "moto": 4, "radosgw": 4}, rounds=8, pushes=10, is_hard=False
-)  # fmt: skip
+    processes=8,
+    turns=40,
+    kills={"local": 6, "moto": 4, "radosgw": 4},
+    rounds=8,
+    pushes=10,
+    stages=STAGES[1::2],
+    precisions=("int8",),
+    is_hard=False,
+)
 HARD = Numbers(
-    processes=32, turns=200, kills={"local": 50, "moto": 50, "radosgw": 15}, rounds=50, pushes=50, is_hard=True
-)  # fmt: skip
+    processes=32,
+    turns=200,
+    kills={"local": 50, "moto": 50, "radosgw": 15},
+    rounds=50,
+    pushes=50,
+    stages=STAGES,
+    precisions=("fp16", "int8"),
+    is_hard=True,
+)
 _chosen = USUAL
 
 
