@@ -5,7 +5,7 @@ HOME_FOLDER := $(or $(ENGINEGATE_HOME),.enginegate)
 INSTALLED := .venv/.installed
 SOURCES := flows tasks validation tests examples
 
-.PHONY: demo test lint bench ui install
+.PHONY: demo test hardship lint bench ui install
 .DELETE_ON_ERROR:
 
 install: $(INSTALLED)
@@ -22,7 +22,10 @@ demo: $(INSTALLED)  ## convert the essay scorer to FP16 and INT8 engines, judge 
 	$(BIN)/enginegate engines
 
 test: $(INSTALLED)  ## run every test
-	$(BIN)/pytest --numprocesses auto --dist loadfile
+	$(BIN)/pytest --numprocesses auto --dist worksteal
+
+hardship: $(INSTALLED)  ## races and kill loops with their large numbers, before a release; a quarter of an hour
+	$(BIN)/pytest --numprocesses auto --dist worksteal --hardship -m hardship
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check $(SOURCES)

@@ -20,8 +20,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import urlsplit
 
 import boto3  # type: ignore[import-untyped]
-from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
-from werkzeug.serving import make_server
 
 from tests.radosgw import ACCESS_KEY, SECRET_KEY
 
@@ -93,6 +91,12 @@ def serve_moto() -> Iterator[str]:
 
 def main() -> None:
     """Be moto: print the port, and serve until whoever started this ends."""
+    from moto.moto_server.werkzeug_app import (  # noqa: PLC0415 - takes long, and only this process needs it
+        DomainDispatcherApplication,
+        create_backend_app,
+    )
+    from werkzeug.serving import make_server  # noqa: PLC0415 - as above
+
     application = OneAtATime(DomainDispatcherApplication(create_backend_app))
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = make_server("127.0.0.1", 0, application, threaded=True)

@@ -32,12 +32,14 @@ from validation.verdict import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from contextlib import AbstractContextManager
     from uuid import UUID
 
     from prefect.client.orchestration import SyncPrefectClient
     from prefect.client.schemas.objects import FlowRun, State
 
     from flows.session import Session
+    from tasks.backends.gpu import Gpu
     from tasks.records import Cell, EngineJob
 
 POLL_S = 1.0
@@ -47,7 +49,32 @@ SERVER_LIMIT_S = 300.0
 MOST_RUNS = 3
 
 
-def targets_elsewhere(cells: Sequence[Cell]) -> set[str]:
+def _connect() -> SyncPrefectClient:
+    return get_client(sync_client=True)
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What a dispatch sees of the world: Prefect's server with its pools, and a clock."""
+
+    connect: Callable[[], AbstractContextManager[SyncPrefectClient]] = _connect
+    send: Callable[[str, str, str], UUID] = send
+    read_runs: Callable[[SyncPrefectClient, list[UUID]], dict[UUID, FlowRun]] = read_runs
+    read_pool: Callable[[SyncPrefectClient, str], Pool] = read_pool
+    runs_before: Callable[[SyncPrefectClient, str, FlowRun], int] = runs_before
+    now_s: Callable[[], float] = time.monotonic
+    poll_s: float = POLL_S
+
+
+REAL = Surroundings()
+
+
+def targets_elsewhere(
+    cells: Sequence[Cell],
+    *,
+    is_configured: Callable[[], bool] = require_configured_api,
+    find: Callable[[], Gpu] = find_gpu,
+) -> set[str]:
     """The targets of `cells` whose engines are made by runners; every other one is made in this process.
 
     Raises:
@@ -56,12 +83,12 @@ def targets_elsewhere(cells: Sequence[Cell]) -> set[str]:
     targets = list(dict.fromkeys(cell.target for cell in cells if cell.target != CPU))
     if not targets:
         return set()
-    if require_configured_api():
+    if is_configured():
         with get_client(sync_client=True) as client:
             for target in targets:
                 require_pool(client, pool_of(target))
         return set(targets)
-    here = _target_here()
+    here = _target_here(find)
     lacking = [target for target in targets if target != here]
     if lacking:
         found = "no GPU that is a target" if here is None else f"target {here}"
@@ -73,9 +100,9 @@ def targets_elsewhere(cells: Sequence[Cell]) -> set[str]:
     return set()
 
 
-def _target_here() -> str | None:
+def _target_here(find: Callable[[], Gpu]) -> str | None:
     try:
-        return find_gpu().target
+        return find().target
     except StageError:
         return None
 
@@ -99,41 +126,42 @@ class _Errand:
 @dataclass
 class _Dispatch:
     session: Session
+    around: Surroundings = REAL
     errands: list[_Errand] = field(default_factory=list)
     outcomes: list[EngineOutcome] = field(default_factory=list)
     stop: Event = field(default_factory=Event)
 
     def send(self, job: EngineJob) -> None:
         pool, key = pool_of(job.cell.target), leave_job(self.session.store, job)
-        self.errands.append(_Errand(job, key, pool, send(pool, job.cell.engine_id, key)))
+        self.errands.append(_Errand(job, key, pool, self.around.send(pool, job.cell.engine_id, key)))
         self._show(self.errands[-1], f"sent to pool {pool}")
 
     def collect(self) -> list[EngineOutcome]:
         """Wait until every errand has its outcome, or `stop` is set."""
-        heard = time.monotonic()
-        with get_client(sync_client=True) as client:
-            while self.errands and not self.stop.wait(POLL_S):
+        heard = self.around.now_s()
+        with self.around.connect() as client:
+            while self.errands and not self.stop.wait(self.around.poll_s):
                 try:
                     self._look(client)
                 except (httpx.HTTPError, ObjectNotFound) as error:  # a server that restarts answers again
-                    if time.monotonic() - heard > SERVER_LIMIT_S:
+                    if self.around.now_s() - heard > SERVER_LIMIT_S:
                         raise EnginegateError(f"Prefect's server no longer answers: {error}; convert again") from None
                 else:
-                    heard = time.monotonic()
+                    heard = self.around.now_s()
         return self.outcomes
 
     def cancel(self) -> None:
         """Cancel what is not done; where the server or a run is gone, nothing is there to cancel."""
         if not self.errands:
             return
-        with suppress(httpx.HTTPError), get_client(sync_client=True) as client:
+        with suppress(httpx.HTTPError), self.around.connect() as client:
             for errand in self.errands:
                 with suppress(httpx.HTTPError, ObjectNotFound):
                     client.set_flow_run_state(errand.run, Cancelling(message="The conversion has ended."))
 
     def _look(self, client: SyncPrefectClient) -> None:
-        runs = read_runs(client, [errand.run for errand in self.errands])
-        pools = {errand.pool: read_pool(client, errand.pool) for errand in self.errands}
+        runs = self.around.read_runs(client, [errand.run for errand in self.errands])
+        pools = {errand.pool: self.around.read_pool(client, errand.pool) for errand in self.errands}
         for errand in list(self.errands):
             outcome = self._outcome(client, errand, runs.get(errand.run), pools[errand.pool])
             if outcome is not None:
@@ -169,15 +197,15 @@ class _Dispatch:
     def _wait(self, client: SyncPrefectClient, errand: _Errand, run: FlowRun, pool: Pool) -> EngineOutcome | None:
         if pool.online:
             errand.alone = None
-            before = runs_before(client, errand.pool, run)
+            before = self.around.runs_before(client, errand.pool, run)
             if before:
                 self._show(errand, f"waiting for pool {errand.pool}: {before} before it")
             return None
         if errand.alone is None:
-            errand.alone = (time.monotonic(), pool.last_seen or datetime.now(timezone.utc))
+            errand.alone = (self.around.now_s(), pool.last_seen or datetime.now(timezone.utc))
         since, clock = errand.alone
         reason = f"no worker on pool {errand.pool} since {_clock(clock)}"
-        if time.monotonic() - since < self.session.settings.runner_wait_s:
+        if self.around.now_s() - since < self.session.settings.runner_wait_s:
             self._show(errand, f"waiting: {reason}")
             return None
         client.set_flow_run_state(errand.run, Cancelled(message=reason), force=True)
@@ -185,7 +213,7 @@ class _Dispatch:
 
     def _watch(self, client: SyncPrefectClient, errand: _Errand) -> EngineOutcome | None:
         """See whether a run that a worker took is still alive. Clocks of two hosts are not compared."""
-        now, sign = time.monotonic(), last_heartbeat(self.session.store, str(errand.run))
+        now, sign = self.around.now_s(), last_heartbeat(self.session.store, str(errand.run))
         self._show(errand, f"taken by a worker of pool {errand.pool}" if sign is None else f"running on {errand.pool}")
         if errand.sign_seen is None or sign != errand.sign:
             errand.sign, errand.sign_seen = sign, now
@@ -202,7 +230,7 @@ class _Dispatch:
             return None
         if errand.sent == MOST_RUNS:
             return _ended(errand, f"{reason}, and that {MOST_RUNS} times; see the logs of the workers of {errand.pool}")
-        errand.run = send(errand.pool, errand.job.cell.engine_id, errand.key)
+        errand.run = self.around.send(errand.pool, errand.job.cell.engine_id, errand.key)
         errand.sent += 1
         errand.sign = errand.sign_seen = errand.alone = None
         self._show(errand, f"{reason}: sent to pool {errand.pool} again, {errand.sent} of {MOST_RUNS}")
@@ -226,7 +254,9 @@ def _clock(moment: datetime) -> str:
 
 
 @contextmanager
-def dispatched(session: Session, jobs: Sequence[EngineJob]) -> Iterator[Callable[[], list[EngineOutcome]]]:
+def dispatched(
+    session: Session, jobs: Sequence[EngineJob], around: Surroundings = REAL
+) -> Iterator[Callable[[], list[EngineOutcome]]]:
     """Send every job to its target's pool; yield what waits for their outcomes and tells meanwhile how they are.
 
     If the work inside ends by an error, what is still under way is cancelled.
@@ -234,7 +264,7 @@ def dispatched(session: Session, jobs: Sequence[EngineJob]) -> Iterator[Callable
     if not jobs:
         yield list
         return
-    dispatch = _Dispatch(session)
+    dispatch = _Dispatch(session, around)
     with ExitStack() as ending:
         ending.callback(dispatch.cancel)  # last: until the pool's thread has ended, it may send a run again
         pool = ending.enter_context(ThreadPoolExecutor(1))

@@ -306,7 +306,8 @@ def test_retraining_learns_and_writes_everything(retrained: Path) -> None:
 
 def test_retrained_weights_fit_a_network_of_the_same_depth(retrained: Path) -> None:
     network = model.OralScorer(model.ConformerConfig(blocks=1))
-    network.load_state_dict(load_file(retrained / "model" / "weights.safetensors"), strict=True)
+    missing, unexpected = network.load_state_dict(load_file(retrained / "model" / "weights.safetensors"), strict=False)
+    assert (missing, unexpected) == ([], [])
 
 
 def test_retraining_writes_a_calibration_set_that_matches_its_manifest(retrained: Path) -> None:

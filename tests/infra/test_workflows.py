@@ -188,3 +188,14 @@ def test_without_verdicts_no_status_is_posted(tmp_path: Path) -> None:
     fake(tmp_path, "gh", "true")
     assert run_step("commit statuses", tmp_path, REPOSITORY="a/b", COMMIT="c").returncode == 0
     assert not (tmp_path / "gh.log").exists()
+
+
+def test_races_and_kill_loops_run_in_full_every_night_and_by_hand() -> None:
+    nightly = yaml.safe_load((WORKFLOWS / "hardship.yml").read_text())
+    assert set(nightly[True]) == {"schedule", "workflow_dispatch"}, "YAML reads the key `on` as true"
+    assert nightly["permissions"] == {}
+    assert nightly["jobs"]["hardship"]["permissions"] == {"contents": "read"}
+    assert nightly["jobs"]["hardship"]["steps"][-1]["run"] == "make hardship"
+    recipe = re.search(r"^hardship:.*\n\t(.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert recipe
+    assert "--hardship -m hardship" in recipe[1]

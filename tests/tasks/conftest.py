@@ -13,11 +13,10 @@ import pytest
 from tasks.objects.folder import LocalObjects
 from tasks.objects.memory import MemoryObjects
 from tasks.objects.s3 import S3Objects
-from tests.radosgw import CannotServeError, serve_radosgw
-from tests.s3_servers import BUCKET, aws_settings, make_bucket, serve_moto
+from tests.s3_servers import BUCKET, aws_settings
+from tests.shared_servers import CannotStartError, shared_server
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from tasks.objects.interface import ObjectStore
@@ -41,21 +40,17 @@ class Place:
 
 
 @pytest.fixture(scope="session")
-def moto() -> Iterator[str]:
+def moto(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
     """The endpoint of moto's S3."""
-    with serve_moto() as endpoint:
-        make_bucket(endpoint)
-        yield endpoint
+    return shared_server("moto", request, tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
-def radosgw(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def radosgw(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
     """The endpoint of radosgw; loud where there is none."""
     try:
-        with serve_radosgw(tmp_path_factory.mktemp("radosgw")) as endpoint:
-            make_bucket(endpoint)
-            yield endpoint
-    except CannotServeError as error:
+        return shared_server("radosgw", request, tmp_path_factory)
+    except CannotStartError as error:
         line = "!" * 100
         sys.__stderr__.write(f"\n{line}\nNOT TESTED ON A REAL S3 SERVER: {error}\n{line}\n")  # type: ignore[union-attr]
         warnings.warn(f"not tested on a real S3 server: {error}", stacklevel=1)

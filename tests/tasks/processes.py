@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import functools
+import io
 import multiprocessing
 import os
+import posix
 import signal
+import socket
 import sys
+import threading
 import traceback
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from multiprocessing.process import BaseProcess
+    from pathlib import Path
     from types import FrameType
 
-PACKAGE = str(Path(__file__).resolve().parents[2] / "tasks")
-TRACED = (PACKAGE, "shutil.py")
+CHANGES = {
+    *("chmod", "fsync", "ftruncate", "link", "mkdir", "remove", "rename", "replace", "rmdir"),
+    *("sendfile", "symlink", "truncate", "unlink", "utime"),
+}
+SENDS = {"send", "sendall"}
+WRITERS = (io.FileIO, io.BufferedWriter)
 CONTEXT = multiprocessing.get_context("fork")
 LIMIT_S = 240
 
@@ -62,24 +70,27 @@ def race(workers: Sequence[Callable[[], object]]) -> list[str]:
 
 
 def kill_points(work: Callable[[Path], object], root: Path, *, stride: int = 1) -> Iterator[Path]:
-    """Run `work` again and again, each time in a new folder below `root`, killed `stride` lines of tasks/ later.
+    """Run `work` again and again, each time in a new folder below `root`, killed `stride` changes later.
 
     Yields each folder as the killed process left it; ends with the first run that came to its end.
     """
-    line = 0
-    while is_killed_at(line, functools.partial(work, root / str(line))):
-        yield root / str(line)
-        line += stride
+    change = 0
+    while is_killed_at(change, functools.partial(work, root / str(change))):
+        yield root / str(change)
+        change += stride
 
 
-def is_killed_at(line: int, work: Callable[[], object]) -> bool:
-    """Run `work` in a process that ends by SIGKILL before it runs its `line`-th line of tasks/.
+def is_killed_at(change: int, work: Callable[[], object]) -> bool:
+    """Run `work` in a process that ends by SIGKILL right before it makes its `change`-th change, from 0.
 
-    Returns False if it had no more lines than that, and so came to its end.
+    A change is what others see or what a loss of power would undo: a file opened to be written, written, synced,
+    renamed, linked or removed, a folder made or removed, and a part of a request sent, which counts once more after it.
+    The moment after any other change is the moment before the next. Returns False if it made no more changes than
+    that, and so came to its end.
     """
     pid = os.fork()
     if pid == 0:
-        _run_until(line, work)
+        _run_until(change, work)
     _, status = os.waitpid(pid, 0)
     if os.WIFSIGNALED(status):
         assert os.WTERMSIG(status) == signal.SIGKILL
@@ -88,23 +99,61 @@ def is_killed_at(line: int, work: Callable[[], object]) -> bool:
     return False
 
 
-def _run_until(line: int, work: Callable[[], object]) -> None:
-    left = line
+def changes_of(work: Callable[[], object]) -> list[str]:
+    """The changes that `work` makes in a process of its own, in their order, by the names of the system's calls."""
+    told = CONTEXT.SimpleQueue()
 
-    def trace(frame: FrameType, event: str, _argument: Any) -> Any:
+    def run() -> None:
+        seen: list[str] = []
+        _watch(seen.append)
+        work()
+        sys.setprofile(None)
+        told.put(seen)
+
+    process = start_fork(run)
+    found: list[str] = told.get()
+    process.join(LIMIT_S)
+    assert process.exitcode == 0
+    return found
+
+
+def _run_until(change: int, work: Callable[[], object]) -> None:
+    left = change
+
+    def count(_name: str) -> None:
         nonlocal left
-        if not (frame.f_code.co_filename.startswith(TRACED[0]) or frame.f_code.co_filename.endswith(TRACED[1])):
-            return None
-        if event == "line":
-            left -= 1
-            if left < 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-        return trace
+        left -= 1
+        if left < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
 
     code = 1
     try:
-        sys.settrace(trace)
+        _watch(count)
         work()
         code = 0
     finally:
         os._exit(code)
+
+
+def _watch(tell: Callable[[str], object]) -> None:
+    """Tell of each change of this process, before it is made; what cannot be undone, for a process about to end."""
+
+    def profile(frame: FrameType, event: str, function: Any) -> None:
+        if event not in {"c_call", "c_return"} or frame.f_code.co_filename.startswith("<frozen importlib"):
+            return
+        owner, name = getattr(function, "__self__", None), function.__name__
+        if (isinstance(owner, socket.socket) and name in SENDS) or (
+            event == "c_call"
+            and ((owner is posix and name in CHANGES) or (name == "write" and isinstance(owner, WRITERS)))
+        ):
+            tell(name)
+
+    def audit(event: str, arguments: tuple[Any, ...]) -> None:
+        if event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR):
+            path = str(arguments[0])
+            if "__pycache__" not in path and path != os.devnull:
+                tell("open")
+
+    sys.addaudithook(audit)
+    threading.setprofile(profile)
+    sys.setprofile(profile)

@@ -4,7 +4,7 @@ import asyncio
 import json
 import signal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import mlflow
 import pytest
@@ -16,11 +16,8 @@ from flows.pushes.journal import EngineResult, Journal, Request, State
 from flows.settings import read_settings
 from tasks.errors import InputError, StageError
 from tasks.store.record_folder import RecordFolder
-from tests.flows.projects import SPEC, Project, prefect_server, write_project
+from tests.flows.projects import SPEC, Project, write_project
 from tests.tasks.git.repositories import Source, make_source, model_files
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 ROOT = Path(__file__).resolve().parents[3]
 SHA = "0123456789abcdef" * 2 + "01234567"
@@ -177,12 +174,6 @@ def test_a_setting_of_commits_that_is_none_is_refused(monkeypatch: pytest.Monkey
         read_settings()
 
 
-@pytest.fixture(scope="module")
-def prefect_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with prefect_server(tmp_path_factory.mktemp("prefect")) as url:
-        yield url
-
-
 @pytest.fixture
 def project(tmp_path: Path, prefect_url: str) -> Project:
     """The tiny scorer, fp32 alone, in a repository; beside it, a broken model."""
@@ -228,10 +219,12 @@ def runs_of(project: Project, commit: str) -> list[str]:
 
 def prefect_tags(url: str) -> list[str]:
     from prefect.client.orchestration import PrefectClient  # noqa: PLC0415 - reads its settings when imported
+    from prefect.client.schemas.sorting import FlowRunSort  # noqa: PLC0415 - as above
 
     async def read() -> list[str]:
         async with PrefectClient(url) as client:
-            return [tag for run in await client.read_flow_runs() for tag in run.tags]
+            newest = await client.read_flow_runs(limit=200, offset=0, sort=FlowRunSort.EXPECTED_START_TIME_DESC)
+            return [tag for run in newest for tag in run.tags]
 
     return asyncio.run(read())
 

@@ -27,11 +27,10 @@ from tasks.model.model_directory import read_model_directory
 from tasks.records import Artifact, DataArtifact, ExportedModel
 from tasks.store.digests import digest_json
 from tasks.store.stage_cache import StageResult
-from tests.flows.projects import Project, prefect_server, write_calibration, write_project
+from tests.flows.projects import Project, write_calibration, write_project
 from tests.sets import describe
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from tasks.calibration.check import Production
@@ -171,12 +170,6 @@ def test_convert_refuses_a_blank_reason_as_usage(project: Project, reason: str) 
     assert result.exit_code == 2
     assert "'--accept-calibration': is blank" in result.stderr
     assert not project.home.exists()
-
-
-@pytest.fixture(scope="module")
-def prefect_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with prefect_server(tmp_path_factory.mktemp("prefect")) as url:
-        yield url
 
 
 def drop_level_6(project: Project) -> None:

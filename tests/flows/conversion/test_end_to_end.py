@@ -25,13 +25,12 @@ from tests.flows.projects import (
     REPOSITORY,
     RUN_LIMIT_S,
     Project,
-    prefect_server,
     write_calibration,
     write_project,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
 pytestmark = pytest.mark.end_to_end
@@ -43,13 +42,6 @@ def work_done(document: dict[str, Any]) -> set[str]:
         step for step in document["steps"] if step["name"].partition(" ")[0] not in {"track", "register", "candidate"}
     ]
     return {step["name"] for step in stages if not step["cached"]}
-
-
-@pytest.fixture(scope="module")
-def prefect_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """One Prefect server for the module, so that each run need not start its own."""
-    with prefect_server(tmp_path_factory.mktemp("prefect")) as url:
-        yield url
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from tasks.quantization.sensitivity import LayerSensitivity, Sensitivity
 from tasks.records import Cell, DataArtifact, EngineJob, EngineOutcome, ExportedModel, ModuleArtifact, TypedModel
 from tasks.specs import CalibrationMethod, Precision
 from tasks.store.stage_cache import StageResult
-from tests.flows.projects import Project, prefect_server
+from tests.flows.projects import Project
 from tests.tasks.models.huge_channels_directory import BROKEN, LAYERS, write_directory
 from tests.tasks.tiny import VERSION, make_outcome, put, put_reference, tiny_policy, tiny_spec
 from validation.rules import PerformanceRule
@@ -254,19 +254,20 @@ def test_layers_that_cannot_be_ranked_keep_no_other_engine_out(
 
 
 @pytest.mark.end_to_end
-def test_one_layer_that_cannot_be_quantized_is_found_left_out_and_the_engine_registered(tmp_path: Path) -> None:
+def test_one_layer_that_cannot_be_quantized_is_found_left_out_and_the_engine_registered(
+    tmp_path: Path, prefect_url: str
+) -> None:
     from mlflow import MlflowClient  # noqa: PLC0415 - takes long, and one test needs it
 
     model = write_directory(tmp_path / "project", validation=800)
-    with prefect_server(tmp_path) as url:
-        environment = {
-            "ENGINEGATE_HOME": str(tmp_path / "home"),
-            "ENGINEGATE_BENCHMARK_S": "0.1",
-            "PREFECT_API_URL": url,
-            "PREFECT_HOME": str(tmp_path / "prefect"),
-        }
-        project = Project(model.parent, environment)
-        code, document, text = project.run("convert", str(model))
+    environment = {
+        "ENGINEGATE_HOME": str(tmp_path / "home"),
+        "ENGINEGATE_BENCHMARK_S": "0.1",
+        "PREFECT_API_URL": prefect_url,
+        "PREFECT_HOME": str(tmp_path / "prefect"),
+    }
+    project = Project(model.parent, environment)
+    code, document, text = project.run("convert", str(model))
     assert code == 0, text
     (engine,) = document["engines"]
     (manifest,) = project.run("engines")[1]["engines"]

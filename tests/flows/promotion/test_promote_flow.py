@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -11,8 +12,15 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from prefect import tags
 from prefect.client.orchestration import SyncPrefectClient
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId, FlowRunFilterState, FlowRunFilterStateType
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterId,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+    FlowRunFilterTags,
+)
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.client.schemas.responses import SetStateStatus
 from prefect.client.schemas.sorting import FlowRunSort
@@ -28,7 +36,6 @@ from tasks.errors import InputError, RefusedError
 from tasks.registry.moves import ChannelAddress, ChannelName
 from tasks.release.promote import carry_out, propose_promotion
 from tasks.release.publish import keep_rejected, publish_engine
-from tests.flows.projects import prefect_server
 from tests.tasks.tiny import cell, make_outcome, manifest_of
 
 if TYPE_CHECKING:
@@ -39,20 +46,15 @@ if TYPE_CHECKING:
 
 FIRST, SECOND, FAILING = "0" * 12, "1" * 12, "2" * 12
 ANSWER_LIMIT_S = 20
+TAG = f"asked by {os.getpid()}"  # several workers may run this module, against one server
 YES = {"approve": True, "approver": "ann"}
 
 
-@pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with prefect_server(tmp_path_factory.mktemp("prefect")) as address:
-        yield address
-
-
 @pytest.fixture
-def client(url: str) -> Iterator[SyncPrefectClient]:
+def client(prefect_url: str) -> Iterator[SyncPrefectClient]:
     with (
-        temporary_settings({PREFECT_API_URL: url, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}),
-        SyncPrefectClient(url) as client,
+        temporary_settings({PREFECT_API_URL: prefect_url, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}),
+        SyncPrefectClient(prefect_url) as client,
     ):
         yield client
 
@@ -64,7 +66,8 @@ def register(session: Session, version: str) -> None:
 
 def ask(to: ChannelName = ChannelName.CANARY, **parameters: Any) -> Any:
     """Run the flow, which gives up soon where the test does not answer."""
-    return promote_engine("tiny", "cpu", to.value, **{"wait_s": 10, **parameters})
+    with tags(TAG):
+        return promote_engine("tiny", "cpu", to.value, **{"wait_s": 10, **parameters})
 
 
 @pytest.fixture
@@ -109,7 +112,7 @@ class Person:
         paused = FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.PAUSED]))
         deadline = time.monotonic() + ANSWER_LIMIT_S
         while time.monotonic() < deadline:
-            for run in self._read(FlowRunFilter(state=paused)):
+            for run in self._read(FlowRunFilter(state=paused, tags=FlowRunFilterTags(all_=[TAG]))):
                 if self.inputs(run):
                     self.run = run
                     return run

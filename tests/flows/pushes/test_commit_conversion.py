@@ -25,6 +25,7 @@ from tasks.git.commit import Commit
 from tasks.git.commit_models import content_at
 from tasks.git.repository import Repository
 from tasks.model.version import version_of
+from tests.hardship import numbers
 from tests.tasks.git.repositories import Source, git, make_source, model_files
 from tests.tasks.processes import start_fork
 
@@ -597,11 +598,12 @@ def test_no_program_of_the_current_folder_is_run_in_place_of_the_conversion(
     assert not (hostile / "ran").exists()
 
 
-PUSHES, MODELS, WORKERS, KILLS = 50, 7, 6, 4
+PUSHES, MODELS, WORKERS, KILLS = numbers().pushes, 7, 6, 4
 
 
+@pytest.mark.hardship
 def test_every_model_s_newest_commit_is_converted_once_whoever_is_killed_on_the_way(shop: Shop) -> None:
-    """50 pushes at once and in any order, some sent twice, some killed and sent again, as a watcher would."""
+    """Pushes at once and in any order, some sent twice, some killed and sent again, as a watcher would."""
     chance = random.Random(7)  # noqa: S311 - the same pushes in every run
     names = [f"m{number}" for number in range(MODELS)]
     base = shop.push(*(model(name) for name in names))

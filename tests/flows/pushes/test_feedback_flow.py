@@ -21,7 +21,7 @@ from flows.pushes.feedback_flow import convert_weights
 from flows.session import Session, use_session
 from flows.settings import Settings
 from tasks.errors import EnginegateError, InputError, RefusedError, StageError
-from tests.flows.projects import Project, prefect_server, write_project
+from tests.flows.projects import Project, write_project
 from tests.tasks.git.repositories import Source, git, make_source, pointer
 
 if TYPE_CHECKING:
@@ -236,23 +236,21 @@ def test_a_conversion_of_something_else_is_no_result(source: Source, weights: Pa
 
 @pytest.mark.end_to_end
 def test_a_retraining_job_gets_registered_engines_of_its_weights(
-    source: Source, weights: Path, project: Project, tmp_path: Path
+    source: Source, weights: Path, project: Project, prefect_url: str
 ) -> None:
     fp32_only(project)
     source.commit()
-    (tmp_path / "server").mkdir()
     code = (
         "import json, sys; from flows.pushes.feedback_flow import convert_weights\n"
         "print(json.dumps(convert_weights(sys.argv[1], 'model', sys.argv[2], reason='corrected scores')))"
     )
-    with prefect_server(tmp_path / "server") as url:
-        environment = {**project.environment, "PREFECT_API_URL": url}
-        done = subprocess.run(
-            [sys.executable, "-c", code, str(source.root), str(weights)], env=environment, cwd=ROOT,
-            capture_output=True, text=True, check=False, timeout=300,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        made = json.loads(done.stdout.splitlines()[-1])
-        registered = Project(project.root, environment).registered()
+    environment = {**project.environment, "PREFECT_API_URL": prefect_url}
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(source.root), str(weights)], env=environment, cwd=ROOT,
+        capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    made = json.loads(done.stdout.splitlines()[-1])
+    registered = Project(project.root, environment).registered()
     assert {engine["engine_id"] for engine in made["engines"] if engine["registered"]} == registered
     assert f"tiny-scorer-cpu-fp32@{made['version']}" in registered

@@ -17,8 +17,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 from click.testing import CliRunner
+from filelock import FileLock
 from prefect.client.orchestration import PrefectClient, SyncPrefectClient
 from prefect.client.schemas.actions import ArtifactCreate, WorkPoolCreate
+from prefect.client.schemas.sorting import FlowRunSort
 from prefect.events.schemas.deployment_triggers import DeploymentEventTrigger
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Cancelled, Completed, Crashed, Failed, Running
@@ -29,7 +31,7 @@ from flows.pushes.journal import EngineResult, State
 from flows.pushes.submission import DEPLOYMENT, Push, exit_code_of, read_results, submit_push, wait_for
 from flows.pushes.verdict_table import ModelResult, commit_statuses, verdict_table
 from tasks.errors import EnginegateError, InputError, StageError
-from tests.flows.projects import prefect_server
+from tests.shared_servers import shared_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,10 +55,14 @@ def result(**changes: Any) -> ModelResult:
 
 
 @pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with prefect_server(tmp_path_factory.mktemp("prefect")) as address:
-        asyncio.run(deploy(address))
-        yield address
+def url(request: pytest.FixtureRequest, prefect_url: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The server with the deployment, made once: several workers may run this module."""
+    made = shared_folder(request, tmp_path_factory) / "convert-commit deployed"
+    with FileLock(f"{made}.lock"):
+        if not made.exists():
+            asyncio.run(deploy(prefect_url))
+            made.touch()
+    return prefect_url
 
 
 async def deploy(url: str) -> None:
@@ -231,7 +237,8 @@ def runs_of(client: SyncPrefectClient, commit: str, wanted: int) -> list[FlowRun
     """The runs of a commit, once there are that many."""
     deadline = time.monotonic() + EVENT_LIMIT_S
     while True:
-        runs = [run for run in client.read_flow_runs(limit=200, offset=0) if run.parameters.get("commit") == commit]
+        newest = client.read_flow_runs(limit=200, offset=0, sort=FlowRunSort.EXPECTED_START_TIME_DESC)
+        runs = [run for run in newest if run.parameters.get("commit") == commit]
         if len(runs) >= wanted or time.monotonic() > deadline:
             return runs
         time.sleep(0.1)

@@ -15,7 +15,7 @@ from prefect.states import Cancelled, Completed, Crashed, Failed, Pending, Runni
 
 from flows.console import Reporter
 from flows.runners import dispatch
-from flows.runners.dispatch import dispatched, targets_elsewhere
+from flows.runners.dispatch import Surroundings, dispatched, targets_elsewhere
 from flows.runners.handover import SIGN, _key, leave_outcome
 from flows.runners.pools import Pool
 from flows.session import Session
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from validation.policy import Policy
 
 T4 = cell(target="t4")
-NOW = datetime(2026, 11, 20, 14, 2, tzinfo=timezone.utc)
+THEN = datetime(2024, 11, 20, 14, 2, tzinfo=timezone.utc)
 
 
 @dataclass
@@ -68,6 +68,19 @@ class Prefect:
     def set_flow_run_state(self, run: UUID, state: State, *, force: bool = False) -> None:
         del force
         self.ended.append((run, state.type.value))
+
+    def around(self, **changes: Any) -> Surroundings:
+        """The world as this server tells it; each look takes `step_s`."""
+        told: dict[str, Any] = {
+            "connect": lambda: self,
+            "send": self.send,
+            "read_runs": self.read_runs,
+            "read_pool": lambda _client, _pool: self.pools(self.looks),
+            "runs_before": lambda _client, _pool, _run: self.before,
+            "now_s": lambda: self.looks * self.step_s,
+            "poll_s": 0.0,
+        }
+        return Surroundings(**(told | changes))
 
     def sign(self) -> None:
         self.session.store.write_record(SIGN, _key(str(self.sent[-1])), {"number": self.looks})
@@ -108,21 +121,12 @@ def asked(session: Session, outcome: EngineOutcome, policy: Policy) -> EngineJob
 
 
 @pytest.fixture
-def run(
-    session: Session, asked: EngineJob, monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., tuple[EngineOutcome, Prefect]]:
+def run(session: Session, asked: EngineJob) -> Callable[..., tuple[EngineOutcome, Prefect]]:
     """Dispatch the job to a server that behaves as told, and collect its outcome."""
 
     def collect(*states: State | Exception, **behaviour: Any) -> tuple[EngineOutcome, Prefect]:
         prefect = Prefect(session, list(states), **behaviour)
-        monkeypatch.setattr(dispatch, "POLL_S", 0.0)
-        monkeypatch.setattr(dispatch, "get_client", lambda **_options: prefect)
-        monkeypatch.setattr(dispatch, "send", prefect.send)
-        monkeypatch.setattr(dispatch, "read_runs", prefect.read_runs)
-        monkeypatch.setattr(dispatch, "read_pool", lambda _client, _pool: prefect.pools(prefect.looks))
-        monkeypatch.setattr(dispatch, "runs_before", lambda _client, _pool, _run: prefect.before)
-        monkeypatch.setattr(dispatch, "time", SimpleNamespace(monotonic=lambda: prefect.looks * prefect.step_s))
-        with dispatched(session, [asked]) as wait:
+        with dispatched(session, [asked], prefect.around()) as wait:
             (made,) = wait()
         return made, prefect
 
@@ -180,14 +184,14 @@ def test_a_run_that_ends_without_an_outcome_fails_with_the_reason(
 
 
 def test_a_pool_without_a_worker_is_named_at_once_and_given_up_after_the_limit(
-    run: Callable[..., Any], told: list[str], monkeypatch: pytest.MonkeyPatch
+    run: Callable[..., Any], told: list[str]
 ) -> None:
-    monkeypatch.setattr(dispatch, "_clock", lambda moment: f"{moment:%H:%M}")
-    made, prefect = run(Scheduled(), pools=lambda _look: Pool(online=0, last_seen=NOW))
-    assert (made.outcome, made.reason) == (Outcome.INCONCLUSIVE, "no worker on pool gpu-t4 since 14:02")
+    made, prefect = run(Scheduled(), pools=lambda _look: Pool(online=0, last_seen=THEN))
+    since = f"no worker on pool gpu-t4 since {THEN.astimezone():%Y-%m-%d %H:%M}"
+    assert (made.outcome, made.reason) == (Outcome.INCONCLUSIVE, since)
     assert prefect.ended == [(prefect.sent[0], "CANCELLED")]
     assert prefect.looks == 7
-    assert told.count("waiting: no worker on pool gpu-t4 since 14:02") == 1
+    assert told.count(f"waiting: {since}") == 1
 
 
 def test_a_worker_that_comes_in_time_ends_the_wait_and_a_busy_one_is_waited_for(
@@ -275,20 +279,16 @@ def test_a_server_that_is_away_for_a_while_is_waited_for_and_one_that_stays_away
 
 
 @pytest.fixture
-def prefect(session: Session, monkeypatch: pytest.MonkeyPatch) -> Prefect:
+def prefect(session: Session) -> Prefect:
     """A server on which a run crashes, and every later one runs."""
-    prefect = Prefect(session, [Crashed(), Running()])
-    for name in ("send", "read_runs"):
-        monkeypatch.setattr(dispatch, name, getattr(prefect, name))
-    monkeypatch.setattr(dispatch, "get_client", lambda **_options: prefect)
-    monkeypatch.setattr(dispatch, "read_pool", lambda _client, _pool: Pool(1, None))
-    return prefect
+    return Prefect(session, [Crashed(), Running()], step_s=0.0)
 
 
 def test_what_is_under_way_is_cancelled_when_the_conversion_ends_by_an_error(
     session: Session, asked: EngineJob, prefect: Prefect
 ) -> None:
-    with pytest.raises(StageError, match="the CPU's turn failed"), dispatched(session, [asked]):
+    around = prefect.around(poll_s=1.0)
+    with pytest.raises(StageError, match="the CPU's turn failed"), dispatched(session, [asked], around):
         raise StageError("the CPU's turn failed")
     assert prefect.ended == [(prefect.sent[0], "CANCELLING")]
 
@@ -304,13 +304,14 @@ def test_a_run_that_cannot_be_cancelled_keeps_no_other_from_it(
         prefect.ended.append((run, state.type.value))
 
     monkeypatch.setattr(prefect, "set_flow_run_state", cancel)
-    with pytest.raises(StageError, match="the CPU's turn failed"), dispatched(session, [asked] * 3):
+    around = prefect.around(poll_s=1.0)
+    with pytest.raises(StageError, match="the CPU's turn failed"), dispatched(session, [asked] * 3, around):
         raise StageError("the CPU's turn failed")
     assert prefect.ended == [(prefect.sent[2], "CANCELLING")]
 
 
 def test_a_dispatch_that_was_stopped_sends_no_run_again(session: Session, asked: EngineJob, prefect: Prefect) -> None:
-    stopped = dispatch._Dispatch(session)  # noqa: SLF001 - whether `stop` comes before a look is a matter of moments
+    stopped = dispatch._Dispatch(session, prefect.around())  # noqa: SLF001 - whether `stop` comes before a look is a matter of moments
     stopped.send(asked)
     stopped.stop.set()
     stopped._look(prefect)  # noqa: SLF001 - as above
@@ -318,7 +319,7 @@ def test_a_dispatch_that_was_stopped_sends_no_run_again(session: Session, asked:
 
 
 def test_a_run_that_was_being_sent_again_when_the_conversion_ended_is_cancelled(
-    session: Session, asked: EngineJob, prefect: Prefect, monkeypatch: pytest.MonkeyPatch
+    session: Session, asked: EngineJob, prefect: Prefect
 ) -> None:
     def send(*arguments: str) -> UUID:
         if prefect.looks:
@@ -327,9 +328,7 @@ def test_a_run_that_was_being_sent_again_when_the_conversion_ended_is_cancelled(
         return prefect.send(*arguments)
 
     sending = Event()
-    monkeypatch.setattr(dispatch, "POLL_S", 0.0)
-    monkeypatch.setattr(dispatch, "send", send)
-    with dispatched(session, [asked]):
+    with dispatched(session, [asked], prefect.around(send=send)):
         assert sending.wait(10)
     assert len(prefect.sent) == 2
     assert prefect.ended == [(prefect.sent[1], "CANCELLING")]
@@ -341,15 +340,17 @@ def test_the_date_is_shown_where_it_is_not_today_s() -> None:
     assert len(dispatch._clock(now - timedelta(days=2))) == len("2026-11-20 14:02")  # noqa: SLF001 - as above
 
 
-def test_only_targets_of_this_host_are_made_here_without_a_prefect_api(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = Gpu("NVIDIA T4", "7.5", "1", "13.0", None, "GPU-1")
-    monkeypatch.setattr(dispatch, "require_configured_api", lambda: False)
-    monkeypatch.setattr(dispatch, "find_gpu", lambda: found)
-    assert targets_elsewhere([cell(), T4]) == set()
+def test_only_targets_of_this_host_are_made_here_without_a_prefect_api() -> None:
+    here: dict[str, Any] = {
+        "is_configured": lambda: False,
+        "find": lambda: Gpu("NVIDIA T4", "7.5", "1", "13.0", None, "GPU-1"),
+    }
+    assert targets_elsewhere([cell(), T4], **here) == set()
     with pytest.raises(InputError, match=r"^no runner for a10g: this host has target t4; .*gpu-a10g .*--target t4$"):
-        targets_elsewhere([cell(), T4, cell(target="a10g")])
+        targets_elsewhere([cell(), T4, cell(target="a10g")], **here)
 
 
-def test_the_cpu_asks_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dispatch, "require_configured_api", lambda: pytest.fail("no server is asked"))
-    assert targets_elsewhere([cell(), cell("int8")]) == set()
+def test_the_cpu_asks_nobody() -> None:
+    asked: list[object] = []
+    assert targets_elsewhere([cell(), cell("int8")], is_configured=lambda: bool(asked.append(1))) == set()
+    assert asked == []

@@ -144,7 +144,15 @@ def test_inputs_that_fit_are_not_copied() -> None:
 
 @pytest.mark.parametrize("axes", [("batch", "sequence"), ("batch", 7), ("batch",), (7,), ()])
 def test_outputs_of_named_and_fixed_axes_can_be_cut(axes: Sequence[str | int]) -> None:
-    check_outputs_can_be_cut({"score": axes}, {"batch": BATCH, "sequence": SEQUENCE}, "batch")
+    assert can_be_cut({"score": axes}, {"batch": BATCH, "sequence": SEQUENCE})
+
+
+def can_be_cut(outputs: dict[str, Sequence[str | int]], dims: dict[str, Dim]) -> bool:
+    try:
+        check_outputs_can_be_cut(outputs, dims, "batch")
+    except InputError:
+        return False
+    return True
 
 
 def test_an_output_axis_that_varies_and_has_no_name_of_ours_is_refused_beside_buckets() -> None:
@@ -165,7 +173,7 @@ def test_an_output_axis_that_varies_and_has_no_name_of_ours_is_refused_beside_bu
     ids=["no buckets", "buckets of the batch"],
 )
 def test_such_an_axis_is_no_harm_where_only_the_batch_may_be_padded(dims: dict[str, Dim]) -> None:
-    check_outputs_can_be_cut({"frames": ("batch", "sequence//2")}, dims, "batch")
+    assert can_be_cut({"frames": ("batch", "sequence//2")}, dims)
 
 
 def test_the_smallest_plan_comes_first_whatever_the_order_of_the_dimensions() -> None:

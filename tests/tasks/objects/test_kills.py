@@ -10,7 +10,8 @@ import pytest
 
 from tasks.objects.folder import LocalObjects
 from tasks.objects.interface import ChangedError
-from tests.tasks.processes import is_killed_at, start_fork
+from tests.hardship import numbers
+from tests.tasks.processes import changes_of, is_killed_at, start_fork
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
     from tasks.objects.interface import ObjectStore
     from tests.tasks.conftest import Place
 
-KILLS = {"local": 24, "moto": 6, "radosgw": 6}
+pytestmark = pytest.mark.hardship
+
+KILLS = numbers().kills
 MIB = 1 << 20
 OLD, NEW = b"old" * 200_000, b"new" * 400_000
 FILE = b"plan" * (12 << 18)  # 12 MiB: three parts
@@ -125,9 +128,18 @@ def test_a_killed_download_leaves_a_whole_file_or_none_and_the_next_one_clears_u
         assert [path.name for path in folder.iterdir()] == ["out"]
 
 
-def test_a_local_store_clears_up_after_the_dead(tmp_path: Path) -> None:
+def test_an_object_is_on_the_disk_before_it_has_its_name_and_its_name_before_the_call_ends(tmp_path: Path) -> None:
+    store, wanted = LocalObjects(tmp_path / "objects"), {"write", "fsync", "link", "replace"}
+    store.replace("b", OLD, None)
+    tag = store.replace("a", OLD, None)
+    made = changes_of(lambda: store.create("c", NEW))
+    assert [name for name in made if name in wanted] == ["write", "fsync", "link", "fsync"]
+    made = changes_of(lambda: store.replace("a", NEW, tag))
+    assert [name for name in made if name in wanted] == ["write", "fsync", "replace", "fsync"]
 
-    root, line = tmp_path / "objects", 0
+
+def test_a_local_store_clears_up_after_the_dead(tmp_path: Path) -> None:
+    root, change = tmp_path / "objects", 0
     LocalObjects(root).create("a", OLD)
 
     def move() -> None:
@@ -136,10 +148,10 @@ def test_a_local_store_clears_up_after_the_dead(tmp_path: Path) -> None:
         assert found is not None
         store.replace("a", NEW if found.content == OLD else OLD, found.tag)
 
-    while is_killed_at(line, move):
-        line += 1
+    while is_killed_at(change, move):
+        change += 1
         found = LocalObjects(root).read("a")
         assert found is not None
         assert found.content in {OLD, NEW}
         assert list((root / ".scratch").iterdir()) == []
-    assert line > 50
+    assert change > 10

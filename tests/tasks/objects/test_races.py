@@ -6,7 +6,10 @@ import random
 import time
 from typing import TYPE_CHECKING
 
+import pytest
+
 from tasks.objects.interface import ChangedError
+from tests.hardship import numbers
 from tests.tasks.processes import race
 
 if TYPE_CHECKING:
@@ -15,7 +18,9 @@ if TYPE_CHECKING:
     from tasks.objects.interface import ObjectStore
     from tests.tasks.conftest import Place
 
-PROCESSES, INCREMENTS = 32, 200
+pytestmark = pytest.mark.hardship
+
+PROCESSES, INCREMENTS = numbers().processes, numbers().turns
 FILE = b"plan" * (11 << 18)  # 11 MiB
 DIGEST = f"sha256:{hashlib.sha256(FILE).hexdigest()}"
 KEY = "channels/scorer/cpu/production.json"
@@ -36,7 +41,7 @@ def increment(objects: ObjectStore, times: int) -> int:
     return losses
 
 
-def test_of_200_increments_by_32_processes_none_is_lost(shared_place: Place) -> None:
+def test_of_many_increments_by_many_processes_none_is_lost(shared_place: Place) -> None:
     unused = shared_place.open()  # each process makes connections of its own; opening S3 32 times takes 5 s
     shared_place.open().create(KEY, b"0")
     shares = [INCREMENTS // PROCESSES + (number < INCREMENTS % PROCESSES) for number in range(PROCESSES)]
@@ -47,7 +52,7 @@ def test_of_200_increments_by_32_processes_none_is_lost(shared_place: Place) -> 
     assert sum(map(int, losses)) > 0  # else nobody raced
 
 
-def test_of_32_processes_that_create_one_object_exactly_one_does(shared_place: Place) -> None:
+def test_of_many_processes_that_create_one_object_exactly_one_does(shared_place: Place) -> None:
     unused = shared_place.open()
     answers = race([functools.partial(create, unused, number) for number in range(PROCESSES)])
     found = shared_place.open().read(KEY)
@@ -61,7 +66,7 @@ def create(objects: ObjectStore, number: int) -> bool:
     return objects.create(KEY, bytes([number]) * 1000)
 
 
-def test_of_32_processes_that_replace_one_version_exactly_one_does(shared_place: Place) -> None:
+def test_of_many_processes_that_replace_one_version_exactly_one_does(shared_place: Place) -> None:
     tag = shared_place.open().replace(KEY, b"before", None)
     unused = shared_place.open()
     answers = race([functools.partial(replace, unused, number, tag) for number in range(PROCESSES)])

@@ -13,6 +13,7 @@ from tasks.objects.memory import MemoryObjects
 from tasks.registry.channels import Channel, Channels, move_before, next_move
 from tasks.registry.moves import ChannelAddress, ChannelName, Move
 from tasks.registry.signing import Signing
+from tests.hardship import numbers
 from tests.tasks.damage import ObjectFile
 from tests.tasks.processes import race
 from tests.tasks.registry.keys import signing_as, write_key
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from tests.tasks.conftest import Place
 
 STAGING, PRODUCTION = (ChannelAddress("tiny", "cpu", name) for name in (ChannelName.STAGING, ChannelName.PRODUCTION))
-PROCESSES, MOVES = 32, 200
+PROCESSES, MOVES = numbers().processes, numbers().turns
 
 
 def engine_id(number: int) -> str:
@@ -296,7 +297,8 @@ def race_to(channels: Channels, worker: int) -> list[int]:
         won.append(move.number)
 
 
-def test_of_200_moves_by_32_processes_none_is_lost_and_the_history_has_the_winners_in_order(
+@pytest.mark.hardship
+def test_of_many_moves_by_many_processes_none_is_lost_and_the_history_has_the_winners_in_order(
     shared_place: Place, tmp_path: Path
 ) -> None:
     unused = Channels(shared_place.open(), signing_as(tmp_path))  # each process makes connections of its own

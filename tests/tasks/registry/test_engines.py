@@ -434,12 +434,12 @@ def test_of_many_publishers_of_different_engines_under_one_id_one_wins_and_the_o
     assert shared.engines.verify(cell()) == []
 
 
-def test_killed_at_any_line_a_publisher_leaves_the_whole_engine_or_none(
+def test_killed_at_any_change_a_publisher_leaves_the_whole_engine_or_none(
     manifest: EngineManifest, folders: dict[str, Path], tmp_path: Path
 ) -> None:
     seen = {True: 0, False: 0}
     for root in kill_points(
-        lambda root: opened(LocalObjects(root)).engines.publish(manifest, folders), tmp_path / "killed", stride=40
+        lambda root: opened(LocalObjects(root)).engines.publish(manifest, folders), tmp_path / "killed"
     ):
         registry = opened(LocalObjects(root))
         assert list((root / ".scratch").glob("*")) == []

@@ -14,6 +14,7 @@ import pytest
 from tasks.errors import StageError
 from tasks.objects.s3 import S3Objects
 from tasks.registry.registry import Registry
+from tests.hardship import numbers
 from tests.s3_servers import BUCKET, Faults, aws_settings, serve_faulty
 from tests.tasks.processes import race, start_fork
 from tests.tasks.registry.keys import signing_as
@@ -27,8 +28,9 @@ if TYPE_CHECKING:
     from tasks.store.local import LocalStore
     from tests.tasks.conftest import Place
 
-PROCESSES = 32
-KILLS = {"local": 50, "moto": 20, "radosgw": 15}
+pytestmark = pytest.mark.hardship
+
+PROCESSES, KILLS = numbers().processes, numbers().kills
 
 
 @pytest.fixture
@@ -50,7 +52,7 @@ def engine(
     return manifest, lay_out(store, manifest, folder / f"{number}-{plan[:8].hex()}")
 
 
-def test_of_32_processes_that_publish_one_engine_exactly_one_registers_it(
+def test_of_many_processes_that_publish_one_engine_exactly_one_registers_it(
     shared_place: Place, signing: Path, store: LocalStore, tmp_path: Path
 ) -> None:
     manifest, folders = engine(store, tmp_path / "files")
@@ -61,7 +63,7 @@ def test_of_32_processes_that_publish_one_engine_exactly_one_registers_it(
     assert opened(shared_place, signing).engines.list_cells() == [manifest.cell]
 
 
-def test_of_32_processes_that_publish_others_under_one_id_one_wins_and_the_rest_are_told(
+def test_of_many_processes_that_publish_others_under_one_id_one_wins_and_the_rest_are_told(
     shared_place: Place, signing: Path, store: LocalStore, tmp_path: Path
 ) -> None:
     engines = [engine(store, tmp_path / "files", plan=b"plan %d" % number) for number in range(PROCESSES)]

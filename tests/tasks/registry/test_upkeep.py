@@ -26,6 +26,7 @@ from tasks.registry.survey import in_threads, read_manifests, survey_registry
 from tasks.registry.upkeep import Removed, remove_loose
 from tasks.store.digests import canonical_json
 from tasks.store.local import LocalStore
+from tests.hardship import numbers
 from tests.tasks.conftest import place_at
 from tests.tasks.processes import is_killed_at, race
 from tests.tasks.tiny import cell, lay_out, make_outcome, manifest_of
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
 NOW = datetime.now(timezone.utc)
 ALL_OLD, ALL_YOUNG = NOW + timedelta(days=1), NOW - timedelta(days=1)
 LONG_AGO = NOW - timedelta(days=100)
-ROUNDS = 50
+ROUNDS = numbers().rounds
 CANDIDATE = ChannelAddress("tiny", "cpu", ChannelName.CANDIDATE)
 VERSIONS = ["a" * 12, "b" * 12, "c" * 12, "d" * 12]
 
@@ -557,6 +558,7 @@ def collect_in(root: Path) -> str:
     return "removed"
 
 
+@pytest.mark.hardship
 def test_racing_a_publisher_no_engine_loses_a_file_unless_gc_says_so(engines: Engines, tmp_path: Path) -> None:
     template = Registry(LocalObjects(tmp_path / "template"), Signing())
     engines.register(template, 0, 1, 3)
@@ -579,26 +581,26 @@ def test_racing_a_publisher_no_engine_loses_a_file_unless_gc_says_so(engines: En
 
 
 def one_by_one(work: Callable[[Any], Any], items: list[Any]) -> None:
-    """In place of threads, whose lines are not counted."""
+    """In place of threads, so that a gc makes its changes in one order."""
     for item in items:
         work(item)
 
 
-def killed_gcs(template: Path, root: Path, stride: int) -> Iterator[Path]:
-    """Folders as a gc leaves them that is killed `stride` lines later each time."""
-    line = 0
+def killed_gcs(template: Path, root: Path) -> Iterator[Path]:
+    """Folders as a gc leaves them that is killed one change later each time."""
+    change = 0
     while True:
-        folder = root / str(line)
+        folder = root / str(change)
         shutil.copytree(template, folder)
         work = functools.partial(collect_in, folder)
-        killed = is_killed_at(line, work)
+        killed = is_killed_at(change, work)
         yield folder
         if not killed:
             return
-        line += stride
+        change += 1
 
 
-def test_killed_at_any_line_a_gc_leaves_whole_engines_and_the_next_one_ends_its_work(
+def test_killed_at_any_change_a_gc_leaves_whole_engines_and_the_next_one_ends_its_work(
     engines: Engines, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tasks.registry.upkeep.in_threads", one_by_one)
@@ -607,7 +609,7 @@ def test_killed_at_any_line_a_gc_leaves_whole_engines_and_the_next_one_ends_its_
     promote(template, engines.manifests[1])
     set_age(template, LONG_AGO)
     seen = set()
-    for folder in killed_gcs(template.objects.root, tmp_path / "killed", stride=97):
+    for folder in killed_gcs(template.objects.root, tmp_path / "killed"):
         registry = Registry(LocalObjects(folder), Signing())
         left = registered(registry)
         assert engines.id_of(1) in left

@@ -19,6 +19,7 @@ from tasks.registry.registry import Registry
 from tasks.release.promote import carry_out, propose_promotion
 from tasks.release.pull import pull_engine
 from tasks.release.serving_folder import ServingFolder
+from tests.hardship import numbers
 from tests.s3_servers import BUCKET, Faults, aws_settings, serve_faulty
 from tests.tasks.processes import race, start_fork
 from tests.tasks.registry.keys import signing_as
@@ -31,8 +32,9 @@ if TYPE_CHECKING:
     from tasks.release.promote import Proposal
     from tests.tasks.conftest import Place
 
-PROCESSES = 32
-KILLS = {"local": 50, "moto": 50, "radosgw": 15}
+pytestmark = pytest.mark.hardship
+
+PROCESSES, KILLS = numbers().processes, numbers().kills
 VERSIONS = [f"{number:012x}" for number in range(PROCESSES)]
 STAGING = ChannelAddress("tiny", "cpu", ChannelName.STAGING)
 
@@ -63,7 +65,7 @@ def promote(registry: Registry, shop: Shop, proposal: Proposal, who: str = "ann"
     return move.engine_id
 
 
-def test_of_32_who_promote_what_they_were_shown_one_wins_and_the_rest_are_told_who(
+def test_of_many_who_promote_what_they_were_shown_one_wins_and_the_rest_are_told_who(
     shared_place: Place, shop: Shop, tmp_path: Path
 ) -> None:
     shown = proposals(shop, VERSIONS)
@@ -117,7 +119,7 @@ def test_killed_at_random_moments_a_promotion_leaves_the_old_engine_or_the_new_o
         new = [one.move.engine_id for one in after.moves[len(before.moves) :]]
         assert new in ([], [engine_id])
         moved += len(new)
-    assert 0 < moved < KILLS[shared_place.kind]
+    assert 0 < moved < KILLS[shared_place.kind] or not numbers().is_hard
 
 
 def test_killed_at_random_moments_a_pull_leaves_the_old_engine_or_the_new_one(
@@ -141,7 +143,7 @@ def test_killed_at_random_moments_a_pull_leaves_the_old_engine_or_the_new_one(
         seen.add(served == new)
         pull(shop.registry, host)
         assert version_served(host) == new
-    assert seen == {True, False}
+    assert seen == {True, False} or not numbers().is_hard
 
 
 def pull(registry: Registry, host: Path) -> None:

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from tasks.registry.engines import SignedManifest
     from tasks.registry.moves import Move
 
-FINE = 29
 OLDER, NEWER = "a" * 12, "b" * 12
 
 
@@ -507,17 +506,17 @@ def test_where_trust_is_configured_nothing_is_written_that_nobody_would_trust(co
     assert moved.signature.verified == (ours.public_key.keyid,)
 
 
-@pytest.mark.parametrize(("engine_id", "stride"), [(SLOW, FINE), (BAD, 151)])
+@pytest.mark.parametrize(("engine_id", "stride"), [(SLOW, 1), (BAD, 3)])
 def test_killed_anywhere_the_channel_is_the_old_or_the_new_one(
     shared: Shelf, tmp_path: Path, engine_id: str, stride: int
 ) -> None:
     shared.point("staging", engine(shared, FAST))
     override = "the demo" if engine_id == BAD else None
-    ends, line = set(), 0
+    ends, change = set(), 0
     while True:
-        shutil.copytree(tmp_path / "registry", tmp_path / str(line))
-        shelf = Shelf(tmp_path / str(line), shared.context)
-        if not is_killed_at(line, functools.partial(promote, shelf, "staging", engine_id, override)):
+        shutil.copytree(tmp_path / "registry", tmp_path / str(change))
+        shelf = Shelf(tmp_path / str(change), shared.context)
+        if not is_killed_at(change, functools.partial(promote, shelf, "staging", engine_id, override)):
             break
         ends.add(shelf.engine_at("staging"))
         assert [shelf.registry.engines.verify(one) for one in shelf.registry.engines.list_cells()] in (
@@ -526,8 +525,5 @@ def test_killed_anywhere_the_channel_is_the_old_or_the_new_one(
         )
         promote(shelf, "staging", engine_id, override)
         assert [one.move.engine_id for one in shelf.channel("staging").moves] == [FAST, engine_id]
-        line += stride
-    assert line > 10 * stride
-    assert FAST in ends
-    assert ends <= {FAST, engine_id}
-    assert engine_id in ends or stride > FINE, "killed between the write and the end, too"
+        change += stride
+    assert ends == {FAST, engine_id}, "killed between the write and the end, too"

@@ -96,7 +96,7 @@ def test_killed_on_the_way_nothing_is_visible_and_the_next_run_registers_it(
 ) -> None:
     outcome = make_outcome(context.store)
     killed = 0
-    for root in kill_points(lambda root: publish(context, opened(root), outcome), tmp_path / "killed", stride=300):
+    for root in kill_points(lambda root: publish(context, opened(root), outcome), tmp_path / "killed", stride=5):
         registry = opened(root)
         assert [registry.engines.verify(found) for found in registry.engines.list_cells()] in ([], [[]])
         publish(context, registry, outcome)

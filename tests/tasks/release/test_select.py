@@ -126,19 +126,20 @@ def test_a_manifest_that_cannot_be_trusted_moves_nothing(shelf: Shelf) -> None:
 
 def test_killed_between_registering_and_pointing_the_next_run_points(store: LocalStore, tmp_path: Path) -> None:
     signing_as(tmp_path)  # makes the key
+    unused = tmp_path / "unused"
+    manifest = Shelf(store, LocalObjects(unused), unused, tmp_path).engine("fp32", 3)
+    folders = lay_out(store, manifest, tmp_path / "folders")
+
+    def convert(root: Path) -> None:
+        shelf = Shelf(store, LocalObjects(root / "registry"), root, tmp_path)
+        shelf.registry.engines.publish(manifest, folders)
+        point_candidate(shelf.registry, "tiny", VERSION, "cpu", None)
+
     killed = 0
-    for root in kill_points(lambda root: convert(store, root, tmp_path), tmp_path / "killed", stride=250):
+    for root in kill_points(convert, tmp_path / "killed", stride=3):
         shelf = Shelf(store, LocalObjects(root / "registry"), root, tmp_path)
         assert len(shelf.candidate().moves) <= 1
-        convert(store, root, tmp_path)
+        convert(root)
         assert len(shelf.candidate().moves) == 1
         killed += 1
     assert killed > 5
-
-
-def convert(store: LocalStore, root: Path, keys: Path) -> None:
-    shelf = Shelf(store, LocalObjects(root / "registry"), root, keys)
-    manifest = shelf.engine("fp32", 3)
-    with store.scratch() as folder:
-        shelf.registry.engines.publish(manifest, lay_out(store, manifest, folder))
-    point_candidate(shelf.registry, "tiny", VERSION, "cpu", None)

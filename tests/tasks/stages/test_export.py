@@ -238,11 +238,13 @@ def test_a_child_that_dies_at_other_times_is_not_the_sources_fault(
         call(context, tmp_path, entry)
 
 
-def load(directory: ModelDirectory, folder: Path) -> None:
+def load(directory: ModelDirectory, folder: Path) -> torch.nn.Module:
+    """The module, which ran once."""
     request = lay_out(directory, folder, module_key(directory))
     module = load_module(request)
     feeds = seeded_feeds(request.inputs, {"batch": 4, "sequence": 6})
     run_module(module, request, feeds, "batch=4")
+    return module.module
 
 
 @pytest.mark.usefixtures("clean_imports")
@@ -298,7 +300,7 @@ class TestLoading:
         directory = write_directory(tmp_path, "mlp")
         (tmp_path / "model" / "layers_beside.py").write_text((tmp_path / "model" / "mlp.py").read_text())
         (tmp_path / "model" / "mlp.py").write_text("from layers_beside import build\n")
-        load(directory, tmp_path / "laid")
+        assert type(load(directory, tmp_path / "laid")).__module__ == "layers_beside"
 
     def test_an_input_that_forward_does_not_take_is_named_with_the_nearest(self, tmp_path: Path) -> None:
         inputs = {"feature": {"dtype": "float32", "shape": ["batch", 24]}}
@@ -336,7 +338,8 @@ class TestLoading:
                 "    return Encoder()", "    m = Encoder()\n    m.twin = m.head.weight\n    return m"
             )
         )
-        load(directory, tmp_path / "laid")
+        module = load(directory, tmp_path / "laid")
+        assert module.twin is module.head.weight
 
 
 def test_a_source_that_changes_while_it_is_read_is_refused(tmp_path: Path) -> None:

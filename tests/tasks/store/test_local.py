@@ -15,7 +15,7 @@ from tasks.errors import RefusedError
 from tasks.records import Artifact
 from tasks.store.digests import artifact_digest, digest_file
 from tasks.store.local import LocalStore
-from tests.tasks.processes import is_killed_at, race
+from tests.tasks.processes import changes_of, is_killed_at, race
 from tests.tasks.tiny import put
 
 if TYPE_CHECKING:
@@ -90,34 +90,40 @@ def test_an_unreadable_record_is_no_record(store: LocalStore, content: bytes) ->
     assert store.read_record("build", KEY) is None
 
 
-def test_killed_at_any_line_a_put_leaves_whole_blobs_only_and_nothing_in_scratch(tmp_path: Path) -> None:
+def test_killed_at_any_change_a_put_leaves_whole_blobs_only_and_nothing_in_scratch(tmp_path: Path) -> None:
     files = {"a": b"one" * 1000, "sub/b": b"two" * 1000}
-    line = 0
-    while is_killed_at(line, lambda: put(LocalStore(tmp_path), files)):
+    change = 0
+    while is_killed_at(change, lambda: put(LocalStore(tmp_path), files)):
         store = LocalStore(tmp_path)
         assert all(digest_file(path)[0] == f"sha256:{path.parent.name}{path.name}" for path in blob_files(store))
         assert list((tmp_path / "scratch").glob("*")) == []
         for path in blob_files(store):
             path.unlink()
-        line += 3  # every third line; the three phases differ between the files
-    assert line > 50
+        change += 1
+    assert change > 20
     store = LocalStore(tmp_path)
     assert store.contains(put(store, files))
 
 
-def test_killed_at_any_line_a_record_points_at_what_is_there(tmp_path: Path) -> None:
+def test_killed_at_any_change_a_record_points_at_what_is_there(tmp_path: Path) -> None:
     def work() -> None:
         store = LocalStore(tmp_path)
         artifact = put(store, {"a": b"one"})
         store.write_record("build", KEY, {"artifact": artifact.model_dump(mode="json")})
 
-    line = 0
-    while is_killed_at(line, work):
+    change = 0
+    while is_killed_at(change, work):
         store = LocalStore(tmp_path)
         record = store.read_record("build", KEY)
         assert record is None or store.contains(Artifact.model_validate(record["artifact"]))
-        line += 5
+        change += 1
+    assert change > 15
     assert LocalStore(tmp_path).read_record("build", KEY) is not None
+
+
+def test_a_file_that_is_put_is_on_the_disk_before_it_is_a_blob(store: LocalStore) -> None:
+    made = changes_of(lambda: put(store, {"a": b"one", "b": b"two"}))
+    assert [name for name in made if name in {"fsync", "replace"}] == ["fsync", "replace"] * 2
 
 
 def test_many_writers_of_the_same_and_of_other_files_at_once_store_each_once(tmp_path: Path) -> None:
@@ -161,8 +167,13 @@ def test_a_killed_process_holds_no_stage(store: LocalStore) -> None:
 
 
 def test_stages_and_keys_are_held_apart(store: LocalStore) -> None:
-    with store.lock("build", KEY), store.lock("build", "j" * 64), store.lock("compare", KEY):
-        pass
+    def take(stage: str, key: str) -> str:
+        with LocalStore(store.root).lock(stage, key):
+            return "held"
+
+    with store.lock("build", KEY):
+        others = [lambda: take("build", "j" * 64), lambda: take("compare", KEY)]
+        assert race(others) == ["held", "held"]
 
 
 class StoreMachine(RuleBasedStateMachine):

@@ -9,7 +9,7 @@ from typing import IO
 import pytest
 
 from tasks.store.scratch import ScratchSpace
-from tests.tasks.processes import is_killed_at, race
+from tests.tasks.processes import changes_of, is_killed_at, race
 
 
 def contents(root: Path) -> list[str]:
@@ -56,17 +56,26 @@ def test_the_folder_of_a_killed_process_is_swept_by_the_next_opener_and_no_other
         assert contents(tmp_path) == sorted([mine.name, f"{mine.name}.lock"])
 
 
-def test_killed_at_any_line_writing_shows_the_old_or_the_new_and_leaves_nothing_behind(tmp_path: Path) -> None:
-    target, line = tmp_path / "record", 0
+def test_killed_at_any_change_writing_shows_the_old_or_the_new_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    target, change = tmp_path / "record", 0
     target.write_bytes(b"old")
-    while is_killed_at(line, lambda: ScratchSpace(tmp_path / "scratch").write(target, b"new")):
+    while is_killed_at(change, lambda: ScratchSpace(tmp_path / "scratch").write(target, b"new")):
         assert target.read_bytes() in {b"old", b"new"}
         ScratchSpace(tmp_path / "scratch")
         assert contents(tmp_path / "scratch") == []
         target.write_bytes(b"old")
-        line += 1
-    assert line > 20
+        change += 1
+    assert change >= 8
     assert target.read_bytes() == b"new"
+
+
+def test_what_is_written_is_on_the_disk_before_it_has_its_name(tmp_path: Path) -> None:
+    for replace, naming in ((True, "replace"), (False, "link")):
+        made = changes_of(
+            lambda replace=replace: ScratchSpace(tmp_path / "scratch").write(tmp_path / "a", b"x", replace=replace)
+        )
+        assert [name for name in made if name in {"write", "fsync", naming}] == ["write", "fsync", naming]
+        (tmp_path / "a").unlink()
 
 
 def test_of_two_writers_who_must_not_replace_exactly_one_succeeds(tmp_path: Path) -> None:

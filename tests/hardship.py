@@ -1,0 +1,46 @@
+"""How hard races and kill loops are: a little in every run, and as hard as it gets with `pytest --hardship`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """How much of each.
+
+    Attributes:
+        processes: that race for one thing.
+        turns: that they share out among them, where each has several.
+        kills: at random moments, in a loop against one kind of object store, by the kind's name.
+        rounds: of one race that is run again and again.
+        pushes: of commits at once; some of them are killed.
+        is_hard: whether there are enough of them for what happens only by chance.
+    """
+
+    processes: int
+    turns: int
+    kills: dict[str, int]
+    rounds: int
+    pushes: int
+    is_hard: bool
+
+
+USUAL = Numbers(
+    processes=8, turns=40, kills={"local": 6, "moto": 4, "radosgw": 4}, rounds=8, pushes=10, is_hard=False
+)  # fmt: skip
+HARD = Numbers(
+    processes=32, turns=200, kills={"local": 50, "moto": 50, "radosgw": 15}, rounds=50, pushes=50, is_hard=True
+)  # fmt: skip
+_chosen = USUAL
+
+
+def choose(*, hard: bool) -> None:
+    """Take the hard numbers or the usual ones, before the modules of tests are imported."""
+    global _chosen  # noqa: PLW0603 - one run of pytest, one choice
+    _chosen = HARD if hard else USUAL
+
+
+def numbers() -> Numbers:
+    """The numbers of this run."""
+    return _chosen
