@@ -46,12 +46,18 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return stock(tmp_path_factory.mktemp("template"))
 
 
+@pytest.fixture(scope="module")
+def contents(template: Path) -> dict[str, bytes]:
+    """The objects of their registry."""
+    return contents_of(LocalObjects(template / "registry"))
+
+
 @pytest.fixture
-def stocked(template: Path, tmp_path: Path) -> Shelf:
+def stocked(template: Path, contents: dict[str, bytes], tmp_path: Path) -> Shelf:
     """The same, to be changed; the registry in memory."""
     shutil.copytree(template / "store", tmp_path / "store", dirs_exist_ok=True)
     objects = MemoryObjects()
-    for key, content in contents_of(LocalObjects(template / "registry")).items():
+    for key, content in contents.items():
         objects.create(key, content)
     return Shelf(objects, StageContext(LocalStore(tmp_path / "store")))
 
