@@ -26,7 +26,7 @@ def convert(raw: dict[str, Any], _progress: Callable[[int, int], None]) -> dict[
     probe.mkdir()
     save_shard(probe, 0, seeded_feeds(request.inputs, optimal_extents(request.dims)))
     model = convert_to_mixed_precision(
-        request.onnx,
+        str(request.onnx),
         low_precision_type="fp16",
         keep_io_types=True,
         data_max=AUTOCAST_DATA_MAX,

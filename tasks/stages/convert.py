@@ -1,8 +1,8 @@
 """Stage 2: exported ONNX to a strongly typed ONNX of one precision.
 
 Every converter runs in a child process, and what it made is loaded and run in another one before it is stored: a
-converted graph can crash ONNX Runtime while it loads. The order of converters is in `converters.table`; FP16 has a
-fallback, INT8 has none, since its method is the user's choice. Method `auto` has it chosen by trials.
+converted graph can crash ONNX Runtime while it loads. `quantization.converter_table` has the order of converters; FP16
+has a fallback, INT8 has none, since its method is the user's choice. Method `auto` has it chosen by trials.
 """
 
 from __future__ import annotations

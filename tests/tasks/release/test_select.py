@@ -126,7 +126,8 @@ def test_a_manifest_that_cannot_be_trusted_moves_nothing(shelf: Shelf) -> None:
 
 def test_killed_between_registering_and_pointing_the_next_run_points(store: LocalStore, tmp_path: Path) -> None:
     signing_as(tmp_path)  # makes the key
-    manifest = Shelf(store, MemoryObjects(), tmp_path, tmp_path).engine("fp32", 3)
+    unused = tmp_path / "unused"
+    manifest = Shelf(store, LocalObjects(unused), unused, tmp_path).engine("fp32", 3)
     folders = lay_out(store, manifest, tmp_path / "folders")
 
     def convert(root: Path) -> None:
