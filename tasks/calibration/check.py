@@ -18,7 +18,6 @@ from tasks.calibration.report import CalibrationReport, Resemblance
 from tasks.errors import InputError
 from tasks.graphs import onnx_files
 from tasks.model.set_manifest import MANIFEST_FILE, age_days
-from tasks.process.child import call_in_child
 from tasks.specs import ModelSpec
 from tasks.store.digests import digest_json, statistics_digest
 from tasks.store.stage_cache import StageResult, run_cached
@@ -157,14 +156,7 @@ def _measure(
                 onnx=onnx,
                 strata=strata,
             )
-            return call_in_child(
-                "tasks.calibration.measure:measure_in_child",
-                request,
-                Resemblance,
-                folder,
-                time_limit_s=context.time_limit_s,
-                on_progress=context.on_progress,
-            )
+            return context.call_in_child("tasks.calibration.measure:measure_in_child", request, Resemblance, folder)
 
     return run_cached(context.store, "check", key, Resemblance, produce)
 

@@ -10,7 +10,6 @@ import numpy as np
 from tasks.errors import StageError
 from tasks.graphs import onnx_files
 from tasks.graphs.onnx_check import open_session
-from tasks.process.child import call_in_child
 from tasks.samples.feeds import split_batches
 from tasks.samples.npz import FIRST_INDICES, load_arrays, shard_paths
 from tasks.specs import Dim, Frozen, OutputDeclaration
@@ -64,14 +63,7 @@ def score_samples(context: StageContext, exported: ExportedModel, spec: ModelSpe
             batch=spec.dims[spec.batch_dim].without_buckets(),
             outputs=spec.outputs,
         )
-        call_in_child(
-            "tasks.calibration.reference_scores:score_in_child",
-            request,
-            ScoreReply,
-            folder,
-            time_limit_s=context.time_limit_s,
-            on_progress=context.on_progress,
-        )
+        context.call_in_child("tasks.calibration.reference_scores:score_in_child", request, ScoreReply, folder)
         return np.asarray(np.load(request.output, allow_pickle=False))
 
 

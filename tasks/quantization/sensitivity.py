@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from tasks.errors import InputError, StageError
 from tasks.graphs import onnx_files
-from tasks.process.child import call_in_child
 from tasks.quantization.converter_table import int8_converter
 from tasks.quantization.interface import ConvertRequest
 from tasks.quantization.loss import Loss, RuleLoss, loss_key
@@ -129,14 +128,7 @@ def measure_sensitivity(
     def produce() -> Sensitivity:
         with context.store.scratch() as folder:
             request = _request(context, exported, spec, calibration, data, method, folder)
-            return call_in_child(
-                "tasks.quantization.ort_sensitivity:measure",
-                request,
-                Sensitivity,
-                folder,
-                time_limit_s=context.time_limit_s,
-                on_progress=context.on_progress,
-            )
+            return context.call_in_child("tasks.quantization.ort_sensitivity:measure", request, Sensitivity, folder)
 
     return run_cached(context.store, "sensitivity", key, Sensitivity, produce)
 

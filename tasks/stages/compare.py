@@ -15,7 +15,6 @@ import numpy as np
 from tasks.backends import backend_of
 from tasks.backends.compatibility import refuse_elsewhere
 from tasks.errors import StageError
-from tasks.process.child import call_in_child
 from tasks.records import Artifact, ComparedEngine
 from tasks.samples.data_spec import LABEL, slices_in
 from tasks.samples.feeds import split_batches
@@ -120,12 +119,11 @@ def _run_engine(context: StageContext, job: EngineJob, engine: BuiltEngine) -> S
                 candidate=folder / "candidate",
                 batch=batch,
             )
-            peak_memory_bytes = call_in_child(
+            peak_memory_bytes = context.call_in_child(
                 "tasks.stages.compare:run_in_child",
                 request,
                 int,
                 folder,
-                time_limit_s=context.time_limit_s,
                 on_progress=lambda done, total: context.on_progress(done, 2 * total),
             )
             outputs = context.store.put(folder / "candidate")
@@ -166,12 +164,11 @@ def _measure(context: StageContext, job: EngineJob, candidate: Artifact) -> Stag
                 inputs=context.store.fetch(masks, folder / "inputs") if masks else None,
                 **plan,
             )
-            return call_in_child(
+            return context.call_in_child(
                 "tasks.stages.compare:measure_in_child",
                 request,
                 Measured,
                 folder,
-                time_limit_s=context.time_limit_s,
                 on_progress=lambda done, total: context.on_progress(total + done, 2 * total),
             )
 

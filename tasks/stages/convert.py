@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from tasks.errors import InputError, StageError
 from tasks.graphs import onnx_files
 from tasks.graphs.interface import CheckTypedRequest
-from tasks.process.child import call_in_child
+from tasks.process.child import ignore_progress
 from tasks.quantization.converter_table import converters_for, int8_converter, tried_methods
 from tasks.quantization.interface import ConvertRequest
 from tasks.quantization.loss import LOSS_SAMPLES, Loss, LossRequest, loss_key
@@ -205,20 +205,16 @@ class _Conversion:
             batch=self.spec.dims[self.spec.batch_dim],
             outputs=self.spec.outputs,
         )
-        return call_in_child(
-            "tasks.quantization.loss:loss_in_child",
-            request,
-            Loss,
-            place,
-            time_limit_s=self.context.time_limit_s,
-            on_progress=part_of(progress, 1, 2),
+        told = part_of(progress, 1, 2)
+        return self.context.call_in_child(
+            "tasks.quantization.loss:loss_in_child", request, Loss, place, on_progress=told
         )
 
     def _convert_and_check(self, step: _Step) -> dict[str, str]:
         """Convert, check and return the recipe; the graph lies in the step's `result`."""
         result = step.place / "result"
         result.mkdir(parents=True)
-        recipe = call_in_child(
+        recipe = self.context.call_in_child(
             f"tasks.quantization.{step.converter.module}:convert",
             ConvertRequest(
                 onnx=step.onnx,
@@ -233,7 +229,6 @@ class _Conversion:
             ),
             dict[str, str],
             step.place,
-            time_limit_s=self.context.time_limit_s,
             on_progress=step.progress,
         )
         check = CheckTypedRequest(
@@ -243,12 +238,8 @@ class _Conversion:
             dims=self.spec.dims,
             samples=step.samples,
         )
-        opset = call_in_child(
-            "tasks.graphs.onnx_check:check_typed",
-            check,
-            int,
-            step.place,
-            time_limit_s=self.context.time_limit_s,
+        opset = self.context.call_in_child(
+            "tasks.graphs.onnx_check:check_typed", check, int, step.place, on_progress=ignore_progress
         )
         return {**step.converter.describe(), **recipe, "opset": str(opset)}
 

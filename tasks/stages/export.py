@@ -13,7 +13,6 @@ from tasks.errors import StageError
 from tasks.graphs import onnx_files
 from tasks.graphs.interface import CheckExportRequest, export_steps
 from tasks.model.toolchain import package_versions
-from tasks.process.child import call_in_child
 from tasks.records import Artifact, ExportedModel
 from tasks.samples.shapes import check_shapes
 from tasks.store.digests import artifact_digest
@@ -70,14 +69,7 @@ def export_onnx(
                 external_bytes=onnx_files.EXTERNAL_DATA_BYTES,
             )
             reply = call_with_module(
-                "tasks.torch_side.torch_export:export",
-                request,
-                ExportReply,
-                folder,
-                source=spec.source,
-                time_limit_s=context.time_limit_s,
-                on_progress=context.on_progress,
-                memory_limit_bytes=context.memory_limit_bytes,
+                context, "tasks.torch_side.torch_export:export", request, ExportReply, folder, source=spec.source
             )
             return _checked(context, request, reply)
 
@@ -117,14 +109,7 @@ def _check(context: StageContext, request: ExportRequest, kind: str) -> dict[str
         dims=request.dims,
         progress_before=export_steps(shapes) - shapes,
     )
-    return call_in_child(
-        "tasks.graphs.onnx_check:check_export",
-        check,
-        dict[str, float],
-        folder,
-        time_limit_s=context.time_limit_s,
-        on_progress=context.on_progress,
-    )
+    return context.call_in_child("tasks.graphs.onnx_check:check_export", check, dict[str, float], folder)
 
 
 def _stored(

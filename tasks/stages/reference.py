@@ -48,16 +48,7 @@ def run_reference(
                 shards=context.store.fetch(data.inputs, folder / "shards"),
                 output=outputs,
             )
-            call_with_module(
-                "tasks.torch_side.torch_outputs:run",
-                request,
-                int,
-                folder,
-                source=spec.source,
-                time_limit_s=context.time_limit_s,
-                on_progress=context.on_progress,
-                memory_limit_bytes=context.memory_limit_bytes,
-            )
+            call_with_module(context, "tasks.torch_side.torch_outputs:run", request, int, folder, source=spec.source)
             return ReferenceArtifact(outputs=context.store.put(outputs))
 
     return run_cached(context.store, "reference", key, ReferenceArtifact, produce)

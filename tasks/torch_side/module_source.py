@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, TypeVar
 from tasks.errors import InputError
 from tasks.model.model_directory import SPEC_FILE
 from tasks.model.toolchain import package_versions
-from tasks.process.child import ChildFailedError, call_in_child
+from tasks.process.child import ChildFailedError
 from tasks.records import Artifact, ModuleArtifact
 from tasks.sources import source_of
 from tasks.sources.interface import SOURCE_FOLDER, ModuleRequest
 from tasks.store.stage_cache import StageResult, run_cached
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
     from pydantic import BaseModel
@@ -102,15 +101,7 @@ def lay_out(directory: ModelDirectory, folder: Path, key: dict[str, object]) -> 
 
 
 def call_with_module(
-    entry: str,
-    request: BaseModel,
-    reply: type[Reply],
-    folder: Path,
-    *,
-    source: str,
-    time_limit_s: float,
-    on_progress: Callable[[int, int], None],
-    memory_limit_bytes: int | None = None,
+    context: StageContext, entry: str, request: BaseModel, reply: type[Reply], folder: Path, *, source: str
 ) -> Reply:
     """Call `entry` in a child that loads the module between its first and its second report of progress.
 
@@ -124,18 +115,10 @@ def call_with_module(
     def note(done: int, total: int) -> None:
         nonlocal reached
         reached = done
-        on_progress(done, total)
+        context.on_progress(done, total)
 
     try:
-        return call_in_child(
-            entry,
-            request,
-            reply,
-            folder,
-            time_limit_s=time_limit_s,
-            memory_limit_bytes=memory_limit_bytes,
-            on_progress=note,
-        )
+        return context.call_in_child(entry, request, reply, folder, on_progress=note, runs_model_code=True)
     except ChildFailedError as error:
         if reached == 0:
             raise InputError(

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -212,15 +212,8 @@ def test_a_source_that_kills_its_process_is_bad_input(tmp_path: Path, context: S
 
 
 def call(context: StageContext, folder: Path, entry: str, time_limit_s: float = 60) -> Nothing:
-    return call_with_module(
-        f"{CHILDREN}:{entry}",
-        Nothing(),
-        Nothing,
-        folder,
-        source="model.py:build",
-        time_limit_s=time_limit_s,
-        on_progress=context.on_progress,
-    )
+    limited = replace(context, time_limit_s=time_limit_s)
+    return call_with_module(limited, f"{CHILDREN}:{entry}", Nothing(), Nothing, folder, source="model.py:build")
 
 
 def test_a_source_that_dies_or_hangs_while_it_loads_is_blamed(tmp_path: Path, context: StageContext) -> None:
