@@ -20,7 +20,8 @@ from validation.verdict import Outcome, decide
 
 if TYPE_CHECKING:
     from flows.session import Session
-    from tasks.records import Benchmark, BuiltEngine, EngineJob
+    from tasks.records import BuiltEngine, EngineJob
+    from tasks.timings import Benchmark
 
 
 @flow(name="make-engine", flow_run_name="{engine_id}", persist_result=False)

@@ -8,8 +8,9 @@ from pydantic import SerializerFunctionWrapHandler, model_serializer
 
 from flows.console import Step
 from tasks.errors import ExitCode
-from tasks.records import Benchmark, CalibrationRecord, EngineTry
+from tasks.records import CalibrationRecord, EngineTry
 from tasks.specs import Digest, Frozen
+from tasks.timings import Benchmark
 from validation.verdict import Outcome, PerformanceResult
 
 if TYPE_CHECKING:

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from tasks.records import Artifact, EngineManifest
+    from tasks.artifact import Artifact
+    from tasks.records import EngineManifest
     from tasks.registry.channels import Channel
     from tasks.registry.engines import SignedManifest
     from tasks.registry.moves import ChannelAddress, Move, SignedMove

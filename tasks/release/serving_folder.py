@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
-    from tasks.records import Artifact, ArtifactFile
+    from tasks.artifact import Artifact, ArtifactFile
 
 CURRENT, PREVIOUS, STATE, MANIFEST = "current", "previous", "state.json", "manifest.json"
 _DIGEST_CHARACTERS = 12

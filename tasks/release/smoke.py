@@ -21,8 +21,8 @@ from tasks.stages.compare import run_shard
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from tasks.artifact import Artifact
     from tasks.backends.interface import Engine
-    from tasks.records import Artifact
     from tasks.samples.npz import Arrays
     from tasks.store.interface import ArtifactStore
 

@@ -22,17 +22,18 @@ from tasks.backends.compatibility import refuse_elsewhere
 from tasks.backends.interface import LayerTime
 from tasks.errors import InputError, StageError
 from tasks.process.child import Child
-from tasks.records import Artifact, Benchmark, Latency, PytorchForm, Timing
 from tasks.samples.feeds import make_feeds
 from tasks.sources.interface import ModuleRequest
 from tasks.specs import Frozen, InputSpec
 from tasks.store.stage_cache import StageResult, run_cached
+from tasks.timings import Benchmark, Latency, PytorchForm, Timing
 from tasks.torch_side.module_source import fetch_module
 from tasks.torch_side.torch_python import torch_versions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from tasks.artifact import Artifact
     from tasks.backends.interface import Engine
     from tasks.process.context import StageContext
     from tasks.records import BuiltEngine, EngineJob

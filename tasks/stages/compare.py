@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tasks.artifact import Artifact
 from tasks.backends import backend_of
 from tasks.backends.compatibility import refuse_elsewhere
 from tasks.errors import StageError
-from tasks.records import Artifact, ComparedEngine
+from tasks.records import ComparedEngine
 from tasks.samples.data_spec import LABEL, slices_in
 from tasks.samples.feeds import split_batches
 from tasks.samples.npz import load_arrays, save_shard, shard_paths

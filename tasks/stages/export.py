@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tasks.artifact import Artifact
 from tasks.errors import StageError
 from tasks.graphs import onnx_files
 from tasks.graphs.interface import CheckExportRequest, export_steps
 from tasks.model.toolchain import package_versions
-from tasks.records import Artifact, ExportedModel
+from tasks.records import ExportedModel
 from tasks.samples.shapes import check_shapes
 from tasks.store.digests import artifact_digest
 from tasks.store.stage_cache import StageResult, run_cached

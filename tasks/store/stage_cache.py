@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from pydantic import BaseModel
 
-from tasks.records import Artifact
+from tasks.artifact import Artifact
 from tasks.store.digests import canonical_json, digest_json
 
 if TYPE_CHECKING:

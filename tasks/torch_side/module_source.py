@@ -12,7 +12,7 @@ from tasks.errors import InputError
 from tasks.model.model_directory import SPEC_FILE
 from tasks.model.toolchain import package_versions
 from tasks.process.child import ChildFailedError
-from tasks.records import Artifact, ModuleArtifact
+from tasks.records import ModuleArtifact
 from tasks.sources import source_of
 from tasks.sources.interface import SOURCE_FOLDER, ModuleRequest
 from tasks.store.stage_cache import StageResult, run_cached
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from pydantic import BaseModel
 
+    from tasks.artifact import Artifact
     from tasks.model.model_directory import ModelDirectory
     from tasks.process.context import StageContext
     from tasks.specs import ModelSpec

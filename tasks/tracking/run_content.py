@@ -14,17 +14,18 @@ from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.records import PytorchForm
 from tasks.rule_view import judged_rules, worst_first
 from tasks.store.digests import digest_json
+from tasks.timings import PytorchForm
 from validation.metrics import METRICS
 from validation.verdict import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from tasks.records import Benchmark, CalibrationRecord, EngineOutcome, Latency, Timing
+    from tasks.records import CalibrationRecord, EngineOutcome
     from tasks.specs import Dim
+    from tasks.timings import Benchmark, Latency, Timing
     from tasks.tracking.interface import ConversionRecord
     from validation.breakdowns import SliceError
     from validation.comparison import ComparisonResult

@@ -28,8 +28,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from tasks.artifact import Artifact
     from tasks.objects.interface import ObjectStore
-    from tasks.records import Artifact, EngineManifest
+    from tasks.records import EngineManifest
 
 
 @pytest.fixture

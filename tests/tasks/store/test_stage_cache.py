@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from pydantic import Field
 
+from tasks.artifact import Artifact
 from tasks.errors import StageError
-from tasks.records import Artifact, DataArtifact
+from tasks.records import DataArtifact
 from tasks.specs import Frozen
 from tasks.store.local import LocalStore
 from tasks.store.stage_cache import artifacts_in, run_cached
