@@ -62,7 +62,6 @@ def draw_set(
     source: str,
     resembles: str | None,
     collected: tuple[dt.date, dt.date] | None = None,
-    max_age_days: int | None = None,
 ) -> CalibrationManifest:
     """Draw `size` samples without replacement, and write them to the new folder `out` with their manifest.
 
@@ -83,7 +82,6 @@ def draw_set(
         source: where the samples come from, in a sentence. What was drawn from how many, and how, is added to it.
         resembles: the sample that the set must look like, relative to `out`.
         collected: days of the first and the last sample; None: those on which the files were last written (UTC).
-        max_age_days: days after the last sample from which on the set is too old.
 
     Raises:
         InputError: the samples, the size, a stratum, the scores or the folder cannot be used; nothing is written.
@@ -105,7 +103,6 @@ def draw_set(
             source=f"{source.rstrip('. ')}. {drawn}; {left_out}.",
             collected=collected or _days_of(sample_files),
             strata=_strata(sample.by, [sample.cells[index] for index in chosen]),
-            max_age_days=max_age_days,
             resembles=resembles,
         )
         write_manifest(folder, manifest)

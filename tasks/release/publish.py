@@ -49,11 +49,7 @@ def describe_engine(
         raise RefusedError(
             f"{outcome.cell.engine_id}: not everything was measured ({outcome.reason}); it is not registered"
         )
-    if compared.plan != engine.plan.digest:
-        raise RefusedError(
-            f"{outcome.cell.engine_id}: {compared.plan} was compared, and {engine.plan.digest} would be registered;"
-            " an engine is registered byte for byte as it was compared. Convert again"
-        )
+    _refuse_another_plan(outcome.cell.engine_id, compared.plan, engine.plan.digest)
     return EngineManifest(
         engine_id=outcome.cell.engine_id,
         cell=outcome.cell,
@@ -81,6 +77,14 @@ def describe_engine(
         who=who,
         created_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
     )
+
+
+def _refuse_another_plan(engine_id: str, compared: str, built: str) -> None:
+    if compared != built:
+        raise RefusedError(
+            f"{engine_id}: {compared} was compared, and {built} would be registered; an engine is registered byte for"
+            " byte as it was compared. Convert again"
+        )
 
 
 def publish_engine(context: StageContext, registry: Registry, manifest: EngineManifest) -> bool:

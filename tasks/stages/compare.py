@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from tasks.process.context import StageContext
     from tasks.records import BuiltEngine, EngineJob
     from tasks.samples.npz import Arrays
+    from validation.policy import Policy
 
 RUN_RECIPE = 1
 MEASURE_RECIPE = 1
@@ -134,17 +135,9 @@ def _run_engine(context: StageContext, job: EngineJob, engine: BuiltEngine) -> S
 
 
 def _measure(context: StageContext, job: EngineJob, candidate: Artifact) -> StageResult[Measured]:
-    data, policy, outputs = job.data, job.policy, job.spec.outputs
+    data, outputs = job.data, job.spec.outputs
     masks = data.inputs if any(output.mask for output in outputs.values()) else None
-    plan: dict[str, Any] = {
-        "outputs": outputs,
-        "slices": {
-            output: {name: tuple(sorted(metrics)) for name, metrics in slices.items()}
-            for output, slices in policy.slices.items()
-        },
-        "confidence": policy.confidence,
-        "resamples": policy.resamples,
-    }
+    plan = _plan_of(job.policy)
     key: dict[str, object] = {
         "recipe": MEASURE_RECIPE,
         "statistics": statistics_digest(),
@@ -163,6 +156,7 @@ def _measure(context: StageContext, job: EngineJob, candidate: Artifact) -> Stag
                 candidate=context.store.fetch(candidate, folder / "candidate"),
                 annotations=context.store.fetch(data.annotations, folder / "annotations"),
                 inputs=context.store.fetch(masks, folder / "inputs") if masks else None,
+                outputs=outputs,
                 **plan,
             )
             return context.call_in_child(
@@ -174,6 +168,15 @@ def _measure(context: StageContext, job: EngineJob, candidate: Artifact) -> Stag
             )
 
     return run_cached(context.store, "measure", key, Measured, produce)
+
+
+def _plan_of(policy: Policy) -> dict[str, Any]:
+    """What a policy asks of the measurement: its limits are no part of it."""
+    slices = {
+        output: {name: tuple(sorted(metrics)) for name, metrics in slices.items()}
+        for output, slices in policy.slices.items()
+    }
+    return {"slices": slices, "confidence": policy.confidence, "resamples": policy.resamples}
 
 
 def run_in_child(payload: dict[str, Any], progress: Callable[[int, int], None]) -> int:
