@@ -12,11 +12,11 @@ from tasks.calibration.check import Production, check_calibration, require_input
 from tasks.calibration.draw import draw_set, refuse_request
 from tasks.calibration.features import sample_digests
 from tasks.calibration.reference_scores import score_samples
-from tasks.calibration.sets import count_strata, read_set
+from tasks.calibration.sets import CalibrationSet, count_strata, read_set
 from tasks.errors import InputError, StageError
-from tasks.model.model_directory import SPEC_FILE, read_model_directory
-from tasks.model.set_manifest import data_files_in
-from tasks.samples.data_spec import BareSpec
+from tasks.model.model_directory import SPEC_FILE, ModelDirectory, read_model_directory
+from tasks.model.set_manifest import CalibrationManifest, data_files_in
+from tasks.samples.data_spec import BareSpec, DataSpec
 from tasks.samples.formats import DATA_SUFFIXES, read_arrays
 from tasks.stages.export import export_onnx
 from tasks.stages.ingest import ingest
@@ -31,11 +31,7 @@ if TYPE_CHECKING:
 
     from flows.session import Session
     from tasks.calibration.report import CalibrationReport
-    from tasks.calibration.sets import CalibrationSet
-    from tasks.model.model_directory import ModelDirectory
-    from tasks.model.set_manifest import CalibrationManifest
     from tasks.records import DataArtifact, ExportedModel
-    from tasks.samples.data_spec import DataSpec
 
 NEAREST_FOLDERS = 3
 """So many folders above a sample may hold the model.yaml that it belongs to."""

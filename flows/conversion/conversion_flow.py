@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING
 from prefect import flow
 
 from flows.conversion.calibration_sets import sample_of, take_data
-from flows.conversion.checked_calibration import calibrate, read_calibration
-from flows.conversion.conversion_plan import plan_conversion, version_of
+from flows.conversion.checked_calibration import Calibration, calibrate, read_calibration
+from flows.conversion.conversion_plan import ConversionPlan, plan_conversion, version_of
 from flows.conversion.engine_flow import make_engine
 from flows.conversion.precision_search import Retrying, retry_failed
 from flows.conversion.publication import publish_all, require_registry
 from flows.conversion.verdicts import judge_together
 from flows.runners.dispatch import dispatched, targets_elsewhere
 from flows.runners.handover import leave_job
-from flows.session import current_session
+from flows.session import Session, current_session
 from flows.stage import in_flow, run_stage
 from tasks.errors import InputError, StageError
 from tasks.model.model_directory import read_model_directory
-from tasks.records import DataArtifact, EngineJob, EngineOutcome, TypedModel
+from tasks.records import DataArtifact, EngineJob, EngineOutcome, ExportedModel, ReferenceArtifact, TypedModel
 from tasks.specs import Precision
 from tasks.stages.convert import convert_precision
 from tasks.stages.export import export_onnx
@@ -31,10 +31,6 @@ from tasks.torch_side.module_source import store_module, store_plugins
 from validation.verdict import Outcome
 
 if TYPE_CHECKING:
-    from flows.conversion.checked_calibration import Calibration
-    from flows.conversion.conversion_plan import ConversionPlan
-    from flows.session import Session
-    from tasks.records import ExportedModel, ReferenceArtifact
     from validation.policy import Policy
 
 

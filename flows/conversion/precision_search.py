@@ -10,9 +10,9 @@ from flows.conversion.verdicts import judge_together
 from flows.stage import run_stage
 from tasks.errors import StageError
 from tasks.quantization.layer_search import PrecisionSearch
-from tasks.quantization.sensitivity import measure_sensitivity
-from tasks.records import EngineOutcome, EngineTry
-from tasks.specs import CalibrationMethod, Precision
+from tasks.quantization.sensitivity import Sensitivity, measure_sensitivity
+from tasks.records import Cell, DataArtifact, EngineJob, EngineOutcome, EngineTry, ExportedModel
+from tasks.specs import CalibrationMethod, ModelSpec, Precision
 from tasks.stages.convert import convert_precision
 from validation.verdict import Outcome
 
@@ -21,9 +21,6 @@ if TYPE_CHECKING:
 
     from flows.conversion.checked_calibration import Calibration
     from flows.session import Session
-    from tasks.quantization.sensitivity import Sensitivity
-    from tasks.records import Cell, DataArtifact, EngineJob, ExportedModel
-    from tasks.specs import ModelSpec
 
     Make = Callable[[list[EngineJob]], list[EngineOutcome]]
 

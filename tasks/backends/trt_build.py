@@ -8,7 +8,7 @@ import onnx
 
 from tasks.backends.profiles import check_outputs_can_be_cut, profiles_of
 from tasks.backends.timing_cache import TimingCache
-from tasks.backends.trt_dialect import dialect_of
+from tasks.backends.trt_dialect import Dialect, dialect_of
 from tasks.backends.trt_log import TrtLog, load_plugins
 from tasks.backends.trt_plan import PlanIndex
 from tasks.backends.trt_progress import progress_monitor
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tasks.backends.interface import BuildJob
-    from tasks.backends.trt_dialect import Dialect
     from tasks.records import EngineProfile
 
 # Engines that use these need NVIDIA's libraries of the same name on every host that runs them.

@@ -21,14 +21,12 @@ from tasks.graphs.onnx_files import EXTERNAL_DATA_BYTES, read_model, write_model
 from tasks.quantization.quantizable import find_quantizable, fold_transposed_weights, name_nodes
 from tasks.samples.data_spec import slices_in
 from tasks.samples.feeds import split_batches
-from tasks.samples.npz import load_arrays, shard_paths
-from tasks.specs import Frozen
+from tasks.samples.npz import Arrays, load_arrays, shard_paths
+from tasks.specs import Dim, Frozen
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from tasks.samples.npz import Arrays
-    from tasks.specs import Dim
 
 MOST_CALIBRATED, MOST_RUN = 1024, 192
 """Samples of a set, and of production, that the reference is run on, taken from all of it."""

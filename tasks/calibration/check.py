@@ -8,7 +8,7 @@ is not: a set grows old.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import date, datetime, timezone
 from importlib import metadata
 from typing import TYPE_CHECKING
 
@@ -18,21 +18,18 @@ from tasks.calibration.measure import MeasureRequest
 from tasks.calibration.report import CalibrationReport, Resemblance
 from tasks.errors import InputError
 from tasks.graphs import onnx_files
-from tasks.model.set_manifest import MANIFEST_FILE, age_days
-from tasks.specs import ModelSpec
+from tasks.model.set_manifest import MANIFEST_FILE, CalibrationManifest, age_days
+from tasks.specs import InputSpec, ModelSpec, OutputDeclaration
 from tasks.store.digests import digest_json, statistics_digest
 from tasks.store.stage_cache import StageResult, run_cached
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from datetime import date
     from pathlib import Path
 
-    from tasks.model.set_manifest import CalibrationManifest
     from tasks.process.context import StageContext
     from tasks.records import DataArtifact, ExportedModel
     from tasks.samples.data_spec import DataSpec
-    from tasks.specs import InputSpec, OutputDeclaration
 
 RECIPE = 3
 

@@ -14,22 +14,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tasks.calibration.choose import choose_samples, values_of
+from tasks.calibration.choose import Cell, choose_samples, values_of
 from tasks.calibration.features import sample_digests
 from tasks.errors import InputError
 from tasks.model.set_manifest import LARGEST_STRATUM, LEAST_SAMPLES, count_samples, make_manifest, write_manifest
 from tasks.samples.data_spec import SLICE
 from tasks.samples.formats import read_arrays
-from tasks.samples.npz import FIRST_INDICES
+from tasks.samples.npz import FIRST_INDICES, Arrays
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
-    from tasks.calibration.choose import Cell
     from tasks.model.set_manifest import CalibrationManifest
-    from tasks.samples.npz import Arrays
     from tasks.specs import InputSpec
 
 FILE_BYTES = 64 << 20

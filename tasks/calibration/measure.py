@@ -24,7 +24,7 @@ from tasks.calibration.reference_scores import join_scores, scores_of
 from tasks.calibration.report import FeatureDrift, Place, Resemblance, TokenCoverage
 from tasks.errors import InputError
 from tasks.samples.data_spec import SLICE, slices_in
-from tasks.samples.npz import FIRST_INDICES, load_arrays, shard_paths
+from tasks.samples.npz import FIRST_INDICES, Arrays, load_arrays, shard_paths
 from tasks.specs import Dim, Frozen, InputSpec, OutputDeclaration
 from validation.directions import combine
 from validation.drift import TokenCounts, compare, stratum_weights, unseen_tokens
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
-
-    from tasks.samples.npz import Arrays
 
     Texts = NDArray[np.str_]
     Floats = NDArray[np.float32]

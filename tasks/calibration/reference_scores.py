@@ -11,8 +11,8 @@ from tasks.errors import StageError
 from tasks.graphs import onnx_files
 from tasks.graphs.onnx_check import open_session
 from tasks.samples.feeds import split_batches
-from tasks.samples.npz import FIRST_INDICES, load_arrays, shard_paths
-from tasks.specs import Dim, Frozen, OutputDeclaration
+from tasks.samples.npz import FIRST_INDICES, Arrays, load_arrays, shard_paths
+from tasks.specs import Dim, Frozen, ModelSpec, OutputDeclaration
 from validation.elements import positions_of, unmasked
 from validation.outputs import OutputKind
 from validation.statistics import log_probabilities, log_softmax
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
     from tasks.process.context import StageContext
     from tasks.records import DataArtifact, ExportedModel
-    from tasks.samples.npz import Arrays
-    from tasks.specs import ModelSpec
 
     Floats = NDArray[np.float64]
     Array = np.ndarray[Any, Any]

@@ -11,14 +11,13 @@ import onnxruntime as ort
 from tasks.errors import StageError
 from tasks.graphs.interface import CheckExportRequest, CheckTypedRequest, export_steps
 from tasks.graphs.onnx_files import check_external_data, opset_of
-from tasks.samples.npz import load_arrays, shard_paths
+from tasks.samples.npz import Arrays, load_arrays, shard_paths
 from tasks.samples.shapes import check_shapes, feeds_at, optimal_extents, shape_label
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from tasks.samples.npz import Arrays
 
 # Float32 sums of the same numbers in another order differ by about 1e-6 of the largest; exported graphs of deep
 # encoders were measured at up to 1e-5. A dimension fixed in tracing, or a lost mask, is off by far more than this.

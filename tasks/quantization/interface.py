@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tasks.samples.feeds import split_batches
-from tasks.samples.npz import load_arrays, shard_paths
+from tasks.samples.npz import Arrays, load_arrays, shard_paths
 from tasks.specs import CalibrationMethod, Dim, Frozen, InputSpec
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from tasks.samples.npz import Arrays
 
 # Quantizers hold every tensor that they calibrate, of one batch, at once. One sample would do, but makes
 # ModelOpt take each layer for a matrix-vector product, which it leaves in float.

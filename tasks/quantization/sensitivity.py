@@ -10,7 +10,7 @@ from tasks.graphs import onnx_files
 from tasks.quantization.converter_table import int8_converter
 from tasks.quantization.interface import ConvertRequest
 from tasks.quantization.loss import Loss, RuleLoss, loss_key
-from tasks.specs import CalibrationMethod, Dim, Frozen, OutputDeclaration
+from tasks.specs import CalibrationMethod, Dim, Frozen, ModelSpec, OutputDeclaration
 from tasks.store.stage_cache import StageResult, run_cached
 
 if TYPE_CHECKING:
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
     from tasks.process.context import StageContext
     from tasks.records import DataArtifact, ExportedModel
-    from tasks.specs import ModelSpec
 
 RECIPE = 1
 SENSITIVITY_SAMPLES = 128

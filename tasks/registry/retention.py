@@ -13,21 +13,19 @@ from typing import TYPE_CHECKING
 
 from tasks.errors import InputError, RefusedError
 from tasks.process.child import ignore_progress
-from tasks.records import Cell
+from tasks.records import Cell, EngineManifest
 from tasks.registry.evidence import artifacts_of
 from tasks.registry.layout import BLOBS, blob_key, manifest_key
 from tasks.registry.moves import ChannelAddress
-from tasks.registry.survey import read_channels, read_manifests, survey_registry
+from tasks.registry.survey import Survey, read_channels, read_manifests, survey_registry
 from tasks.store.digests import artifact_digest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from tasks.objects.interface import Entry
-    from tasks.records import EngineManifest
     from tasks.registry.engines import SignedManifest
     from tasks.registry.registry import Registry
-    from tasks.registry.survey import Survey
 
 _BLOB_KEY = re.compile(rf"{BLOBS}sha256/[0-9a-f]{{2}}/[0-9a-f]{{62}}")
 

@@ -16,11 +16,11 @@ from tasks.backends import backend_of
 from tasks.backends.compatibility import refuse_elsewhere
 from tasks.errors import InputError, RefusedError, StageError
 from tasks.process.child import ignore_progress
-from tasks.records import Cell
+from tasks.records import Cell, EngineManifest
 from tasks.registry.evidence import find_contradictions, find_objections
 from tasks.registry.trust import holds_move
-from tasks.release.serving_folder import Accepted, folder_name
-from tasks.release.smoke import SmokeRequest, run_smoke
+from tasks.release.serving_folder import Accepted, ServingFolder, folder_name
+from tasks.release.smoke import SmokeReport, SmokeRequest, run_smoke
 from validation.verdict import Outcome
 
 if TYPE_CHECKING:
@@ -28,13 +28,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tasks.artifact import Artifact
-    from tasks.records import EngineManifest
     from tasks.registry.channels import Channel
     from tasks.registry.engines import SignedManifest
     from tasks.registry.moves import ChannelAddress, Move, SignedMove
     from tasks.registry.registry import Registry
-    from tasks.release.serving_folder import ServingFolder
-    from tasks.release.smoke import SmokeReport
 
 # Each try after the first means that another pull into the same folder came to its end meanwhile.
 _MOST_TRIES = 8

@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 from contextlib import contextmanager
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from filelock import FileLock, Timeout
@@ -26,7 +26,6 @@ from tasks.store.scratch import ScratchSpace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
-    from pathlib import Path
 
     from tasks.artifact import Artifact, ArtifactFile
 

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from tasks.errors import InputError
-from tasks.model.model_directory import SPEC_FILE
+from tasks.model.model_directory import SPEC_FILE, ModelDirectory
 from tasks.specs import Frozen, InputSpec
 from tasks.store.digests import copy_checked
-
-if TYPE_CHECKING:
-    from tasks.model.model_directory import ModelDirectory
 
 ORIGIN = f"{SPEC_FILE}: source"
 SOURCE_FOLDER = "source"

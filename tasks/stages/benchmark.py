@@ -19,7 +19,7 @@ import numpy as np
 
 from tasks.backends import CPU, backend_of
 from tasks.backends.compatibility import refuse_elsewhere
-from tasks.backends.interface import LayerTime
+from tasks.backends.interface import Engine, LayerTime
 from tasks.errors import InputError, StageError
 from tasks.process.child import Child
 from tasks.samples.feeds import make_feeds
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from tasks.artifact import Artifact
-    from tasks.backends.interface import Engine
     from tasks.process.context import StageContext
     from tasks.records import BuiltEngine, EngineJob
     from tasks.samples.npz import Arrays

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from tasks.backends import backend_of
 from tasks.backends.interface import BuildJob
 from tasks.backends.timing_cache import timing_cache_path
-from tasks.records import BuiltEngine
+from tasks.records import BackendIdentity, BuiltEngine, EngineJob
 from tasks.store.digests import digest_json
 from tasks.store.stage_cache import StageResult, run_cached
 
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tasks.process.context import StageContext
-    from tasks.records import BackendIdentity, EngineJob
 
 RECIPE = 3
 

@@ -15,7 +15,7 @@ from tasks.errors import InputError, StageError
 from tasks.graphs import onnx_files
 from tasks.graphs.interface import CheckTypedRequest
 from tasks.process.child import ignore_progress
-from tasks.quantization.converter_table import converters_for, int8_converter, tried_methods
+from tasks.quantization.converter_table import Converter, converters_for, int8_converter, tried_methods
 from tasks.quantization.interface import ConvertRequest
 from tasks.quantization.loss import LOSS_SAMPLES, Loss, LossRequest, loss_key
 from tasks.quantization.trials import (
@@ -27,8 +27,8 @@ from tasks.quantization.trials import (
     rank_trials,
     with_reason,
 )
-from tasks.records import TypedModel
-from tasks.specs import CalibrationMethod, Precision
+from tasks.records import DataArtifact, ExportedModel, TypedModel
+from tasks.specs import CalibrationMethod, ModelSpec, Precision
 from tasks.store.stage_cache import StageResult, run_cached
 
 if TYPE_CHECKING:
@@ -36,9 +36,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tasks.process.context import StageContext
-    from tasks.quantization.converter_table import Converter
-    from tasks.records import DataArtifact, ExportedModel
-    from tasks.specs import ModelSpec
 
 RECIPE = 2
 

@@ -14,7 +14,7 @@ from tasks.errors import StageError
 from tasks.graphs import onnx_files
 from tasks.graphs.interface import CheckExportRequest, export_steps
 from tasks.model.toolchain import package_versions
-from tasks.records import ExportedModel
+from tasks.records import DataArtifact, ExportedModel
 from tasks.samples.shapes import check_shapes
 from tasks.store.digests import artifact_digest
 from tasks.store.stage_cache import StageResult, run_cached
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
     from tasks.model.model_directory import ModelDirectory
     from tasks.process.context import StageContext
-    from tasks.records import DataArtifact
 
 RECIPE = 2
 SAMPLE_SHARDS = 16

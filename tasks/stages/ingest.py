@@ -12,7 +12,7 @@ from tasks.errors import InputError
 from tasks.records import DataArtifact
 from tasks.samples.data_spec import LABEL, SLICE, DataSpec, slices_in
 from tasks.samples.formats import read_arrays
-from tasks.samples.npz import FIRST_INDICES, save_shard
+from tasks.samples.npz import FIRST_INDICES, Arrays, save_shard
 from tasks.store.digests import digest_once
 from tasks.store.stage_cache import StageResult, run_cached
 from validation.breakdowns import LARGEST_SLICE
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tasks.process.context import StageContext
-    from tasks.samples.npz import Arrays
 
 RECIPE = 2
 SHARD_BYTES = 16 << 20

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tasks.records import ReferenceArtifact
+from tasks.records import DataArtifact, ReferenceArtifact
 from tasks.store.stage_cache import StageResult, run_cached
 from tasks.torch_side.interface import ReferenceRequest
 from tasks.torch_side.module_source import call_with_module, lay_out, module_key
@@ -12,7 +12,6 @@ from tasks.torch_side.module_source import call_with_module, lay_out, module_key
 if TYPE_CHECKING:
     from tasks.model.model_directory import ModelDirectory
     from tasks.process.context import StageContext
-    from tasks.records import DataArtifact
 
 RECIPE = 2
 

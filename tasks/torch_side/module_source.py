@@ -9,7 +9,7 @@ import shutil
 from typing import TYPE_CHECKING, TypeVar
 
 from tasks.errors import InputError
-from tasks.model.model_directory import SPEC_FILE
+from tasks.model.model_directory import SPEC_FILE, ModelDirectory
 from tasks.model.toolchain import package_versions
 from tasks.process.child import ChildFailedError
 from tasks.records import ModuleArtifact
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from tasks.artifact import Artifact
-    from tasks.model.model_directory import ModelDirectory
     from tasks.process.context import StageContext
     from tasks.specs import ModelSpec
     from tasks.store.interface import ArtifactStore

@@ -12,8 +12,8 @@ from onnx import TensorProto, helper
 from tasks.errors import StageError
 from tasks.graphs.interface import export_steps
 from tasks.graphs.onnx_files import opset_of, read_model, short_reason, write_model
-from tasks.samples.npz import save_shard
-from tasks.samples.shapes import check_shapes, feeds_at, fixed_dims, shape_label, trace_extents
+from tasks.samples.npz import Arrays, save_shard
+from tasks.samples.shapes import Extents, check_shapes, feeds_at, fixed_dims, shape_label, trace_extents
 from tasks.torch_side.interface import PLAIN, SIMPLIFIED, ExportReply, ExportRequest
 from tasks.torch_side.torch_module import PositionalModule, as_tensors, load_module, run_module
 
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
     import onnx
 
-    from tasks.samples.npz import Arrays
-    from tasks.samples.shapes import Extents
 
 LAST = 2**63 - 1  # beyond every axis: the end of a slice to the last one
 NAMED, AUTOMATIC = "named", "automatic"

@@ -14,13 +14,12 @@ from torch import Tensor, nn
 from tasks.errors import InputError
 from tasks.model.model_directory import SPEC_FILE
 from tasks.sources import source_of
-from tasks.sources.interface import ORIGIN, explain
+from tasks.sources.interface import ORIGIN, ModuleRequest, explain
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from tasks.samples.npz import Arrays
-    from tasks.sources.interface import ModuleRequest
 
 SEED = 0
 

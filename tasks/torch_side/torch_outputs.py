@@ -9,14 +9,12 @@ import numpy as np
 from tasks.errors import InputError
 from tasks.model.model_directory import SPEC_FILE
 from tasks.samples.feeds import split_batches
-from tasks.samples.npz import load_arrays, save_shard, shard_paths
+from tasks.samples.npz import Arrays, load_arrays, save_shard, shard_paths
 from tasks.torch_side.interface import ReferenceRequest
 from tasks.torch_side.torch_module import PositionalModule, load_module, run_module
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from tasks.samples.npz import Arrays
 
 
 def run(raw: dict[str, Any], progress: Callable[[int, int], None]) -> int:
