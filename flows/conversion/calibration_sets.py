@@ -26,9 +26,6 @@ if TYPE_CHECKING:
     from datetime import date
     from pathlib import Path
 
-    import numpy as np
-    from numpy.typing import NDArray
-
     from flows.session import Session
     from tasks.calibration.report import CalibrationReport
     from tasks.records import DataArtifact, ExportedModel
@@ -216,7 +213,7 @@ def draw_from(
         scores=session.reporter.step(
             "scores",
             lambda progress: score_samples(session.stage_context(progress), exported, spec, data),
-            _describe_scores,
+            lambda scores: f"of {scores.size:,} samples, {scores.min():.3g} to {scores.max():.3g}",
         ),
         seed=seed,
         name=_set_name(out),
@@ -230,10 +227,6 @@ def _set_name(out: Path) -> str:
     """The name of a set in the folder `out`, as a manifest takes it."""
     name = re.sub(r"[^a-z0-9]+", lambda gap: "_" if gap[0] == "_" else "-", out.resolve().name.lower())
     return name.strip("-_")[:LONGEST_NAME].rstrip("-_") or "drawn"
-
-
-def _describe_scores(scores: NDArray[np.float64]) -> str:
-    return f"of {scores.size:,} samples, {scores.min():.3g} to {scores.max():.3g}"
 
 
 def _digests(directory: ModelDirectory) -> set[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tasks.specs import Dim, Frozen, InputSpec
+from tasks.specs import Dim, Frozen, InputSpec, ModelSpec
 
 
 class CheckExportRequest(Frozen):
@@ -28,6 +28,5 @@ class CheckTypedRequest(Frozen):
 
     onnx: Path
     original: Path
-    inputs: dict[str, InputSpec]
-    dims: dict[str, Dim]
+    spec: ModelSpec
     samples: Path | None

@@ -124,7 +124,7 @@ def check_typed(raw: dict[str, Any], _progress: Callable[[int, int], None]) -> i
     request = CheckTypedRequest.model_validate(raw)
     try:
         session = open_session(request.onnx)
-        session.run(None, feeds_at(request.samples, request.inputs, optimal_extents(request.dims)))
+        session.run(None, feeds_at(request.samples, request.spec.inputs, optimal_extents(request.spec.dims)))
     except Exception as error:
         raise StageError(f"ONNX Runtime cannot load or run the converted graph: {error}") from error
     converted = onnx.load(request.onnx, load_external_data=False)

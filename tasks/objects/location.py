@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from tasks.errors import InputError
 from tasks.objects.folder import LocalObjects
-from tasks.objects.keys import is_key
+from tasks.objects.interface import is_key
 
 if TYPE_CHECKING:
     from tasks.objects.interface import ObjectStore

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from tasks.graphs.onnx_files import read_model, write_model
 from tasks.quantization.interface import CalibrationReader
-from tasks.quantization.loss import Graph, LossMeter, take_evenly
+from tasks.quantization.loss import Loss, LossMeter, open_graph, take_evenly
 from tasks.quantization.ort_calibration import find_ranges
 from tasks.quantization.ort_int8 import prepare, quantize
-from tasks.quantization.quantizable import find_quantizable
+from tasks.quantization.quantizable import Plan, find_quantizable
 from tasks.quantization.sensitivity import LayerSensitivity, Sensitivity, SensitivityRequest, rank_layers
+from tasks.samples.feeds import run_shard
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
 
     import onnx
 
-    from tasks.quantization.loss import Loss
-    from tasks.quantization.quantizable import Plan
     from tasks.samples.npz import Arrays
 
 
@@ -55,9 +54,10 @@ def measure(raw: dict[str, Any], progress: Callable[[int, int], None]) -> Sensit
 
 def _run_exported(request: SensitivityRequest, path: Path) -> list[tuple[Arrays, Arrays]]:
     """Shards of inputs with the outputs of the graph before it is quantized."""
-    graph = Graph(path)
-    chosen = take_evenly(request.data, request.most_samples)
-    return [(shard, graph.run(shard, request.batch)) for shard, _, _ in chosen]
+    graph = open_graph(path)
+    spec, chosen = request.conversion.spec, take_evenly(request.data, request.most_samples)
+    batch = spec.dims[spec.batch_dim]
+    return [(shard, run_shard(graph, shard, batch)) for shard, _, _ in chosen]
 
 
 def _loss_of(
@@ -73,10 +73,11 @@ def _loss_of(
     folder = prepared.parent.parent / "alone"
     folder.mkdir()
     quantized = quantize(model, alone, ranges)
-    graph = Graph(write_model(quantized, folder, external_bytes=request.conversion.external_bytes))
-    meter = LossMeter(request.outputs)
+    graph = open_graph(write_model(quantized, folder, external_bytes=request.conversion.external_bytes))
+    spec = request.conversion.spec
+    meter, batch = LossMeter(spec.outputs), spec.dims[spec.batch_dim]
     for shard, exported in shards:
-        meter.update(exported, graph.run(shard, request.batch), shard)
+        meter.update(exported, run_shard(graph, shard, batch), shard)
     shutil.rmtree(folder)
     return meter.result()
 

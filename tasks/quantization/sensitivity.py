@@ -10,7 +10,7 @@ from tasks.graphs import onnx_files
 from tasks.quantization.converter_table import int8_converter
 from tasks.quantization.interface import ConvertRequest
 from tasks.quantization.loss import Loss, RuleLoss, loss_key
-from tasks.specs import CalibrationMethod, Dim, Frozen, ModelSpec, OutputDeclaration
+from tasks.specs import CalibrationMethod, Frozen, ModelSpec
 from tasks.store.stage_cache import StageResult, run_cached
 
 if TYPE_CHECKING:
@@ -71,8 +71,6 @@ class SensitivityRequest(Frozen):
 
     conversion: ConvertRequest
     data: Path
-    batch: Dim
-    outputs: dict[str, OutputDeclaration]
     most_samples: int = SENSITIVITY_SAMPLES
 
 
@@ -110,7 +108,9 @@ def measure_sensitivity(
     """
     if spec.calibration is None:
         raise InputError("model.yaml: calibration: missing, and int8 needs it; name a calibration set")
-    method = _ranges_by(method or spec.calibration.method)
+    method = method or spec.calibration.method
+    if method in {CalibrationMethod.MAX, CalibrationMethod.AUTO}:
+        method = CalibrationMethod.MINMAX
     key: dict[str, object] = {
         "recipe": RECIPE,
         "onnx": exported.onnx.digest,
@@ -132,10 +132,6 @@ def measure_sensitivity(
     return run_cached(context.store, "sensitivity", key, Sensitivity, produce)
 
 
-def _ranges_by(method: CalibrationMethod) -> CalibrationMethod:
-    return CalibrationMethod.MINMAX if method in {CalibrationMethod.MAX, CalibrationMethod.AUTO} else method
-
-
 def _request(
     context: StageContext,
     exported: ExportedModel,
@@ -154,16 +150,9 @@ def _request(
     conversion = ConvertRequest(
         onnx=onnx,
         output=folder / "result",
-        inputs=spec.inputs,
-        dims=spec.dims,
-        batch_dim=spec.batch_dim,
+        spec=spec,
         external_bytes=onnx_files.EXTERNAL_DATA_BYTES,
         samples=context.store.fetch(calibration.inputs, folder / "samples"),
         method=method,
     )
-    return SensitivityRequest(
-        conversion=conversion,
-        data=context.store.fetch(data.inputs, folder / "data"),
-        batch=spec.dims[spec.batch_dim],
-        outputs=spec.outputs,
-    )
+    return SensitivityRequest(conversion=conversion, data=context.store.fetch(data.inputs, folder / "data"))

@@ -101,7 +101,9 @@ def plan_removal(
     signed, manifest_faults = read_manifests(registry, survey.engines, on_progress)
     manifest_faults += [fault for cell, one in signed.items() for fault in _faults_of(cell, one)]
     refuse_removal([*survey.faults, *channel_faults, *manifest_faults, *_lost_engines(registry, holds)])
-    registered = {cell: _registered_at(one.manifest, survey.engines[cell]) for cell, one in signed.items()}
+    registered = {
+        cell: max(_time_of(one.manifest.created_at), survey.engines[cell].modified) for cell, one in signed.items()
+    }
     held = {
         cell: holds.get(cell.engine_id) or _held_by_age(cell.engine_id, moment)
         for cell, moment in registered.items()
@@ -185,10 +187,6 @@ def _faults_of(cell: Cell, signed: SignedManifest) -> list[str]:
 def _time_of(text: str) -> datetime:
     moment = datetime.fromisoformat(text)
     return moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
-
-
-def _registered_at(manifest: EngineManifest, entry: Entry) -> datetime:
-    return max(_time_of(manifest.created_at), entry.modified)
 
 
 def _held_by_age(engine_id: str, registered: datetime) -> Held:

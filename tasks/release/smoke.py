@@ -13,17 +13,15 @@ from tasks.backends import backend_of
 from tasks.errors import StageError
 from tasks.process.child import call_in_child
 from tasks.records import SmokeArtifact
-from tasks.samples.feeds import split_batches
-from tasks.samples.npz import load_arrays, save_shard, shard_paths
+from tasks.samples.feeds import run_shard, split_batches
+from tasks.samples.npz import Arrays, load_arrays, save_shard, shard_paths
 from tasks.specs import Dim, Frozen
-from tasks.stages.compare import run_shard
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tasks.artifact import Artifact
     from tasks.backends.interface import Engine
-    from tasks.samples.npz import Arrays
     from tasks.store.interface import ArtifactStore
 
 MOST_SHARDS = 4
@@ -144,7 +142,7 @@ def run_in_child(payload: dict[str, Any], progress: Callable[[int, int], None]) 
     sizes = itertools.cycle(request.batch.buckets or (request.batch.opt,))  # as it was compared, plan by plan
     found: list[Arrays] = []
     for shard in inputs:
-        found.append(run_shard(engine, shard, request.batch, sizes))
+        found.append(run_shard(engine.run, shard, request.batch, sizes))
         progress(len(found), len(inputs))
     return SmokeReport(
         samples=sum(len(next(iter(shard.values()))) for shard in inputs),

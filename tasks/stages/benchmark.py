@@ -254,7 +254,8 @@ def take_turn(payload: dict[str, Any], _progress: Callable[[int, int], None]) ->
     turn = Turn.model_validate(payload)
     if turn.with_layers:
         return TurnReply(latencies_ms=(), layers=tuple(_engine(turn.runtime, turn.plan).layer_times(_feeds_of(turn))))
-    call = _engine_call(turn) if turn.module is None else _module_call(turn)
+    is_engines = turn.module is None
+    call = _engine(turn.runtime, turn.plan).timed_call(_feeds_of(turn)) if is_engines else _module_call(turn)
     latencies: list[float] = []
     ends = time.perf_counter() + turn.seconds
     while len(latencies) < LEAST_CALLS or time.perf_counter() < ends:
@@ -276,10 +277,6 @@ def _feeds_of(turn: Turn) -> Arrays:
 def _engine(runtime: str, plan: Path | None) -> Engine:
     assert plan is not None  # noqa: S101 - it is an engine's turn
     return backend_of(runtime).load(plan)
-
-
-def _engine_call(turn: Turn) -> Callable[[], float]:
-    return _engine(turn.runtime, turn.plan).timed_call(_feeds_of(turn))
 
 
 def _module_call(turn: Turn) -> Callable[[], float]:

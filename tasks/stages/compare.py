@@ -10,16 +10,14 @@ import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from tasks.artifact import Artifact
 from tasks.backends import backend_of
 from tasks.backends.compatibility import refuse_elsewhere
 from tasks.errors import StageError
-from tasks.records import ComparedEngine
+from tasks.records import BuiltEngine, ComparedEngine, EngineJob
 from tasks.samples.data_spec import LABEL, slices_in
-from tasks.samples.feeds import split_batches
-from tasks.samples.npz import load_arrays, save_shard, shard_paths
+from tasks.samples.feeds import run_shard
+from tasks.samples.npz import Arrays, load_arrays, save_shard, shard_paths
 from tasks.specs import Dim, Frozen, OutputDeclaration
 from tasks.store.digests import statistics_digest
 from tasks.store.stage_cache import StageResult, run_cached
@@ -27,12 +25,9 @@ from validation.bootstrap import Bootstrap
 from validation.comparison import Comparison, ComparisonResult
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
-    from tasks.backends.interface import Engine
     from tasks.process.context import StageContext
-    from tasks.records import BuiltEngine, EngineJob
-    from tasks.samples.npz import Arrays
     from validation.policy import Policy
 
 RUN_RECIPE = 1
@@ -186,7 +181,7 @@ def run_in_child(payload: dict[str, Any], progress: Callable[[int, int], None]) 
     shards = shard_paths(request.inputs)
     sizes = itertools.cycle(request.batch.buckets or (request.batch.opt,))
     for number, path in enumerate(shards):
-        save_shard(request.candidate, number, run_shard(engine, load_arrays(path), request.batch, sizes))
+        save_shard(request.candidate, number, run_shard(engine.run, load_arrays(path), request.batch, sizes))
         progress(number + 1, len(shards))
     # A plan that no sample has run is not judged, and must not be registered with those that are.
     if unused := engine.unused_plans():
@@ -225,28 +220,6 @@ def _masks(request: MeasureRequest, shard: str) -> Arrays:
         return {}
     inputs = load_arrays(request.inputs / shard)
     return {output.mask: inputs[output.mask] for output in request.outputs.values() if output.mask is not None}
-
-
-def run_shard(engine: Engine, shard: Arrays, batch: Dim, sizes: Iterator[int] | None = None) -> Arrays:
-    """Outputs of a whole shard, run in batches of the `opt` size, or of `sizes` in turn.
-
-    Raises:
-        StageError: an output's shape differs between batches in more than the number of samples.
-    """
-    parts: dict[str, list[np.ndarray[Any, Any]]] = {}
-    for feeds, real in split_batches(shard, batch, sizes):
-        fed = len(next(iter(feeds.values())))
-        for name, array in engine.run(feeds).items():
-            parts.setdefault(name, []).append(_without_filling(array, fed, real))
-    try:
-        return {name: np.concatenate(arrays) for name, arrays in parts.items()}
-    except ValueError as error:
-        raise StageError(f"the engine's outputs cannot be joined over batches: {error}") from None
-
-
-def _without_filling(array: np.ndarray[Any, Any], fed: int, real: int) -> np.ndarray[Any, Any]:
-    # An output that has not one row for each sample stays as it is: cut to length, it would pass for a right one.
-    return array[:real] if array.ndim and len(array) == fed else array
 
 
 def peak_memory_bytes() -> int:

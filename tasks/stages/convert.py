@@ -196,11 +196,7 @@ class _Conversion:
             _Step(int8_converter(method), onnx, place, folder / "rest", method, part_of(progress, 0, 2))
         )
         request = LossRequest(
-            exported=onnx,
-            quantized=onnx_files.find_model(place / "result"),
-            samples=folder / "held",
-            batch=self.spec.dims[self.spec.batch_dim],
-            outputs=self.spec.outputs,
+            exported=onnx, quantized=onnx_files.find_model(place / "result"), samples=folder / "held", spec=self.spec
         )
         told = part_of(progress, 1, 2)
         return self.context.call_in_child(
@@ -216,9 +212,7 @@ class _Conversion:
             ConvertRequest(
                 onnx=step.onnx,
                 output=result,
-                inputs=self.spec.inputs,
-                dims=self.spec.dims,
-                batch_dim=self.spec.batch_dim,
+                spec=self.spec,
                 external_bytes=onnx_files.EXTERNAL_DATA_BYTES,
                 samples=step.samples,
                 method=step.method,
@@ -229,11 +223,7 @@ class _Conversion:
             on_progress=step.progress,
         )
         check = CheckTypedRequest(
-            onnx=onnx_files.find_model(result),
-            original=step.onnx,
-            inputs=self.spec.inputs,
-            dims=self.spec.dims,
-            samples=step.samples,
+            onnx=onnx_files.find_model(result), original=step.onnx, spec=self.spec, samples=step.samples
         )
         opset = self.context.call_in_child(
             "tasks.graphs.onnx_check:check_typed", check, int, step.place, on_progress=ignore_progress

@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from tasks.errors import InputError, RefusedError
 from tasks.objects import folder as local
 from tasks.objects import interface, s3
-from tasks.objects.interface import ChangedError
-from tasks.objects.keys import check_key, check_prefix, is_key
+from tasks.objects.interface import ChangedError, check_key, check_prefix, is_key
 from tests.tasks import memory_objects
 
 if TYPE_CHECKING:

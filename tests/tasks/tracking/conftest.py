@@ -135,7 +135,6 @@ class Case:
             "validation_samples": sum(SHARDS),
             "outputs": OUTPUTS,
             "dims": {"batch": Dim(min=1, opt=8, max=32)},
-            "tags": {"team": "scoring"},
         }
         return ConversionRecord(**(fields | changes))
 
