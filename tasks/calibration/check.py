@@ -141,25 +141,24 @@ class _Measurement:
             "strata": list(self.strata),
         }
 
-    def run(self) -> Resemblance:
+    def run(self, folder: Path) -> Resemblance:
         fetch, spec, held_out = self.context.store.fetch, self.spec, self.production.validation
-        with self.context.store.scratch() as folder:
-            onnx = None
-            if self.exported is not None and self.outputs:
-                onnx = onnx_files.fetched_model(fetch(self.exported.onnx, folder / "onnx"))
-            request = MeasureRequest(
-                calibration=_laid_out(self.context, self.data, folder / "set"),
-                production=_laid_out(self.context, self.production.data, folder / "production"),
-                validation=None if held_out is None else fetch(held_out.inputs, folder / "validation"),
-                inputs=dict(spec.inputs),
-                batch_dim=spec.batch_dim,
-                batch=spec.dims[spec.batch_dim],
-                outputs=self.outputs,
-                onnx=onnx,
-                strata=self.strata,
-            )
-            entry = "tasks.calibration.measure:measure_in_child"
-            return self.context.call_in_child(entry, request, Resemblance, folder)
+        onnx = None
+        if self.exported is not None and self.outputs:
+            onnx = onnx_files.fetched_model(fetch(self.exported.onnx, folder / "onnx"))
+        request = MeasureRequest(
+            calibration=_laid_out(self.context, self.data, folder / "set"),
+            production=_laid_out(self.context, self.production.data, folder / "production"),
+            validation=None if held_out is None else fetch(held_out.inputs, folder / "validation"),
+            inputs=dict(spec.inputs),
+            batch_dim=spec.batch_dim,
+            batch=spec.dims[spec.batch_dim],
+            outputs=self.outputs,
+            onnx=onnx,
+            strata=self.strata,
+        )
+        entry = "tasks.calibration.measure:measure_in_child"
+        return self.context.call_in_child(entry, request, Resemblance, folder)
 
 
 def _laid_out(context: StageContext, data: DataArtifact, folder: Path) -> DataSet:

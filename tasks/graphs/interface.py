@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tasks.specs import Dim, Frozen, InputSpec, ModelSpec
+from tasks.specs import Frozen, ModelSpec
 
 
 class CheckExportRequest(Frozen):
@@ -12,9 +12,7 @@ class CheckExportRequest(Frozen):
 
     onnx: Path
     expected: Path
-    inputs: dict[str, InputSpec]
-    outputs: tuple[str, ...]
-    dims: dict[str, Dim]
+    spec: ModelSpec
     progress_before: int
 
 

@@ -47,26 +47,26 @@ def check_export(raw: dict[str, Any], progress: Callable[[int, int], None]) -> d
     except Exception as error:
         raise StageError(f"export: ONNX Runtime cannot load the exported graph: {error}") from error
     _check_signature(session, request)
-    shapes = check_shapes(request.dims)
+    shapes = check_shapes(request.spec.dims)
     checks: dict[str, float] = {}
     for number, (shape, path) in enumerate(zip(shapes, shard_paths(request.expected), strict=True), start=1):
         label = shape_label(shape)
-        checks[label] = _compare(session, request.outputs, load_arrays(path), label)
+        checks[label] = _compare(session, list(request.spec.outputs), load_arrays(path), label)
         progress(request.progress_before + number, export_steps(len(shapes)))
     return checks
 
 
 def _check_signature(session: ort.InferenceSession, request: CheckExportRequest) -> None:
     found = {value.name: value.type for value in session.get_inputs()}
-    wanted = {name: _ort_type(spec.dtype) for name, spec in request.inputs.items()}
+    wanted = {name: _ort_type(spec.dtype) for name, spec in request.spec.inputs.items()}
     if found != wanted:
         raise StageError(
             f"export: the graph takes {found}, model.yaml declares {wanted}; an input that the module never uses"
             " is dropped by exporters: remove it from model.yaml, or use it"
         )
     outputs = [value.name for value in session.get_outputs()]
-    if outputs != list(request.outputs):
-        raise StageError(f"export: the graph gives {outputs}, model.yaml declares {list(request.outputs)}")
+    if outputs != list(request.spec.outputs):
+        raise StageError(f"export: the graph gives {outputs}, model.yaml declares {list(request.spec.outputs)}")
 
 
 def _ort_type(dtype: str) -> str:

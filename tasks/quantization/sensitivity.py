@@ -124,35 +124,26 @@ def measure_sensitivity(
         "external_bytes": onnx_files.EXTERNAL_DATA_BYTES,
     }
 
-    def produce() -> Sensitivity:
-        with context.store.scratch() as folder:
-            request = _request(context, exported, spec, calibration, data, method, folder)
-            return context.call_in_child("tasks.quantization.ort_sensitivity:measure", request, Sensitivity, folder)
+    def produce(folder: Path) -> Sensitivity:
+        conversion = ConvertRequest(
+            onnx=_fetch_graph(context, exported, folder / "onnx"),
+            output=folder / "result",
+            spec=spec,
+            external_bytes=onnx_files.EXTERNAL_DATA_BYTES,
+            samples=context.store.fetch(calibration.inputs, folder / "samples"),
+            method=method,
+        )
+        request = SensitivityRequest(conversion=conversion, data=context.store.fetch(data.inputs, folder / "data"))
+        return context.call_in_child("tasks.quantization.ort_sensitivity:measure", request, Sensitivity, folder)
 
     return run_cached(context.store, "sensitivity", key, Sensitivity, produce)
 
 
-def _request(
-    context: StageContext,
-    exported: ExportedModel,
-    spec: ModelSpec,
-    calibration: DataArtifact,
-    data: DataArtifact,
-    method: CalibrationMethod,
-    folder: Path,
-) -> SensitivityRequest:
-    onnx = onnx_files.fetched_model(context.store.fetch(exported.onnx, folder / "onnx"))
+def _fetch_graph(context: StageContext, exported: ExportedModel, folder: Path) -> Path:
+    onnx = onnx_files.fetched_model(context.store.fetch(exported.onnx, folder))
     if onnx_files.holds_quantization(onnx):
         raise StageError(
             "sensitivity: the model was quantized in training, so its layers cannot be quantized one by one; measure"
             " the model as it was before"
         )
-    conversion = ConvertRequest(
-        onnx=onnx,
-        output=folder / "result",
-        spec=spec,
-        external_bytes=onnx_files.EXTERNAL_DATA_BYTES,
-        samples=context.store.fetch(calibration.inputs, folder / "samples"),
-        method=method,
-    )
-    return SensitivityRequest(conversion=conversion, data=context.store.fetch(data.inputs, folder / "data"))
+    return onnx

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from tasks.errors import InputError
 from tasks.model.model_directory import SPEC_FILE, ModelDirectory
-from tasks.specs import Frozen, InputSpec
+from tasks.specs import Frozen, ModelSpec
 from tasks.store.digests import copy_checked
 
 ORIGIN = f"{SPEC_FILE}: source"
@@ -16,13 +16,11 @@ SOURCE_FOLDER = "source"
 
 
 class ModuleRequest(Frozen):
-    """Where a child finds the module: what `Source.lay_out` put into `folder`, and the weights beside it, if any."""
+    """Where a child finds a model's module: what `Source.lay_out` put into `folder`, and the weights, if any."""
 
     folder: Path
-    source: str
+    spec: ModelSpec
     weights: Path | None
-    inputs: dict[str, InputSpec]
-    outputs: tuple[str, ...]
 
 
 class Source(Protocol):

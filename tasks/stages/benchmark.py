@@ -99,8 +99,8 @@ def benchmark_engine(context: StageContext, job: EngineJob, engine: BuiltEngine)
         "seconds": context.benchmark_s,
     }
 
-    def produce() -> Benchmark:
-        with context.store.scratch() as folder, ExitStack() as stack:
+    def produce(folder: Path) -> Benchmark:
+        with ExitStack() as stack:
             base: dict[str, Any] = {"target": target, "runtime": job.cell.runtime, "inputs": spec.inputs}
             base |= {"extents": {}, "seconds": 0.0, "data": context.store.fetch(job.data.inputs, folder / "inputs")}
             plan = context.store.fetch(engine.plan, folder / "plan")

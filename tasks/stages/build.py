@@ -48,14 +48,13 @@ def build_engine(context: StageContext, job: EngineJob) -> StageResult[BuiltEngi
         "target": cell.target,
     }
 
-    def produce() -> BuiltEngine:
-        with context.store.scratch() as folder:
-            (folder / "plan").mkdir()
-            request = _request(context, job, identity, folder)
-            warnings = context.call_in_child("tasks.stages.build:build_in_child", request, tuple[str, ...], folder)
-            for warning in warnings:
-                context.on_warning(warning)
-            plan = context.store.put(folder / "plan")
+    def produce(folder: Path) -> BuiltEngine:
+        (folder / "plan").mkdir()
+        request = _request(context, job, identity, folder)
+        warnings = context.call_in_child("tasks.stages.build:build_in_child", request, tuple[str, ...], folder)
+        for warning in warnings:
+            context.on_warning(warning)
+        plan = context.store.put(folder / "plan")
         return BuiltEngine(
             plan=plan,
             backend=identity,

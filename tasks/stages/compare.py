@@ -106,24 +106,23 @@ def _run_engine(context: StageContext, job: EngineJob, engine: BuiltEngine) -> S
         "batch": batch.model_dump(),
     }
 
-    def produce() -> CandidateOutputs:
-        with context.store.scratch() as folder:
-            (folder / "candidate").mkdir()
-            request = RunRequest(
-                runtime=job.cell.runtime,
-                plan=context.store.fetch(engine.plan, folder / "plan"),
-                inputs=context.store.fetch(job.data.inputs, folder / "inputs"),
-                candidate=folder / "candidate",
-                batch=batch,
-            )
-            peak_memory_bytes = context.call_in_child(
-                "tasks.stages.compare:run_in_child",
-                request,
-                int,
-                folder,
-                on_progress=lambda done, total: context.on_progress(done, 2 * total),
-            )
-            outputs = context.store.put(folder / "candidate")
+    def produce(folder: Path) -> CandidateOutputs:
+        (folder / "candidate").mkdir()
+        request = RunRequest(
+            runtime=job.cell.runtime,
+            plan=context.store.fetch(engine.plan, folder / "plan"),
+            inputs=context.store.fetch(job.data.inputs, folder / "inputs"),
+            candidate=folder / "candidate",
+            batch=batch,
+        )
+        peak_memory_bytes = context.call_in_child(
+            "tasks.stages.compare:run_in_child",
+            request,
+            int,
+            folder,
+            on_progress=lambda done, total: context.on_progress(done, 2 * total),
+        )
+        outputs = context.store.put(folder / "candidate")
         return CandidateOutputs(outputs=outputs, peak_memory_bytes=peak_memory_bytes)
 
     return run_cached(context.store, "run", key, CandidateOutputs, produce)
@@ -144,23 +143,22 @@ def _measure(context: StageContext, job: EngineJob, candidate: Artifact) -> Stag
         "outputs": {name: output.model_dump(mode="json") for name, output in outputs.items()},
     }
 
-    def produce() -> Measured:
-        with context.store.scratch() as folder:
-            request = MeasureRequest(
-                reference=context.store.fetch(job.reference.outputs, folder / "reference"),
-                candidate=context.store.fetch(candidate, folder / "candidate"),
-                annotations=context.store.fetch(data.annotations, folder / "annotations"),
-                inputs=context.store.fetch(masks, folder / "inputs") if masks else None,
-                outputs=outputs,
-                **plan,
-            )
-            return context.call_in_child(
-                "tasks.stages.compare:measure_in_child",
-                request,
-                Measured,
-                folder,
-                on_progress=lambda done, total: context.on_progress(total + done, 2 * total),
-            )
+    def produce(folder: Path) -> Measured:
+        request = MeasureRequest(
+            reference=context.store.fetch(job.reference.outputs, folder / "reference"),
+            candidate=context.store.fetch(candidate, folder / "candidate"),
+            annotations=context.store.fetch(data.annotations, folder / "annotations"),
+            inputs=context.store.fetch(masks, folder / "inputs") if masks else None,
+            outputs=outputs,
+            **plan,
+        )
+        return context.call_in_child(
+            "tasks.stages.compare:measure_in_child",
+            request,
+            Measured,
+            folder,
+            on_progress=lambda done, total: context.on_progress(total + done, 2 * total),
+        )
 
     return run_cached(context.store, "measure", key, Measured, produce)
 

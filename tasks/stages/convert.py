@@ -117,18 +117,17 @@ class _Conversion:
             "loss": loss_key(self.spec.outputs),
         }
 
-    def run(self) -> TypedModel:
+    def run(self, folder: Path) -> TypedModel:
         if self.precision is Precision.FP32:
             return self._untouched("the exported model is FP32")
-        with self.context.store.scratch() as folder:
-            onnx = onnx_files.fetched_model(self.context.store.fetch(self.exported.onnx, folder / "onnx"))
-            if self.precision is Precision.INT8 and onnx_files.holds_quantization(onnx):
-                return self._quantized_in_training()
-            if self.calibration is not None:
-                self.context.store.fetch(self.calibration.inputs, folder / "samples")
-            if self.method is CalibrationMethod.AUTO:
-                return self._best_of_trials(folder, onnx)
-            return self._first_that_works(folder, onnx)
+        onnx = onnx_files.fetched_model(self.context.store.fetch(self.exported.onnx, folder / "onnx"))
+        if self.precision is Precision.INT8 and onnx_files.holds_quantization(onnx):
+            return self._quantized_in_training()
+        if self.calibration is not None:
+            self.context.store.fetch(self.calibration.inputs, folder / "samples")
+        if self.method is CalibrationMethod.AUTO:
+            return self._best_of_trials(folder, onnx)
+        return self._first_that_works(folder, onnx)
 
     def _quantized_in_training(self) -> TypedModel:
         if self.exclude:

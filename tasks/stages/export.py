@@ -58,20 +58,17 @@ def export_onnx(
         "traced_on": samples.inputs.digest if samples is not None and spec.export.exporter == "torchscript" else None,
     }
 
-    def produce() -> ExportedModel:
-        with context.store.scratch() as folder:
-            request = ExportRequest(
-                module=lay_out(directory, folder, module),
-                dims=spec.dims,
-                export=spec.export,
-                samples=None if samples is None else _fetch_some(context, samples, folder / "samples"),
-                output=folder,
-                external_bytes=onnx_files.EXTERNAL_DATA_BYTES,
-            )
-            reply = call_with_module(
-                context, "tasks.torch_side.torch_export:export", request, ExportReply, folder, source=spec.source
-            )
-            return _checked(context, request, reply)
+    def produce(folder: Path) -> ExportedModel:
+        request = ExportRequest(
+            module=lay_out(directory, folder, module),
+            samples=None if samples is None else _fetch_some(context, samples, folder / "samples"),
+            output=folder,
+            external_bytes=onnx_files.EXTERNAL_DATA_BYTES,
+        )
+        reply = call_with_module(
+            context, "tasks.torch_side.torch_export:export", request, ExportReply, folder, source=spec.source
+        )
+        return _checked(context, request, reply)
 
     return run_cached(context.store, "export", key, ExportedModel, produce)
 
@@ -100,13 +97,11 @@ def _checked(context: StageContext, request: ExportRequest, reply: ExportReply) 
 
 def _check(context: StageContext, request: ExportRequest, kind: str) -> dict[str, float]:
     folder = request.output
-    shapes = len(check_shapes(request.dims))
+    shapes = len(check_shapes(request.module.spec.dims))
     check = CheckExportRequest(
         onnx=onnx_files.find_model(folder / kind),
         expected=folder / "expected",
-        inputs=request.module.inputs,
-        outputs=request.module.outputs,
-        dims=request.dims,
+        spec=request.module.spec,
         progress_before=export_steps(shapes) - shapes,
     )
     return context.call_in_child("tasks.graphs.onnx_check:check_export", check, dict[str, float], folder)
@@ -122,10 +117,10 @@ def _stored(
 ) -> ExportedModel:
     return ExportedModel(
         onnx=context.store.put(folder),
-        opset=request.export.opset,
+        opset=request.module.spec.export.opset,
         checks=checks,
         recipe={
-            "exporter": request.export.exporter,
+            "exporter": request.module.spec.export.exporter,
             "torch": package_versions("torch")["torch"],
             "simplifier": simplifier,
             "dynamic_dims": reply.dynamic_dims,

@@ -48,25 +48,24 @@ def ingest(context: StageContext, spec: DataSpec, files: Sequence[Path], field: 
         "dims": {name: dim.model_dump() for name, dim in spec.dims.items()},
     }
 
-    def produce() -> DataArtifact:
-        with context.store.scratch() as folder:
-            inputs, annotations = folder / "inputs", folder / "annotations"
-            inputs.mkdir()
-            annotations.mkdir()
-            samples, slices = 0, _SliceValues(field)
-            for number, shard in enumerate(_shards(spec, files, field)):
-                save_shard(inputs, number, {name: shard[name] for name in spec.inputs})
-                save_shard(annotations, number, {name: a for name, a in shard.items() if name not in spec.inputs})
-                slices.add(shard)
-                samples += len(shard[next(iter(spec.inputs))])
-            if [digest_once(path) for path in files] != digests:
-                raise InputError(f"{field}: a file changed while it was read; run the conversion again")
-            return DataArtifact(
-                inputs=context.store.put(inputs),
-                annotations=context.store.put(annotations),
-                samples=samples,
-                slices=slices.names,
-            )
+    def produce(folder: Path) -> DataArtifact:
+        inputs, annotations = folder / "inputs", folder / "annotations"
+        inputs.mkdir()
+        annotations.mkdir()
+        samples, slices = 0, _SliceValues(field)
+        for number, shard in enumerate(_shards(spec, files, field)):
+            save_shard(inputs, number, {name: shard[name] for name in spec.inputs})
+            save_shard(annotations, number, {name: a for name, a in shard.items() if name not in spec.inputs})
+            slices.add(shard)
+            samples += len(shard[next(iter(spec.inputs))])
+        if [digest_once(path) for path in files] != digests:
+            raise InputError(f"{field}: a file changed while it was read; run the conversion again")
+        return DataArtifact(
+            inputs=context.store.put(inputs),
+            annotations=context.store.put(annotations),
+            samples=samples,
+            slices=slices.names,
+        )
 
     return run_cached(context.store, "ingest", key, DataArtifact, produce)
 

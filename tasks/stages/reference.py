@@ -10,6 +10,8 @@ from tasks.torch_side.interface import ReferenceRequest
 from tasks.torch_side.module_source import call_with_module, lay_out, module_key
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tasks.model.model_directory import ModelDirectory
     from tasks.process.context import StageContext
 
@@ -37,17 +39,15 @@ def run_reference(
         "batch": batch.model_dump(),
     }
 
-    def produce() -> ReferenceArtifact:
-        with context.store.scratch() as folder:
-            outputs = folder / "outputs"
-            outputs.mkdir()
-            request = ReferenceRequest(
-                module=lay_out(directory, folder, module),
-                batch=batch,
-                shards=context.store.fetch(data.inputs, folder / "shards"),
-                output=outputs,
-            )
-            call_with_module(context, "tasks.torch_side.torch_outputs:run", request, int, folder, source=spec.source)
-            return ReferenceArtifact(outputs=context.store.put(outputs))
+    def produce(folder: Path) -> ReferenceArtifact:
+        outputs = folder / "outputs"
+        outputs.mkdir()
+        request = ReferenceRequest(
+            module=lay_out(directory, folder, module),
+            shards=context.store.fetch(data.inputs, folder / "shards"),
+            output=outputs,
+        )
+        call_with_module(context, "tasks.torch_side.torch_outputs:run", request, int, folder, source=spec.source)
+        return ReferenceArtifact(outputs=context.store.put(outputs))
 
     return run_cached(context.store, "reference", key, ReferenceArtifact, produce)

@@ -50,12 +50,11 @@ def store_module(context: StageContext, directory: ModelDirectory) -> StageResul
     source = source_of(directory.spec.source)
     key = source.key(directory)
 
-    def produce() -> ModuleArtifact:
-        with context.store.scratch() as folder:
-            source.lay_out(directory, folder / "module", key)
-            name = None if directory.weights is None else directory.weights.name
-            files = context.store.put(folder / "module")
-            return ModuleArtifact(files=files, source=directory.spec.source, weights=name)
+    def produce(folder: Path) -> ModuleArtifact:
+        source.lay_out(directory, folder / "module", key)
+        name = None if directory.weights is None else directory.weights.name
+        files = context.store.put(folder / "module")
+        return ModuleArtifact(files=files, source=directory.spec.source, weights=name)
 
     return run_cached(context.store, "module", key, ModuleArtifact, produce)
 
@@ -71,11 +70,7 @@ def fetch_module(store: ArtifactStore, module: ModuleArtifact, spec: ModelSpec, 
 
 def _request(spec: ModelSpec, weights: str | None, folder: Path) -> ModuleRequest:
     return ModuleRequest(
-        folder=folder / SOURCE_FOLDER,
-        source=spec.source,
-        weights=None if weights is None else folder / weights,
-        inputs=spec.inputs,
-        outputs=tuple(spec.outputs),
+        folder=folder / SOURCE_FOLDER, spec=spec, weights=None if weights is None else folder / weights
     )
 
 

@@ -34,11 +34,11 @@ def run(raw: dict[str, Any], progress: Callable[[int, int], None]) -> int:
 
 
 def _run_shard(module: PositionalModule, request: ReferenceRequest, shard: Arrays, label: str) -> Arrays:
-    batches = []
-    for feeds, real in split_batches(shard, request.batch):
+    spec, batches = request.module.spec, []
+    for feeds, real in split_batches(shard, spec.dims[spec.batch_dim]):
         outputs = run_module(module, request.module, feeds, label)
         batches.append({name: array[:real] for name, array in outputs.items()})
-    return {name: np.concatenate([batch[name] for batch in batches]) for name in request.module.outputs}
+    return {name: np.concatenate([batch[name] for batch in batches]) for name in spec.outputs}
 
 
 def _check_finite(outputs: Arrays, shard: str) -> None:
