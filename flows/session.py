@@ -19,6 +19,7 @@ from tasks.process.kernel import machine_memory_bytes
 from tasks.registry.listeners import Listeners
 from tasks.registry.registry import Registry
 from tasks.registry.signing import Signing
+from tasks.release.rejected import RejectedEngines
 from tasks.store.local import LocalStore
 from tasks.store.record_folder import RecordFolder, open_state
 
@@ -45,6 +46,11 @@ class Session:
     def state(self) -> RecordFolder:
         """What must outlive the store: the journal of conversions, the watcher's heads, what did not pass."""
         return open_state(self.settings.state_path, self.settings.store_path)
+
+    @property
+    def rejected(self) -> RejectedEngines:
+        """The engines that were converted here and did not pass."""
+        return RejectedEngines(self.state, self.store)
 
     @cached_property
     def registry(self) -> Registry:

@@ -59,7 +59,7 @@ def promote(
     --override says why. Without --engine, `candidate` gets the fastest engine that passed of the newest version.
     """
     address = ChannelAddress(model, target, ChannelName(channel))
-    proposal = propose_promotion(session.registry, session.store, address, engine)
+    proposal = propose_promotion(session.registry, session.rejected, address, engine)
     return _move(session, proposal, reason or "", override, yes=yes)
 
 

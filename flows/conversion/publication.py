@@ -8,7 +8,7 @@ from flows.console import label_of
 from flows.stage import in_flow
 from tasks.errors import EnginegateError
 from tasks.registry.moves import ChannelAddress, ChannelName
-from tasks.release.publish import describe_engine, keep_rejected, publish_engine
+from tasks.release.publish import describe_engine, publish_engine
 from tasks.release.select import point_candidate
 from validation.verdict import Outcome
 
@@ -65,7 +65,7 @@ def _publish(
     reference: ReferenceArtifact,
     run: str,
 ) -> None:
-    """Publish an engine that passed; one that was measured and did not is kept in the store, for an override."""
+    """Publish an engine that passed; one that was measured and did not is kept, for an override."""
     if outcome.verdict is None or outcome.benchmark is None:
         return
     manifest = describe_engine(
@@ -79,7 +79,7 @@ def _publish(
         who=session.settings.actor,
     )
     if outcome.outcome is not Outcome.PASS:
-        keep_rejected(session.store, manifest)
+        session.rejected.keep(manifest)
         return
     session.reporter.step(
         f"register {label_of(outcome.cell)}",

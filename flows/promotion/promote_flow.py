@@ -92,7 +92,7 @@ def promote_engine(
     session = current_session()
     _require_lasting_registry(session)
     address = ChannelAddress(model, target, ChannelName(to))
-    proposal = propose_promotion(session.registry, session.store, address, engine)
+    proposal = propose_promotion(session.registry, session.rejected, address, engine)
     if proposal.is_done and proposal.channel.current is not None:
         session.reporter.say(f"{proposal.address} points there already; nothing to do")
         return proposal.channel.current

@@ -23,7 +23,6 @@ from tasks.errors import VERDICT_CODES, WORST_FIRST, EnginegateError, ExitCode, 
 from tasks.git.commit import Commit
 from tasks.git.push_plan import CellWork, is_zero
 from tasks.records import Cell
-from tasks.release.publish import find_rejected
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -165,7 +164,7 @@ class _Push:
         )
 
     def _known_engine(self, cell: Cell, reason: str) -> EngineResult:
-        rejected = find_rejected(self.session.store, cell)
+        rejected = self.session.rejected.find(cell)
         verdict = "pass" if rejected is None else rejected.verdict.outcome.value
         registered = self.session.registry.engines.has(cell)
         return EngineResult(engine_id=cell.engine_id, verdict=verdict, reason=reason, registered=registered)

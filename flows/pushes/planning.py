@@ -6,7 +6,6 @@ import functools
 from typing import TYPE_CHECKING
 
 from tasks.git.push_plan import is_zero, plan_push
-from tasks.release.publish import find_rejected
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,7 +38,7 @@ def known_engines(session: Session) -> Callable[[Cell], str | None]:
     def known(cell: Cell) -> str | None:
         if cell in registered(cell.model):
             return "registered already"
-        rejected = find_rejected(session.store, cell)
+        rejected = session.rejected.find(cell)
         return None if rejected is None else f"converted before: verdict {rejected.verdict.outcome.value}"
 
     return known

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from tasks.registry.engines import SignedManifest
     from tasks.registry.moves import ChannelAddress, Move
     from tasks.registry.registry import Registry
-    from tasks.store.interface import ArtifactStore
+    from tasks.release.rejected import RejectedEngines
 
 # `candidate` and `staging` take any engine that passed: each of those is a candidate, whichever is the fastest.
 STEPS_NOT_TO_SKIP = (ChannelName.CANARY, ChannelName.PRODUCTION)
@@ -71,13 +71,13 @@ class Proposal:
 
 
 def propose_promotion(
-    registry: Registry, store: ArtifactStore, address: ChannelAddress, engine_id: str | None
+    registry: Registry, kept: RejectedEngines, address: ChannelAddress, engine_id: str | None
 ) -> Proposal:
     """What a promotion would do. Nothing is moved.
 
     Args:
         registry: with the engine and the channels.
-        store: where this host kept the engines that it converted and that did not pass.
+        kept: the engines that this host converted and that did not pass.
         address: the channel to move.
         engine_id: the engine; None for what the step before points at. `candidate`, and `staging` where there is no
             candidate, get the fastest engine that passed of the version that was converted last.
@@ -92,7 +92,7 @@ def propose_promotion(
     channel = registry.channels.read(address)
     before = _step_before(registry, address, needed=cell is None)
     if cell is not None:
-        proposed, registered = find_engine(registry, store, cell)
+        proposed, registered = find_engine(registry, kept, cell)
     else:
         proposed, registered = _default(registry, address, before), True
     current, fault = read_current(registry, channel)

@@ -8,23 +8,17 @@ from __future__ import annotations
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
-from pydantic import ValidationError
-
 from tasks.backends.profiles import PROFILE_RULE
 from tasks.errors import RefusedError
 from tasks.records import EngineManifest
 from tasks.registry.evidence import artifacts_of, policy_digest
 from tasks.release.smoke import take_smoke
-from tasks.store.digests import digest_json
 
 if TYPE_CHECKING:
     from tasks.process.context import StageContext
-    from tasks.records import Cell, DataArtifact, EngineOutcome, ReferenceArtifact
+    from tasks.records import DataArtifact, EngineOutcome, ReferenceArtifact
     from tasks.registry.registry import Registry
     from tasks.specs import ModelSpec
-    from tasks.store.interface import ArtifactStore
-
-REJECTED = "rejected"
 
 
 def describe_engine(
@@ -99,25 +93,3 @@ def publish_engine(context: StageContext, registry: Registry, manifest: EngineMa
             for number, artifact in enumerate(artifacts_of(manifest).values())
         }
         return registry.engines.publish(manifest, folders, context.on_progress)
-
-
-def keep_rejected(store: ArtifactStore, manifest: EngineManifest) -> None:
-    """Keep the description of an engine without a `pass`, for an override."""
-    content = manifest.model_dump(mode="json")
-    store.write_record(REJECTED, _key(manifest.cell), {"manifest": content, "digest": digest_json(content)})
-
-
-def find_rejected(store: ArtifactStore, cell: Cell) -> EngineManifest | None:
-    """The description of an engine that was converted with this store and did not pass; None where there is none."""
-    record = store.read_record(REJECTED, _key(cell))
-    try:
-        if record is None or record.get("digest") != digest_json(record.get("manifest")):
-            return None
-        manifest = EngineManifest.model_validate(record["manifest"])
-    except (ValidationError, ValueError):
-        return None
-    return manifest if manifest.cell == cell else None
-
-
-def _key(cell: Cell) -> str:
-    return digest_json({"engine": cell.engine_id}).removeprefix("sha256:")

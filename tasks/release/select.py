@@ -8,11 +8,10 @@ from tasks.errors import InputError, RefusedError
 from tasks.records import Cell
 from tasks.registry.channels import next_move
 from tasks.registry.engines import SignedManifest
-from tasks.registry.evidence import artifacts_of, find_contradictions, find_objections
+from tasks.registry.evidence import find_contradictions, find_objections
 from tasks.registry.moves import ChannelAddress, ChannelName
 from tasks.registry.signing import Signature
 from tasks.registry.survey import in_threads
-from tasks.release.publish import find_rejected
 from tasks.store.digests import digest_json
 from validation.verdict import Outcome
 
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from tasks.registry.channels import Channel
     from tasks.registry.moves import Move
     from tasks.registry.registry import Registry
-    from tasks.store.interface import ArtifactStore
+    from tasks.release.rejected import RejectedEngines
 
 AUTOMATIC = "enginegate convert"
 _NAMED = 3
@@ -142,8 +141,8 @@ def point_candidate(registry: Registry, model: str, version: str, target: str, w
     return registry.channels.move(ChannelAddress(model, target, ChannelName.CANDIDATE), decide)
 
 
-def find_engine(registry: Registry, store: ArtifactStore, cell: Cell) -> tuple[SignedManifest, bool]:
-    """A registered engine, or one that was kept out and lies in this host's store; and whether it is registered.
+def find_engine(registry: Registry, kept: RejectedEngines, cell: Cell) -> tuple[SignedManifest, bool]:
+    """A registered engine, or one that did not pass and is kept on this host; and whether it is registered.
 
     Of one that is not, the digest is that of its manifest as it stands, without an override.
 
@@ -155,14 +154,14 @@ def find_engine(registry: Registry, store: ArtifactStore, cell: Cell) -> tuple[S
         proposed = registry.engines.read_signed(cell)
         require_servable(registry, proposed)
         return proposed, True
-    rejected = find_rejected(store, cell)
+    rejected = kept.find(cell)
     if rejected is None or rejected.verdict.outcome is Outcome.PASS:
         raise InputError(
             f"{cell.engine_id}: is not registered, and this host converted no such engine that did not pass;"
-            " `enginegate engines` lists what is registered. To override a verdict, run this on the host whose artifact"
-            " store (ENGINEGATE_STORE) the engine was converted with"
+            " `enginegate engines` lists what is registered. To override a verdict, run this on the host that converted"
+            " the engine, with its ENGINEGATE_STATE and ENGINEGATE_STORE"
         )
-    _require_stored(store, rejected)
+    _refuse_faulty(rejected, kept.faults(rejected), "convert the model again")
     return SignedManifest(rejected, digest_json(rejected.model_dump(mode="json")), Signature((), None)), False
 
 
@@ -175,17 +174,6 @@ def require_servable(registry: Registry, engine: SignedManifest) -> None:
     faults = find_contradictions(engine.manifest) + find_objections(engine.manifest)
     faults += [f"{file} is missing or has another size" for file in registry.engines.missing_files(engine.manifest)]
     _refuse_faulty(engine.manifest, faults, "convert the model again, which mends files, or promote another engine")
-
-
-def _require_stored(store: ArtifactStore, rejected: EngineManifest) -> None:
-    """Check the same of an engine that is not registered, whose files lie in the artifact store."""
-    faults = find_contradictions(rejected)
-    faults += [
-        f"{role}: files are missing in the artifact store"
-        for role, artifact in artifacts_of(rejected).items()
-        if not store.contains(artifact)
-    ]
-    _refuse_faulty(rejected, faults, "convert the model again")
 
 
 def _refuse_faulty(manifest: EngineManifest, faults: list[str], remedy: str) -> None:

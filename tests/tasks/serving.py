@@ -17,8 +17,10 @@ from tasks.registry.moves import ChannelAddress, ChannelName
 from tasks.registry.registry import Registry
 from tasks.registry.signing import Signing
 from tasks.release.pull import Pulled, pull_engine
+from tasks.release.rejected import RejectedEngines
 from tasks.release.serving_folder import ServingFolder
 from tasks.store.local import LocalStore
+from tasks.store.record_folder import RecordFolder
 from tests.tasks.damage import ObjectFile
 from tests.tasks.memory_objects import MemoryObjects
 from tests.tasks.tiny import SCORER, build_job, cell, lay_out, make_outcome, manifest_of, write_onnx
@@ -60,6 +62,11 @@ class Shop:
     def registry(self) -> Registry:
         """The registry as those see it who write it."""
         return Registry(self.objects, self.signing)
+
+    @property
+    def rejected(self) -> RejectedEngines:
+        """What did not pass."""
+        return RejectedEngines(RecordFolder(self.root / "state"), self.store)
 
     @property
     def folder(self) -> ServingFolder:

@@ -12,8 +12,10 @@ from tasks.registry.layout import manifest_key
 from tasks.registry.moves import ChannelAddress, ChannelName
 from tasks.registry.registry import Registry
 from tasks.registry.signing import Signing
-from tasks.release.publish import keep_rejected, publish_engine
+from tasks.release.publish import publish_engine
+from tasks.release.rejected import RejectedEngines
 from tasks.store.local import LocalStore
+from tasks.store.record_folder import RecordFolder
 from tasks.timings import Timing
 from tests.tasks.damage import ObjectFile
 from tests.tasks.tiny import VERSION, cell, latency, make_outcome, manifest_of
@@ -41,6 +43,7 @@ class Shelf:
     def __init__(self, objects: Path | ObjectStore, context: StageContext, signing: Signing | None = None) -> None:
         self.objects = LocalObjects(objects) if isinstance(objects, Path) else objects
         self.context = context
+        self.rejected = RejectedEngines(RecordFolder(context.store.root.parent / "state"), context.store)
         self.registry = Registry(self.objects, signing or Signing())
 
     def reopened(self) -> Shelf:
@@ -67,7 +70,7 @@ class Shelf:
     def keep_out(self, precision: str, **options: Any) -> EngineManifest:
         """Keep an engine that failed in the artifact store, as a conversion does."""
         manifest = self.describe(precision, noise=FAILING, **options)
-        keep_rejected(self.context.store, manifest)
+        self.rejected.keep(manifest)
         return manifest
 
     def point(self, name: str, engine: SignedManifest, **changes: Any) -> Move:

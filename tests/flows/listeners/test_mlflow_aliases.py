@@ -18,7 +18,7 @@ from tasks.errors import EnginegateError
 from tasks.registry.layout import manifest_key
 from tasks.registry.moves import ChannelAddress, ChannelName
 from tasks.release.promote import carry_out, propose_promotion, propose_rollback
-from tasks.release.publish import keep_rejected, publish_engine
+from tasks.release.publish import publish_engine
 from tasks.tracking.connection import open_client
 from tests.tasks.tiny import cell, make_outcome, manifest_of
 
@@ -50,7 +50,7 @@ def session(tmp_path: Path, said: list[str]) -> Session:
         outcome = make_outcome(session.store, plan=version.encode(), engine=cell(version=version, target=TARGET))
         publish_engine(session.stage_context(), session.registry, manifest_of(session.store, outcome))
     failed = make_outcome(session.store, noise=0.3, plan=b"bad", engine=cell(version=FAILING, target=TARGET))
-    keep_rejected(session.store, manifest_of(session.store, failed))
+    session.rejected.keep(manifest_of(session.store, failed))
     return session
 
 
@@ -61,7 +61,7 @@ def client(session: Session) -> Any:
 
 def promote(session: Session, to: ChannelName, version: str, override: str | None = None) -> Move:
     engine = cell(version=version, target=TARGET).engine_id
-    proposal = propose_promotion(session.registry, session.store, ChannelAddress("tiny", TARGET, to), engine)
+    proposal = propose_promotion(session.registry, session.rejected, ChannelAddress("tiny", TARGET, to), engine)
     return carry_out(session.registry, session.stage_context(), proposal, reason="a try", override=override, who="ann")
 
 

@@ -35,7 +35,7 @@ from flows.settings import Settings
 from tasks.errors import InputError, RefusedError
 from tasks.registry.moves import ChannelAddress, ChannelName
 from tasks.release.promote import carry_out, propose_promotion
-from tasks.release.publish import keep_rejected, publish_engine
+from tasks.release.publish import publish_engine
 from tests.tasks.tiny import cell, make_outcome, manifest_of
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Session
     register(session, FIRST)
     register(session, SECOND)
     failed = make_outcome(session.store, noise=0.3, plan=b"bad", engine=cell(version=FAILING))
-    keep_rejected(session.store, manifest_of(session.store, failed))
+    session.rejected.keep(manifest_of(session.store, failed))
     move(session, ChannelName.STAGING, FIRST)
     with use_session(session):
         yield session
@@ -93,7 +93,7 @@ def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Session
 def move(session: Session, name: ChannelName, version: str, who: str = "bob") -> Move:
     """Somebody else's move."""
     engine = cell(version=version).engine_id
-    proposal = propose_promotion(session.registry, session.store, ChannelAddress("tiny", "cpu", name), engine)
+    proposal = propose_promotion(session.registry, session.rejected, ChannelAddress("tiny", "cpu", name), engine)
     return carry_out(session.registry, session.stage_context(), proposal, reason="a try", override=None, who=who)
 
 
@@ -306,7 +306,7 @@ def test_a_channel_that_points_there_already_asks_nobody(session: Session) -> No
 def test_texts_of_people_stay_texts_in_the_page(session: Session) -> None:
     hostile = "<script>alert(1)</script> [a](http://evil) **b** | c\n# d"
     proposal = propose_promotion(
-        session.registry, session.store, ChannelAddress("tiny", "cpu", ChannelName.CANARY), f"tiny-cpu-fp32@{SECOND}"
+        session.registry, session.rejected, ChannelAddress("tiny", "cpu", ChannelName.CANARY), f"tiny-cpu-fp32@{SECOND}"
     )
     shown = describe_proposal(proposal, hostile, hostile)
     assert "<script>" not in shown

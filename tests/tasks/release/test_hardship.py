@@ -53,7 +53,7 @@ def opened(shared_place: Place, tmp_path: Path) -> Registry:
 def proposals(shop: Shop, versions: list[str]) -> list[Proposal]:
     """Publish an engine of each version, and propose each for staging, as it is now."""
     ids = [shop.publish(version).engine_id for version in versions]
-    return [propose_promotion(shop.registry, shop.store, STAGING, engine_id) for engine_id in ids]
+    return [propose_promotion(shop.registry, shop.rejected, STAGING, engine_id) for engine_id in ids]
 
 
 def promote(registry: Registry, shop: Shop, proposal: Proposal, who: str = "ann") -> str:
@@ -108,7 +108,7 @@ def test_killed_at_random_moments_a_promotion_leaves_the_old_engine_or_the_new_o
         engine_id = (
             engines[number % 2] if before.current is None else next(e for e in engines if e != before.current.engine_id)
         )
-        shown = propose_promotion(shop.registry, shop.store, STAGING, engine_id)
+        shown = propose_promotion(shop.registry, shop.rejected, STAGING, engine_id)
         work = functools.partial(promote, unused, shop, shown)
         if number == 0:
             taken = seconds(work)

@@ -16,7 +16,6 @@ from tasks.registry.layout import blob_key
 from tasks.registry.moves import ChannelAddress, ChannelName
 from tasks.registry.signing import Signing
 from tasks.release.promote import Proposal, carry_out, printable, propose_promotion, propose_rollback
-from tasks.release.publish import find_rejected
 from tasks.store.local import LocalStore
 from tests.tasks.damage import ObjectFile, contents_of, remove, truncate
 from tests.tasks.memory_objects import MemoryObjects
@@ -46,12 +45,19 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return stock(tmp_path_factory.mktemp("template"))
 
 
+@pytest.fixture(scope="module")
+def contents(template: Path) -> dict[str, bytes]:
+    """The objects of their registry."""
+    return contents_of(LocalObjects(template / "registry"))
+
+
 @pytest.fixture
-def stocked(template: Path, tmp_path: Path) -> Shelf:
+def stocked(template: Path, contents: dict[str, bytes], tmp_path: Path) -> Shelf:
     """The same, to be changed; the registry in memory."""
-    shutil.copytree(template / "store", tmp_path / "store", dirs_exist_ok=True)
+    for name in ("store", "state"):
+        shutil.copytree(template / name, tmp_path / name, dirs_exist_ok=True)
     objects = MemoryObjects()
-    for key, content in contents_of(LocalObjects(template / "registry")).items():
+    for key, content in contents.items():
         objects.create(key, content)
     return Shelf(objects, StageContext(LocalStore(tmp_path / "store")))
 
@@ -74,7 +80,7 @@ def engine(shelf: Shelf, engine_id: str) -> SignedManifest:
 def propose(shelf: Shelf, to: str, engine_id: str | None = None, **place: str) -> Proposal:
     where: dict[str, Any] = {"model": "tiny", "target": "cpu"} | place
     return propose_promotion(
-        shelf.registry, shelf.context.store, ChannelAddress(channel=ChannelName(to), **where), engine_id
+        shelf.registry, shelf.rejected, ChannelAddress(channel=ChannelName(to), **where), engine_id
     )
 
 
@@ -87,7 +93,7 @@ def carry(shelf: Shelf, proposal: Proposal, *, reason: str = "", override: str |
 
 
 def kept_out(shelf: Shelf) -> EngineManifest:
-    found = find_rejected(shelf.context.store, cell("int8"))
+    found = shelf.rejected.find(cell("int8"))
     assert found
     return found
 
@@ -201,7 +207,7 @@ def test_an_engine_of_another_model_or_target_is_refused(stocked: Shelf, engine_
 
 
 def test_an_engine_that_is_nowhere_is_asked_for_where_it_was_converted(stocked: Shelf) -> None:
-    with pytest.raises(InputError, match=r"is not registered, .* on the host whose artifact store"):
+    with pytest.raises(InputError, match=r"is not registered, .* on the host that converted"):
         propose(stocked, "staging", f"tiny-cpu-int8@{OLDER}")
 
 

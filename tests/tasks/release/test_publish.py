@@ -8,10 +8,10 @@ from tasks.errors import RefusedError
 from tasks.objects.folder import LocalObjects
 from tasks.registry.registry import Registry
 from tasks.registry.signing import Signing
-from tasks.release.publish import describe_engine, find_rejected, keep_rejected, publish_engine
+from tasks.release.publish import describe_engine, publish_engine
 from tasks.store.digests import digest_json
 from tests.tasks.processes import kill_points
-from tests.tasks.tiny import cell, make_outcome, manifest_of, put_reference, put_validation, tiny_spec
+from tests.tasks.tiny import make_outcome, manifest_of, put_reference, put_validation, tiny_spec
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -103,20 +103,3 @@ def test_killed_on_the_way_nothing_is_visible_and_the_next_run_registers_it(
         assert registry.engines.verify(outcome.cell) == []
         killed += 1
     assert killed > 5
-
-
-def test_an_engine_that_failed_is_found_again_by_its_id_alone(context: StageContext) -> None:
-    manifest = describe(context, make_outcome(context.store, noise=0.3))
-    assert find_rejected(context.store, manifest.cell) is None
-    keep_rejected(context.store, manifest)
-    assert find_rejected(context.store, manifest.cell) == manifest
-    assert find_rejected(context.store, cell("int8")) is None
-
-
-def test_a_description_that_was_edited_is_none(context: StageContext, tmp_path: Path) -> None:
-    manifest = describe(context, make_outcome(context.store, noise=0.3))
-    keep_rejected(context.store, manifest)
-    (record,) = (tmp_path / "store" / "records" / "rejected").iterdir()
-    record.chmod(0o644)
-    record.write_text(record.read_text().replace('"fail"', '"pass"'))
-    assert find_rejected(context.store, manifest.cell) is None
