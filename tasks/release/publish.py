@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING
 
 from tasks.backends.profiles import PROFILE_RULE
 from tasks.errors import RefusedError
-from tasks.records import EngineManifest
+from tasks.records import DataArtifact, EngineManifest, EngineOutcome, ReferenceArtifact
 from tasks.registry.evidence import artifacts_of, policy_digest
 from tasks.release.smoke import take_smoke
 
 if TYPE_CHECKING:
     from tasks.process.context import StageContext
-    from tasks.records import DataArtifact, EngineOutcome, ReferenceArtifact
     from tasks.registry.registry import Registry
     from tasks.specs import ModelSpec
 
