@@ -12,7 +12,7 @@ from flows.conversion.run import run_conversion
 from tasks.specs import Precision
 
 if TYPE_CHECKING:
-    from flows.conversion.report import ConversionReport
+    from flows.conversion.conversion_report import ConversionReport
     from flows.session import Session
 
 MONTH_S = 30 * 24 * 3600

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from flows.console import short_commit
 from flows.conversion.conversion_plan import ConversionPlan, plan_conversion
-from flows.conversion.report import ConversionReport
+from flows.conversion.conversion_report import ConversionReport
 from flows.prefect_api import prefect_api, set_prefect_defaults
 from flows.session import Session, use_session
 from tasks.backends import CPU

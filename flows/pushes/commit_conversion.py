@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from flows.console import ELSEWHERE, short_commit
-from flows.conversion.report import EngineResult
+from flows.conversion.conversion_report import EngineResult
 from flows.pushes.conversion_process import CONVERT, Ended, run_child
 from flows.pushes.journal import LONGEST_NOTE, Entry, Journal, Request, State, clean, cut, now
 from flows.pushes.planning import known_engines, plan_of

@@ -17,7 +17,7 @@ from typing import IO, TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from flows.conversion.report import ConversionReport, FailureReport
+from flows.conversion.conversion_report import ConversionReport, FailureReport
 from tasks.errors import VERDICT_CODES, StageError
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from prefect.artifacts import create_markdown_artifact
 from pydantic import TypeAdapter, ValidationError
 
 from flows.conversion.conversion_plan import ConversionPlan, plan_conversion
-from flows.conversion.report import EngineResult
+from flows.conversion.conversion_report import EngineResult
 from flows.pushes.conversion_process import CONVERT, run_child
 from flows.pushes.journal import Journal, State
 from flows.pushes.planning import known_engines

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from flows.conversion.report import EngineResult
+from flows.conversion.conversion_report import EngineResult
 from tasks.specs import Frozen, Name
 
 if TYPE_CHECKING:

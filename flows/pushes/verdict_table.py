@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from flows.console import MARKS, short_commit
-from flows.conversion.report import EngineResult
+from flows.conversion.conversion_report import EngineResult
 from flows.pushes.journal import Entry, State
 from tasks.errors import printable
 from tasks.specs import Frozen

@@ -14,7 +14,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from flows.console import Reporter
-from flows.conversion.report import ConversionReport, EngineReport
+from flows.conversion.conversion_report import ConversionReport, EngineReport
 from flows.pushes import feedback_flow as feedback
 from flows.pushes.conversion_process import Ended
 from flows.pushes.feedback_flow import convert_weights
