@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from enum import Enum
-from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -15,6 +13,7 @@ from pydantic import (
     model_serializer,
 )
 
+from tasks.artifact import Artifact
 from tasks.errors import InputError
 from tasks.runtimes import RUNTIMES, default_runtime
 from tasks.specs import (
@@ -30,6 +29,7 @@ from tasks.specs import (
     OutputDeclaration,
     Precision,
 )
+from tasks.timings import Benchmark
 from validation.comparison import ComparisonResult
 from validation.metrics import METRICS, Bound
 from validation.policy import Policy
@@ -94,45 +94,6 @@ class Cell(Frozen):
         if cell.engine_id != engine_id:
             raise InputError(f"{engine_id!r} is no engine id; that engine's is {cell.engine_id}")
         return cell
-
-
-class ArtifactFile(Frozen):
-    """One file of an artifact: its path inside it, its digest and size."""
-
-    path: str
-    digest: Digest
-    size_bytes: Annotated[int, Field(ge=0)]
-
-    @field_validator("path")
-    @classmethod
-    def _stays_inside(cls, value: str) -> str:
-        path = PurePosixPath(value)
-        if path.is_absolute() or ".." in path.parts or not path.parts:
-            raise ValueError(f"{value!r} leaves the artifact; give a path inside it")
-        if not value.isprintable() or path.as_posix() != value:
-            raise ValueError(f"{value!r} is no plain path; name the file otherwise")
-        return value
-
-
-class Artifact(Frozen):
-    """Content-addressed set of files in the artifact store. `digest` covers every path, digest and size."""
-
-    digest: Digest
-    files: tuple[ArtifactFile, ...]
-
-    @field_validator("files")
-    @classmethod
-    def _lie_beside_each_other(cls, value: tuple[ArtifactFile, ...]) -> tuple[ArtifactFile, ...]:
-        paths = [file.path for file in value]
-        folders = {str(folder) for path in paths for folder in PurePosixPath(path).parents}
-        if len(set(paths)) < len(paths) or folders & set(paths):
-            raise ValueError("two files have one place; name one otherwise")
-        return value
-
-    @property
-    def size_bytes(self) -> int:
-        """Bytes of all files together."""
-        return sum(file.size_bytes for file in self.files)
 
 
 class DataArtifact(Frozen):
@@ -227,76 +188,6 @@ class ComparedEngine(Frozen):
     outputs: Artifact
     comparison: ComparisonResult
     peak_memory_bytes: int
-
-
-class Latency(Frozen):
-    """Wall time of one call at a batch size, in milliseconds, and the samples a second that its median allows.
-
-    `p50_interval` bounds the median, as `Benchmark.speedup_interval` does a speed-up.
-    """
-
-    batch: int
-    p50_ms: float
-    p50_interval: tuple[float, float]
-    p90_ms: float
-    p99_ms: float
-    throughput_per_s: float
-    calls: int
-
-
-class PytorchForm(str, Enum):
-    """How the module is run in PyTorch to be timed beside an engine. `EAGER_FP32` is the reference."""
-
-    EAGER_FP32 = "eager_fp32"
-    EAGER_FP16 = "eager_fp16"
-    COMPILE_FP16 = "compile_fp16"
-
-
-class Timing(Frozen):
-    """Latencies of one side of a benchmark by batch size, and the device memory it took (None: not known), in bytes."""
-
-    latencies: tuple[Latency, ...]
-    device_memory_bytes: int | None = None
-
-
-class Benchmark(Frozen):
-    """Latencies of an engine and, where torch is present, of the module in PyTorch, measured in turns.
-
-    `speedup` maps a form of PyTorch and a batch size to its p50 over the engine's, and `speedup_interval` to one-sided
-    bounds of that, each at 98 % confidence. `missing` says why a form of PyTorch was not timed. `layers` holds
-    `layers.json`, the engine's layers with the time of each.
-    """
-
-    engine: Timing
-    pytorch: dict[PytorchForm, Timing]
-    speedup: dict[PytorchForm, dict[int, float]]
-    speedup_interval: dict[PytorchForm, dict[int, tuple[float, float]]]
-    missing: dict[PytorchForm, str] = Field(default_factory=dict)
-    engine_size_bytes: int
-    headline_batch: int
-    layers: Artifact | None = None
-
-    @field_validator("headline_batch")
-    @classmethod
-    def _was_timed(cls, value: int, info: ValidationInfo) -> int:
-        timed = info.data.get("engine")
-        if timed is not None and value not in {latency.batch for latency in timed.latencies}:
-            raise ValueError(f"batch {value} was not timed")
-        return value
-
-    @property
-    def headline(self) -> Latency:
-        """The engine's latency at the batch size that the model's `opt` names."""
-        return self.at(self.headline_batch)
-
-    def at(self, batch: int) -> Latency:
-        """The engine's latency at a batch size."""
-        return next(latency for latency in self.engine.latencies if latency.batch == batch)
-
-    @property
-    def headline_speedup(self) -> float | None:
-        """The reference's p50 over the engine's at the batch size that `opt` names; None where it was not timed."""
-        return self.speedup.get(PytorchForm.EAGER_FP32, {}).get(self.headline_batch)
 
 
 class SmokeArtifact(Frozen):

@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from validation.metrics import METRICS
-from validation.verdict import SEVERITY, Outcome
+from validation.verdict import SEVERITY, Outcome, PerformanceResult, RuleResult, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from validation.verdict import PerformanceResult, RuleResult, Verdict
 
 _SIGNS = {"max": "≤ ", "min": "≥ ", "within": "±"}
 

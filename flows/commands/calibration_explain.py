@@ -14,16 +14,14 @@ from flows.conversion.conversion_plan import plan_conversion
 from flows.stage import run_stage
 from tasks.errors import EnginegateError, InputError
 from tasks.model.documents import read_yaml
-from tasks.model.model_directory import SPEC_FILE, read_model_directory
-from tasks.quantization.sensitivity import measure_sensitivity
+from tasks.model.model_directory import SPEC_FILE, ModelDirectory, read_model_directory
+from tasks.quantization.sensitivity import LayerSensitivity, Sensitivity, measure_sensitivity
 from tasks.records import Cell
 from tasks.specs import Precision
 from tasks.stages.export import export_onnx
 
 if TYPE_CHECKING:
     from flows.session import Session
-    from tasks.model.model_directory import ModelDirectory
-    from tasks.quantization.sensitivity import LayerSensitivity, Sensitivity
 
 DEEPEST = 3
 """Folders below the current one in which a model directory is looked for."""

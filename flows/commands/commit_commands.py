@@ -10,9 +10,9 @@ import click
 
 from flows.commands.command import Document, FilledPath, command_of
 from flows.console import MARKS, short_commit
-from flows.pushes.commit_conversion import DELETED, Order
+from flows.pushes.commit_conversion import DELETED, CommitResult, Order
 from flows.pushes.commit_conversion import convert_commit as convert_models
-from flows.pushes.journal import UNFINISHED, Journal, cut
+from flows.pushes.journal import UNFINISHED, Entry, Journal, cut
 from tasks.errors import printable
 from tasks.git.push_plan import is_zero
 from tasks.git.repository import Repository
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from flows.pushes.commit_conversion import CommitResult
-    from flows.pushes.journal import Entry
     from flows.session import Session
 
 SHOWN_RUNS = 20

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import urllib.request
 import uuid
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,7 +37,7 @@ class Check:
 
     name: str
     ok: bool
-    needed: bool
+    needed: bool = field(default=True, kw_only=True)
     detail: str
 
 
@@ -55,10 +55,8 @@ def doctor(session: Session, target: str) -> tuple[Document, int]:
 def examine(settings: Settings) -> list[Check]:
     """Look at this host; nothing is left behind."""
     return [
-        _package(
-            "ONNX Runtime", "onnxruntime", needed=True, without="target cpu cannot be built; pip install onnxruntime"
-        ),
-        _package("torch", "torch", needed=True, without="no export and no reference; pip install '.[export]'"),
+        _package("ONNX Runtime", "onnxruntime", without="target cpu cannot be built; pip install onnxruntime"),
+        _package("torch", "torch", without="no export and no reference; pip install '.[export]'"),
         _package(
             "ModelOpt", "nvidia-modelopt", needed=False, without="FP16 by ONNX Runtime's converter, INT8 without max"
         ),
@@ -91,10 +89,7 @@ def examine_runner(settings: Settings, target: str) -> list[Check]:
     return [
         _gpu_of(target),
         _tensorrt(),
-        *(
-            _package(package, package, needed=True, without=remedy)
-            for package in ("cuda-bindings", "nvidia-ml-py", "polygraphy")
-        ),
+        *(_package(package, package, without=remedy) for package in ("cuda-bindings", "nvidia-ml-py", "polygraphy")),
         _package("torch", "torch", needed=False, without="no PyTorch is timed beside the engines"),
         _prefect(),
         _pool(target),
@@ -113,7 +108,7 @@ def healthy(checks: list[Check]) -> bool:
     return all(check.ok for check in checks if check.needed)
 
 
-def _package(name: str, package: str, *, needed: bool, without: str) -> Check:
+def _package(name: str, package: str, *, needed: bool = True, without: str) -> Check:
     try:
         return Check(name, ok=True, needed=needed, detail=metadata.version(package))
     except metadata.PackageNotFoundError:
@@ -133,19 +128,19 @@ def _gpu_of(target: str) -> Check:
     try:
         device = gpu.find_gpu()
     except StageError as error:
-        return Check("GPU", ok=False, needed=True, detail=str(error))
+        return Check("GPU", ok=False, detail=str(error))
     found = f"{device.name} (SM {device.compute_capability}, driver {device.driver})"
     if device.target == target:
-        return Check("GPU", ok=True, needed=True, detail=f"{found} is target {target}")
+        return Check("GPU", ok=True, detail=f"{found} is target {target}")
     is_called = "no target" if device.target is None else f"target {device.target}"
-    return Check("GPU", ok=False, needed=True, detail=f"{found} is {is_called}, not {target}")
+    return Check("GPU", ok=False, detail=f"{found} is {is_called}, not {target}")
 
 
 def _tensorrt() -> Check:
     try:
-        return Check("TensorRT", ok=True, needed=True, detail=str(trt.import_tensorrt().__version__))
+        return Check("TensorRT", ok=True, detail=str(trt.import_tensorrt().__version__))
     except StageError as error:
-        return Check("TensorRT", ok=False, needed=True, detail=str(error))
+        return Check("TensorRT", ok=False, detail=str(error))
 
 
 def _pool(target: str) -> Check:
@@ -166,9 +161,9 @@ def _pool(target: str) -> Check:
             require_pool(client, pool)
             online = read_pool(client, pool).online
     except EnginegateError as error:
-        return Check("pool", ok=False, needed=True, detail=str(error))
+        return Check("pool", ok=False, detail=str(error))
     start = "" if online else f"; start one: prefect worker start --pool {pool} --limit 1"
-    return Check("pool", ok=True, needed=True, detail=f"{pool}, workers online: {online}{start}")
+    return Check("pool", ok=True, detail=f"{pool}, workers online: {online}{start}")
 
 
 def _mlflow(settings: Settings) -> Check:
@@ -177,26 +172,24 @@ def _mlflow(settings: Settings) -> Check:
         return _answers("MLflow", f"{uri.rstrip('/')}/health", shown=without_credentials(uri))
     if uri.startswith("sqlite:///"):
         return _folder("MLflow", Path(uri.removeprefix("sqlite:///")).parent, shown="SQLite in the home folder")
-    return Check("MLflow", ok=True, needed=True, detail=without_credentials(uri))
+    return Check("MLflow", ok=True, detail=without_credentials(uri))
 
 
 def _prefect() -> Check:
     url = os.environ.get("PREFECT_API_URL")
     if url:
         return _answers("Prefect", f"{url.rstrip('/')}/health", shown=without_credentials(url))
-    return Check("Prefect", ok=True, needed=True, detail="a temporary server for each run (PREFECT_API_URL is not set)")
+    return Check("Prefect", ok=True, detail="a temporary server for each run (PREFECT_API_URL is not set)")
 
 
 def _answers(name: str, url: str, *, shown: str) -> Check:
     try:
         # The caller saw to http or https.
         with urllib.request.urlopen(url, timeout=TIMEOUT_S):  # noqa: S310
-            return Check(name, ok=True, needed=True, detail=f"{shown} answers")
+            return Check(name, ok=True, detail=f"{shown} answers")
     except (OSError, ValueError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
-        return Check(
-            name, ok=False, needed=True, detail=f"{shown} does not answer ({reason}); start it or correct its address"
-        )
+        return Check(name, ok=False, detail=f"{shown} does not answer ({reason}); start it or correct its address")
 
 
 def _folder(name: str, folder: Path, *, shown: str | None = None) -> Check:
@@ -205,11 +198,9 @@ def _folder(name: str, folder: Path, *, shown: str | None = None) -> Check:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        return Check(
-            name, ok=False, needed=True, detail=f"{folder} cannot be written ({error.strerror}); choose another"
-        )
+        return Check(name, ok=False, detail=f"{folder} cannot be written ({error.strerror}); choose another")
     state = "" if folder.exists() else ", made on first use"
-    return Check(name, ok=True, needed=True, detail=f"{shown or folder}{state}")
+    return Check(name, ok=True, detail=f"{shown or folder}{state}")
 
 
 def _nearest_existing(folder: Path) -> Path:
@@ -226,17 +217,17 @@ def _registry(settings: Settings) -> Check:
         registry.channels.read(ChannelAddress("doctor", CPU, ChannelName.CANDIDATE))
     except OSError as error:
         detail = f"{address} cannot be written ({error.strerror}); choose another"
-        return Check("registry", ok=False, needed=True, detail=detail)
+        return Check("registry", ok=False, detail=detail)
     except EnginegateError as error:
-        return Check("registry", ok=False, needed=True, detail=str(error))
-    return Check("registry", ok=True, needed=True, detail=address)
+        return Check("registry", ok=False, detail=str(error))
+    return Check("registry", ok=True, detail=address)
 
 
 def _disk(folder: Path) -> Check:
     try:
         free_gb = shutil.disk_usage(_nearest_existing(folder)).free / 1e9
     except OSError as error:
-        return Check("disk", ok=False, needed=True, detail=f"{folder} cannot be read ({error.strerror})")
+        return Check("disk", ok=False, detail=f"{folder} cannot be read ({error.strerror})")
     enough = free_gb >= MINIMUM_FREE_GB
     remedy = "" if enough else f"; a conversion wants {MINIMUM_FREE_GB:g} GB, so free some or move ENGINEGATE_HOME"
-    return Check("disk", ok=enough, needed=True, detail=f"{free_gb:.1f} GB free{remedy}")
+    return Check("disk", ok=enough, detail=f"{free_gb:.1f} GB free{remedy}")

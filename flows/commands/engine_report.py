@@ -5,21 +5,19 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from flows.console import MARKS, short_digest
+from flows.console import MARKS, Reporter, short_digest
 from flows.promotion.promotion_report import signature_words
 from tasks.errors import RefusedError, printable
 from tasks.registry.evidence import artifacts_of
-from tasks.registry.retention import Hold
+from tasks.registry.retention import Hold, RemovalPlan
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from flows.console import Reporter
     from flows.session import Session
     from tasks.records import Cell, EngineManifest
     from tasks.registry.channels import Channel
     from tasks.registry.engines import SignedManifest
-    from tasks.registry.retention import RemovalPlan
     from tasks.registry.upkeep import Removed
 
 HEADINGS = ["engine", "verdict", "p50 ms", "speed-up", "size MB", "digest", "registered", "signed", "channels"]

@@ -11,16 +11,14 @@ import click
 from flows.commands.command import CHANNEL, Command, Document, command_of
 from flows.promotion.promotion_report import history_document, proposal_document, show_history, show_proposal
 from tasks.errors import ExitCode, InputError, RefusedError
-from tasks.registry.moves import ChannelAddress, ChannelName
-from tasks.release.promote import carry_out, propose_promotion, propose_rollback, require_permission
+from tasks.registry.moves import ChannelAddress, ChannelName, Move
+from tasks.release.promote import Proposal, carry_out, propose_promotion, propose_rollback, require_permission
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from flows.session import Session
     from tasks.process.context import StageContext
-    from tasks.registry.moves import Move
-    from tasks.release.promote import Proposal
 
 
 _target_option = click.option("--target", required=True, metavar="TARGET", help="Where the engine runs.")

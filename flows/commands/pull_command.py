@@ -17,7 +17,7 @@ from flows.console import MARKS
 from tasks.errors import EnginegateError, ExitCode, InputError, RefusedError, printable
 from tasks.process.child import ignore_progress
 from tasks.registry.moves import ChannelAddress, ChannelName
-from tasks.release.pull import pull_engine, require_same_channel
+from tasks.release.pull import Offer, Pulled, pull_engine, require_same_channel
 from tasks.release.serving_folder import ServingFolder
 from tasks.rule_view import deciding_sentence
 
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
     from flows.session import Session
     from tasks.registry.signing import Signature
-    from tasks.release.pull import Offer, Pulled
 
 EVERY_S = 30.0
 # A move that was refused is tried again ever more rarely: each try may read and run all of an engine.

@@ -12,11 +12,11 @@ from tasks.calibration.check import Production, check_calibration, require_input
 from tasks.calibration.draw import draw_set, refuse_request
 from tasks.calibration.features import sample_digests
 from tasks.calibration.reference_scores import score_samples
-from tasks.calibration.sets import count_strata, read_set
+from tasks.calibration.sets import CalibrationSet, count_strata, read_set
 from tasks.errors import InputError, StageError
-from tasks.model.model_directory import SPEC_FILE, read_model_directory
-from tasks.model.set_manifest import data_files_in
-from tasks.samples.data_spec import BareSpec
+from tasks.model.model_directory import SPEC_FILE, ModelDirectory, read_model_directory
+from tasks.model.set_manifest import CalibrationManifest, data_files_in
+from tasks.samples.data_spec import BareSpec, DataSpec
 from tasks.samples.formats import DATA_SUFFIXES, read_arrays
 from tasks.stages.export import export_onnx
 from tasks.stages.ingest import ingest
@@ -26,16 +26,9 @@ if TYPE_CHECKING:
     from datetime import date
     from pathlib import Path
 
-    import numpy as np
-    from numpy.typing import NDArray
-
     from flows.session import Session
     from tasks.calibration.report import CalibrationReport
-    from tasks.calibration.sets import CalibrationSet
-    from tasks.model.model_directory import ModelDirectory
-    from tasks.model.set_manifest import CalibrationManifest
     from tasks.records import DataArtifact, ExportedModel
-    from tasks.samples.data_spec import DataSpec
 
 NEAREST_FOLDERS = 3
 """So many folders above a sample may hold the model.yaml that it belongs to."""
@@ -220,7 +213,7 @@ def draw_from(
         scores=session.reporter.step(
             "scores",
             lambda progress: score_samples(session.stage_context(progress), exported, spec, data),
-            _describe_scores,
+            lambda scores: f"of {scores.size:,} samples, {scores.min():.3g} to {scores.max():.3g}",
         ),
         seed=seed,
         name=_set_name(out),
@@ -234,10 +227,6 @@ def _set_name(out: Path) -> str:
     """The name of a set in the folder `out`, as a manifest takes it."""
     name = re.sub(r"[^a-z0-9]+", lambda gap: "_" if gap[0] == "_" else "-", out.resolve().name.lower())
     return name.strip("-_")[:LONGEST_NAME].rstrip("-_") or "drawn"
-
-
-def _describe_scores(scores: NDArray[np.float64]) -> str:
-    return f"of {scores.size:,} samples, {scores.min():.3g} to {scores.max():.3g}"
 
 
 def _digests(directory: ModelDirectory) -> set[str]:

@@ -7,16 +7,14 @@ from typing import TYPE_CHECKING
 
 from flows.conversion.calibration_sets import judge_set, sample_files, sample_of, take_data, take_set
 from tasks.calibration.check import Production
-from tasks.calibration.sets import read_set
+from tasks.calibration.sets import CalibrationSet, read_set
 from tasks.errors import InputError
-from tasks.records import CalibrationRecord
+from tasks.records import CalibrationRecord, DataArtifact, ExportedModel
 
 if TYPE_CHECKING:
     from flows.session import Session
     from tasks.calibration.report import CalibrationReport
-    from tasks.calibration.sets import CalibrationSet
     from tasks.model.model_directory import ModelDirectory
-    from tasks.records import DataArtifact, ExportedModel
 
 
 @dataclass(frozen=True)

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prefect import flow
 
 from flows.conversion.calibration_sets import sample_of, take_data
-from flows.conversion.checked_calibration import calibrate, read_calibration
-from flows.conversion.conversion_plan import plan_conversion, version_of
+from flows.conversion.checked_calibration import Calibration, calibrate, read_calibration
+from flows.conversion.conversion_plan import ConversionPlan, plan_conversion, version_of
 from flows.conversion.engine_flow import make_engine
 from flows.conversion.precision_search import Retrying, retry_failed
 from flows.conversion.publication import publish_all, require_registry
 from flows.conversion.verdicts import judge_together
 from flows.runners.dispatch import dispatched, targets_elsewhere
 from flows.runners.handover import leave_job
-from flows.session import current_session
+from flows.session import Session, current_session
 from flows.stage import in_flow, run_stage
 from tasks.errors import InputError, StageError
 from tasks.model.model_directory import read_model_directory
-from tasks.records import DataArtifact, EngineJob, EngineOutcome, TypedModel
+from tasks.records import DataArtifact, EngineJob, EngineOutcome, ExportedModel, ReferenceArtifact, TypedModel
 from tasks.specs import Precision
 from tasks.stages.convert import convert_precision
 from tasks.stages.export import export_onnx
@@ -31,10 +31,6 @@ from tasks.torch_side.module_source import store_module, store_plugins
 from validation.verdict import Outcome
 
 if TYPE_CHECKING:
-    from flows.conversion.checked_calibration import Calibration
-    from flows.conversion.conversion_plan import ConversionPlan
-    from flows.session import Session
-    from tasks.records import ExportedModel, ReferenceArtifact
     from validation.policy import Policy
 
 
@@ -85,17 +81,12 @@ def convert_model(
     calibration = None
     if Precision.INT8 in plan.precisions:
         calibration = calibrate(session, directory, data, exported, accept_calibration)
-    typed = _convert_precisions(session, plan, exported, calibration)
-    jobs = _jobs(session, plan, policies, typed, data, reference)
-    made = _make_all(session, plan, jobs, typed, elsewhere)
-    if directory.spec.precision_search and calibration is not None:
-        made = retry_failed(_retrying(session, plan, exported, calibration, data, elsewhere), jobs, made)
-    outcomes = _judge_all(session, _with_calibration(made, calibration))
+    work = _Conversion(session, plan, elsewhere, data, exported, reference, calibration)
+    outcomes = work.make_all(policies)
     # Every stage read its own files of the directory: only if all of it is still the same do they belong together.
     if version_of(read_model_directory(Path(model_directory))) != plan.version:
         raise InputError(f"{model_directory}: changed while it was converted; run the conversion again")
-    runs = _track(session, plan, exported, data, reference, outcomes, calibration)
-    publish_all(session, plan, outcomes, data, reference, runs)
+    publish_all(session, plan, outcomes, data, reference, work.track(outcomes))
     return outcomes
 
 
@@ -103,147 +94,123 @@ def _policies(plan: ConversionPlan, data: DataArtifact) -> dict[Precision, Polic
     return {precision: plan.directory.policy(precision, data.slices) for precision in plan.precisions}
 
 
-def _jobs(
-    session: Session,
-    plan: ConversionPlan,
-    policies: dict[Precision, Policy],
-    typed: dict[Precision, TypedModel | str],
-    data: DataArtifact,
-    reference: ReferenceArtifact,
-) -> list[EngineJob]:
-    """For each engine that can be made, everything that its runner needs."""
-    context, directory = session.stage_context(), plan.directory
-    module, plugins = store_module(context, directory).result, store_plugins(context, directory)
-    return [
-        EngineJob(
-            cell=cell,
-            spec=directory.spec,
-            policy=policies[cell.precision],
-            typed=converted,
-            data=data,
-            reference=reference,
-            module=module,
-            plugins=plugins,
+@dataclass(frozen=True)
+class _Conversion:
+    """A conversion whose reference has run: `elsewhere` are the targets whose engines runners make."""
+
+    session: Session
+    plan: ConversionPlan
+    elsewhere: set[str]
+    data: DataArtifact
+    exported: ExportedModel
+    reference: ReferenceArtifact
+    calibration: Calibration | None
+
+    def make_all(self, policies: dict[Precision, Policy]) -> list[EngineOutcome]:
+        """Make and judge every engine, and tell the verdicts as they are settled."""
+        typed = self._convert_precisions()
+        jobs = self._jobs(policies, typed)
+        outcomes = [
+            EngineOutcome(cell=cell, outcome=Outcome.FAIL, reason=reason)
+            for cell in self.plan.cells
+            if isinstance(reason := typed[cell.precision], str)
+        ]
+        for outcome in outcomes:
+            self.session.reporter.verdict(outcome)
+        outcomes += self._make(jobs)
+        made = sorted(outcomes, key=lambda outcome: self.plan.cells.index(outcome.cell))
+        spec = self.plan.directory.spec
+        if spec.precision_search and self.calibration is not None:
+            retrying = Retrying(self.session, spec, self.exported, self.calibration, self.data, self._make)
+            made = retry_failed(retrying, jobs, made)
+        return self._judge(made)
+
+    def _convert_precisions(self) -> dict[Precision, TypedModel | str]:
+        """A typed model for each precision, or the reason why there is none."""
+        typed: dict[Precision, TypedModel | str] = {}
+        for precision in self.plan.precisions:
+            calibration = self.calibration if precision is Precision.INT8 else None
+            if calibration is not None and calibration.refusal:
+                typed[precision] = calibration.refusal
+                continue
+            try:
+                typed[precision] = run_stage(
+                    self.session,
+                    f"convert {precision.value}",
+                    convert_precision,
+                    lambda made: made.recipe["converter"],
+                    self.exported,
+                    precision,
+                    self.plan.directory.spec,
+                    None if calibration is None else calibration.data,
+                )
+            except StageError as error:
+                typed[precision] = str(error)
+        return typed
+
+    def _jobs(self, policies: dict[Precision, Policy], typed: dict[Precision, TypedModel | str]) -> list[EngineJob]:
+        """For each engine that can be made, everything that its runner needs."""
+        context, directory = self.session.stage_context(), self.plan.directory
+        module, plugins = store_module(context, directory).result, store_plugins(context, directory)
+        return [
+            EngineJob(
+                cell=cell,
+                spec=directory.spec,
+                policy=policies[cell.precision],
+                typed=converted,
+                data=self.data,
+                reference=self.reference,
+                module=module,
+                plugins=plugins,
+            )
+            for cell in self.plan.cells
+            if isinstance(converted := typed[cell.precision], TypedModel)
+        ]
+
+    def _make(self, jobs: list[EngineJob]) -> list[EngineOutcome]:
+        """Make engines: those of runners at once, meanwhile the others here, one after the other."""
+        outcomes = []
+        with dispatched(self.session, [job for job in jobs if job.cell.target in self.elsewhere]) as collect:
+            for job in jobs:
+                if job.cell.target not in self.elsewhere:
+                    outcomes.append(make_engine(job.cell.engine_id, leave_job(self.session.store, job)))
+                    if outcomes[-1].is_settled:
+                        self.session.reporter.verdict(outcomes[-1])
+            return outcomes + collect()
+
+    def _judge(self, made: list[EngineOutcome]) -> list[EngineOutcome]:
+        """The last verdicts; told are those that were not settled before."""
+        if self.calibration is not None:
+            quantized = {"calibration": self.calibration.record}
+            made = [one.model_copy(update=quantized) if one.cell.precision is Precision.INT8 else one for one in made]
+        judged = judge_together(made)
+        for before, outcome in zip(made, judged, strict=True):
+            if not before.is_settled:
+                self.session.reporter.verdict(outcome)
+        return judged
+
+    def track(self, outcomes: list[EngineOutcome]) -> dict[str, str]:
+        """Log the conversion; return run ids by engine id."""
+        plan, calibration = self.plan, self.calibration
+        report = None if calibration is None else calibration.report
+        accepted = None if calibration is None else calibration.record.accepted
+        conversion = describe_conversion(
+            plan.directory, plan.version, plan.source_commit, self.data, self.exported, report, accepted
         )
-        for cell in plan.cells
-        if isinstance(converted := typed[cell.precision], TypedModel)
-    ]
-
-
-def _make_all(
-    session: Session,
-    plan: ConversionPlan,
-    jobs: list[EngineJob],
-    typed: dict[Precision, TypedModel | str],
-    elsewhere: set[str],
-) -> list[EngineOutcome]:
-    """Make every engine: those of runners at once, meanwhile the others here, one after the other."""
-    outcomes = [
-        EngineOutcome(cell=cell, outcome=Outcome.FAIL, reason=reason)
-        for cell in plan.cells
-        if isinstance(reason := typed[cell.precision], str)
-    ]
-    for outcome in outcomes:
-        session.reporter.verdict(outcome)
-    outcomes += _make(session, jobs, elsewhere)
-    return sorted(outcomes, key=lambda outcome: plan.cells.index(outcome.cell))
-
-
-def _make(session: Session, jobs: list[EngineJob], elsewhere: set[str]) -> list[EngineOutcome]:
-    outcomes = []
-    with dispatched(session, [job for job in jobs if job.cell.target in elsewhere]) as collect:
-        for job in jobs:
-            if job.cell.target not in elsewhere:
-                outcomes.append(make_engine(job.cell.engine_id, leave_job(session.store, job)))
-                if outcomes[-1].is_settled:
-                    session.reporter.verdict(outcomes[-1])
-        return outcomes + collect()
-
-
-def _retrying(
-    session: Session,
-    plan: ConversionPlan,
-    exported: ExportedModel,
-    calibration: Calibration,
-    data: DataArtifact,
-    elsewhere: set[str],
-) -> Retrying:
-    return Retrying(
-        session=session,
-        spec=plan.directory.spec,
-        exported=exported,
-        calibration=calibration,
-        data=data,
-        make=lambda jobs: _make(session, jobs, elsewhere),
-    )
-
-
-def _with_calibration(outcomes: list[EngineOutcome], calibration: Calibration | None) -> list[EngineOutcome]:
-    if calibration is None:
-        return outcomes
-    return [
-        outcome.model_copy(update={"calibration": calibration.record})
-        if outcome.cell.precision is Precision.INT8
-        else outcome
-        for outcome in outcomes
-    ]
-
-
-def _judge_all(session: Session, made: list[EngineOutcome]) -> list[EngineOutcome]:
-    """The last verdicts; told are those that were not settled before."""
-    judged = judge_together(made)
-    for before, outcome in zip(made, judged, strict=True):
-        if not before.is_settled:
-            session.reporter.verdict(outcome)
-    return judged
+        return self.session.reporter.step(
+            "track",
+            lambda progress: in_flow(track_conversion)(
+                self.session.stage_context(progress),
+                self.session.tracker,
+                conversion,
+                outcomes,
+                self.data,
+                self.reference,
+            ),
+            lambda runs: f"MLflow experiment {conversion.model}, {len(runs)} engine runs",
+        )
 
 
 def _describe_export(exported: ExportedModel) -> str:
     worst = max(exported.checks.values(), default=0.0)
     return f"ONNX opset {exported.opset}, within {worst:.1e} of PyTorch at {len(exported.checks)} shapes"
-
-
-def _convert_precisions(
-    session: Session, plan: ConversionPlan, exported: ExportedModel, calibration: Calibration | None
-) -> dict[Precision, TypedModel | str]:
-    """A typed model for each precision, or the reason why there is none."""
-    directory = plan.directory
-    typed: dict[Precision, TypedModel | str] = {}
-    for precision in plan.precisions:
-        if precision is Precision.INT8 and calibration is not None and calibration.refusal:
-            typed[precision] = calibration.refusal
-            continue
-        data = calibration.data if precision is Precision.INT8 and calibration is not None else None
-        name = f"convert {precision.value}"
-        try:
-            typed[precision] = run_stage(
-                session, name, convert_precision, _describe_recipe, exported, precision, directory.spec, data
-            )
-        except StageError as error:
-            typed[precision] = str(error)
-    return typed
-
-
-def _describe_recipe(typed: TypedModel) -> str:
-    return typed.recipe["converter"]
-
-
-def _track(
-    session: Session,
-    plan: ConversionPlan,
-    exported: ExportedModel,
-    data: DataArtifact,
-    reference: ReferenceArtifact,
-    outcomes: list[EngineOutcome],
-    calibration: Calibration | None,
-) -> dict[str, str]:
-    report = None if calibration is None else calibration.report
-    accepted = None if calibration is None else calibration.record.accepted
-    conversion = describe_conversion(plan.directory, plan.version, plan.source_commit, data, exported, report, accepted)
-    return session.reporter.step(
-        "track",
-        lambda progress: in_flow(track_conversion)(
-            session.stage_context(progress), session.tracker, conversion, outcomes, data, reference
-        ),
-        lambda runs: f"MLflow experiment {conversion.model}, {len(runs)} engine runs",
-    )

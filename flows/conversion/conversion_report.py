@@ -8,16 +8,15 @@ from pydantic import SerializerFunctionWrapHandler, model_serializer
 
 from flows.console import Step
 from tasks.errors import ExitCode
-from tasks.records import Benchmark, CalibrationRecord, EngineTry
+from tasks.records import CalibrationRecord, EngineOutcome, EngineTry
 from tasks.specs import Digest, Frozen
-from validation.verdict import Outcome, PerformanceResult
+from tasks.timings import Benchmark
+from validation.verdict import Outcome, PerformanceResult, RuleResult
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from flows.conversion.conversion_plan import ConversionPlan
-    from tasks.records import EngineOutcome
-    from validation.verdict import RuleResult
 
 SIDES = ("max", "min", "within")
 

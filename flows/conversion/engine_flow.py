@@ -9,18 +9,17 @@ from prefect import flow, runtime
 from flows.console import label_of
 from flows.runners.gpu_lock import hold_target
 from flows.runners.handover import heartbeat, leave_outcome, take_job
-from flows.session import current_session
+from flows.session import Session, current_session
 from flows.stage import run_stage
 from tasks.errors import EnginegateError, InputError, StageError
-from tasks.records import EngineOutcome
+from tasks.records import BuiltEngine, EngineJob, EngineOutcome
 from tasks.stages.benchmark import benchmark_engine
 from tasks.stages.build import build_engine
 from tasks.stages.compare import compare_engine
 from validation.verdict import Outcome, decide
 
 if TYPE_CHECKING:
-    from flows.session import Session
-    from tasks.records import Benchmark, BuiltEngine, EngineJob
+    from tasks.timings import Benchmark
 
 
 @flow(name="make-engine", flow_run_name="{engine_id}", persist_result=False)

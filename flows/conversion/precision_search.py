@@ -10,9 +10,9 @@ from flows.conversion.verdicts import judge_together
 from flows.stage import run_stage
 from tasks.errors import StageError
 from tasks.quantization.layer_search import PrecisionSearch
-from tasks.quantization.sensitivity import measure_sensitivity
-from tasks.records import EngineOutcome, EngineTry
-from tasks.specs import CalibrationMethod, Precision
+from tasks.quantization.sensitivity import Sensitivity, measure_sensitivity
+from tasks.records import Cell, DataArtifact, EngineJob, EngineOutcome, EngineTry, ExportedModel
+from tasks.specs import CalibrationMethod, ModelSpec, Precision
 from tasks.stages.convert import convert_precision
 from validation.verdict import Outcome
 
@@ -21,10 +21,6 @@ if TYPE_CHECKING:
 
     from flows.conversion.checked_calibration import Calibration
     from flows.session import Session
-    from tasks.quantization.sensitivity import Sensitivity
-    from tasks.records import Cell, DataArtifact, EngineJob, ExportedModel, TypedModel
-    from tasks.specs import ModelSpec
-    from tasks.store.stage_cache import StageResult
 
     Make = Callable[[list[EngineJob]], list[EngineOutcome]]
 
@@ -39,8 +35,6 @@ class Retrying:
     calibration: Calibration
     data: DataArtifact
     make: Make
-    rank: Callable[..., StageResult[Sensitivity]] = measure_sensitivity
-    convert: Callable[..., StageResult[TypedModel]] = convert_precision
 
 
 def retry_failed(
@@ -102,7 +96,7 @@ def _rank(retrying: Retrying, job: EngineJob) -> Sensitivity:
     return run_stage(
         retrying.session,
         f"sensitivity {label_of(job.cell)}",
-        retrying.rank,
+        measure_sensitivity,
         lambda sensitivity: f"{len(sensitivity.layers)} layers, worst {sensitivity.ranked[0]}",
         retrying.exported,
         retrying.spec,
@@ -125,7 +119,7 @@ def _try(retrying: Retrying, job: EngineJob, excluded: tuple[str, ...]) -> Engin
         typed = run_stage(
             retrying.session,
             what,
-            retrying.convert,
+            convert_precision,
             lambda found: found.recipe["converter"],
             retrying.exported,
             Precision.INT8,

@@ -8,12 +8,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from flows.console import short_commit
-from flows.conversion.conversion_plan import plan_conversion
+from flows.conversion.conversion_plan import ConversionPlan, plan_conversion
 from flows.conversion.conversion_report import ConversionReport
 from flows.prefect_api import prefect_api, set_prefect_defaults
 from flows.session import Session, use_session
 from tasks.backends import CPU
-from tasks.errors import VERDICT_CODES, InputError, worst_of
+from tasks.errors import VERDICT_CODES, ExitCode, InputError, worst_of
 from tasks.model.model_directory import read_model_directory
 
 if TYPE_CHECKING:
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from pathlib import Path
 
-    from flows.conversion.conversion_plan import ConversionPlan
-    from tasks.errors import ExitCode
 
 _COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 

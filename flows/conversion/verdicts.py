@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from tasks.records import PytorchForm
 from tasks.specs import Precision
+from tasks.timings import Benchmark, PytorchForm
 from validation.verdict import Speedup, decide
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tasks.records import Benchmark, EngineOutcome
+    from tasks.records import EngineOutcome
 
 LARGEST_CONFIDENCE = 0.96
 """Bounds of a benchmark hold at 98 % each (`tasks.stages.benchmark.BOUND_RANK`), so those of a ratio of two at 96 %."""

@@ -9,14 +9,13 @@ from tasks.errors import RefusedError
 from tasks.objects.location import S3
 from tasks.records import Cell
 from tasks.registry.layout import manifest_key
-from tasks.registry.moves import ChannelAddress
+from tasks.registry.moves import ChannelAddress, Move
 from tasks.rule_view import deciding_words
 from tasks.tracking.registered_models import RegisteredEngine, alias_of, mirror_engines
 
 if TYPE_CHECKING:
     from flows.settings import Settings
     from tasks.registry.engines import SignedManifest
-    from tasks.registry.moves import Move
     from tasks.registry.registry import Registry
 
 MOST_LOOKS = 4

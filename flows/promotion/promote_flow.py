@@ -22,18 +22,15 @@ from prefect.states import Cancelled
 from pydantic import Field
 
 from flows.promotion.promotion_report import comparison_rows
-from flows.session import current_session
+from flows.session import Session, current_session
 from tasks.errors import InputError, RefusedError, printable
 from tasks.objects.location import S3
-from tasks.registry.moves import ChannelAddress, ChannelName
-from tasks.release.promote import carry_out, propose_promotion, require_permission
+from tasks.registry.moves import ChannelAddress, ChannelName, Move
+from tasks.release.promote import Proposal, carry_out, propose_promotion, require_permission
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import State
 
-    from flows.session import Session
-    from tasks.registry.moves import Move
-    from tasks.release.promote import Proposal
 
 POLL_S = 3
 HOUR_S = 3600

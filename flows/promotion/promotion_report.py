@@ -5,21 +5,19 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from flows.console import MARKS, short_commit, short_digest
+from flows.console import MARKS, Reporter, short_commit, short_digest
 from tasks.errors import printable
-from tasks.records import PytorchForm
-from tasks.rule_view import deciding_words, judged_rules
+from tasks.rule_view import JudgedRule, deciding_words, judged_rules
+from tasks.timings import Benchmark, PytorchForm
 from validation.verdict import Outcome
 
 if TYPE_CHECKING:
-    from flows.console import Reporter
-    from tasks.records import Benchmark, EngineManifest
+    from tasks.records import EngineManifest
     from tasks.registry.channels import Channel
     from tasks.registry.engines import SignedManifest
     from tasks.registry.moves import Move, SignedMove
     from tasks.registry.signing import Signature
     from tasks.release.promote import Proposal
-    from tasks.rule_view import JudgedRule
 
 NOTHING = "-"
 

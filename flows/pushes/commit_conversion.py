@@ -21,7 +21,7 @@ from flows.pushes.planning import known_engines, plan_of
 from flows.pushes.verdict_table import ModelResult
 from tasks.errors import VERDICT_CODES, WORST_FIRST, EnginegateError, ExitCode, InputError, printable, worst_of
 from tasks.git.commit import Commit
-from tasks.git.push_plan import CellWork, is_zero
+from tasks.git.push_plan import CellWork, ModelChange, PushPlan, is_zero
 from tasks.records import Cell
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from flows.session import Session
-    from tasks.git.push_plan import ModelChange, PushPlan
     from tasks.git.repository import Repository
 
     Known = Callable[[Cell], str | None]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
@@ -11,16 +11,13 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from flows.console import short_commit
 from flows.pushes.commit_conversion import DELETED, CommitResult, Order
 from flows.pushes.commit_conversion import convert_commit as convert_models
-from flows.pushes.journal import State
+from flows.pushes.journal import Entry, State
 from flows.pushes.repositories import repository_path
 from flows.pushes.verdict_table import verdict_table
 from flows.session import current_session
 from tasks.errors import StageError
 from tasks.git.push_plan import is_zero
 from tasks.git.repository import Repository
-
-if TYPE_CHECKING:
-    from flows.pushes.journal import Entry
 
 
 @flow(name="convert-commit", flow_run_name="{repository} {commit}", persist_result=False)

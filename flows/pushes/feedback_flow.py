@@ -17,14 +17,14 @@ from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 from pydantic import TypeAdapter, ValidationError
 
-from flows.conversion.conversion_plan import plan_conversion
+from flows.conversion.conversion_plan import ConversionPlan, plan_conversion
 from flows.conversion.conversion_report import EngineResult
 from flows.pushes.conversion_process import CONVERT, run_child
 from flows.pushes.journal import Journal, State
 from flows.pushes.planning import known_engines
 from flows.pushes.repositories import repository_path
 from flows.pushes.verdict_table import ModelResult, verdict_table
-from flows.session import current_session
+from flows.session import Session, current_session
 from tasks.errors import InputError, RefusedError, StageError, printable
 from tasks.git.bounded_yaml import read_leniently
 from tasks.git.commit import Commit
@@ -38,8 +38,6 @@ from tasks.store.digests import digest_file
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from flows.conversion.conversion_plan import ConversionPlan
-    from flows.session import Session
     from tasks.git.extract import LfsSource
 
 STAGE = "feedback"
@@ -188,7 +186,7 @@ def _held(session: Session, plan: ConversionPlan) -> tuple[EngineResult, ...]:
 def _run(session: Session, plan: ConversionPlan, commit: str, scratch: Path) -> tuple[EngineResult, ...]:
     model = plan.directory.spec.name
     ended = run_child(
-        convert_command(plan.directory.root, commit),
+        [*CONVERT, str(plan.directory.root), "--source-commit", commit, "--json"],
         scratch,
         lambda line: session.reporter.marked(f"{model} | {printable(line)}"),
         lambda: False,
@@ -198,11 +196,6 @@ def _run(session: Session, plan: ConversionPlan, commit: str, scratch: Path) -> 
         kinds = {kind.exit_code.value: kind for kind in (StageError, InputError, RefusedError)}
         raise kinds.get(ended.code, StageError)(f"{model}: {ended.failure(plan.version)}")
     return report.results
-
-
-def convert_command(root: Path, commit: str) -> list[str]:
-    """The command that converts an exported model directory."""
-    return [*CONVERT, str(root), "--source-commit", commit, "--json"]
 
 
 def _leave(session: Session, version: str, made_of: dict[str, str], engines: Sequence[EngineResult]) -> None:

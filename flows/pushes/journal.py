@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import uuid
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime, timezone
 from enum import Enum
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,6 @@ from tasks.specs import Frozen, Name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
-    from contextlib import AbstractContextManager
 
     from tasks.store.record_folder import RecordFolder
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING
 
-from tasks.git.push_plan import is_zero, plan_push
+from tasks.git.push_plan import PushPlan, is_zero, plan_push
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from flows.session import Session
-    from tasks.git.push_plan import PushPlan
     from tasks.git.repository import Repository
     from tasks.records import Cell
 

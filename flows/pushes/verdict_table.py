@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from flows.console import MARKS, short_commit
 from flows.conversion.conversion_report import EngineResult
-from flows.pushes.journal import State
+from flows.pushes.journal import Entry, State
 from tasks.errors import printable
 from tasks.specs import Frozen
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from flows.pushes.journal import Entry
 
 HEADINGS = ("", "model", "commit's version", "state", "engine", "verdict", "reason")
 STATES = {"pass": "success", "fail": "failure", "inconclusive": "error"}

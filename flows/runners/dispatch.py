@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from contextvars import copy_context
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -17,7 +17,7 @@ from threading import Event
 from typing import TYPE_CHECKING
 
 import httpx
-from prefect.client.orchestration import get_client
+from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelled, Cancelling, Crashed
 
@@ -25,22 +25,18 @@ from flows.prefect_api import require_configured_api
 from flows.runners.handover import last_heartbeat, leave_job, take_outcome
 from flows.runners.pools import Pool, pool_of, read_pool, read_runs, require_pool, runs_before, send
 from tasks.backends import CPU
-from tasks.backends.gpu import find_gpu
+from tasks.backends.gpu import Gpu, find_gpu
 from tasks.errors import EnginegateError, InputError, RefusedError, StageError
-from tasks.records import EngineOutcome
+from tasks.records import Cell, EngineJob, EngineOutcome
 from validation.verdict import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from contextlib import AbstractContextManager
     from uuid import UUID
 
-    from prefect.client.orchestration import SyncPrefectClient
     from prefect.client.schemas.objects import FlowRun, State
 
     from flows.session import Session
-    from tasks.backends.gpu import Gpu
-    from tasks.records import Cell, EngineJob
 
 POLL_S = 1.0
 # From when a worker takes a run until the run's process gives its first heartbeat.

@@ -39,9 +39,9 @@ def session_options() -> ort.SessionOptions:
 class OnnxRuntimeEngine:
     """A loaded session. See the interface."""
 
-    def __init__(self, plan: Path) -> None:
+    def __init__(self, file: Path) -> None:
         try:
-            self._session = ort.InferenceSession(str(plan / PLAN_FILE), session_options(), providers=PROVIDERS)
+            self._session = ort.InferenceSession(str(file), session_options(), providers=PROVIDERS)
         except Exception as error:  # noqa: BLE001 - ONNX Runtime's errors share no base class but this one
             raise StageError(f"ONNX Runtime cannot load the engine: {error}") from None
         self._outputs = [output.name for output in self._session.get_outputs()]
@@ -109,7 +109,7 @@ class OnnxRuntimeBackend:
 
     def load(self, plan: Path) -> OnnxRuntimeEngine:
         """Load the optimised graph."""
-        return OnnxRuntimeEngine(plan)
+        return OnnxRuntimeEngine(plan / PLAN_FILE)
 
 
 def _processor() -> str:

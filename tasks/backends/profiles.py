@@ -10,12 +10,10 @@ import numpy as np
 
 from tasks.errors import InputError, StageError
 from tasks.records import EngineProfile
-from tasks.specs import Dim
+from tasks.specs import Dim, InputSpec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-
-    from tasks.specs import InputSpec
 
     Arrays = Mapping[str, np.ndarray[Any, Any]]
 

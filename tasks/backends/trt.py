@@ -8,7 +8,7 @@ from tasks.backends.gpu import find_gpu
 from tasks.backends.profiles import profiles_of
 from tasks.backends.trt_dialect import dialect_of
 from tasks.errors import StageError
-from tasks.records import BackendIdentity
+from tasks.records import BackendIdentity, EngineProfile
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
     from tasks.backends.interface import BuildJob
     from tasks.backends.trt_engine import TensorRtEngine
-    from tasks.records import EngineProfile
     from tasks.specs import BuildSpec, Dim
 
 

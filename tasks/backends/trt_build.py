@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import onnx
 
 from tasks.backends.profiles import check_outputs_can_be_cut, profiles_of
 from tasks.backends.timing_cache import TimingCache
-from tasks.backends.trt_dialect import dialect_of
+from tasks.backends.trt_dialect import Dialect, dialect_of
 from tasks.backends.trt_log import TrtLog, load_plugins
 from tasks.backends.trt_plan import PlanIndex
 from tasks.backends.trt_progress import progress_monitor
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tasks.backends.interface import BuildJob
-    from tasks.backends.trt_dialect import Dialect
     from tasks.records import EngineProfile
 
 # Engines that use these need NVIDIA's libraries of the same name on every host that runs them.
@@ -28,6 +28,9 @@ UNWANTED_TACTICS = ("CUBLAS", "CUBLAS_LT", "CUDNN")
 MIB = 1 << 20
 PROGRESS_STEPS = 1000
 UNNAMED = "?"  # an axis that varies, and of which the graph says no more
+
+Shapes = dict[str, tuple[tuple[int, ...], ...]]
+"""The least, usual and largest shape of each input that stays dynamic."""
 
 
 def build_plans(trt: Any, job: BuildJob, progress: Callable[[int, int], None]) -> tuple[str, ...]:
@@ -51,14 +54,14 @@ def build_plans(trt: Any, job: BuildJob, progress: Callable[[int, int], None]) -
     log = TrtLog(trt)
     load_plugins(trt, log, job.plugins)
     cache = TimingCache(job.timing_cache, log)
+    builder = _Builder(trt, log, job, dialect, cache)
     for number, profile in enumerate(profiles):
 
         def step(share: float, number: int = number) -> None:
             progress(int(PROGRESS_STEPS * (number + share)), PROGRESS_STEPS * len(profiles))
 
         step(0.0)
-        plan = _build_plan(trt, log, job, dialect, profile, cache, step)
-        (job.plan / profile.file).write_bytes(plan)
+        (job.plan / profile.file).write_bytes(builder.build(profile, step))
     progress(PROGRESS_STEPS * len(profiles), PROGRESS_STEPS * len(profiles))
     return cache.warnings
 
@@ -80,30 +83,56 @@ def _axes(value: onnx.ValueInfoProto) -> tuple[str | int, ...]:
     return tuple(axis.dim_param or axis.dim_value or UNNAMED for axis in tensor.shape.dim)
 
 
-def _build_plan(
-    trt: Any,
-    log: TrtLog,
-    job: BuildJob,
-    dialect: Dialect,
-    profile: EngineProfile,
-    cache: TimingCache,
-    step: Callable[[float], None],
-) -> bytes:
-    builder = trt.Builder(log.logger)
-    network = builder.create_network(dialect.network_flags)
-    _parse(trt, log, network, job.onnx)
-    shapes = _fix_inputs(network, job, profile)
+@dataclass(frozen=True)
+class _Builder:
+    """What the plans of one engine are built with."""
 
-    def configure(cache_file: str | None) -> Any:
-        return _configure(trt, builder, network, job, dialect, shapes, step, cache_file)
+    trt: Any
+    log: TrtLog
+    job: BuildJob
+    dialect: Dialect
+    cache: TimingCache
 
-    config = cache.configure(configure)
-    log.clear()
-    plan = builder.build_serialized_network(network, config)
-    if plan is None:
-        raise StageError(f"TensorRT {trt.__version__} cannot build {profile.file}: {log.errors()}")
-    cache.keep(config)
-    return bytes(plan)
+    def build(self, profile: EngineProfile, step: Callable[[float], None]) -> bytes:
+        builder = self.trt.Builder(self.log.logger)
+        network = builder.create_network(self.dialect.network_flags)
+        _parse(self.trt, self.log, network, self.job.onnx)
+        shapes = _fix_inputs(network, self.job, profile)
+        config = self.cache.configure(lambda file: self._configure(builder, network, shapes, step, file))
+        self.log.clear()
+        plan = builder.build_serialized_network(network, config)
+        if plan is None:
+            raise StageError(f"TensorRT {self.trt.__version__} cannot build {profile.file}: {self.log.errors()}")
+        self.cache.keep(config)
+        return bytes(plan)
+
+    def _configure(
+        self, builder: Any, network: Any, shapes: Shapes, step: Callable[[float], None], cache_file: str | None
+    ) -> Any:
+        from polygraphy.backend.trt import CreateConfig, Profile  # noqa: PLC0415 - only GPU runners have it
+
+        settings = self.job.settings
+        profile = Profile()
+        for name, (low, opt, high) in shapes.items():
+            profile.add(name, low, opt, high)
+        sources = [source for name, source in self.trt.TacticSource.__members__.items() if name not in UNWANTED_TACTICS]
+        limit = settings.memory_limit_mib
+        monitor = progress_monitor(self.trt, step)
+        create = CreateConfig(
+            profiles=[profile] if shapes else [],
+            load_timing_cache=cache_file,
+            tf32=self.job.precision is not Precision.FP32,
+            sparse_weights=settings.sparsity,
+            tactic_sources=sources,
+            profiling_verbosity=self.trt.ProfilingVerbosity.DETAILED,
+            memory_pool_limits=None if limit is None else {self.trt.MemoryPoolType.WORKSPACE: limit * MIB},
+            builder_optimization_level=settings.optimization_level,
+            progress_monitor=monitor,
+        )
+        config = create(builder, network)
+        for flag in self.dialect.builder_flags[self.job.precision]:
+            config.set_flag(getattr(self.trt.BuilderFlag, flag))
+        return config
 
 
 def _parse(trt: Any, log: TrtLog, network: Any, onnx_file: Path) -> None:
@@ -125,9 +154,9 @@ def _parse(trt: Any, log: TrtLog, network: Any, onnx_file: Path) -> None:
     )
 
 
-def _fix_inputs(network: Any, job: BuildJob, profile: EngineProfile) -> dict[str, tuple[tuple[int, ...], ...]]:
-    """Give inputs the extents that the profile fixes; return (min, opt, max) shapes of those that stay dynamic."""
-    shapes: dict[str, tuple[tuple[int, ...], ...]] = {}
+def _fix_inputs(network: Any, job: BuildJob, profile: EngineProfile) -> Shapes:
+    """Give inputs the extents that the profile fixes; return the shapes of the others."""
+    shapes: Shapes = {}
     for number in range(network.num_inputs):
         tensor = network.get_input(number)
         dims = [profile.dims[axis] if isinstance(axis, str) else axis for axis in job.inputs[tensor.name].shape]
@@ -140,39 +169,3 @@ def _fix_inputs(network: Any, job: BuildJob, profile: EngineProfile) -> dict[str
             tensor.shape = tuple(a if a == b else -1 for a, b in zip(low, high, strict=True))
             shapes[tensor.name] = (low, opt, high)
     return shapes
-
-
-def _configure(
-    trt: Any,
-    builder: Any,
-    network: Any,
-    job: BuildJob,
-    dialect: Dialect,
-    shapes: dict[str, tuple[tuple[int, ...], ...]],
-    step: Callable[[float], None],
-    cache_file: str | None,
-) -> Any:
-    from polygraphy.backend.trt import CreateConfig, Profile  # noqa: PLC0415 - only GPU runners have it
-
-    settings = job.settings
-    profile = Profile()
-    for name, (low, opt, high) in shapes.items():
-        profile.add(name, low, opt, high)
-    sources = [source for name, source in trt.TacticSource.__members__.items() if name not in UNWANTED_TACTICS]
-    limit = settings.memory_limit_mib
-    monitor = progress_monitor(trt, step)
-    create = CreateConfig(
-        profiles=[profile] if shapes else [],
-        load_timing_cache=cache_file,
-        tf32=job.precision is not Precision.FP32,
-        sparse_weights=settings.sparsity,
-        tactic_sources=sources,
-        profiling_verbosity=trt.ProfilingVerbosity.DETAILED,
-        memory_pool_limits=None if limit is None else {trt.MemoryPoolType.WORKSPACE: limit * MIB},
-        builder_optimization_level=settings.optimization_level,
-        progress_monitor=monitor,
-    )
-    config = create(builder, network)
-    for flag in dialect.builder_flags[job.precision]:
-        config.set_flag(getattr(trt.BuilderFlag, flag))
-    return config

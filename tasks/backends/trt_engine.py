@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tasks.backends.cuda import CudaError, Device
+from tasks.backends.cuda import Buffer, CudaError, Device, Graph, Stream
 from tasks.backends.profiles import choose_profile, cut_output, extents_of, pad_inputs
 from tasks.backends.trt_layers import measure_layers
 from tasks.backends.trt_log import TrtLog, load_plugins
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-    from tasks.backends.cuda import Buffer, Graph, Stream
     from tasks.backends.interface import LayerTime
 
     Arrays = Mapping[str, np.ndarray[Any, Any]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 from math import isfinite, sqrt
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,14 +21,12 @@ from tasks.graphs.onnx_files import EXTERNAL_DATA_BYTES, read_model, write_model
 from tasks.quantization.quantizable import find_quantizable, fold_transposed_weights, name_nodes
 from tasks.samples.data_spec import slices_in
 from tasks.samples.feeds import split_batches
-from tasks.samples.npz import load_arrays, shard_paths
+from tasks.samples.npz import Arrays, load_arrays, shard_paths
+from tasks.specs import Dim, Frozen
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
-    from pathlib import Path
 
-    from tasks.samples.npz import Arrays
-    from tasks.specs import Dim
 
 MOST_CALIBRATED, MOST_RUN = 1024, 192
 """Samples of a set, and of production, that the reference is run on, taken from all of it."""
@@ -38,12 +37,12 @@ _BATCHES = Place(stratum="", value="batches")  # no stratum has that name
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 
 
-@dataclass(frozen=True)
-class DataFolders:
-    """Shards of a data set on this host: inputs, and annotations alike in number and order."""
+class DataSet(Frozen):
+    """A data set laid out on this host: folders of shards alike in number and order."""
 
     inputs: Path
     annotations: Path
+    samples: int
 
 
 @dataclass(frozen=True)
@@ -55,12 +54,12 @@ class Batch:
     strata: Mapping[str, np.ndarray[Any, np.dtype[np.str_]]]
 
 
-def batches(data: DataFolders, samples: int, most: int, batch: Dim, strata: Sequence[str]) -> Iterator[Batch]:
-    """At most `most` of the `samples` of a data set, in small batches: the same ones at each call.
+def batches(data: DataSet, most: int, batch: Dim, strata: Sequence[str]) -> Iterator[Batch]:
+    """At most `most` samples of a data set, in small batches: the same ones at each call.
 
     They are drawn, one from each of equal parts. Every so-manieth one would miss strata that take turns.
     """
-    chosen = _choose(samples, most)
+    chosen = _choose(data.samples, most)
     small = batch.model_copy(update={"opt": max(batch.min, min(batch.max, RUN_BATCH)), "buckets": None})
     first = 0
     for inputs, notes in zip(shard_paths(data.inputs), shard_paths(data.annotations), strict=True):

@@ -8,31 +8,28 @@ is not: a set grows old.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import date, datetime, timezone
 from importlib import metadata
 from typing import TYPE_CHECKING
 
+from tasks.calibration.activations import DataSet
 from tasks.calibration.findings import FEWEST, count_strata, find_age, find_differences, find_gaps
-from tasks.calibration.measure import DataSet, MeasureRequest
+from tasks.calibration.measure import MeasureRequest
 from tasks.calibration.report import CalibrationReport, Resemblance
 from tasks.errors import InputError
 from tasks.graphs import onnx_files
-from tasks.model.set_manifest import MANIFEST_FILE, age_days
-from tasks.process.child import call_in_child
-from tasks.specs import ModelSpec
+from tasks.model.set_manifest import MANIFEST_FILE, CalibrationManifest, age_days
+from tasks.specs import InputSpec, ModelSpec, OutputDeclaration
 from tasks.store.digests import digest_json, statistics_digest
 from tasks.store.stage_cache import StageResult, run_cached
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from datetime import date
     from pathlib import Path
 
-    from tasks.model.set_manifest import CalibrationManifest
     from tasks.process.context import StageContext
     from tasks.records import DataArtifact, ExportedModel
     from tasks.samples.data_spec import DataSpec
-    from tasks.specs import InputSpec
 
 RECIPE = 3
 
@@ -82,8 +79,8 @@ def check_calibration(
         StageError: the reference cannot be run.
     """
     _require_samples(manifest.name, data, production)
-    strata = tuple(manifest.strata)
-    measured = _measure(context, data, production, spec, exported, strata)
+    measurement = _Measurement(context, data, production, spec, exported, tuple(manifest.strata))
+    measured = run_cached(context.store, "check", measurement.key(), Resemblance, measurement.run)
     found = measured.result
     age = age_days(manifest, today or datetime.now(timezone.utc).date())
     counted = count_strata(manifest.strata, found)
@@ -115,63 +112,58 @@ def set_digest(data: DataArtifact) -> str:
     return digest_json([data.inputs.digest, data.annotations.digest])
 
 
-def _measure(
-    context: StageContext,
-    data: DataArtifact,
-    production: Production,
-    spec: DataSpec | ModelSpec,
-    exported: ExportedModel | None,
-    strata: tuple[str, ...],
-) -> StageResult[Resemblance]:
-    outputs = spec.outputs if isinstance(spec, ModelSpec) else {}
-    if not outputs:
-        exported = None  # nothing says what its outputs mean
-    parts = (data, production.data, production.validation)
-    key: dict[str, object] = {
-        "recipe": RECIPE,
-        "statistics": statistics_digest(),
-        "onnxruntime": metadata.version("onnxruntime"),
-        "data": [None if part is None else set_digest(part) for part in parts],
-        "inputs": {name: tensor.model_dump(mode="json") for name, tensor in spec.inputs.items()},
-        "batch": spec.dims[spec.batch_dim].model_dump(),
-        "outputs": {name: output.model_dump(mode="json") for name, output in outputs.items()},
-        "onnx": None if exported is None else exported.onnx.digest,
-        "strata": list(strata),
-    }
+@dataclass(frozen=True)
+class _Measurement:
+    """What `check_calibration` measures. Where nothing says what outputs mean, no reference is run."""
 
-    def produce() -> Resemblance:
-        with context.store.scratch() as folder:
-            onnx = None
-            if exported is not None:
-                onnx = str(onnx_files.fetched_model(context.store.fetch(exported.onnx, folder / "onnx")))
-            request = MeasureRequest(
-                calibration=_laid_out(context, data, folder / "set"),
-                production=_laid_out(context, production.data, folder / "production"),
-                validation=None
-                if production.validation is None
-                else str(context.store.fetch(production.validation.inputs, folder / "validation")),
-                inputs=dict(spec.inputs),
-                batch_dim=spec.batch_dim,
-                batch=spec.dims[spec.batch_dim],
-                outputs=outputs,
-                onnx=onnx,
-                strata=strata,
-            )
-            return call_in_child(
-                "tasks.calibration.measure:measure_in_child",
-                request,
-                Resemblance,
-                folder,
-                time_limit_s=context.time_limit_s,
-                on_progress=context.on_progress,
-            )
+    context: StageContext
+    data: DataArtifact
+    production: Production
+    spec: DataSpec | ModelSpec
+    exported: ExportedModel | None
+    strata: tuple[str, ...]
 
-    return run_cached(context.store, "check", key, Resemblance, produce)
+    @property
+    def outputs(self) -> dict[str, OutputDeclaration]:
+        return self.spec.outputs if isinstance(self.spec, ModelSpec) else {}
+
+    def key(self) -> dict[str, object]:
+        spec, parts = self.spec, (self.data, self.production.data, self.production.validation)
+        return {
+            "recipe": RECIPE,
+            "statistics": statistics_digest(),
+            "onnxruntime": metadata.version("onnxruntime"),
+            "data": [None if part is None else set_digest(part) for part in parts],
+            "inputs": {name: tensor.model_dump(mode="json") for name, tensor in spec.inputs.items()},
+            "batch": spec.dims[spec.batch_dim].model_dump(),
+            "outputs": {name: output.model_dump(mode="json") for name, output in self.outputs.items()},
+            "onnx": self.exported.onnx.digest if self.exported is not None and self.outputs else None,
+            "strata": list(self.strata),
+        }
+
+    def run(self, folder: Path) -> Resemblance:
+        fetch, spec, held_out = self.context.store.fetch, self.spec, self.production.validation
+        onnx = None
+        if self.exported is not None and self.outputs:
+            onnx = onnx_files.fetched_model(fetch(self.exported.onnx, folder / "onnx"))
+        request = MeasureRequest(
+            calibration=_laid_out(self.context, self.data, folder / "set"),
+            production=_laid_out(self.context, self.production.data, folder / "production"),
+            validation=None if held_out is None else fetch(held_out.inputs, folder / "validation"),
+            inputs=dict(spec.inputs),
+            batch_dim=spec.batch_dim,
+            batch=spec.dims[spec.batch_dim],
+            outputs=self.outputs,
+            onnx=onnx,
+            strata=self.strata,
+        )
+        entry = "tasks.calibration.measure:measure_in_child"
+        return self.context.call_in_child(entry, request, Resemblance, folder)
 
 
 def _laid_out(context: StageContext, data: DataArtifact, folder: Path) -> DataSet:
     return DataSet(
-        inputs=str(context.store.fetch(data.inputs, folder / "inputs")),
-        annotations=str(context.store.fetch(data.annotations, folder / "annotations")),
+        inputs=context.store.fetch(data.inputs, folder / "inputs"),
+        annotations=context.store.fetch(data.annotations, folder / "annotations"),
         samples=data.samples,
     )

@@ -14,22 +14,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tasks.calibration.choose import choose_samples, values_of
+from tasks.calibration.choose import Cell, choose_samples, values_of
 from tasks.calibration.features import sample_digests
 from tasks.errors import InputError
 from tasks.model.set_manifest import LARGEST_STRATUM, LEAST_SAMPLES, count_samples, make_manifest, write_manifest
 from tasks.samples.data_spec import SLICE
 from tasks.samples.formats import read_arrays
-from tasks.samples.npz import FIRST_INDICES
+from tasks.samples.npz import FIRST_INDICES, Arrays
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
-    from tasks.calibration.choose import Cell
     from tasks.model.set_manifest import CalibrationManifest
-    from tasks.samples.npz import Arrays
     from tasks.specs import InputSpec
 
 FILE_BYTES = 64 << 20
@@ -62,7 +60,6 @@ def draw_set(
     source: str,
     resembles: str | None,
     collected: tuple[dt.date, dt.date] | None = None,
-    max_age_days: int | None = None,
 ) -> CalibrationManifest:
     """Draw `size` samples without replacement, and write them to the new folder `out` with their manifest.
 
@@ -83,7 +80,6 @@ def draw_set(
         source: where the samples come from, in a sentence. What was drawn from how many, and how, is added to it.
         resembles: the sample that the set must look like, relative to `out`.
         collected: days of the first and the last sample; None: those on which the files were last written (UTC).
-        max_age_days: days after the last sample from which on the set is too old.
 
     Raises:
         InputError: the samples, the size, a stratum, the scores or the folder cannot be used; nothing is written.
@@ -105,7 +101,6 @@ def draw_set(
             source=f"{source.rstrip('. ')}. {drawn}; {left_out}.",
             collected=collected or _days_of(sample_files),
             strata=_strata(sample.by, [sample.cells[index] for index in chosen]),
-            max_age_days=max_age_days,
             resembles=resembles,
         )
         write_manifest(folder, manifest)

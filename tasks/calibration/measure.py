@@ -13,7 +13,7 @@ from tasks.calibration.activations import (
     MOST_CALIBRATED,
     MOST_RUN,
     Clipping,
-    DataFolders,
+    DataSet,
     Ranges,
     WatchedModel,
     batches,
@@ -24,7 +24,7 @@ from tasks.calibration.reference_scores import join_scores, scores_of
 from tasks.calibration.report import FeatureDrift, Place, Resemblance, TokenCoverage
 from tasks.errors import InputError
 from tasks.samples.data_spec import SLICE, slices_in
-from tasks.samples.npz import FIRST_INDICES, load_arrays, shard_paths
+from tasks.samples.npz import FIRST_INDICES, Arrays, load_arrays, shard_paths
 from tasks.specs import Dim, Frozen, InputSpec, OutputDeclaration
 from validation.directions import combine
 from validation.drift import TokenCounts, compare, stratum_weights, unseen_tokens
@@ -34,26 +34,11 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from tasks.samples.npz import Arrays
-
     Texts = NDArray[np.str_]
     Floats = NDArray[np.float32]
 
 _PROGRESS = 4
 _LARGEST = float(np.finfo(np.float32).max)
-
-
-class DataSet(Frozen):
-    """A data set laid out on this host: folders of shards alike in number and order."""
-
-    inputs: str
-    annotations: str
-    samples: int
-
-    @property
-    def folders(self) -> DataFolders:
-        """The folders as paths."""
-        return DataFolders(Path(self.inputs), Path(self.annotations))
 
 
 class MeasureRequest(Frozen):
@@ -65,12 +50,12 @@ class MeasureRequest(Frozen):
 
     calibration: DataSet
     production: DataSet
-    validation: str | None
+    validation: Path | None
     inputs: dict[str, InputSpec]
     batch_dim: str
     batch: Dim
     outputs: dict[str, OutputDeclaration]
-    onnx: str | None
+    onnx: Path | None
     strata: tuple[str, ...]
 
 
@@ -113,7 +98,7 @@ def measure_in_child(raw: dict[str, Any], progress: Callable[[int, int], None]) 
     request = MeasureRequest.model_validate(raw)
     _refuse_shared(request)
     progress(1, _PROGRESS)
-    masks = find_masks(chain(*(_shards(side.folders) for side in _sides(request))), request.inputs)
+    masks = find_masks(chain(*(_shards(side) for side in _sides(request))), request.inputs)
     ours, theirs = (_read(request, side, masks) for side in _sides(request))
     progress(2, _PROGRESS)
     names = feature_names(request.inputs, request.batch_dim, masks)
@@ -124,7 +109,7 @@ def measure_in_child(raw: dict[str, Any], progress: Callable[[int, int], None]) 
         theirs.features = np.concatenate([theirs.features, joint.sample], axis=1)
     rows = _compare(names, ours, theirs)
     progress(3, _PROGRESS)
-    ran = None if request.onnx is None else _run_reference(request, Path(request.onnx))
+    ran = None if request.onnx is None else _run_reference(request, request.onnx)
     return Resemblance(
         set_samples=request.calibration.samples,
         production_samples=request.production.samples,
@@ -141,15 +126,15 @@ def _sides(request: MeasureRequest) -> tuple[DataSet, DataSet]:
     return request.calibration, request.production
 
 
-def _shards(folders: DataFolders) -> Iterator[dict[str, np.ndarray[Any, Any]]]:
-    return (load_arrays(path) for path in shard_paths(folders.inputs))
+def _shards(data: DataSet) -> Iterator[dict[str, np.ndarray[Any, Any]]]:
+    return (load_arrays(path) for path in shard_paths(data.inputs))
 
 
 def _refuse_shared(request: MeasureRequest) -> None:
     if request.validation is None:
         return
-    held_out = set(_digests(Path(request.validation), request))
-    own = _digests(request.calibration.folders.inputs, request)
+    held_out = set(_digests(request.validation, request))
+    own = _digests(request.calibration.inputs, request)
     shared = [number for number, digest in enumerate(own) if digest in held_out]
     if shared:
         first = ", ".join(map(str, shared[:FIRST_INDICES]))
@@ -168,7 +153,7 @@ def _read(request: MeasureRequest, data: DataSet, masks: frozenset[str]) -> _Sid
     features: list[Floats] = []
     strata: list[dict[str, Texts]] = []
     tokens: dict[Place, dict[str, list[TokenCounts]]] = {}
-    for inputs, notes in zip(shard_paths(data.folders.inputs), shard_paths(data.folders.annotations), strict=True):
+    for inputs, notes in zip(shard_paths(data.inputs), shard_paths(data.annotations), strict=True):
         shard, labels = load_arrays(inputs), slices_in(load_arrays(notes))
         features.append(_finite_features(shard, request, masks))
         strata.append({name: labels[name].astype(np.str_) for name in request.strata if name in labels})
@@ -322,7 +307,7 @@ class _Run:
 
 def _run(request: MeasureRequest, data: DataSet, most: int, model: WatchedModel, watch: Callable[..., None]) -> _Run:
     found = _Run([], [])
-    for batch in batches(data.folders, data.samples, most, request.batch, request.strata):
+    for batch in batches(data, most, request.batch, request.strata):
         outputs, tensors = model.run(batch)
         watch(tensors, batch)
         inputs = {name: array[: batch.real] for name, array in batch.feeds.items()}

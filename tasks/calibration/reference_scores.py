@@ -10,10 +10,9 @@ import numpy as np
 from tasks.errors import StageError
 from tasks.graphs import onnx_files
 from tasks.graphs.onnx_check import open_session
-from tasks.process.child import call_in_child
 from tasks.samples.feeds import split_batches
-from tasks.samples.npz import FIRST_INDICES, load_arrays, shard_paths
-from tasks.specs import Dim, Frozen, OutputDeclaration
+from tasks.samples.npz import FIRST_INDICES, Arrays, load_arrays, shard_paths
+from tasks.specs import Dim, Frozen, ModelSpec, OutputDeclaration
 from validation.elements import positions_of, unmasked
 from validation.outputs import OutputKind
 from validation.statistics import log_probabilities, log_softmax
@@ -25,8 +24,6 @@ if TYPE_CHECKING:
 
     from tasks.process.context import StageContext
     from tasks.records import DataArtifact, ExportedModel
-    from tasks.samples.npz import Arrays
-    from tasks.specs import ModelSpec
 
     Floats = NDArray[np.float64]
     Array = np.ndarray[Any, Any]
@@ -37,17 +34,11 @@ _MOST_COLUMNS = 16
 class ScoreRequest(Frozen):
     """The exported reference and a folder of input shards; the scores go to the file `output`."""
 
-    onnx: str
-    inputs: str
-    output: str
+    onnx: Path
+    inputs: Path
+    output: Path
     batch: Dim
     outputs: dict[str, OutputDeclaration]
-
-
-class ScoreReply(Frozen):
-    """What the scores are of: the first output's, or its confidence."""
-
-    name: str
 
 
 def score_samples(context: StageContext, exported: ExportedModel, spec: ModelSpec, data: DataArtifact) -> Floats:
@@ -58,42 +49,34 @@ def score_samples(context: StageContext, exported: ExportedModel, spec: ModelSpe
     """
     with context.store.scratch() as folder:
         request = ScoreRequest(
-            onnx=str(onnx_files.fetched_model(context.store.fetch(exported.onnx, folder / "onnx"))),
-            inputs=str(context.store.fetch(data.inputs, folder / "inputs")),
-            output=str(folder / "scores.npy"),
+            onnx=onnx_files.fetched_model(context.store.fetch(exported.onnx, folder / "onnx")),
+            inputs=context.store.fetch(data.inputs, folder / "inputs"),
+            output=folder / "scores.npy",
             batch=spec.dims[spec.batch_dim].without_buckets(),
             outputs=spec.outputs,
         )
-        call_in_child(
-            "tasks.calibration.reference_scores:score_in_child",
-            request,
-            ScoreReply,
-            folder,
-            time_limit_s=context.time_limit_s,
-            on_progress=context.on_progress,
-        )
+        context.call_in_child("tasks.calibration.reference_scores:score_in_child", request, int, folder)
         return np.asarray(np.load(request.output, allow_pickle=False))
 
 
-def score_in_child(raw: dict[str, Any], progress: Callable[[int, int], None]) -> ScoreReply:
-    """Child entry: serve a ScoreRequest.
+def score_in_child(raw: dict[str, Any], progress: Callable[[int, int], None]) -> int:
+    """Child entry: serve a ScoreRequest; return the number of scores.
 
     Raises:
         StageError: the reference cannot be run, or gives NaN or Inf.
     """
     request = ScoreRequest.model_validate(raw)
-    session = open_session(Path(request.onnx))
+    session = open_session(request.onnx)
     names = [value.name for value in session.get_outputs()]
-    paths, parts = shard_paths(Path(request.inputs)), []
+    paths, parts = shard_paths(request.inputs), []
     for number, path in enumerate(paths):
         for feeds, real in split_batches(load_arrays(path), request.batch):
             found = scores_of(run_session(session, names, feeds), request.outputs, feeds)
             parts.append({name: scores[:real] for name, scores in found.items()})
         progress(number + 1, len(paths))
-    joined = join_scores(parts, "the sample")
-    name = next(iter(joined))
-    np.save(request.output, joined[name])
-    return ScoreReply(name=name)
+    scores = next(iter(join_scores(parts, "the sample").values()))
+    np.save(request.output, scores)
+    return len(scores)
 
 
 def run_session(session: Any, names: Sequence[str], feeds: Arrays) -> Arrays:

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from tasks.errors import InputError, RefusedError, StageError
+from tasks.errors import InputError, RefusedError
 from tasks.model.set_manifest import (
     MANIFEST_FILE,
     S3,
     CalibrationManifest,
+    SetFile,
     count_samples,
     count_values,
     data_files_in,
@@ -26,10 +27,9 @@ from tasks.store.scratch import ScratchSpace
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from tasks.model.set_manifest import SetFile
     from tasks.samples.npz import Arrays
 
-CLIENT_ERRORS = range(400, 500)
+TIMEOUT_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -144,39 +144,13 @@ def _is_kept(target: Path, sha256: str) -> bool:
 def _download(file: SetFile, target: Path, place: str) -> str:
     """Write an object of S3 to `target`, and return its SHA-256 in hexadecimal."""
     try:
-        import boto3  # type: ignore[import-untyped] # noqa: PLC0415 - extra `s3`, and 0.3 s
-        from botocore.exceptions import (  # type: ignore[import-untyped] # noqa: PLC0415 - as above
-            BotoCoreError,
-            ClientError,
-        )
+        from tasks.objects.s3_client import connect, explained  # noqa: PLC0415 - extra `s3`, and 0.3 s
     except ImportError:
         raise InputError(f"{place} needs the package boto3; install enginegate[s3]") from None
     bucket, _, key = file.path.removeprefix(S3).partition("/")
-    try:
-        # A session of its own: boto3's default one keeps the first credentials that it saw.
-        answer = boto3.Session().client("s3").get_object(Bucket=bucket, Key=key)
-        with closing(answer["Body"]) as body:
-            return _write(body, target)
-    except (BotoCoreError, ClientError, ValueError) as error:  # ValueError: AWS_ENDPOINT_URL is no address
-        reason = " ".join(str(error).split())
-        if _is_ours(error):
-            remedy = "correct the path, or AWS_PROFILE, credentials and AWS_ENDPOINT_URL"
-            raise InputError(f"{place} cannot be had: {reason}; {remedy}") from None
-        raise StageError(f"{place} cannot be fetched: {reason}; check the network, and run it again") from None
-
-
-def _is_ours(error: Exception) -> bool:
-    """Whether path or settings are at fault, rather than S3 or the way to it."""
-    from botocore.exceptions import (  # noqa: PLC0415 - as above
-        NoCredentialsError,
-        ParamValidationError,
-        PartialCredentialsError,
-        ProfileNotFound,
-    )
-
-    status = getattr(error, "response", {}).get("ResponseMetadata", {}).get("HTTPStatusCode")
-    settings = (NoCredentialsError, ParamValidationError, PartialCredentialsError, ProfileNotFound, ValueError)
-    return isinstance(error, settings) or status in CLIENT_ERRORS
+    client = connect(bucket, connections=1, timeout_s=TIMEOUT_S)
+    with explained("fetch", place), closing(client.get_object(Bucket=bucket, Key=key)["Body"]) as body:
+        return _write(body, target)
 
 
 def _write(body: Any, target: Path) -> str:

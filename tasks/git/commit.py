@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Any
 from tasks.errors import InputError
 from tasks.git.bounded_yaml import MOST_BYTES, checked_text, read_leniently
 from tasks.git.lfs import read_pointer
-from tasks.git.tree import is_hidden, join
+from tasks.git.tree import Tree, is_hidden, join
 from tasks.model.model_directory import SPEC_FILE
 from tasks.model.set_manifest import MANIFEST_FILE
 
 if TYPE_CHECKING:
     from tasks.git.repository import Repository
-    from tasks.git.tree import Tree
 
 
 @dataclass(frozen=True)

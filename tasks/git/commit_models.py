@@ -9,14 +9,13 @@ from tasks.errors import InputError
 from tasks.git.commit import Commit, Outline, model_directories
 from tasks.git.skeleton import skeleton_of
 from tasks.model.model_directory import read_model_directory
-from tasks.model.version import read_content
+from tasks.model.version import ModelContent, read_content
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from tasks.git.repository import Repository
     from tasks.git.tree import Entry, Tree
-    from tasks.model.version import ModelContent
 
 
 class CommitModels:

@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Literal
 
 from tasks.errors import InputError, StageError
 from tasks.git.lfs import copy_object
-from tasks.git.tree import refuse_unreadable
+from tasks.git.tree import Entry, Tree, refuse_unreadable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from tasks.git.repository import Repository
-    from tasks.git.tree import Entry, Tree
 
 LfsSource = Literal["refuse", "store"]
 

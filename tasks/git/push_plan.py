@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from tasks.errors import InputError
 from tasks.git.commit_models import CommitModels
 from tasks.git.tree import Tree
-from tasks.model.version import version_of
+from tasks.model.version import ModelContent, version_of
 from tasks.records import Cell
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from tasks.git.commit import Outline
     from tasks.git.repository import Repository
-    from tasks.model.version import ModelContent
     from tasks.specs import ModelSpec
 
     Known = Callable[[Cell], str | None]

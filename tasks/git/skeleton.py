@@ -12,17 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tasks.errors import InputError
-from tasks.git.commit import outline_of
+from tasks.git.commit import Commit, outline_of
 from tasks.git.extract import make_links
-from tasks.git.tree import is_hidden, join, refuse_unreadable, why_unsafe
+from tasks.git.tree import Entry, is_hidden, join, refuse_unreadable, why_unsafe
 from tasks.model.model_directory import SPEC_FILE
 from tasks.model.set_manifest import MANIFEST_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-
-    from tasks.git.commit import Commit
-    from tasks.git.tree import Entry
 
 
 @contextmanager

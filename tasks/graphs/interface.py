@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tasks.specs import Dim, Frozen, InputSpec
+from tasks.specs import Frozen, ModelSpec
 
 
 class CheckExportRequest(Frozen):
@@ -12,9 +12,7 @@ class CheckExportRequest(Frozen):
 
     onnx: Path
     expected: Path
-    inputs: dict[str, InputSpec]
-    outputs: tuple[str, ...]
-    dims: dict[str, Dim]
+    spec: ModelSpec
     progress_before: int
 
 
@@ -28,6 +26,5 @@ class CheckTypedRequest(Frozen):
 
     onnx: Path
     original: Path
-    inputs: dict[str, InputSpec]
-    dims: dict[str, Dim]
+    spec: ModelSpec
     samples: Path | None

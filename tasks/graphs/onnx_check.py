@@ -11,14 +11,13 @@ import onnxruntime as ort
 from tasks.errors import StageError
 from tasks.graphs.interface import CheckExportRequest, CheckTypedRequest, export_steps
 from tasks.graphs.onnx_files import check_external_data, opset_of
-from tasks.samples.npz import load_arrays, shard_paths
+from tasks.samples.npz import Arrays, load_arrays, shard_paths
 from tasks.samples.shapes import check_shapes, feeds_at, optimal_extents, shape_label
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from tasks.samples.npz import Arrays
 
 # Float32 sums of the same numbers in another order differ by about 1e-6 of the largest; exported graphs of deep
 # encoders were measured at up to 1e-5. A dimension fixed in tracing, or a lost mask, is off by far more than this.
@@ -48,26 +47,26 @@ def check_export(raw: dict[str, Any], progress: Callable[[int, int], None]) -> d
     except Exception as error:
         raise StageError(f"export: ONNX Runtime cannot load the exported graph: {error}") from error
     _check_signature(session, request)
-    shapes = check_shapes(request.dims)
+    shapes = check_shapes(request.spec.dims)
     checks: dict[str, float] = {}
     for number, (shape, path) in enumerate(zip(shapes, shard_paths(request.expected), strict=True), start=1):
         label = shape_label(shape)
-        checks[label] = _compare(session, request.outputs, load_arrays(path), label)
+        checks[label] = _compare(session, list(request.spec.outputs), load_arrays(path), label)
         progress(request.progress_before + number, export_steps(len(shapes)))
     return checks
 
 
 def _check_signature(session: ort.InferenceSession, request: CheckExportRequest) -> None:
     found = {value.name: value.type for value in session.get_inputs()}
-    wanted = {name: _ort_type(spec.dtype) for name, spec in request.inputs.items()}
+    wanted = {name: _ort_type(spec.dtype) for name, spec in request.spec.inputs.items()}
     if found != wanted:
         raise StageError(
             f"export: the graph takes {found}, model.yaml declares {wanted}; an input that the module never uses"
             " is dropped by exporters: remove it from model.yaml, or use it"
         )
     outputs = [value.name for value in session.get_outputs()]
-    if outputs != list(request.outputs):
-        raise StageError(f"export: the graph gives {outputs}, model.yaml declares {list(request.outputs)}")
+    if outputs != list(request.spec.outputs):
+        raise StageError(f"export: the graph gives {outputs}, model.yaml declares {list(request.spec.outputs)}")
 
 
 def _ort_type(dtype: str) -> str:
@@ -125,7 +124,7 @@ def check_typed(raw: dict[str, Any], _progress: Callable[[int, int], None]) -> i
     request = CheckTypedRequest.model_validate(raw)
     try:
         session = open_session(request.onnx)
-        session.run(None, feeds_at(request.samples, request.inputs, optimal_extents(request.dims)))
+        session.run(None, feeds_at(request.samples, request.spec.inputs, optimal_extents(request.spec.dims)))
     except Exception as error:
         raise StageError(f"ONNX Runtime cannot load or run the converted graph: {error}") from error
     converted = onnx.load(request.onnx, load_external_data=False)

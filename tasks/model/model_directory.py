@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from tasks.errors import InputError
 from tasks.model.documents import parse, read_yaml
-from tasks.model.set_manifest import read_manifest
-from tasks.specs import ModelSpec
+from tasks.model.set_manifest import CalibrationManifest, read_manifest
+from tasks.specs import ModelSpec, Precision
 from tasks.store.digests import digest_once
 from validation.policy import Policy, PolicyError, default_policy, policy_from_mapping
 from validation.rules import suggest
@@ -17,8 +17,6 @@ from validation.rules import suggest
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from tasks.model.set_manifest import CalibrationManifest
-    from tasks.specs import Precision
 
 SPEC_FILE = "model.yaml"
 WEIGHTS_SUFFIX = ".safetensors"

@@ -252,15 +252,6 @@ def count_values(array: np.ndarray[Any, Any]) -> Counter[str]:
     return Counter(dict(zip(values.tolist(), counts.tolist(), strict=True)))
 
 
-def describe_files(folder: Path, inputs: Collection[str]) -> tuple[SetFile, ...]:
-    """What `files` of a manifest says of the data files in a folder and below.
-
-    Raises:
-        InputError: a file cannot be read, lacks an input, or holds no samples.
-    """
-    return tuple(_describe(folder, path, read_arrays(path), inputs) for path in data_files_in(folder))
-
-
 def _describe(folder: Path, path: Path, arrays: Arrays, inputs: Collection[str]) -> SetFile:
     relative = path.relative_to(folder).as_posix()
     samples = count_samples(arrays, inputs, relative)

@@ -18,8 +18,7 @@ from filelock import FileLock
 
 from tasks.errors import RefusedError, StageError
 from tasks.objects.files import check_chunks, chunks_of, make_folders, sync_folder, write_checked, write_new
-from tasks.objects.interface import MAX_READ_BYTES, ChangedError, Entry, Versioned
-from tasks.objects.keys import check_key, check_prefix, is_key
+from tasks.objects.interface import MAX_READ_BYTES, ChangedError, Entry, Versioned, check_key, check_prefix, is_key
 from tasks.store.blobs import READ_ONLY
 from tasks.store.scratch import ScratchSpace
 

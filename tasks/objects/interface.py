@@ -1,22 +1,27 @@
 """What an object store does: S3's conditional writes, which a local folder keeps to as well.
 
-Keys are relative paths of `[A-Za-z0-9._=@+-]` parts joined by `/`, none of which starts with a dot (`keys.py`). An
+Keys are relative paths of `[A-Za-z0-9._=@+-]` parts joined by `/`, none of which starts with a dot. An
 object is there whole or not at all. No key is also the folder of another: S3 would take `a` and `a/b` side by side, a
 folder refuses the second.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from tasks.errors import RefusedError
+from tasks.errors import InputError, RefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from datetime import datetime
     from pathlib import Path
 
+# A part that starts with a dot is refused: `.` and `..` leave the folder, and a local store keeps its own files in one.
+PART = re.compile(r"[A-Za-z0-9_=@+-][A-Za-z0-9._=@+-]{0,254}")
+# S3 takes 1024 bytes, the store's own prefix included.
+MAX_CHARACTERS = 800
 # What `read` holds in memory at most. Manifests and channels have kilobytes; whatever is larger is downloaded.
 MAX_READ_BYTES = 16 << 20
 
@@ -117,3 +122,36 @@ class ObjectStore(Protocol):
 
     def delete(self, key: str) -> None:
         """Remove an object; nothing where there is none."""
+
+
+def check_key(key: str) -> str:
+    """Return `key` if it is one.
+
+    Raises:
+        InputError: it is no relative path of parts of `[A-Za-z0-9._=@+-]` that start with no dot and have 1 to 255
+            characters, or it has more than 800 characters.
+    """
+    if len(key) > MAX_CHARACTERS:
+        raise InputError(f"key {key[:40]!r}…: has {len(key)} characters, and {MAX_CHARACTERS} is the most; shorten it")
+    if not is_key(key):
+        raise InputError(
+            f"key {key!r}: is no relative path of parts of [A-Za-z0-9._=@+-], joined by /, that start with no dot and"
+            " have at most 255 characters; correct the name that it was made from"
+        )
+    return key
+
+
+def check_prefix(prefix: str) -> str:
+    """Return `prefix` if keys can start with it; the empty one starts all.
+
+    Raises:
+        InputError: no key starts so.
+    """
+    if prefix:
+        check_key(prefix + "x" if prefix.endswith("/") else prefix)
+    return prefix
+
+
+def is_key(key: str) -> bool:
+    """Whether an object of this name belongs to the store; other tools may have put more into its bucket or folder."""
+    return len(key) <= MAX_CHARACTERS and all(PART.fullmatch(part) for part in key.split("/"))

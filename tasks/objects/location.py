@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from tasks.errors import InputError
 from tasks.objects.folder import LocalObjects
-from tasks.objects.keys import is_key
-
-if TYPE_CHECKING:
-    from tasks.objects.interface import ObjectStore
+from tasks.objects.interface import ObjectStore, is_key
 
 S3 = "s3://"
 SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):|(s3)//")

@@ -18,8 +18,7 @@ from botocore.exceptions import BotoCoreError, ClientError  # type: ignore[impor
 
 from tasks.errors import RefusedError, StageError
 from tasks.objects.files import check_chunks, check_digest, write_checked, write_new
-from tasks.objects.interface import MAX_READ_BYTES, ChangedError, Entry, Versioned
-from tasks.objects.keys import check_key, check_prefix, is_key
+from tasks.objects.interface import MAX_READ_BYTES, ChangedError, Entry, Versioned, check_key, check_prefix, is_key
 from tasks.objects.s3_client import (
     ATTEMPTS,
     BROKEN_BODY,

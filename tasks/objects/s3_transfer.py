@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
@@ -16,7 +16,6 @@ from tasks.objects.s3_client import ATTEMPTS, BROKEN_BODY, pause
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator
-    from concurrent.futures import Future
     from pathlib import Path
 
 # With parts of 16 MiB, 264 MB at most were measured; eight took 306 MB, and were slower on two cores.

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
-from tasks.process.child import ignore_progress
+from tasks.process.child import call_in_child, ignore_progress
 from tasks.process.kernel import machine_memory_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from pydantic import BaseModel
+
     from tasks.store.interface import ArtifactStore
+
+Reply = TypeVar("Reply")
 
 
 def ignore_warning(_text: str) -> None:
@@ -37,3 +41,27 @@ class StageContext:
     timing_caches: Path | None = None
     torch_python: Path | None = None
     memory_limit_bytes: int = field(default_factory=machine_memory_bytes)
+
+    def call_in_child(
+        self,
+        entry: str,
+        request: BaseModel,
+        reply: type[Reply],
+        folder: Path,
+        *,
+        on_progress: Callable[[int, int], None] | None = None,
+        runs_model_code: bool = False,
+    ) -> Reply:
+        """Run `entry` on one request in a child process within the limits; see `tasks.process.child.Child`.
+
+        `on_progress` is told in place of the stage's own.
+        """
+        return call_in_child(
+            entry,
+            request,
+            reply,
+            folder,
+            time_limit_s=self.time_limit_s,
+            memory_limit_bytes=self.memory_limit_bytes if runs_model_code else None,
+            on_progress=on_progress or self.on_progress,
+        )

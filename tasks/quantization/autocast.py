@@ -24,7 +24,7 @@ def convert(raw: dict[str, Any], _progress: Callable[[int, int], None]) -> dict[
     request = ConvertRequest.model_validate(raw)
     probe = request.output.parent / "probe"
     probe.mkdir()
-    save_shard(probe, 0, seeded_feeds(request.inputs, optimal_extents(request.dims)))
+    save_shard(probe, 0, seeded_feeds(request.spec.inputs, optimal_extents(request.spec.dims)))
     model = convert_to_mixed_precision(
         str(request.onnx),
         low_precision_type="fp16",

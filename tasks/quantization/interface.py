@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tasks.samples.feeds import split_batches
-from tasks.samples.npz import load_arrays, shard_paths
-from tasks.specs import CalibrationMethod, Dim, Frozen, InputSpec
+from tasks.samples.npz import Arrays, load_arrays, shard_paths
+from tasks.specs import CalibrationMethod, Frozen, ModelSpec
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from tasks.samples.npz import Arrays
 
 # Quantizers hold every tensor that they calibrate, of one batch, at once. One sample would do, but makes
 # ModelOpt take each layer for a matrix-vector product, which it leaves in float.
@@ -31,7 +30,7 @@ AUTOCAST_DATA_MAX = 32768.0
 
 
 class ConvertRequest(Frozen):
-    """The graph to convert and the folder for the result. The reply adds to the recipe, by name.
+    """The graph to convert, its model, and the folder for the result. The reply adds to the recipe, by name.
 
     `samples` holds calibration shards; it, `method` and `exclude` are there for INT8 only. `exclude` are nodes that
     stay as they are, by the names that `name_nodes` gives once `fold_transposed_weights` is done.
@@ -39,9 +38,7 @@ class ConvertRequest(Frozen):
 
     onnx: Path
     output: Path
-    inputs: dict[str, InputSpec]
-    dims: dict[str, Dim]
-    batch_dim: str
+    spec: ModelSpec
     external_bytes: int
     samples: Path | None = None
     method: CalibrationMethod | None = None
@@ -57,7 +54,7 @@ class CalibrationReader:
     def __init__(self, request: ConvertRequest, progress: Callable[[int, int], None]) -> None:
         assert request.samples is not None  # noqa: S101 - convert sends them for INT8
         self._paths = shard_paths(request.samples)
-        batch = request.dims[request.batch_dim]
+        batch = request.spec.dims[request.spec.batch_dim]
         self._batch = batch.model_copy(update={"opt": max(batch.min, min(batch.max, CALIBRATION_BATCH))})
         self._progress = progress
         self._batches = self._read()

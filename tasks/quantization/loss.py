@@ -17,20 +17,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tasks.quantization.interface import rows_in
-from tasks.samples.feeds import split_batches
-from tasks.samples.npz import load_arrays, shard_paths
-from tasks.specs import Dim, Frozen, OutputDeclaration
+from tasks.samples.feeds import run_shard
+from tasks.samples.npz import Arrays, load_arrays, shard_paths
+from tasks.specs import Frozen, ModelSpec, OutputDeclaration
 from tasks.store.digests import statistics_digest
 from validation.bootstrap import Bootstrap
-from validation.comparison import Comparison
+from validation.comparison import Comparison, ComparisonResult, Measurement
 from validation.metrics import METRICS
 from validation.policy import default_policy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
-    from tasks.samples.npz import Arrays
-    from validation.comparison import ComparisonResult, Measurement
     from validation.rules import Rule
 
 RECIPE = 1
@@ -87,40 +85,28 @@ class LossRequest(Frozen):
     exported: Path
     quantized: Path
     samples: Path
-    batch: Dim
-    outputs: dict[str, OutputDeclaration]
+    spec: ModelSpec
     most_samples: int = LOSS_SAMPLES
 
 
 def loss_in_child(raw: dict[str, Any], progress: Callable[[int, int], None]) -> Loss:
     """Child entry: serve a LossRequest. One shard and its outputs are in memory at a time."""
     request = LossRequest.model_validate(raw)
-    exported, quantized = (Graph(path) for path in (request.exported, request.quantized))
-    meter = LossMeter(request.outputs)
+    exported, quantized = (open_graph(path) for path in (request.exported, request.quantized))
+    spec = request.spec
+    meter, batch = LossMeter(spec.outputs), spec.dims[spec.batch_dim]
     for shard, done, total in take_evenly(request.samples, request.most_samples):
-        meter.update(exported.run(shard, request.batch), quantized.run(shard, request.batch), shard)
+        right, found = (run_shard(graph, shard, batch) for graph in (exported, quantized))
+        meter.update(right, found, shard)
         progress(done, total)
     return meter.result()
 
 
-class Graph:
-    """An ONNX file in ONNX Runtime on the CPU, at its default level of optimisation."""
+def open_graph(path: Path) -> Callable[[Arrays], Arrays]:
+    """What runs a batch through an ONNX file, in ONNX Runtime on the CPU at its default level of optimisation."""
+    from tasks.backends.ort import OnnxRuntimeEngine  # noqa: PLC0415 - loads native libraries, which only children shall
 
-    def __init__(self, path: Path) -> None:
-        import onnxruntime as ort  # noqa: PLC0415 - loads native libraries, which only children shall
-
-        from tasks.backends.ort import PROVIDERS, session_options  # noqa: PLC0415 - as above
-
-        self._session = ort.InferenceSession(str(path), session_options(), providers=PROVIDERS)
-        self._outputs = [output.name for output in self._session.get_outputs()]
-
-    def run(self, shard: Arrays, batch: Dim) -> Arrays:
-        """Outputs of all samples of a shard, first axis the samples, run in batches of `batch.opt`."""
-        parts: dict[str, list[np.ndarray[Any, Any]]] = {name: [] for name in self._outputs}
-        for feeds, real in split_batches(shard, batch):
-            for name, array in zip(self._outputs, self._session.run(self._outputs, feeds), strict=True):
-                parts[name].append(array[:real])
-        return {name: np.concatenate(arrays) for name, arrays in parts.items()}
+    return OnnxRuntimeEngine(path).run
 
 
 def take_evenly(folder: Path, most: int) -> Iterator[tuple[Arrays, int, int]]:

@@ -19,13 +19,12 @@ from onnxruntime.quantization.calibrate import (
 )
 
 from tasks.graphs.onnx_files import WEIGHTS_FILE
-from tasks.quantization.interface import HISTOGRAM_BINS, PERCENTILE, QUANTIZED_BINS
+from tasks.quantization.interface import HISTOGRAM_BINS, PERCENTILE, QUANTIZED_BINS, CalibrationReader
 from tasks.specs import CalibrationMethod
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tasks.quantization.interface import CalibrationReader
     from tasks.samples.npz import Arrays
 
 

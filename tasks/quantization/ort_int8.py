@@ -19,6 +19,7 @@ from tasks.graphs.onnx_files import read_model, weight_bytes, write_model
 from tasks.quantization.interface import CalibrationReader, ConvertRequest
 from tasks.quantization.ort_calibration import find_ranges
 from tasks.quantization.quantizable import (
+    Plan,
     declare_types,
     find_quantizable,
     fold_transposed_weights,
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import onnx
-
-    from tasks.quantization.quantizable import Plan
 
 
 def convert(raw: dict[str, Any], progress: Callable[[int, int], None]) -> dict[str, str]:

@@ -11,21 +11,19 @@ from typing import TYPE_CHECKING, Any
 
 from tasks.graphs.onnx_files import read_model, write_model
 from tasks.quantization.interface import CalibrationReader
-from tasks.quantization.loss import Graph, LossMeter, take_evenly
+from tasks.quantization.loss import Loss, LossMeter, open_graph, take_evenly
 from tasks.quantization.ort_calibration import find_ranges
 from tasks.quantization.ort_int8 import prepare, quantize
 from tasks.quantization.quantizable import find_quantizable
 from tasks.quantization.sensitivity import LayerSensitivity, Sensitivity, SensitivityRequest, rank_layers
+from tasks.samples.feeds import run_shard
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    import onnx
-
-    from tasks.quantization.loss import Loss
-    from tasks.quantization.quantizable import Plan
     from tasks.samples.npz import Arrays
+    from tasks.specs import Dim
 
 
 def measure(raw: dict[str, Any], progress: Callable[[int, int], None]) -> Sensitivity:
@@ -35,52 +33,43 @@ def measure(raw: dict[str, Any], progress: Callable[[int, int], None]) -> Sensit
         StageError: the graph has nothing to quantize.
     """
     request = SensitivityRequest.model_validate(raw)
-    path = prepare(request.conversion)
+    conversion, method = request.conversion, request.conversion.method
+    path = prepare(conversion)
     model = read_model(path)
     plan = find_quantizable(model)
+    kinds: dict[str, str] = {node.name: node.op_type for node in model.graph.node}
     steps = len(plan.layers) + 1
-    assert request.conversion.method is not None  # noqa: S101 - measure_sensitivity sends it
-    reader = CalibrationReader(request.conversion, lambda _done, _total: None)
-    ranges = find_ranges(path, plan.activations, request.conversion.method, reader)
+    assert method is not None  # noqa: S101 - measure_sensitivity sends it
+    ranges = find_ranges(path, plan.activations, method, CalibrationReader(conversion, lambda _done, _total: None))
     shards = _run_exported(request, path)
     progress(1, steps)
+
+    def loss_of(layer: str) -> Loss:
+        alone = read_model(path)  # anew, since the quantizer changes it
+        others = find_quantizable(alone, [name for name in plan.layers if name != layer])
+        folder = path.parent.parent / "alone"
+        folder.mkdir()
+        quantized = write_model(quantize(alone, others, ranges), folder, external_bytes=conversion.external_bytes)
+        graph, meter = open_graph(quantized), LossMeter(conversion.spec.outputs)
+        for shard, exported in shards:
+            meter.update(exported, run_shard(graph, shard, _batch_of(request)), shard)
+        shutil.rmtree(folder)
+        return meter.result()
+
     layers = []
     for number, layer in enumerate(plan.layers, start=2):
-        loss = _loss_of(layer, request, plan, path, ranges, shards)
-        layers.append(LayerSensitivity.of(layer, _kind(model, layer), loss))
+        layers.append(LayerSensitivity.of(layer, kinds[layer], loss_of(layer)))
         progress(number, steps)
     samples = sum(len(next(iter(shard.values()))) for shard, _ in shards)
-    return Sensitivity(layers=rank_layers(layers), samples=samples, method=request.conversion.method)
+    return Sensitivity(layers=rank_layers(layers), samples=samples, method=method)
 
 
 def _run_exported(request: SensitivityRequest, path: Path) -> list[tuple[Arrays, Arrays]]:
     """Shards of inputs with the outputs of the graph before it is quantized."""
-    graph = Graph(path)
-    chosen = take_evenly(request.data, request.most_samples)
-    return [(shard, graph.run(shard, request.batch)) for shard, _, _ in chosen]
+    graph, chosen = open_graph(path), take_evenly(request.data, request.most_samples)
+    return [(shard, run_shard(graph, shard, _batch_of(request))) for shard, _, _ in chosen]
 
 
-def _loss_of(
-    layer: str,
-    request: SensitivityRequest,
-    plan: Plan,
-    prepared: Path,
-    ranges: Any,
-    shards: list[tuple[Arrays, Arrays]],
-) -> Loss:
-    model = read_model(prepared)  # anew, since the quantizer changes it
-    alone = find_quantizable(model, [name for name in plan.layers if name != layer])
-    folder = prepared.parent.parent / "alone"
-    folder.mkdir()
-    quantized = quantize(model, alone, ranges)
-    graph = Graph(write_model(quantized, folder, external_bytes=request.conversion.external_bytes))
-    meter = LossMeter(request.outputs)
-    for shard, exported in shards:
-        meter.update(exported, graph.run(shard, request.batch), shard)
-    shutil.rmtree(folder)
-    return meter.result()
-
-
-def _kind(model: onnx.ModelProto, name: str) -> str:
-    kinds: dict[str, str] = {node.name: node.op_type for node in model.graph.node}
-    return kinds[name]
+def _batch_of(request: SensitivityRequest) -> Dim:
+    spec = request.conversion.spec
+    return spec.dims[spec.batch_dim]

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING
 
 from tasks.errors import InputError, StageError
 from tasks.graphs import onnx_files
-from tasks.process.child import call_in_child
 from tasks.quantization.converter_table import int8_converter
 from tasks.quantization.interface import ConvertRequest
 from tasks.quantization.loss import Loss, RuleLoss, loss_key
-from tasks.specs import CalibrationMethod, Dim, Frozen, OutputDeclaration
+from tasks.specs import CalibrationMethod, Frozen, ModelSpec
 from tasks.store.stage_cache import StageResult, run_cached
 
 if TYPE_CHECKING:
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
 
     from tasks.process.context import StageContext
     from tasks.records import DataArtifact, ExportedModel
-    from tasks.specs import ModelSpec
 
 RECIPE = 1
 SENSITIVITY_SAMPLES = 128
@@ -73,8 +71,6 @@ class SensitivityRequest(Frozen):
 
     conversion: ConvertRequest
     data: Path
-    batch: Dim
-    outputs: dict[str, OutputDeclaration]
     most_samples: int = SENSITIVITY_SAMPLES
 
 
@@ -112,7 +108,9 @@ def measure_sensitivity(
     """
     if spec.calibration is None:
         raise InputError("model.yaml: calibration: missing, and int8 needs it; name a calibration set")
-    method = _ranges_by(method or spec.calibration.method)
+    method = method or spec.calibration.method
+    if method in {CalibrationMethod.MAX, CalibrationMethod.AUTO}:
+        method = CalibrationMethod.MINMAX
     key: dict[str, object] = {
         "recipe": RECIPE,
         "onnx": exported.onnx.digest,
@@ -126,53 +124,26 @@ def measure_sensitivity(
         "external_bytes": onnx_files.EXTERNAL_DATA_BYTES,
     }
 
-    def produce() -> Sensitivity:
-        with context.store.scratch() as folder:
-            request = _request(context, exported, spec, calibration, data, method, folder)
-            return call_in_child(
-                "tasks.quantization.ort_sensitivity:measure",
-                request,
-                Sensitivity,
-                folder,
-                time_limit_s=context.time_limit_s,
-                on_progress=context.on_progress,
-            )
+    def produce(folder: Path) -> Sensitivity:
+        conversion = ConvertRequest(
+            onnx=_fetch_graph(context, exported, folder / "onnx"),
+            output=folder / "result",
+            spec=spec,
+            external_bytes=onnx_files.EXTERNAL_DATA_BYTES,
+            samples=context.store.fetch(calibration.inputs, folder / "samples"),
+            method=method,
+        )
+        request = SensitivityRequest(conversion=conversion, data=context.store.fetch(data.inputs, folder / "data"))
+        return context.call_in_child("tasks.quantization.ort_sensitivity:measure", request, Sensitivity, folder)
 
     return run_cached(context.store, "sensitivity", key, Sensitivity, produce)
 
 
-def _ranges_by(method: CalibrationMethod) -> CalibrationMethod:
-    return CalibrationMethod.MINMAX if method in {CalibrationMethod.MAX, CalibrationMethod.AUTO} else method
-
-
-def _request(
-    context: StageContext,
-    exported: ExportedModel,
-    spec: ModelSpec,
-    calibration: DataArtifact,
-    data: DataArtifact,
-    method: CalibrationMethod,
-    folder: Path,
-) -> SensitivityRequest:
-    onnx = onnx_files.fetched_model(context.store.fetch(exported.onnx, folder / "onnx"))
+def _fetch_graph(context: StageContext, exported: ExportedModel, folder: Path) -> Path:
+    onnx = onnx_files.fetched_model(context.store.fetch(exported.onnx, folder))
     if onnx_files.holds_quantization(onnx):
         raise StageError(
             "sensitivity: the model was quantized in training, so its layers cannot be quantized one by one; measure"
             " the model as it was before"
         )
-    conversion = ConvertRequest(
-        onnx=onnx,
-        output=folder / "result",
-        inputs=spec.inputs,
-        dims=spec.dims,
-        batch_dim=spec.batch_dim,
-        external_bytes=onnx_files.EXTERNAL_DATA_BYTES,
-        samples=context.store.fetch(calibration.inputs, folder / "samples"),
-        method=method,
-    )
-    return SensitivityRequest(
-        conversion=conversion,
-        data=context.store.fetch(data.inputs, folder / "data"),
-        batch=spec.dims[spec.batch_dim],
-        outputs=spec.outputs,
-    )
+    return onnx

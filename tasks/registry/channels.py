@@ -15,17 +15,15 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from tasks.errors import InputError, RefusedError
-from tasks.objects.interface import ChangedError
+from tasks.objects.interface import ChangedError, ObjectStore
 from tasks.registry.listeners import Listeners
-from tasks.registry.moves import Move
+from tasks.registry.moves import ChannelAddress, Move, SignedMove
 from tasks.registry.trust import TrustedHistory
 from tasks.store.digests import canonical_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from tasks.objects.interface import ObjectStore
-    from tasks.registry.moves import ChannelAddress, SignedMove
     from tasks.registry.signing import Signed, Signing
 
 Decided = TypeVar("Decided", Move, "Move | None")

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
+    from tasks.artifact import Artifact, ArtifactFile
     from tasks.objects.interface import ObjectStore
-    from tasks.records import Artifact, ArtifactFile
     from tasks.registry.signing import Signature, Signing
 
 # Two passing manifests that differ in these alone describe the same engine, whose bytes and policy are the same. A

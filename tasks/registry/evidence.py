@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from tasks.records import PytorchForm
 from tasks.store.digests import artifact_digest, digest_json
+from tasks.timings import PytorchForm
 from validation.verdict import Outcome, decide
 
 if TYPE_CHECKING:
-    from tasks.records import Artifact, EngineManifest
+    from tasks.artifact import Artifact
+    from tasks.records import EngineManifest
     from validation.policy import Policy
 
 

@@ -13,21 +13,19 @@ from typing import TYPE_CHECKING
 
 from tasks.errors import InputError, RefusedError
 from tasks.process.child import ignore_progress
-from tasks.records import Cell
+from tasks.records import Cell, EngineManifest
 from tasks.registry.evidence import artifacts_of
 from tasks.registry.layout import BLOBS, blob_key, manifest_key
 from tasks.registry.moves import ChannelAddress
-from tasks.registry.survey import read_channels, read_manifests, survey_registry
+from tasks.registry.survey import Survey, read_channels, read_manifests, survey_registry
 from tasks.store.digests import artifact_digest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from tasks.objects.interface import Entry
-    from tasks.records import EngineManifest
     from tasks.registry.engines import SignedManifest
     from tasks.registry.registry import Registry
-    from tasks.registry.survey import Survey
 
 _BLOB_KEY = re.compile(rf"{BLOBS}sha256/[0-9a-f]{{2}}/[0-9a-f]{{62}}")
 
@@ -103,7 +101,9 @@ def plan_removal(
     signed, manifest_faults = read_manifests(registry, survey.engines, on_progress)
     manifest_faults += [fault for cell, one in signed.items() for fault in _faults_of(cell, one)]
     refuse_removal([*survey.faults, *channel_faults, *manifest_faults, *_lost_engines(registry, holds)])
-    registered = {cell: _registered_at(one.manifest, survey.engines[cell]) for cell, one in signed.items()}
+    registered = {
+        cell: max(_time_of(one.manifest.created_at), survey.engines[cell].modified) for cell, one in signed.items()
+    }
     held = {
         cell: holds.get(cell.engine_id) or _held_by_age(cell.engine_id, moment)
         for cell, moment in registered.items()
@@ -187,10 +187,6 @@ def _faults_of(cell: Cell, signed: SignedManifest) -> list[str]:
 def _time_of(text: str) -> datetime:
     moment = datetime.fromisoformat(text)
     return moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
-
-
-def _registered_at(manifest: EngineManifest, entry: Entry) -> datetime:
-    return max(_time_of(manifest.created_at), entry.modified)
 
 
 def _held_by_age(engine_id: str, registered: datetime) -> Held:

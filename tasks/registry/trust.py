@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from tasks.errors import RefusedError
-from tasks.registry.moves import Move, SignedMove
+from tasks.registry.moves import ChannelAddress, Move, SignedMove
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tasks.registry.moves import ChannelAddress
     from tasks.registry.signing import Signed
 
 

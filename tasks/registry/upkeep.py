@@ -22,7 +22,7 @@ from tasks.errors import InputError, RefusedError
 from tasks.process.child import ignore_progress
 from tasks.registry.layout import BLOBS, manifest_key
 from tasks.registry.moves import ChannelAddress
-from tasks.registry.retention import files_of, refuse_removal
+from tasks.registry.retention import LooseEngine, RemovalPlan, files_of, refuse_removal
 from tasks.registry.survey import in_threads, list_engines, read_channels, read_manifests
 
 if TYPE_CHECKING:
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from tasks.objects.interface import Entry
     from tasks.records import Cell, EngineManifest
     from tasks.registry.registry import Registry
-    from tasks.registry.retention import LooseEngine, RemovalPlan
 
 # Files between two looks at what was registered meanwhile: a second or two in S3.
 BATCH = 256

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Literal
 
 from tasks.errors import InputError, RefusedError, printable
 from tasks.records import LONGEST_REASON, Override
-from tasks.registry.channels import move_before, next_move
-from tasks.registry.moves import ChannelName
+from tasks.registry.channels import Channel, move_before, next_move
+from tasks.registry.moves import ChannelAddress, ChannelName, Move
 from tasks.release.publish import publish_engine
 from tasks.release.select import (
     engine_of,
@@ -29,9 +29,7 @@ from validation.verdict import Outcome
 
 if TYPE_CHECKING:
     from tasks.process.context import StageContext
-    from tasks.registry.channels import Channel
     from tasks.registry.engines import SignedManifest
-    from tasks.registry.moves import ChannelAddress, Move
     from tasks.registry.registry import Registry
     from tasks.release.rejected import RejectedEngines
 

@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING
 
 from tasks.backends.profiles import PROFILE_RULE
 from tasks.errors import RefusedError
-from tasks.records import EngineManifest
+from tasks.records import DataArtifact, EngineManifest, EngineOutcome, ReferenceArtifact
 from tasks.registry.evidence import artifacts_of, policy_digest
 from tasks.release.smoke import take_smoke
 
 if TYPE_CHECKING:
     from tasks.process.context import StageContext
-    from tasks.records import DataArtifact, EngineOutcome, ReferenceArtifact
     from tasks.registry.registry import Registry
     from tasks.specs import ModelSpec
 
@@ -43,11 +42,7 @@ def describe_engine(
         raise RefusedError(
             f"{outcome.cell.engine_id}: not everything was measured ({outcome.reason}); it is not registered"
         )
-    if compared.plan != engine.plan.digest:
-        raise RefusedError(
-            f"{outcome.cell.engine_id}: {compared.plan} was compared, and {engine.plan.digest} would be registered;"
-            " an engine is registered byte for byte as it was compared. Convert again"
-        )
+    _refuse_another_plan(outcome.cell.engine_id, compared.plan, engine.plan.digest)
     return EngineManifest(
         engine_id=outcome.cell.engine_id,
         cell=outcome.cell,
@@ -75,6 +70,14 @@ def describe_engine(
         who=who,
         created_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
     )
+
+
+def _refuse_another_plan(engine_id: str, compared: str, built: str) -> None:
+    if compared != built:
+        raise RefusedError(
+            f"{engine_id}: {compared} was compared, and {built} would be registered; an engine is registered byte for"
+            " byte as it was compared. Convert again"
+        )
 
 
 def publish_engine(context: StageContext, registry: Registry, manifest: EngineManifest) -> bool:

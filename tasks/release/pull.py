@@ -16,24 +16,22 @@ from tasks.backends import backend_of
 from tasks.backends.compatibility import refuse_elsewhere
 from tasks.errors import InputError, RefusedError, StageError
 from tasks.process.child import ignore_progress
-from tasks.records import Cell
+from tasks.records import Cell, EngineManifest
 from tasks.registry.evidence import find_contradictions, find_objections
 from tasks.registry.trust import holds_move
-from tasks.release.serving_folder import Accepted, folder_name
-from tasks.release.smoke import run_smoke
+from tasks.release.serving_folder import Accepted, ServingFolder, folder_name
+from tasks.release.smoke import SmokeReport, SmokeRequest, run_smoke
 from validation.verdict import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from tasks.records import Artifact, EngineManifest
+    from tasks.artifact import Artifact
     from tasks.registry.channels import Channel
     from tasks.registry.engines import SignedManifest
     from tasks.registry.moves import ChannelAddress, Move, SignedMove
     from tasks.registry.registry import Registry
-    from tasks.release.serving_folder import ServingFolder
-    from tasks.release.smoke import SmokeReport
 
 # Each try after the first means that another pull into the same folder came to its end meanwhile.
 _MOST_TRIES = 8
@@ -256,12 +254,11 @@ def _require_room(folder: Path, needed: int) -> None:
 
 def _check(folder: ServingFolder, offer: Offer, limit_s: float) -> SmokeReport:
     manifest, engine = offer.signed.manifest, folder.root / offer.folder
-    batch = str(next(iter(manifest.inputs.values())).shape[0])
+    batch = manifest.dims[str(next(iter(manifest.inputs.values())).shape[0])]
+    request = SmokeRequest(runtime=manifest.cell.runtime, plan=engine / "plan", smoke=engine / "smoke", batch=batch)
     with folder.scratch() as scratch:
         try:
-            report = run_smoke(
-                manifest.cell.runtime, engine / "plan", engine / "smoke", manifest.dims[batch], scratch, limit_s
-            )
+            report = run_smoke(request, scratch, limit_s)
         except StageError as error:
             raise StageError(f"{manifest.engine_id} cannot be run here, so `current` stays as it is: {error}") from None
     if not report.ok:

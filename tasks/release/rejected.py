@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from tasks.records import EngineManifest
+from tasks.records import Cell, EngineManifest
 from tasks.registry.evidence import artifacts_of, find_contradictions
 from tasks.store.digests import digest_json
 
 if TYPE_CHECKING:
-    from tasks.records import Cell
     from tasks.store.interface import ArtifactStore
     from tasks.store.record_folder import RecordFolder
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tasks.errors import InputError, RefusedError
-from tasks.records import Cell
-from tasks.registry.channels import next_move
+from tasks.records import Cell, EngineManifest
+from tasks.registry.channels import Channel, next_move
 from tasks.registry.engines import SignedManifest
 from tasks.registry.evidence import find_contradictions, find_objections
-from tasks.registry.moves import ChannelAddress, ChannelName
+from tasks.registry.moves import ChannelAddress, ChannelName, Move
 from tasks.registry.signing import Signature
 from tasks.registry.survey import in_threads
 from tasks.store.digests import digest_json
@@ -18,9 +18,6 @@ from validation.verdict import Outcome
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from tasks.records import EngineManifest
-    from tasks.registry.channels import Channel
-    from tasks.registry.moves import Move
     from tasks.registry.registry import Registry
     from tasks.release.rejected import RejectedEngines
 

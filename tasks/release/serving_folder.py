@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 from contextlib import contextmanager
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from filelock import FileLock, Timeout
@@ -26,9 +26,8 @@ from tasks.store.scratch import ScratchSpace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
-    from pathlib import Path
 
-    from tasks.records import Artifact, ArtifactFile
+    from tasks.artifact import Artifact, ArtifactFile
 
 CURRENT, PREVIOUS, STATE, MANIFEST = "current", "previous", "state.json", "manifest.json"
 _DIGEST_CHARACTERS = 12

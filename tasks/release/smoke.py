@@ -13,17 +13,15 @@ from tasks.backends import backend_of
 from tasks.errors import StageError
 from tasks.process.child import call_in_child
 from tasks.records import SmokeArtifact
-from tasks.samples.feeds import split_batches
-from tasks.samples.npz import load_arrays, save_shard, shard_paths
+from tasks.samples.feeds import run_shard, split_batches
+from tasks.samples.npz import Arrays, load_arrays, save_shard, shard_paths
 from tasks.specs import Dim, Frozen
-from tasks.stages.compare import run_shard
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from tasks.artifact import Artifact
     from tasks.backends.interface import Engine
-    from tasks.records import Artifact
-    from tasks.samples.npz import Arrays
     from tasks.store.interface import ArtifactStore
 
 MOST_SHARDS = 4
@@ -35,13 +33,15 @@ LEAST_ALLOWED = 1e-3
 
 
 class SmokeRequest(Frozen):
-    """What the child runs; paths are folders of this host."""
+    """What the child runs; paths are folders of this host, and `batch` is the model's batch dimension.
+
+    The caller has checked the digests of `plan`, and that its runtime is here. `smoke` holds `inputs`, `reference` and
+    `candidate`, each a folder of shards.
+    """
 
     runtime: str
-    plan: str
-    inputs: str
-    reference: str
-    candidate: str
+    plan: Path
+    smoke: Path
     batch: Dim
 
 
@@ -115,29 +115,12 @@ def _spread(shards: int) -> list[int]:
     return sorted({round(place) for place in np.linspace(0, shards - 1, min(shards, MOST_SHARDS))})
 
 
-def run_smoke(
-    runtime: str,
-    plan: Path,
-    smoke: Path,
-    batch: Dim,
-    scratch: Path,
-    time_limit_s: float,
-) -> SmokeReport:
-    """Load an engine in a child process, run its smoke inputs and compare.
-
-    Args:
-        runtime: of the engine; it must be here.
-        plan: the folder of its plan, whose digests and compatibility the caller has checked.
-        smoke: a folder with `inputs`, `reference` and `candidate`, each a folder of shards.
-        batch: the model's batch dimension.
-        scratch: an empty folder for the child.
-        time_limit_s: of the child.
+def run_smoke(request: SmokeRequest, scratch: Path, time_limit_s: float) -> SmokeReport:
+    """Load an engine in a child process, to which `scratch` is left, run its smoke inputs and compare.
 
     Raises:
         StageError: the engine cannot be loaded or crashes.
     """
-    folders = {name: str((smoke / name).resolve()) for name in ("inputs", "reference", "candidate")}
-    request = SmokeRequest(runtime=runtime, plan=str(plan.resolve()), batch=batch, **folders)
     return call_in_child("tasks.release.smoke:run_in_child", request, SmokeReport, scratch, time_limit_s=time_limit_s)
 
 
@@ -148,18 +131,18 @@ def run_in_child(payload: dict[str, Any], progress: Callable[[int, int], None]) 
         StageError: the engine cannot be loaded or run, or the smoke data is not sharded alike.
     """
     request = SmokeRequest.model_validate(payload)
-    inputs, reference, candidate = (_load(folder) for folder in (request.inputs, request.reference, request.candidate))
+    inputs, reference, candidate = (_load(request.smoke / name) for name in ("inputs", "reference", "candidate"))
     if not len(inputs) == len(reference) == len(candidate) >= 1:
         raise StageError(
             f"the smoke data has {len(inputs)} shards of inputs, {len(reference)} of the reference and"
             f" {len(candidate)} of the engine, which should be as many and one at least; convert the model again"
         )
-    engine = backend_of(request.runtime).load(Path(request.plan))
+    engine = backend_of(request.runtime).load(request.plan)
     first_ms, warm_ms = (_time_call(engine, inputs[0], request.batch) for _ in range(2))
     sizes = itertools.cycle(request.batch.buckets or (request.batch.opt,))  # as it was compared, plan by plan
     found: list[Arrays] = []
     for shard in inputs:
-        found.append(run_shard(engine, shard, request.batch, sizes))
+        found.append(run_shard(engine.run, shard, request.batch, sizes))
         progress(len(found), len(inputs))
     return SmokeReport(
         samples=sum(len(next(iter(shard.values()))) for shard in inputs),
@@ -169,8 +152,8 @@ def run_in_child(payload: dict[str, Any], progress: Callable[[int, int], None]) 
     )
 
 
-def _load(folder: str) -> list[Arrays]:
-    return [load_arrays(path) for path in shard_paths(Path(folder))]
+def _load(folder: Path) -> list[Arrays]:
+    return [load_arrays(path) for path in shard_paths(folder)]
 
 
 def _time_call(engine: Engine, shard: Arrays, batch: Dim) -> float:

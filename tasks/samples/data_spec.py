@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from tasks.specs import Dim
+from tasks.specs import Dim, InputSpec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from tasks.samples.npz import Arrays
-    from tasks.specs import InputSpec
 
 
 LABEL = "label"

@@ -1,18 +1,18 @@
-"""Makes batches of a wanted shape out of real samples, for benchmarks and checks."""
+"""Makes batches of a wanted shape out of real samples, and runs shards in batches."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tasks.samples.npz import load_arrays, shard_paths
+from tasks.errors import StageError
+from tasks.samples.npz import Arrays, load_arrays, shard_paths
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
-    from tasks.samples.npz import Arrays
     from tasks.specs import Dim, InputSpec
 
 
@@ -51,3 +51,25 @@ def split_batches(shard: Arrays, batch: Dim, sizes: Iterator[int] | None = None)
         rows = start + np.arange(max(real, batch.min)) % real
         yield {name: array[rows] for name, array in shard.items()}, real
         start += real
+
+
+def run_shard(run: Callable[[Arrays], Arrays], shard: Arrays, batch: Dim, sizes: Iterator[int] | None = None) -> Arrays:
+    """Outputs of a whole shard, run in batches of the `opt` size, or of `sizes` in turn.
+
+    Raises:
+        StageError: an output's shape differs between batches in more than the number of samples.
+    """
+    parts: dict[str, list[np.ndarray[Any, Any]]] = {}
+    for feeds, real in split_batches(shard, batch, sizes):
+        fed = len(next(iter(feeds.values())))
+        for name, array in run(feeds).items():
+            parts.setdefault(name, []).append(_without_filling(array, fed, real))
+    try:
+        return {name: np.concatenate(arrays) for name, arrays in parts.items()}
+    except ValueError as error:
+        raise StageError(f"the engine's outputs cannot be joined over batches: {error}") from None
+
+
+def _without_filling(array: np.ndarray[Any, Any], fed: int, real: int) -> np.ndarray[Any, Any]:
+    # An output that has not one row for each sample stays as it is: cut to length, it would pass for a right one.
+    return array[:real] if array.ndim and len(array) == fed else array

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tasks.errors import InputError
-from tasks.samples.npz import FIRST_INDICES, load_arrays
+from tasks.samples.npz import FIRST_INDICES, Arrays, load_arrays
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from tasks.samples.npz import Arrays
 
 DATA_SUFFIXES = (".npz", ".safetensors", ".parquet")
 

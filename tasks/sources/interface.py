@@ -4,28 +4,23 @@ from __future__ import annotations
 
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from tasks.errors import InputError
-from tasks.model.model_directory import SPEC_FILE
-from tasks.specs import Frozen, InputSpec
+from tasks.model.model_directory import SPEC_FILE, ModelDirectory
+from tasks.specs import Frozen, ModelSpec
 from tasks.store.digests import copy_checked
-
-if TYPE_CHECKING:
-    from tasks.model.model_directory import ModelDirectory
 
 ORIGIN = f"{SPEC_FILE}: source"
 SOURCE_FOLDER = "source"
 
 
 class ModuleRequest(Frozen):
-    """Where a child finds the module: what `Source.lay_out` put into `folder`, and the weights beside it, if any."""
+    """Where a child finds a model's module: what `Source.lay_out` put into `folder`, and the weights, if any."""
 
     folder: Path
-    source: str
+    spec: ModelSpec
     weights: Path | None
-    inputs: dict[str, InputSpec]
-    outputs: tuple[str, ...]
 
 
 class Source(Protocol):

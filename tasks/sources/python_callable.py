@@ -53,14 +53,14 @@ class PythonCallable:
 
         from tasks.sources.state_dict import load_weights  # noqa: PLC0415 - as above
 
-        module = _call(request, request.source, _find_callable(request))
+        module = _call(request, request.spec.source, _find_callable(request))
         if request.weights is not None and isinstance(module, nn.Module):
             load_weights(module, request.weights)
         return module
 
 
 def _find_callable(request: ModuleRequest) -> Callable[[], object]:
-    relative, _, name = request.source.rpartition(":")
+    relative, _, name = request.spec.source.rpartition(":")
     path = request.folder / relative
     # As a script would: what lies beside the source can be imported.
     sys.path[:0] = dict.fromkeys((str(path.parent), str(request.folder)))

@@ -6,15 +6,13 @@ from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from tasks.errors import InputError
 from tasks.model.model_directory import SPEC_FILE
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from torch import nn
 
 
 def load_weights(module: nn.Module, path: Path) -> None:

@@ -19,21 +19,21 @@ import numpy as np
 
 from tasks.backends import CPU, backend_of
 from tasks.backends.compatibility import refuse_elsewhere
-from tasks.backends.interface import LayerTime
+from tasks.backends.interface import Engine, LayerTime
 from tasks.errors import InputError, StageError
 from tasks.process.child import Child
-from tasks.records import Artifact, Benchmark, Latency, PytorchForm, Timing
 from tasks.samples.feeds import make_feeds
 from tasks.sources.interface import ModuleRequest
 from tasks.specs import Frozen, InputSpec
 from tasks.store.stage_cache import StageResult, run_cached
+from tasks.timings import Benchmark, Latency, PytorchForm, Timing
 from tasks.torch_side.module_source import fetch_module
 from tasks.torch_side.torch_python import torch_versions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from tasks.backends.interface import Engine
+    from tasks.artifact import Artifact
     from tasks.process.context import StageContext
     from tasks.records import BuiltEngine, EngineJob
     from tasks.samples.npz import Arrays
@@ -99,8 +99,8 @@ def benchmark_engine(context: StageContext, job: EngineJob, engine: BuiltEngine)
         "seconds": context.benchmark_s,
     }
 
-    def produce() -> Benchmark:
-        with context.store.scratch() as folder, ExitStack() as stack:
+    def produce(folder: Path) -> Benchmark:
+        with ExitStack() as stack:
             base: dict[str, Any] = {"target": target, "runtime": job.cell.runtime, "inputs": spec.inputs}
             base |= {"extents": {}, "seconds": 0.0, "data": context.store.fetch(job.data.inputs, folder / "inputs")}
             plan = context.store.fetch(engine.plan, folder / "plan")
@@ -254,7 +254,8 @@ def take_turn(payload: dict[str, Any], _progress: Callable[[int, int], None]) ->
     turn = Turn.model_validate(payload)
     if turn.with_layers:
         return TurnReply(latencies_ms=(), layers=tuple(_engine(turn.runtime, turn.plan).layer_times(_feeds_of(turn))))
-    call = _engine_call(turn) if turn.module is None else _module_call(turn)
+    is_engines = turn.module is None
+    call = _engine(turn.runtime, turn.plan).timed_call(_feeds_of(turn)) if is_engines else _module_call(turn)
     latencies: list[float] = []
     ends = time.perf_counter() + turn.seconds
     while len(latencies) < LEAST_CALLS or time.perf_counter() < ends:
@@ -276,10 +277,6 @@ def _feeds_of(turn: Turn) -> Arrays:
 def _engine(runtime: str, plan: Path | None) -> Engine:
     assert plan is not None  # noqa: S101 - it is an engine's turn
     return backend_of(runtime).load(plan)
-
-
-def _engine_call(turn: Turn) -> Callable[[], float]:
-    return _engine(turn.runtime, turn.plan).timed_call(_feeds_of(turn))
 
 
 def _module_call(turn: Turn) -> Callable[[], float]:

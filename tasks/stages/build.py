@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 from tasks.backends import backend_of
 from tasks.backends.interface import BuildJob
 from tasks.backends.timing_cache import timing_cache_path
-from tasks.process.child import call_in_child
-from tasks.records import BuiltEngine
+from tasks.records import BackendIdentity, BuiltEngine, EngineJob
 from tasks.store.digests import digest_json
 from tasks.store.stage_cache import StageResult, run_cached
 
@@ -17,7 +16,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tasks.process.context import StageContext
-    from tasks.records import BackendIdentity, EngineJob
 
 RECIPE = 3
 
@@ -50,20 +48,13 @@ def build_engine(context: StageContext, job: EngineJob) -> StageResult[BuiltEngi
         "target": cell.target,
     }
 
-    def produce() -> BuiltEngine:
-        with context.store.scratch() as folder:
-            (folder / "plan").mkdir()
-            warnings = call_in_child(
-                "tasks.stages.build:build_in_child",
-                _request(context, job, identity, folder),
-                tuple[str, ...],
-                folder,
-                time_limit_s=context.time_limit_s,
-                on_progress=context.on_progress,
-            )
-            for warning in warnings:
-                context.on_warning(warning)
-            plan = context.store.put(folder / "plan")
+    def produce(folder: Path) -> BuiltEngine:
+        (folder / "plan").mkdir()
+        request = _request(context, job, identity, folder)
+        warnings = context.call_in_child("tasks.stages.build:build_in_child", request, tuple[str, ...], folder)
+        for warning in warnings:
+            context.on_warning(warning)
+        plan = context.store.put(folder / "plan")
         return BuiltEngine(
             plan=plan,
             backend=identity,

@@ -10,16 +10,14 @@ import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from tasks.artifact import Artifact
 from tasks.backends import backend_of
 from tasks.backends.compatibility import refuse_elsewhere
 from tasks.errors import StageError
-from tasks.process.child import call_in_child
-from tasks.records import Artifact, ComparedEngine
+from tasks.records import BuiltEngine, ComparedEngine, EngineJob
 from tasks.samples.data_spec import LABEL, slices_in
-from tasks.samples.feeds import split_batches
-from tasks.samples.npz import load_arrays, save_shard, shard_paths
+from tasks.samples.feeds import run_shard
+from tasks.samples.npz import Arrays, load_arrays, save_shard, shard_paths
 from tasks.specs import Dim, Frozen, OutputDeclaration
 from tasks.store.digests import statistics_digest
 from tasks.store.stage_cache import StageResult, run_cached
@@ -27,12 +25,10 @@ from validation.bootstrap import Bootstrap
 from validation.comparison import Comparison, ComparisonResult
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
-    from tasks.backends.interface import Engine
     from tasks.process.context import StageContext
-    from tasks.records import BuiltEngine, EngineJob
-    from tasks.samples.npz import Arrays
+    from validation.policy import Policy
 
 RUN_RECIPE = 1
 MEASURE_RECIPE = 1
@@ -110,42 +106,32 @@ def _run_engine(context: StageContext, job: EngineJob, engine: BuiltEngine) -> S
         "batch": batch.model_dump(),
     }
 
-    def produce() -> CandidateOutputs:
-        with context.store.scratch() as folder:
-            (folder / "candidate").mkdir()
-            request = RunRequest(
-                runtime=job.cell.runtime,
-                plan=context.store.fetch(engine.plan, folder / "plan"),
-                inputs=context.store.fetch(job.data.inputs, folder / "inputs"),
-                candidate=folder / "candidate",
-                batch=batch,
-            )
-            peak_memory_bytes = call_in_child(
-                "tasks.stages.compare:run_in_child",
-                request,
-                int,
-                folder,
-                time_limit_s=context.time_limit_s,
-                on_progress=lambda done, total: context.on_progress(done, 2 * total),
-            )
-            outputs = context.store.put(folder / "candidate")
+    def produce(folder: Path) -> CandidateOutputs:
+        (folder / "candidate").mkdir()
+        request = RunRequest(
+            runtime=job.cell.runtime,
+            plan=context.store.fetch(engine.plan, folder / "plan"),
+            inputs=context.store.fetch(job.data.inputs, folder / "inputs"),
+            candidate=folder / "candidate",
+            batch=batch,
+        )
+        peak_memory_bytes = context.call_in_child(
+            "tasks.stages.compare:run_in_child",
+            request,
+            int,
+            folder,
+            on_progress=lambda done, total: context.on_progress(done, 2 * total),
+        )
+        outputs = context.store.put(folder / "candidate")
         return CandidateOutputs(outputs=outputs, peak_memory_bytes=peak_memory_bytes)
 
     return run_cached(context.store, "run", key, CandidateOutputs, produce)
 
 
 def _measure(context: StageContext, job: EngineJob, candidate: Artifact) -> StageResult[Measured]:
-    data, policy, outputs = job.data, job.policy, job.spec.outputs
+    data, outputs = job.data, job.spec.outputs
     masks = data.inputs if any(output.mask for output in outputs.values()) else None
-    plan: dict[str, Any] = {
-        "outputs": outputs,
-        "slices": {
-            output: {name: tuple(sorted(metrics)) for name, metrics in slices.items()}
-            for output, slices in policy.slices.items()
-        },
-        "confidence": policy.confidence,
-        "resamples": policy.resamples,
-    }
+    plan = _plan_of(job.policy)
     key: dict[str, object] = {
         "recipe": MEASURE_RECIPE,
         "statistics": statistics_digest(),
@@ -157,25 +143,33 @@ def _measure(context: StageContext, job: EngineJob, candidate: Artifact) -> Stag
         "outputs": {name: output.model_dump(mode="json") for name, output in outputs.items()},
     }
 
-    def produce() -> Measured:
-        with context.store.scratch() as folder:
-            request = MeasureRequest(
-                reference=context.store.fetch(job.reference.outputs, folder / "reference"),
-                candidate=context.store.fetch(candidate, folder / "candidate"),
-                annotations=context.store.fetch(data.annotations, folder / "annotations"),
-                inputs=context.store.fetch(masks, folder / "inputs") if masks else None,
-                **plan,
-            )
-            return call_in_child(
-                "tasks.stages.compare:measure_in_child",
-                request,
-                Measured,
-                folder,
-                time_limit_s=context.time_limit_s,
-                on_progress=lambda done, total: context.on_progress(total + done, 2 * total),
-            )
+    def produce(folder: Path) -> Measured:
+        request = MeasureRequest(
+            reference=context.store.fetch(job.reference.outputs, folder / "reference"),
+            candidate=context.store.fetch(candidate, folder / "candidate"),
+            annotations=context.store.fetch(data.annotations, folder / "annotations"),
+            inputs=context.store.fetch(masks, folder / "inputs") if masks else None,
+            outputs=outputs,
+            **plan,
+        )
+        return context.call_in_child(
+            "tasks.stages.compare:measure_in_child",
+            request,
+            Measured,
+            folder,
+            on_progress=lambda done, total: context.on_progress(total + done, 2 * total),
+        )
 
     return run_cached(context.store, "measure", key, Measured, produce)
+
+
+def _plan_of(policy: Policy) -> dict[str, Any]:
+    """What a policy asks of the measurement: its limits are no part of it."""
+    slices = {
+        output: {name: tuple(sorted(metrics)) for name, metrics in slices.items()}
+        for output, slices in policy.slices.items()
+    }
+    return {"slices": slices, "confidence": policy.confidence, "resamples": policy.resamples}
 
 
 def run_in_child(payload: dict[str, Any], progress: Callable[[int, int], None]) -> int:
@@ -185,7 +179,7 @@ def run_in_child(payload: dict[str, Any], progress: Callable[[int, int], None]) 
     shards = shard_paths(request.inputs)
     sizes = itertools.cycle(request.batch.buckets or (request.batch.opt,))
     for number, path in enumerate(shards):
-        save_shard(request.candidate, number, run_shard(engine, load_arrays(path), request.batch, sizes))
+        save_shard(request.candidate, number, run_shard(engine.run, load_arrays(path), request.batch, sizes))
         progress(number + 1, len(shards))
     # A plan that no sample has run is not judged, and must not be registered with those that are.
     if unused := engine.unused_plans():
@@ -224,28 +218,6 @@ def _masks(request: MeasureRequest, shard: str) -> Arrays:
         return {}
     inputs = load_arrays(request.inputs / shard)
     return {output.mask: inputs[output.mask] for output in request.outputs.values() if output.mask is not None}
-
-
-def run_shard(engine: Engine, shard: Arrays, batch: Dim, sizes: Iterator[int] | None = None) -> Arrays:
-    """Outputs of a whole shard, run in batches of the `opt` size, or of `sizes` in turn.
-
-    Raises:
-        StageError: an output's shape differs between batches in more than the number of samples.
-    """
-    parts: dict[str, list[np.ndarray[Any, Any]]] = {}
-    for feeds, real in split_batches(shard, batch, sizes):
-        fed = len(next(iter(feeds.values())))
-        for name, array in engine.run(feeds).items():
-            parts.setdefault(name, []).append(_without_filling(array, fed, real))
-    try:
-        return {name: np.concatenate(arrays) for name, arrays in parts.items()}
-    except ValueError as error:
-        raise StageError(f"the engine's outputs cannot be joined over batches: {error}") from None
-
-
-def _without_filling(array: np.ndarray[Any, Any], fed: int, real: int) -> np.ndarray[Any, Any]:
-    # An output that has not one row for each sample stays as it is: cut to length, it would pass for a right one.
-    return array[:real] if array.ndim and len(array) == fed else array
 
 
 def peak_memory_bytes() -> int:

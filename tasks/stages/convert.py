@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 from tasks.errors import InputError, StageError
 from tasks.graphs import onnx_files
 from tasks.graphs.interface import CheckTypedRequest
-from tasks.process.child import call_in_child
-from tasks.quantization.converter_table import converters_for, int8_converter, tried_methods
+from tasks.process.child import ignore_progress
+from tasks.quantization.converter_table import Converter, converters_for, int8_converter, tried_methods
 from tasks.quantization.interface import ConvertRequest
 from tasks.quantization.loss import LOSS_SAMPLES, Loss, LossRequest, loss_key
 from tasks.quantization.trials import (
@@ -27,8 +27,8 @@ from tasks.quantization.trials import (
     rank_trials,
     with_reason,
 )
-from tasks.records import TypedModel
-from tasks.specs import CalibrationMethod, Precision
+from tasks.records import DataArtifact, ExportedModel, TypedModel
+from tasks.specs import CalibrationMethod, ModelSpec, Precision
 from tasks.store.stage_cache import StageResult, run_cached
 
 if TYPE_CHECKING:
@@ -36,9 +36,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tasks.process.context import StageContext
-    from tasks.quantization.converter_table import Converter
-    from tasks.records import DataArtifact, ExportedModel
-    from tasks.specs import ModelSpec
 
 RECIPE = 2
 
@@ -120,18 +117,17 @@ class _Conversion:
             "loss": loss_key(self.spec.outputs),
         }
 
-    def run(self) -> TypedModel:
+    def run(self, folder: Path) -> TypedModel:
         if self.precision is Precision.FP32:
             return self._untouched("the exported model is FP32")
-        with self.context.store.scratch() as folder:
-            onnx = onnx_files.fetched_model(self.context.store.fetch(self.exported.onnx, folder / "onnx"))
-            if self.precision is Precision.INT8 and onnx_files.holds_quantization(onnx):
-                return self._quantized_in_training()
-            if self.calibration is not None:
-                self.context.store.fetch(self.calibration.inputs, folder / "samples")
-            if self.method is CalibrationMethod.AUTO:
-                return self._best_of_trials(folder, onnx)
-            return self._first_that_works(folder, onnx)
+        onnx = onnx_files.fetched_model(self.context.store.fetch(self.exported.onnx, folder / "onnx"))
+        if self.precision is Precision.INT8 and onnx_files.holds_quantization(onnx):
+            return self._quantized_in_training()
+        if self.calibration is not None:
+            self.context.store.fetch(self.calibration.inputs, folder / "samples")
+        if self.method is CalibrationMethod.AUTO:
+            return self._best_of_trials(folder, onnx)
+        return self._first_that_works(folder, onnx)
 
     def _quantized_in_training(self) -> TypedModel:
         if self.exclude:
@@ -199,33 +195,23 @@ class _Conversion:
             _Step(int8_converter(method), onnx, place, folder / "rest", method, part_of(progress, 0, 2))
         )
         request = LossRequest(
-            exported=onnx,
-            quantized=onnx_files.find_model(place / "result"),
-            samples=folder / "held",
-            batch=self.spec.dims[self.spec.batch_dim],
-            outputs=self.spec.outputs,
+            exported=onnx, quantized=onnx_files.find_model(place / "result"), samples=folder / "held", spec=self.spec
         )
-        return call_in_child(
-            "tasks.quantization.loss:loss_in_child",
-            request,
-            Loss,
-            place,
-            time_limit_s=self.context.time_limit_s,
-            on_progress=part_of(progress, 1, 2),
+        told = part_of(progress, 1, 2)
+        return self.context.call_in_child(
+            "tasks.quantization.loss:loss_in_child", request, Loss, place, on_progress=told
         )
 
     def _convert_and_check(self, step: _Step) -> dict[str, str]:
         """Convert, check and return the recipe; the graph lies in the step's `result`."""
         result = step.place / "result"
         result.mkdir(parents=True)
-        recipe = call_in_child(
+        recipe = self.context.call_in_child(
             f"tasks.quantization.{step.converter.module}:convert",
             ConvertRequest(
                 onnx=step.onnx,
                 output=result,
-                inputs=self.spec.inputs,
-                dims=self.spec.dims,
-                batch_dim=self.spec.batch_dim,
+                spec=self.spec,
                 external_bytes=onnx_files.EXTERNAL_DATA_BYTES,
                 samples=step.samples,
                 method=step.method,
@@ -233,22 +219,13 @@ class _Conversion:
             ),
             dict[str, str],
             step.place,
-            time_limit_s=self.context.time_limit_s,
             on_progress=step.progress,
         )
         check = CheckTypedRequest(
-            onnx=onnx_files.find_model(result),
-            original=step.onnx,
-            inputs=self.spec.inputs,
-            dims=self.spec.dims,
-            samples=step.samples,
+            onnx=onnx_files.find_model(result), original=step.onnx, spec=self.spec, samples=step.samples
         )
-        opset = call_in_child(
-            "tasks.graphs.onnx_check:check_typed",
-            check,
-            int,
-            step.place,
-            time_limit_s=self.context.time_limit_s,
+        opset = self.context.call_in_child(
+            "tasks.graphs.onnx_check:check_typed", check, int, step.place, on_progress=ignore_progress
         )
         return {**step.converter.describe(), **recipe, "opset": str(opset)}
 

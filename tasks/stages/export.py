@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tasks.artifact import Artifact
 from tasks.errors import StageError
 from tasks.graphs import onnx_files
 from tasks.graphs.interface import CheckExportRequest, export_steps
 from tasks.model.toolchain import package_versions
-from tasks.process.child import call_in_child
-from tasks.records import Artifact, ExportedModel
+from tasks.records import DataArtifact, ExportedModel
 from tasks.samples.shapes import check_shapes
 from tasks.store.digests import artifact_digest
 from tasks.store.stage_cache import StageResult, run_cached
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
     from tasks.model.model_directory import ModelDirectory
     from tasks.process.context import StageContext
-    from tasks.records import DataArtifact
 
 RECIPE = 2
 SAMPLE_SHARDS = 16
@@ -59,27 +58,17 @@ def export_onnx(
         "traced_on": samples.inputs.digest if samples is not None and spec.export.exporter == "torchscript" else None,
     }
 
-    def produce() -> ExportedModel:
-        with context.store.scratch() as folder:
-            request = ExportRequest(
-                module=lay_out(directory, folder, module),
-                dims=spec.dims,
-                export=spec.export,
-                samples=None if samples is None else _fetch_some(context, samples, folder / "samples"),
-                output=folder,
-                external_bytes=onnx_files.EXTERNAL_DATA_BYTES,
-            )
-            reply = call_with_module(
-                "tasks.torch_side.torch_export:export",
-                request,
-                ExportReply,
-                folder,
-                source=spec.source,
-                time_limit_s=context.time_limit_s,
-                on_progress=context.on_progress,
-                memory_limit_bytes=context.memory_limit_bytes,
-            )
-            return _checked(context, request, reply)
+    def produce(folder: Path) -> ExportedModel:
+        request = ExportRequest(
+            module=lay_out(directory, folder, module),
+            samples=None if samples is None else _fetch_some(context, samples, folder / "samples"),
+            output=folder,
+            external_bytes=onnx_files.EXTERNAL_DATA_BYTES,
+        )
+        reply = call_with_module(
+            context, "tasks.torch_side.torch_export:export", request, ExportReply, folder, source=spec.source
+        )
+        return _checked(context, request, reply)
 
     return run_cached(context.store, "export", key, ExportedModel, produce)
 
@@ -108,23 +97,14 @@ def _checked(context: StageContext, request: ExportRequest, reply: ExportReply) 
 
 def _check(context: StageContext, request: ExportRequest, kind: str) -> dict[str, float]:
     folder = request.output
-    shapes = len(check_shapes(request.dims))
+    shapes = len(check_shapes(request.module.spec.dims))
     check = CheckExportRequest(
         onnx=onnx_files.find_model(folder / kind),
         expected=folder / "expected",
-        inputs=request.module.inputs,
-        outputs=request.module.outputs,
-        dims=request.dims,
+        spec=request.module.spec,
         progress_before=export_steps(shapes) - shapes,
     )
-    return call_in_child(
-        "tasks.graphs.onnx_check:check_export",
-        check,
-        dict[str, float],
-        folder,
-        time_limit_s=context.time_limit_s,
-        on_progress=context.on_progress,
-    )
+    return context.call_in_child("tasks.graphs.onnx_check:check_export", check, dict[str, float], folder)
 
 
 def _stored(
@@ -137,10 +117,10 @@ def _stored(
 ) -> ExportedModel:
     return ExportedModel(
         onnx=context.store.put(folder),
-        opset=request.export.opset,
+        opset=request.module.spec.export.opset,
         checks=checks,
         recipe={
-            "exporter": request.export.exporter,
+            "exporter": request.module.spec.export.exporter,
             "torch": package_versions("torch")["torch"],
             "simplifier": simplifier,
             "dynamic_dims": reply.dynamic_dims,

@@ -9,21 +9,17 @@ from tasks.errors import InputError
 from tasks.model.documents import read_yaml
 from tasks.model.model_directory import refuse_unknown_slices
 from tasks.samples.data_spec import LABEL, SLICE, slices_in
-from tasks.samples.npz import load_arrays, shard_paths
+from tasks.samples.npz import Arrays, load_arrays, shard_paths
 from validation.bootstrap import Bootstrap
-from validation.comparison import Comparison
-from validation.policy import PolicyError, outputs_from_mapping, policy_from_mapping
-from validation.verdict import decide
+from validation.comparison import Comparison, ComparisonResult
+from validation.policy import Policy, PolicyError, outputs_from_mapping, policy_from_mapping
+from validation.verdict import Verdict, decide
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-    from tasks.samples.npz import Arrays
-    from validation.comparison import ComparisonResult
     from validation.outputs import OutputSpec
-    from validation.policy import Policy
-    from validation.verdict import Verdict
 
 
 @dataclass(frozen=True)

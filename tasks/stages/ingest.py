@@ -12,7 +12,7 @@ from tasks.errors import InputError
 from tasks.records import DataArtifact
 from tasks.samples.data_spec import LABEL, SLICE, DataSpec, slices_in
 from tasks.samples.formats import read_arrays
-from tasks.samples.npz import FIRST_INDICES, save_shard
+from tasks.samples.npz import FIRST_INDICES, Arrays, save_shard
 from tasks.store.digests import digest_once
 from tasks.store.stage_cache import StageResult, run_cached
 from validation.breakdowns import LARGEST_SLICE
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tasks.process.context import StageContext
-    from tasks.samples.npz import Arrays
 
 RECIPE = 2
 SHARD_BYTES = 16 << 20
@@ -49,25 +48,24 @@ def ingest(context: StageContext, spec: DataSpec, files: Sequence[Path], field: 
         "dims": {name: dim.model_dump() for name, dim in spec.dims.items()},
     }
 
-    def produce() -> DataArtifact:
-        with context.store.scratch() as folder:
-            inputs, annotations = folder / "inputs", folder / "annotations"
-            inputs.mkdir()
-            annotations.mkdir()
-            samples, slices = 0, _SliceValues(field)
-            for number, shard in enumerate(_shards(spec, files, field)):
-                save_shard(inputs, number, {name: shard[name] for name in spec.inputs})
-                save_shard(annotations, number, {name: a for name, a in shard.items() if name not in spec.inputs})
-                slices.add(shard)
-                samples += len(shard[next(iter(spec.inputs))])
-            if [digest_once(path) for path in files] != digests:
-                raise InputError(f"{field}: a file changed while it was read; run the conversion again")
-            return DataArtifact(
-                inputs=context.store.put(inputs),
-                annotations=context.store.put(annotations),
-                samples=samples,
-                slices=slices.names,
-            )
+    def produce(folder: Path) -> DataArtifact:
+        inputs, annotations = folder / "inputs", folder / "annotations"
+        inputs.mkdir()
+        annotations.mkdir()
+        samples, slices = 0, _SliceValues(field)
+        for number, shard in enumerate(_shards(spec, files, field)):
+            save_shard(inputs, number, {name: shard[name] for name in spec.inputs})
+            save_shard(annotations, number, {name: a for name, a in shard.items() if name not in spec.inputs})
+            slices.add(shard)
+            samples += len(shard[next(iter(spec.inputs))])
+        if [digest_once(path) for path in files] != digests:
+            raise InputError(f"{field}: a file changed while it was read; run the conversion again")
+        return DataArtifact(
+            inputs=context.store.put(inputs),
+            annotations=context.store.put(annotations),
+            samples=samples,
+            slices=slices.names,
+        )
 
     return run_cached(context.store, "ingest", key, DataArtifact, produce)
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tasks.records import ReferenceArtifact
+from tasks.records import DataArtifact, ReferenceArtifact
 from tasks.store.stage_cache import StageResult, run_cached
 from tasks.torch_side.interface import ReferenceRequest
 from tasks.torch_side.module_source import call_with_module, lay_out, module_key
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tasks.model.model_directory import ModelDirectory
     from tasks.process.context import StageContext
-    from tasks.records import DataArtifact
 
 RECIPE = 2
 
@@ -38,26 +39,15 @@ def run_reference(
         "batch": batch.model_dump(),
     }
 
-    def produce() -> ReferenceArtifact:
-        with context.store.scratch() as folder:
-            outputs = folder / "outputs"
-            outputs.mkdir()
-            request = ReferenceRequest(
-                module=lay_out(directory, folder, module),
-                batch=batch,
-                shards=context.store.fetch(data.inputs, folder / "shards"),
-                output=outputs,
-            )
-            call_with_module(
-                "tasks.torch_side.torch_outputs:run",
-                request,
-                int,
-                folder,
-                source=spec.source,
-                time_limit_s=context.time_limit_s,
-                on_progress=context.on_progress,
-                memory_limit_bytes=context.memory_limit_bytes,
-            )
-            return ReferenceArtifact(outputs=context.store.put(outputs))
+    def produce(folder: Path) -> ReferenceArtifact:
+        outputs = folder / "outputs"
+        outputs.mkdir()
+        request = ReferenceRequest(
+            module=lay_out(directory, folder, module),
+            shards=context.store.fetch(data.inputs, folder / "shards"),
+            output=outputs,
+        )
+        call_with_module(context, "tasks.torch_side.torch_outputs:run", request, int, folder, source=spec.source)
+        return ReferenceArtifact(outputs=context.store.put(outputs))
 
     return run_cached(context.store, "reference", key, ReferenceArtifact, produce)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tasks.store.digests import digest_json
-from tasks.tracking.interface import ConversionRecord, EngineRecord
+from tasks.tracking.interface import ConversionRecord, EngineRecord, Tracker
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from tasks.model.model_directory import ModelDirectory
     from tasks.process.context import StageContext
     from tasks.records import DataArtifact, EngineOutcome, ExportedModel, ReferenceArtifact
-    from tasks.tracking.interface import Tracker
 
 
 def describe_conversion(

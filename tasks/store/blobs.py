@@ -6,14 +6,13 @@ import os
 import shutil
 from typing import TYPE_CHECKING
 
+from tasks.artifact import Artifact, ArtifactFile
 from tasks.errors import RefusedError
-from tasks.records import ArtifactFile
 from tasks.store.digests import digest_file
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tasks.records import Artifact
 
 READ_ONLY = 0o444
 

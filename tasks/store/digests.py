@@ -15,7 +15,7 @@ import validation
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from tasks.records import ArtifactFile
+    from tasks.artifact import ArtifactFile
 
 CHUNK_BYTES = 1 << 20
 # A file that is younger than this may be written again without a new time: file systems count in ticks, some in

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from pathlib import Path
 
-    from tasks.records import Artifact
+    from tasks.artifact import Artifact
 
 
 class ArtifactStore(Protocol):

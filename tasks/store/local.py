@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tasks.artifact import Artifact
 from tasks.errors import RefusedError
-from tasks.records import Artifact
 from tasks.store.blobs import BlobFolder
 from tasks.store.digests import artifact_digest
 from tasks.store.record_folder import RecordFolder

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from pydantic import BaseModel
 
-from tasks.records import Artifact
+from tasks.artifact import Artifact
 from tasks.store.digests import canonical_json, digest_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
 
     from tasks.store.interface import ArtifactStore
 
@@ -30,9 +31,9 @@ class StageResult(Generic[Result]):
 
 
 def run_cached(
-    store: ArtifactStore, stage: str, key: Mapping[str, object], kind: type[Result], produce: Callable[[], Result]
+    store: ArtifactStore, stage: str, key: Mapping[str, object], kind: type[Result], produce: Callable[[Path], Result]
 ) -> StageResult[Result]:
-    """Return the result recorded under `key`, or produce and record it.
+    """Return the result recorded under `key`, or have it produced, in a scratch folder of the store, and record it.
 
     `key` is everything the result depends on, as JSON values. It is stored in full beside the result and compared
     in full, so that neither a collision nor an edited record can hand out another stage's result. A record whose
@@ -45,7 +46,8 @@ def run_cached(
         found = _find(store, stage, key_digest, key, kind)
         if found is not None:
             return StageResult(found, cached=True, seconds=time.perf_counter() - started)
-        result = produce()
+        with store.scratch() as folder:
+            result = produce(folder)
         content = result.model_dump(mode="json")
         store.write_record(stage, key_digest, {"key": dict(key), "result": content, "digest": digest_json(content)})
     return StageResult(result, cached=False, seconds=time.perf_counter() - started)

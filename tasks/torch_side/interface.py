@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tasks.sources.interface import ModuleRequest
-from tasks.specs import Dim, ExportSpec, Frozen
+from tasks.specs import Frozen
 
 PLAIN, SIMPLIFIED = "plain", "simplified"
 
@@ -14,8 +14,6 @@ class ExportRequest(Frozen):
     """What the torch child exports, and where to; paths are of this host."""
 
     module: ModuleRequest
-    dims: dict[str, Dim]
-    export: ExportSpec
     samples: Path | None
     output: Path
     external_bytes: int
@@ -35,6 +33,5 @@ class ReferenceRequest(Frozen):
     """The module, the shards it runs on and where its outputs go; paths are of this host."""
 
     module: ModuleRequest
-    batch: Dim
     shards: Path
     output: Path

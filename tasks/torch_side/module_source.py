@@ -9,21 +9,20 @@ import shutil
 from typing import TYPE_CHECKING, TypeVar
 
 from tasks.errors import InputError
-from tasks.model.model_directory import SPEC_FILE
+from tasks.model.model_directory import SPEC_FILE, ModelDirectory
 from tasks.model.toolchain import package_versions
-from tasks.process.child import ChildFailedError, call_in_child
-from tasks.records import Artifact, ModuleArtifact
+from tasks.process.child import ChildFailedError
+from tasks.records import ModuleArtifact
 from tasks.sources import source_of
 from tasks.sources.interface import SOURCE_FOLDER, ModuleRequest
 from tasks.store.stage_cache import StageResult, run_cached
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
     from pydantic import BaseModel
 
-    from tasks.model.model_directory import ModelDirectory
+    from tasks.artifact import Artifact
     from tasks.process.context import StageContext
     from tasks.specs import ModelSpec
     from tasks.store.interface import ArtifactStore
@@ -51,12 +50,11 @@ def store_module(context: StageContext, directory: ModelDirectory) -> StageResul
     source = source_of(directory.spec.source)
     key = source.key(directory)
 
-    def produce() -> ModuleArtifact:
-        with context.store.scratch() as folder:
-            source.lay_out(directory, folder / "module", key)
-            name = None if directory.weights is None else directory.weights.name
-            files = context.store.put(folder / "module")
-            return ModuleArtifact(files=files, source=directory.spec.source, weights=name)
+    def produce(folder: Path) -> ModuleArtifact:
+        source.lay_out(directory, folder / "module", key)
+        name = None if directory.weights is None else directory.weights.name
+        files = context.store.put(folder / "module")
+        return ModuleArtifact(files=files, source=directory.spec.source, weights=name)
 
     return run_cached(context.store, "module", key, ModuleArtifact, produce)
 
@@ -72,11 +70,7 @@ def fetch_module(store: ArtifactStore, module: ModuleArtifact, spec: ModelSpec, 
 
 def _request(spec: ModelSpec, weights: str | None, folder: Path) -> ModuleRequest:
     return ModuleRequest(
-        folder=folder / SOURCE_FOLDER,
-        source=spec.source,
-        weights=None if weights is None else folder / weights,
-        inputs=spec.inputs,
-        outputs=tuple(spec.outputs),
+        folder=folder / SOURCE_FOLDER, spec=spec, weights=None if weights is None else folder / weights
     )
 
 
@@ -102,15 +96,7 @@ def lay_out(directory: ModelDirectory, folder: Path, key: dict[str, object]) -> 
 
 
 def call_with_module(
-    entry: str,
-    request: BaseModel,
-    reply: type[Reply],
-    folder: Path,
-    *,
-    source: str,
-    time_limit_s: float,
-    on_progress: Callable[[int, int], None],
-    memory_limit_bytes: int | None = None,
+    context: StageContext, entry: str, request: BaseModel, reply: type[Reply], folder: Path, *, source: str
 ) -> Reply:
     """Call `entry` in a child that loads the module between its first and its second report of progress.
 
@@ -124,18 +110,10 @@ def call_with_module(
     def note(done: int, total: int) -> None:
         nonlocal reached
         reached = done
-        on_progress(done, total)
+        context.on_progress(done, total)
 
     try:
-        return call_in_child(
-            entry,
-            request,
-            reply,
-            folder,
-            time_limit_s=time_limit_s,
-            memory_limit_bytes=memory_limit_bytes,
-            on_progress=note,
-        )
+        return context.call_in_child(entry, request, reply, folder, on_progress=note, runs_model_code=True)
     except ChildFailedError as error:
         if reached == 0:
             raise InputError(

@@ -12,8 +12,8 @@ from onnx import TensorProto, helper
 from tasks.errors import StageError
 from tasks.graphs.interface import export_steps
 from tasks.graphs.onnx_files import opset_of, read_model, short_reason, write_model
-from tasks.samples.npz import save_shard
-from tasks.samples.shapes import check_shapes, feeds_at, fixed_dims, shape_label, trace_extents
+from tasks.samples.npz import Arrays, save_shard
+from tasks.samples.shapes import Extents, check_shapes, feeds_at, fixed_dims, shape_label, trace_extents
 from tasks.torch_side.interface import PLAIN, SIMPLIFIED, ExportReply, ExportRequest
 from tasks.torch_side.torch_module import PositionalModule, as_tensors, load_module, run_module
 
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
     import onnx
 
-    from tasks.samples.npz import Arrays
-    from tasks.samples.shapes import Extents
 
 LAST = 2**63 - 1  # beyond every axis: the end of a slice to the last one
 NAMED, AUTOMATIC = "named", "automatic"
@@ -34,12 +32,12 @@ def export(raw: dict[str, Any], progress: Callable[[int, int], None]) -> ExportR
     """Serve an ExportRequest; see `tasks.stages.export`."""
     request = ExportRequest.model_validate(raw)
     folder = request.output
-    shapes = check_shapes(request.dims)
+    shapes = check_shapes(request.module.spec.dims)
     steps = export_steps(len(shapes))
     progress(0, steps)
     module = load_module(request.module)
-    extents = trace_extents(request.dims)
-    feeds = feeds_at(request.samples, request.module.inputs, extents)
+    extents = trace_extents(request.module.spec.dims)
+    feeds = feeds_at(request.samples, request.module.spec.inputs, extents)
     run_module(module, request.module, feeds, shape_label(extents))
     progress(1, steps)
     model, dynamic_dims = _trace(module, request, feeds)
@@ -47,7 +45,7 @@ def export(raw: dict[str, Any], progress: Callable[[int, int], None]) -> ExportR
     outputs: list[dict[str, tuple[int, ...]]] = []
     (folder / "expected").mkdir()
     for number, shape in enumerate(shapes):
-        feeds = feeds_at(request.samples, request.module.inputs, shape)
+        feeds = feeds_at(request.samples, request.module.spec.inputs, shape)
         expected = run_module(module, request.module, feeds, shape_label(shape))
         save_shard(folder / "expected", number, {**_prefixed("in", feeds), **_prefixed("out", expected)})
         outputs.append({name: array.shape for name, array in expected.items()})
@@ -63,27 +61,28 @@ def _prefixed(prefix: str, arrays: Arrays) -> Arrays:
 
 
 def _trace(module: PositionalModule, request: ExportRequest, feeds: Arrays) -> tuple[onnx.ModelProto, str]:
-    arguments = as_tensors({name: feeds[name] for name in request.module.inputs})
+    wanted = request.module.spec.export
+    arguments = as_tensors({name: feeds[name] for name in request.module.spec.inputs})
     path = request.output / "traced.onnx"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            if request.export.exporter == "torchscript":
+            if wanted.exporter == "torchscript":
                 _trace_torchscript(module, request, arguments, path)
                 dynamic_dims = NAMED
             else:
                 dynamic_dims = _trace_dynamo(module, request, arguments, path)
         except Exception as error:
             raise StageError(
-                f"export: the {request.export.exporter} exporter failed: {type(error).__name__}: {error}\n"
+                f"export: the {wanted.exporter} exporter failed: {type(error).__name__}: {error}\n"
                 "Try the other exporter (export.exporter: dynamo or torchscript), another export.opset, or rewrite"
                 " the operation that it names"
             ) from error
     model = read_model(path)
     found = opset_of(model)
-    if found != request.export.opset:
+    if found != wanted.opset:
         raise StageError(
-            f"export: the {request.export.exporter} exporter wrote opset {found}, not {request.export.opset};"
+            f"export: the {wanted.exporter} exporter wrote opset {found}, not {wanted.opset};"
             f" set export.opset: {found}, or try the other exporter"
         )
     return model, dynamic_dims
@@ -97,25 +96,25 @@ def _trace_torchscript(
         arguments,
         str(path),
         dynamo=False,
-        opset_version=request.export.opset,
-        input_names=list(request.module.inputs),
-        output_names=list(request.module.outputs),
+        opset_version=request.module.spec.export.opset,
+        input_names=list(request.module.spec.inputs),
+        output_names=list(request.module.spec.outputs),
         dynamic_axes={
-            **{name: _dynamic_axes(request, name) for name in request.module.inputs},
+            **{name: _dynamic_axes(request, name) for name in request.module.spec.inputs},
             # Further axes of outputs are named after the check has shown how they vary.
-            **{name: {0: _batch(request)} for name in request.module.outputs if _batch(request)},
+            **{name: {0: _batch(request)} for name in request.module.spec.outputs if _batch(request)},
         },
     )
 
 
 def _batch(request: ExportRequest) -> str:
-    first = str(next(iter(request.module.inputs.values())).shape[0])
-    return "" if first in fixed_dims(request.dims) else first
+    first = str(next(iter(request.module.spec.inputs.values())).shape[0])
+    return "" if first in fixed_dims(request.module.spec.dims) else first
 
 
 def _dynamic_axes(request: ExportRequest, name: str) -> dict[int, str]:
-    fixed = fixed_dims(request.dims)
-    shape = request.module.inputs[name].shape
+    fixed = fixed_dims(request.module.spec.dims)
+    shape = request.module.spec.inputs[name].shape
     return {axis: extent for axis, extent in enumerate(shape) if isinstance(extent, str) and extent not in fixed}
 
 
@@ -123,7 +122,9 @@ def _trace_dynamo(
     module: PositionalModule, request: ExportRequest, arguments: tuple[torch.Tensor, ...], path: Path
 ) -> str:
     """Trace with dimensions bounded by name; where torch finds them related, let it say how (the check then tells)."""
-    free = {name: dim for name, dim in request.dims.items() if name not in fixed_dims(request.dims)}
+    free = {
+        name: dim for name, dim in request.module.spec.dims.items() if name not in fixed_dims(request.module.spec.dims)
+    }
     named = {name: torch.export.Dim(name, min=dim.min, max=dim.max) for name, dim in free.items()}
     try:
         _save_dynamo(module, request, arguments, path, named)
@@ -143,17 +144,17 @@ def _save_dynamo(
 ) -> None:
     shapes = tuple(
         {axis: dims[dimension] for axis, dimension in _dynamic_axes(request, name).items()}
-        for name in request.module.inputs
+        for name in request.module.spec.inputs
     )
     program = torch.onnx.export(
         module,
         arguments,
         dynamo=True,
         verbose=False,
-        opset_version=request.export.opset,
+        opset_version=request.module.spec.export.opset,
         dynamic_shapes=(shapes,),
-        input_names=list(request.module.inputs),
-        output_names=list(request.module.outputs),
+        input_names=list(request.module.spec.inputs),
+        output_names=list(request.module.spec.outputs),
     )
     assert program is not None  # noqa: S101 - dynamo=True returns the program
     program.save(str(path), external_data=True)
@@ -166,10 +167,10 @@ def _name_axes(
     outputs: Sequence[Mapping[str, tuple[int, ...]]],
 ) -> None:
     """Write the dimensions of model.yaml into the graph's inputs, and into its outputs as they were seen to vary."""
-    fixed = fixed_dims(request.dims)
+    fixed = fixed_dims(request.module.spec.dims)
     for value in model.graph.input:
         axes = value.type.tensor_type.shape.dim
-        for axis, extent in zip(axes, request.module.inputs[value.name].shape, strict=True):
+        for axis, extent in zip(axes, request.module.spec.inputs[value.name].shape, strict=True):
             _set_axis(axis, fixed.get(extent, extent) if isinstance(extent, str) else extent)
     for value in model.graph.output:
         seen = [found[value.name] for found in outputs]

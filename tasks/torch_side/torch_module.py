@@ -14,13 +14,12 @@ from torch import Tensor, nn
 from tasks.errors import InputError
 from tasks.model.model_directory import SPEC_FILE
 from tasks.sources import source_of
-from tasks.sources.interface import ORIGIN, explain
+from tasks.sources.interface import ORIGIN, ModuleRequest, explain
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from tasks.samples.npz import Arrays
-    from tasks.sources.interface import ModuleRequest
 
 SEED = 0
 
@@ -34,8 +33,8 @@ class PositionalModule(nn.Module):
     def __init__(self, module: nn.Module, request: ModuleRequest) -> None:
         super().__init__()
         self.module = module
-        self.input_names = tuple(request.inputs)
-        self.output_names = request.outputs
+        self.input_names = tuple(request.spec.inputs)
+        self.output_names = tuple(request.spec.outputs)
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Return one tensor per declared output."""
@@ -63,10 +62,11 @@ def load_module(request: ModuleRequest) -> PositionalModule:
     random.seed(SEED)
     # The fast path of nn.TransformerEncoder drops padded positions and cannot be traced.
     torch.backends.mha.set_fastpath_enabled(False)
-    module = source_of(request.source).load(request)
+    source = request.spec.source
+    module = source_of(source).load(request)
     if not isinstance(module, nn.Module):
         raise InputError(
-            f"{ORIGIN}: {request.source} returned {type(module).__name__}, not a torch.nn.Module; return the module"
+            f"{ORIGIN}: {source} returned {type(module).__name__}, not a torch.nn.Module; return the module"
         )
     _check_parameters(module, request)
     return PositionalModule(module, request).float().eval().requires_grad_(False)
@@ -77,13 +77,13 @@ def _check_parameters(module: nn.Module, request: ModuleRequest) -> None:
     kinds = {parameter.kind for parameter in parameters.values()}
     named = [name for name, p in parameters.items() if p.kind not in {p.VAR_POSITIONAL, p.VAR_KEYWORD}]
     if inspect.Parameter.VAR_KEYWORD not in kinds:
-        for name in request.inputs:
+        for name in request.spec.inputs:
             if name not in named:
                 nearest = difflib.get_close_matches(name, named, n=1)
                 hint = f"did you mean {nearest[0]!r}?" if nearest else f"it takes {', '.join(named) or 'nothing'}"
                 raise InputError(f"{SPEC_FILE}: inputs.{name}: the module's forward takes no {name!r}; {hint}")
     needed = [name for name in named if parameters[name].default is inspect.Parameter.empty]
-    missing = [name for name in needed if name not in request.inputs]
+    missing = [name for name in needed if name not in request.spec.inputs]
     if missing:
         raise InputError(
             f"{SPEC_FILE}: inputs: the module's forward also needs {', '.join(missing)}; declare"
@@ -106,7 +106,7 @@ def run_module(module: PositionalModule, request: ModuleRequest, feeds: Arrays, 
     Raises:
         InputError: forward raised, or its outputs are not the declared ones with the samples on the first axis.
     """
-    ordered = {name: feeds[name] for name in request.inputs}
+    ordered = {name: feeds[name] for name in request.spec.inputs}
     try:
         with torch.no_grad():  # not inference_mode: what the module caches must remain traceable
             outputs = module(*as_tensors(ordered))
@@ -116,7 +116,7 @@ def run_module(module: PositionalModule, request: ModuleRequest, feeds: Arrays, 
             " mend the module, or narrow dims to what it takes"
         ) from None
     samples = len(next(iter(ordered.values())))
-    return _named(outputs, request.outputs, samples)
+    return _named(outputs, tuple(request.spec.outputs), samples)
 
 
 def _named(outputs: Sequence[Any], names: Sequence[str], samples: int) -> dict[str, Any]:

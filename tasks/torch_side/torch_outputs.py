@@ -9,14 +9,12 @@ import numpy as np
 from tasks.errors import InputError
 from tasks.model.model_directory import SPEC_FILE
 from tasks.samples.feeds import split_batches
-from tasks.samples.npz import load_arrays, save_shard, shard_paths
+from tasks.samples.npz import Arrays, load_arrays, save_shard, shard_paths
 from tasks.torch_side.interface import ReferenceRequest
 from tasks.torch_side.torch_module import PositionalModule, load_module, run_module
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from tasks.samples.npz import Arrays
 
 
 def run(raw: dict[str, Any], progress: Callable[[int, int], None]) -> int:
@@ -36,11 +34,11 @@ def run(raw: dict[str, Any], progress: Callable[[int, int], None]) -> int:
 
 
 def _run_shard(module: PositionalModule, request: ReferenceRequest, shard: Arrays, label: str) -> Arrays:
-    batches = []
-    for feeds, real in split_batches(shard, request.batch):
+    spec, batches = request.module.spec, []
+    for feeds, real in split_batches(shard, spec.dims[spec.batch_dim]):
         outputs = run_module(module, request.module, feeds, label)
         batches.append({name: array[:real] for name, array in outputs.items()})
-    return {name: np.concatenate([batch[name] for batch in batches]) for name in request.module.outputs}
+    return {name: np.concatenate([batch[name] for batch in batches]) for name in spec.outputs}
 
 
 def _check_finite(outputs: Arrays, shard: str) -> None:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from tasks.errors import StageError
-from tasks.records import PytorchForm
 from tasks.sources.interface import ModuleRequest
+from tasks.timings import PytorchForm
 from tasks.torch_side.torch_module import PositionalModule, as_tensors, load_module
 
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ from collections import defaultdict
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
-from tasks.rule_view import deciding_words, judged_rules
+from tasks.rule_view import JudgedRule, deciding_words, judged_rules
 from tasks.tracking.figures import Pairs, draw_agreement, draw_distribution, draw_error_by_slice
-from tasks.tracking.paired_samples import annotate, sample_pairs
+from tasks.tracking.paired_samples import Key, PairSample, annotate, sample_pairs
 from tasks.tracking.rule_figure import draw_rules
 from tasks.tracking.run_content import (
     LAYERS,
@@ -20,7 +20,7 @@ from tasks.tracking.run_content import (
     scrub,
     without_host_paths,
 )
-from validation.outputs import OutputKind
+from validation.outputs import OutputKind, OutputSpec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -29,12 +29,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from tasks.records import EngineOutcome
-    from tasks.rule_view import JudgedRule
     from tasks.tracking.interface import EngineRecord
-    from tasks.tracking.paired_samples import Key, PairSample
     from validation.breakdowns import SliceError
     from validation.comparison import ComparisonResult
-    from validation.outputs import OutputSpec
 
 SHARE_DIGITS = 4
 _DRAWN = {OutputKind.SCORE: "", OutputKind.LOGITS: ", top-1 confidence", OutputKind.PROBABILITIES: ", top-1 confidence"}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -19,9 +19,8 @@ if TYPE_CHECKING:
 class ConversionRecord:
     """One conversion of one version of a model: the parent run.
 
-    `validation_digest` (`sha256:…`) names the data, `outputs` and `dims` are the model's declarations. `tags` are
-    logged but identify nothing: the same conversion run again from elsewhere may carry others. `calibration` identifies
-    nothing either, since a set grows older: what it found is in the engines' outcomes.
+    `validation_digest` (`sha256:…`) names the data, `outputs` and `dims` are the model's declarations. `calibration`
+    identifies nothing, since a set grows older: what it found is in the engines' outcomes.
     """
 
     model: str
@@ -32,7 +31,6 @@ class ConversionRecord:
     validation_samples: int
     outputs: Mapping[str, OutputSpec]
     dims: Mapping[str, Dim]
-    tags: Mapping[str, str] = field(default_factory=dict)
     calibration: CalibrationReport | None = None
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tasks.errors import StageError
-from validation.outputs import OutputKind
+from validation.outputs import OutputKind, OutputSpec
 from validation.statistics import log_probabilities, log_softmax
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from tasks.tracking.interface import EngineRecord
     from validation.breakdowns import WorstSample
-    from validation.outputs import OutputSpec
 
 MOST_KEPT = 200_000
 """Pairs kept of a column, 5 MB."""

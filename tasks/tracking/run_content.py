@@ -14,22 +14,21 @@ from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.records import PytorchForm
 from tasks.rule_view import judged_rules, worst_first
 from tasks.store.digests import digest_json
+from tasks.timings import Benchmark, Latency, PytorchForm, Timing
 from validation.metrics import METRICS
-from validation.verdict import Outcome
+from validation.verdict import Outcome, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from tasks.records import Benchmark, CalibrationRecord, EngineOutcome, Latency, Timing
+    from tasks.records import CalibrationRecord, EngineOutcome
     from tasks.specs import Dim
     from tasks.tracking.interface import ConversionRecord
     from validation.breakdowns import SliceError
     from validation.comparison import ComparisonResult
     from validation.rules import Policy
-    from validation.verdict import Verdict
 
 WORST_SAMPLES = "worst_samples.json"
 """Name of the table of worst samples."""
@@ -45,24 +44,8 @@ _LONGEST_TAG = 8000
 _SIDES = {form: "reference" if form is PytorchForm.EAGER_FP32 else form.value for form in PytorchForm}
 _UNNAMEABLE = re.compile(r"[^\w.\- ]")
 _PATH = re.compile(r"""(?:file://|(?<![\w./]))/([^\s/'":,;()]+)/(?:[^\s/'":,;()]+/)*([^\s/'":,;()]*)""")
-_USUAL_ROOTS = frozenset(
-    {
-        "Users",
-        "Volumes",
-        "data",
-        "home",
-        "media",
-        "mnt",
-        "opt",
-        "private",
-        "root",
-        "scratch",
-        "srv",
-        "tmp",
-        "usr",
-        "var",
-    }
-)
+_USUAL_ROOTS = {"Users", "Volumes", "data", "home", "media", "mnt", "opt", "private", "root", "scratch", "srv"}
+_USUAL_ROOTS |= {"tmp", "usr", "var"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +70,7 @@ def engine_evidence(outcome: EngineOutcome) -> str:
 
 
 def conversion_evidence(conversion: ConversionRecord, outcomes: Iterable[EngineOutcome]) -> str:
-    """`sha256:…` of the conversion (without its free tags) and all its outcomes, in whatever order they come."""
+    """`sha256:…` of the conversion and all its outcomes, in whatever order they come."""
     return digest_json(
         {
             "model": conversion.model,
@@ -201,11 +184,7 @@ def _timing_metrics(prefix: str, timing: Timing, headline_batch: int) -> dict[st
 
 
 def _latency_metrics(prefix: str, latency: Latency) -> dict[str, float | None]:
-    return {
-        f"{prefix}p50_ms": latency.p50_ms,
-        f"{prefix}p90_ms": latency.p90_ms,
-        f"{prefix}p99_ms": latency.p99_ms,
-    }
+    return {f"{prefix}{name}": getattr(latency, name) for name in ("p50_ms", "p90_ms", "p99_ms")}
 
 
 def engine_params(conversion: ConversionRecord, outcome: EngineOutcome) -> dict[str, str]:
@@ -266,7 +245,7 @@ def _range(dim: Dim) -> str:
 def conversion_tags(conversion: ConversionRecord, evidence: str, note: str) -> dict[str, str]:
     """Tags of the parent run; `note` is Markdown that MLflow's page shows as the run's description."""
     own = {"enginegate.kind": "conversion", "enginegate.evidence": evidence, "mlflow.note.content": note}
-    return _fit({**conversion.tags, **_shared_tags(conversion), **own}, _LONGEST_TAG)
+    return _fit({**_shared_tags(conversion), **own}, _LONGEST_TAG)
 
 
 def engine_tags(conversion: ConversionRecord, outcome: EngineOutcome, undefined: int, parent: str) -> dict[str, str]:
@@ -287,7 +266,7 @@ def engine_tags(conversion: ConversionRecord, outcome: EngineOutcome, undefined:
     if tables := _tables(outcome):
         # By this tag MLflow's page knows that a JSON file is a table.
         own["mlflow.loggedArtifacts"] = json.dumps([{"path": path, "type": "table"} for path in tables])
-    return _fit({**conversion.tags, **_shared_tags(conversion), **own}, _LONGEST_TAG)
+    return _fit({**_shared_tags(conversion), **own}, _LONGEST_TAG)
 
 
 def _tables(outcome: EngineOutcome) -> list[str]:
@@ -333,7 +312,7 @@ def safe_name(name: str) -> str:
 
 
 @cache
-def _roots() -> frozenset[str]:
+def _roots() -> set[str]:
     return _USUAL_ROOTS | {path.name for path in Path("/").iterdir()}
 
 

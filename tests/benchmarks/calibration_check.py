@@ -19,7 +19,8 @@ import onnx.parser
 from onnx import numpy_helper
 from rows import Row
 
-from tasks.calibration.measure import DataSet, MeasureRequest, measure_in_child
+from tasks.calibration.activations import DataSet
+from tasks.calibration.measure import MeasureRequest, measure_in_child
 from tasks.process.child import ignore_progress
 from tasks.samples.npz import save_shard
 from tasks.specs import Dim, InputSpec, OutputDeclaration
@@ -81,7 +82,7 @@ def _request(scratch: Path) -> MeasureRequest:
         batch_dim="batch",
         batch=Dim(min=1, opt=8, max=32),
         outputs={"score": OutputDeclaration.model_validate({"kind": "score", "range": [0, 1]})},
-        onnx=str(_scorer(scratch / "model" / "onnx", rng)),
+        onnx=_scorer(scratch / "model" / "onnx", rng),
         strata=("noise",),
     )
 
@@ -100,7 +101,7 @@ def _lay_out(folder: Path, samples: int, rng: Generator) -> DataSet:
         mel *= mask[..., None]
         save_shard(inputs, number, {"mel": mel, "mask": mask})
         save_shard(annotations, number, {"slice.noise": NOISES[noise]})
-    return DataSet(inputs=str(inputs), annotations=str(annotations), samples=samples)
+    return DataSet(inputs=inputs, annotations=annotations, samples=samples)
 
 
 def _scorer(folder: Path, rng: Generator) -> Path:

@@ -11,7 +11,7 @@ from cfnlint.decode.cfn_yaml import loads
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.objects.keys import MAX_CHARACTERS, check_key
+from tasks.objects.interface import MAX_CHARACTERS, check_key
 from tasks.objects.location import open_objects
 from tests.infra.stack import ACCOUNT, PRINCIPALS, REGION, ROLES, TEMPLATE, Deployed, client, deploy
 

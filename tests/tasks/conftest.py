@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tasks.objects.folder import LocalObjects
-from tasks.objects.memory import MemoryObjects
 from tasks.objects.s3 import S3Objects
 from tests.s3_servers import BUCKET, aws_settings
 from tests.shared_servers import CannotStartError, shared_server
+from tests.tasks.memory_objects import MemoryObjects
 
 if TYPE_CHECKING:
     from pathlib import Path

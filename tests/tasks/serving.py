@@ -10,7 +10,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from tasks.backends.ort import OnnxRuntimeBackend
-from tasks.objects.memory import MemoryObjects
 from tasks.process.child import ignore_progress
 from tasks.registry.channels import next_move
 from tasks.registry.layout import blob_key, manifest_key
@@ -23,6 +22,7 @@ from tasks.release.serving_folder import ServingFolder
 from tasks.store.local import LocalStore
 from tasks.store.record_folder import RecordFolder
 from tests.tasks.damage import ObjectFile
+from tests.tasks.memory_objects import MemoryObjects
 from tests.tasks.tiny import SCORER, build_job, cell, lay_out, make_outcome, manifest_of, write_onnx
 
 if TYPE_CHECKING:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from tasks.objects.folder import LocalObjects
 from tasks.process.context import StageContext
-from tasks.records import Timing
 from tasks.registry.channels import next_move
 from tasks.registry.layout import manifest_key
 from tasks.registry.moves import ChannelAddress, ChannelName
@@ -17,6 +16,7 @@ from tasks.release.publish import publish_engine
 from tasks.release.rejected import RejectedEngines
 from tasks.store.local import LocalStore
 from tasks.store.record_folder import RecordFolder
+from tasks.timings import Timing
 from tests.tasks.damage import ObjectFile
 from tests.tasks.tiny import VERSION, cell, latency, make_outcome, manifest_of
 

@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from tasks.artifact import ArtifactFile
 from tasks.errors import InputError
-from tasks.records import ArtifactFile, Cell, EngineManifest
+from tasks.records import Cell, EngineManifest
 from tasks.specs import TARGETS, BuildSpec, Dim, ModelSpec, Precision
 from tests.tasks.tiny import changed, make_outcome, manifest_of, tiny_spec
 

@@ -13,9 +13,7 @@ import yaml
 from tasks.backends.interface import BuildJob
 from tasks.backends.profiles import PROFILE_RULE
 from tasks.records import (
-    Artifact,
     BackendIdentity,
-    Benchmark,
     BuiltEngine,
     Cell,
     ComparedEngine,
@@ -24,12 +22,9 @@ from tasks.records import (
     EngineManifest,
     EngineOutcome,
     EngineProfile,
-    Latency,
     ModuleArtifact,
-    PytorchForm,
     ReferenceArtifact,
     SmokeArtifact,
-    Timing,
     TypedModel,
 )
 from tasks.registry.evidence import artifacts_of
@@ -37,6 +32,7 @@ from tasks.samples.data_spec import slices_in
 from tasks.samples.npz import save_shard
 from tasks.specs import ModelSpec, Precision
 from tasks.store.digests import digest_json
+from tasks.timings import Benchmark, Latency, PytorchForm, Timing
 from tests.sets import describe
 from validation.comparison import Comparison
 from validation.policy import default_policy
@@ -46,6 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from tasks.artifact import Artifact
     from tasks.samples.npz import Arrays
     from tasks.store.interface import ArtifactStore
     from validation.comparison import ComparisonResult

@@ -23,16 +23,18 @@ from flows.runners.handover import take_job
 from flows.session import Session
 from flows.settings import read_settings
 from tasks.errors import EnginegateError
-from tasks.records import Benchmark, Cell, PytorchForm
+from tasks.records import Cell
 from tasks.specs import Precision
 from tasks.stages.benchmark import LAYERS_FILE, benchmark_engine
 from tasks.stages.build import build_engine
+from tasks.timings import Benchmark, PytorchForm
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
 
-    from tasks.records import EngineJob, Timing
+    from tasks.records import EngineJob
+    from tasks.timings import Timing
 
 RESULTS_FILE = "speed.json"
 MIB = 1 << 20

@@ -21,10 +21,11 @@ from flows.conversion.conversion_flow import prepare
 from flows.conversion.conversion_plan import plan_conversion
 from flows.session import Session
 from flows.settings import Settings
+from tasks.artifact import Artifact
 from tasks.calibration.report import CalibrationReport, Finding, Resemblance
 from tasks.errors import InputError
 from tasks.model.model_directory import read_model_directory
-from tasks.records import Artifact, DataArtifact, ExportedModel
+from tasks.records import DataArtifact, ExportedModel
 from tasks.store.digests import digest_json
 from tasks.store.stage_cache import StageResult
 from tests.flows.projects import Project, write_calibration, write_project

@@ -135,14 +135,15 @@ class Bench:
             calibration=Calibration(self.data, report, None),
             data=self.data,
             make=self.make,
-            rank=self.rank,
-            convert=self.convert,
         )
 
 
 @pytest.fixture
-def context(store: LocalStore, tmp_path: Path) -> Bench:
-    return Bench(store, tmp_path, needed=3)
+def context(store: LocalStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    bench = Bench(store, tmp_path, needed=3)
+    monkeypatch.setattr("flows.conversion.precision_search.measure_sensitivity", bench.rank)
+    monkeypatch.setattr("flows.conversion.precision_search.convert_precision", bench.convert)
+    return bench
 
 
 def retry(context: Bench, *others: EngineOutcome, noise: float = BAD) -> EngineOutcome:
@@ -242,13 +243,14 @@ def test_a_try_that_cannot_be_converted_is_a_try_with_its_reason(context: Bench)
 
 
 def test_layers_that_cannot_be_ranked_keep_no_other_engine_out(
-    context: Bench, capsys: pytest.CaptureFixture[str]
+    context: Bench, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def rank(*_: Any, **__: Any) -> StageResult[Sensitivity]:
         raise StageError("sensitivity: the model was quantized in training")
 
+    monkeypatch.setattr("flows.conversion.precision_search.measure_sensitivity", rank)
     half, failed = context.outcome(GOOD, FP16), context.outcome(BAD)
-    found = retry_failed(replace(context.retrying, rank=rank), [context.job()], [half, failed])
+    found = retry_failed(context.retrying, [context.job()], [half, failed])
     assert found == [half, failed]
     assert "quantized in training" in capsys.readouterr().err
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from flows.conversion.verdicts import judge_together
-from tasks.records import PytorchForm
+from tasks.timings import PytorchForm
 from tests.tasks.tiny import cell, latency, make_outcome, tiny_policy
 from validation.policy import PerformanceRule, Policy, Rule
 from validation.verdict import Outcome, decide

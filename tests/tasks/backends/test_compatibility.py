@@ -175,7 +175,7 @@ def test_an_engine_of_elsewhere_is_refused_before_a_byte_of_it_is_read(
 
     for name in (
         "tasks.stages.benchmark.Child",
-        "tasks.stages.compare.call_in_child",
+        "tasks.process.context.call_in_child",
         "tasks.store.local.LocalStore.fetch",
     ):
         monkeypatch.setattr(name, forbidden)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import numpy_helper
 
-from tasks.calibration.activations import Batch, Clipping, DataFolders, Ranges, WatchedModel, batches, chance_beyond
+from tasks.calibration.activations import Batch, Clipping, DataSet, Ranges, WatchedModel, batches, chance_beyond
 from tasks.calibration.report import Place
 from tasks.errors import StageError
 from tasks.samples.npz import save_shard
@@ -226,9 +226,9 @@ def test_tensors_without_elements_are_passed_over() -> None:
     assert clipping.rows() == []
 
 
-def lay_out(folder: Path, sizes: list[int]) -> DataFolders:
+def lay_out(folder: Path, sizes: list[int]) -> DataSet:
     """Shards of samples that are their own numbers, with a stratum that takes turns."""
-    data = DataFolders(folder / "inputs", folder / "annotations")
+    data = DataSet(inputs=folder / "inputs", annotations=folder / "annotations", samples=sum(sizes))
     for part in (data.inputs, data.annotations):
         part.mkdir(parents=True)
     first = 0
@@ -243,8 +243,8 @@ def lay_out(folder: Path, sizes: list[int]) -> DataFolders:
 BATCH = Dim(min=1, opt=64, max=64, buckets=None)
 
 
-def taken(data: DataFolders, total: int, most: int, batch: Dim = BATCH) -> list[Batch]:
-    return list(batches(data, total, most, batch, ("turn", "absent")))
+def taken(data: DataSet, most: int, batch: Dim = BATCH) -> list[Batch]:
+    return list(batches(data, most, batch, ("turn", "absent")))
 
 
 @settings(max_examples=25, deadline=None)
@@ -253,7 +253,7 @@ def test_samples_are_taken_from_all_of_a_set_each_at_most_once(
     tmp_path_factory: pytest.TempPathFactory, sizes: list[int], most: int
 ) -> None:
     total = sum(sizes)
-    found = taken(lay_out(tmp_path_factory.mktemp("data"), sizes), total, most)
+    found = taken(lay_out(tmp_path_factory.mktemp("data"), sizes), most)
     numbers = np.concatenate([batch.feeds["x"][: batch.real, 0] for batch in found]).astype(int)
     parts = min(total, most)
     assert len(numbers) == parts
@@ -266,7 +266,7 @@ def test_samples_are_taken_from_all_of_a_set_each_at_most_once(
 
 
 def test_strata_that_take_turns_are_all_run(tmp_path: Path) -> None:
-    found = taken(lay_out(tmp_path, [1000, 1560]), 2560, 256)  # every tenth, and ten values
+    found = taken(lay_out(tmp_path, [1000, 1560]), 256)  # every tenth, and ten values
     _, counts = np.unique(np.concatenate([batch.strata["turn"] for batch in found]), return_counts=True)
     assert counts.size == 10
     assert counts.min() >= 10  # of 25.6 on average
@@ -274,13 +274,13 @@ def test_strata_that_take_turns_are_all_run(tmp_path: Path) -> None:
 
 def test_the_same_samples_are_taken_each_time(tmp_path: Path) -> None:
     data = lay_out(tmp_path, [100])
-    one, two = (np.concatenate([b.feeds["x"] for b in taken(data, 100, 30)]) for _ in range(2))
+    one, two = (np.concatenate([b.feeds["x"] for b in taken(data, 30)]) for _ in range(2))
     assert np.array_equal(one, two)
 
 
 def test_batches_are_small_and_filled_up_to_the_least_size(tmp_path: Path) -> None:
     data = lay_out(tmp_path, [10])
-    assert [batch.real for batch in taken(data, 10, 10)] == [8, 2]
-    filled = taken(data, 10, 10, Dim(min=8, opt=8, max=16))
+    assert [batch.real for batch in taken(data, 10)] == [8, 2]
+    filled = taken(data, 10, Dim(min=8, opt=8, max=16))
     assert [(batch.real, len(batch.feeds["x"])) for batch in filled] == [(8, 8), (2, 8)]
     assert [len(batch.strata["turn"]) for batch in filled] == [8, 2]

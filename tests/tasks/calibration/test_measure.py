@@ -9,9 +9,9 @@ import onnx.parser
 import pytest
 from onnx import numpy_helper
 
-from tasks.calibration.activations import MOST_RUN
+from tasks.calibration.activations import MOST_RUN, DataSet
 from tasks.calibration.findings import FEWEST, find_differences
-from tasks.calibration.measure import DataSet, MeasureRequest, measure_in_child
+from tasks.calibration.measure import MeasureRequest, measure_in_child
 from tasks.calibration.report import Place, Resemblance
 from tasks.errors import InputError, StageError
 from tasks.process.child import ignore_progress
@@ -44,7 +44,7 @@ def lay_out(folder: Path, shards: Sequence[Arrays]) -> DataSet:
         save_shard(folder / "inputs", number, {name: shard[name] for name in shard if name not in notes})
         save_shard(folder / "annotations", number, notes)
     samples = sum(len(next(iter(shard.values()))) for shard in shards)
-    return DataSet(inputs=str(folder / "inputs"), annotations=str(folder / "annotations"), samples=samples)
+    return DataSet(inputs=folder / "inputs", annotations=folder / "annotations", samples=samples)
 
 
 def write_scorer(folder: Path, body: str = "y = MatMul(r, w)", outputs: str = "float[batch, n] y") -> str:

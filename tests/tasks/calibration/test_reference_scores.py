@@ -118,9 +118,9 @@ def test_a_reference_that_cannot_be_run_is_an_error_that_says_on_what(tmp_path: 
     (tmp_path / "inputs").mkdir()
     save_shard(tmp_path / "inputs", 0, {"features": np.zeros((5, 7), np.float32)})
     request = ScoreRequest(
-        onnx=str(write_onnx(tmp_path / "onnx")),
-        inputs=str(tmp_path / "inputs"),
-        output=str(tmp_path / "scores.npy"),
+        onnx=write_onnx(tmp_path / "onnx"),
+        inputs=tmp_path / "inputs",
+        output=tmp_path / "scores.npy",
         batch=tiny_spec().dims["batch"],
         outputs=tiny_spec().outputs,
     )

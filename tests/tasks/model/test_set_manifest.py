@@ -20,7 +20,6 @@ from tasks.model.set_manifest import (
     MANIFEST_FILE,
     CalibrationManifest,
     age_days,
-    describe_files,
     make_manifest,
     read_manifest,
     write_manifest,
@@ -256,11 +255,11 @@ def test_a_manifest_may_be_read_by_all(tmp_path: Path) -> None:
 
 
 def test_files_are_described_by_path_samples_and_digest(tmp_path: Path) -> None:
-    write_data(write_data(tmp_path / "set", "b.npz", 3) / "a", "c.npz", 2)
+    write_data(write_data(tmp_path / "set", "b.npz", 30) / "a", "c.npz", 20)
     write_data(tmp_path / "set" / ".cache", "hidden.npz", 1)
     (tmp_path / "set" / "README.md").write_text("words")
-    found = describe_files(tmp_path / "set", FEATURES)
-    assert [(file.path, file.samples) for file in found] == [("a/c.npz", 2), ("b.npz", 3)]
+    found = make(tmp_path / "set").files
+    assert [(file.path, file.samples) for file in found] == [("a/c.npz", 20), ("b.npz", 30)]
     content = (tmp_path / "set" / "b.npz").read_bytes()
     assert found[1].sha256 == hashlib.sha256(content).hexdigest()
 

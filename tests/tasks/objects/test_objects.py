@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from tasks.errors import InputError, RefusedError
 from tasks.objects import folder as local
-from tasks.objects import interface, memory, s3
-from tasks.objects.interface import ChangedError
-from tasks.objects.keys import check_key, check_prefix, is_key
+from tasks.objects import interface, s3
+from tasks.objects.interface import ChangedError, check_key, check_prefix, is_key
+from tests.tasks import memory_objects
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -157,7 +157,7 @@ def test_a_download_writes_over_nothing(objects: ObjectStore, tmp_path: Path) ->
 
 def test_a_large_object_is_not_read_into_memory(objects: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
     assert interface.MAX_READ_BYTES == 16 * MIB
-    for module in (local, memory, s3):
+    for module in (local, memory_objects, s3):
         monkeypatch.setattr(module, "MAX_READ_BYTES", MIB)
     objects.create("fits", b"x" * MIB)
     objects.create("large", b"x" * (MIB + 1))

@@ -136,8 +136,7 @@ def request_of(root: Path, body: str, samples: int) -> LossRequest:
         exported=write_onnx(root / "exported"),
         quantized=write_onnx(root / "quantized", body=body),
         samples=root / "samples",
-        batch=spec.dims["batch"],
-        outputs=spec.outputs,
+        spec=spec,
     )
 
 

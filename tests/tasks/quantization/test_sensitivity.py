@@ -57,8 +57,7 @@ class Case:
                 exported=store.fetch(self.exported.onnx, folder / "exported") / "model.onnx",
                 quantized=store.fetch(typed.onnx, folder / "typed") / "model.onnx",
                 samples=store.fetch(self.data.inputs, folder / "data"),
-                batch=self.spec.dims["batch"],
-                outputs=self.spec.outputs,
+                spec=self.spec,
                 most_samples=SENSITIVITY_SAMPLES,
             )
             return loss_in_child(request.model_dump(mode="json"), lambda _done, _total: None)

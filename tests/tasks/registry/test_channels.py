@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tasks.errors import InputError, RefusedError
-from tasks.objects.memory import MemoryObjects
 from tasks.registry.channels import Channel, Channels, move_before, next_move
 from tasks.registry.moves import ChannelAddress, ChannelName, Move
 from tasks.registry.signing import Signing
 from tests.hardship import numbers
 from tests.tasks.damage import ObjectFile
+from tests.tasks.memory_objects import MemoryObjects
 from tests.tasks.processes import race
 from tests.tasks.registry.keys import signing_as, write_key
 

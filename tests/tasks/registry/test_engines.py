@@ -11,13 +11,13 @@ import pytest
 
 from tasks.errors import InputError, RefusedError
 from tasks.objects.folder import LocalObjects
-from tasks.objects.memory import MemoryObjects
 from tasks.registry.layout import blob_key, manifest_key
 from tasks.registry.registry import Registry
 from tasks.registry.signing import Signing
 from tasks.store.digests import digest_json
 from tasks.store.local import LocalStore
 from tests.tasks.damage import ObjectFile, flip_a_bit, remove, truncate
+from tests.tasks.memory_objects import MemoryObjects
 from tests.tasks.processes import kill_points, race
 from tests.tasks.registry.keys import signing_as
 from tests.tasks.tiny import cell, compare_scores, lay_out, make_outcome, manifest_of
@@ -28,8 +28,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from tasks.artifact import Artifact
     from tasks.objects.interface import ObjectStore
-    from tasks.records import Artifact, EngineManifest
+    from tasks.records import EngineManifest
 
 
 @pytest.fixture

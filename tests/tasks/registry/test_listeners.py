@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tasks.errors import StageError
-from tasks.objects.memory import MemoryObjects
 from tasks.registry import listeners
 from tasks.registry.channels import Channel, Channels, next_move
 from tasks.registry.listeners import Listeners
 from tasks.registry.moves import ChannelAddress, ChannelName
 from tasks.registry.signing import Signing
+from tests.tasks.memory_objects import MemoryObjects
 
 if TYPE_CHECKING:
     from collections.abc import Callable

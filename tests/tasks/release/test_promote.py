@@ -11,7 +11,6 @@ from securesystemslib.signer import CryptoSigner
 
 from tasks.errors import InputError, RefusedError
 from tasks.objects.folder import LocalObjects
-from tasks.objects.memory import MemoryObjects
 from tasks.process.context import StageContext
 from tasks.registry.layout import blob_key
 from tasks.registry.moves import ChannelAddress, ChannelName
@@ -19,6 +18,7 @@ from tasks.registry.signing import Signing
 from tasks.release.promote import Proposal, carry_out, printable, propose_promotion, propose_rollback
 from tasks.store.local import LocalStore
 from tests.tasks.damage import ObjectFile, contents_of, remove, truncate
+from tests.tasks.memory_objects import MemoryObjects
 from tests.tasks.processes import is_killed_at, race
 from tests.tasks.shelf import BAD, FAILING, FAST, SLOW, Shelf, address_of, stock
 from tests.tasks.tiny import cell

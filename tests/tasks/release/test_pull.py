@@ -513,7 +513,7 @@ def fail(*_arguments: object) -> NoReturn:
 
 
 @pytest.mark.parametrize(
-    "function", ["tasks.objects.memory.write_checked", "tasks.release.serving_folder._sync_tree", "os.fsync"]
+    "function", ["tests.tasks.memory_objects.write_checked", "tasks.release.serving_folder._sync_tree", "os.fsync"]
 )
 def test_on_a_full_disk_the_old_engine_stays_and_the_next_pull_succeeds(served: Shop, function: str) -> None:
     with pytest.MonkeyPatch.context() as patch:

@@ -6,7 +6,6 @@ import pytest
 
 from tasks.errors import RefusedError
 from tasks.objects.folder import LocalObjects
-from tasks.objects.memory import MemoryObjects
 from tasks.records import Override
 from tasks.registry.channels import move_before, next_move
 from tasks.registry.layout import manifest_key
@@ -14,6 +13,7 @@ from tasks.registry.moves import ChannelAddress, ChannelName
 from tasks.registry.registry import Registry
 from tasks.release.select import AUTOMATIC, fastest_passing, point_candidate
 from tests.tasks.damage import ObjectFile
+from tests.tasks.memory_objects import MemoryObjects
 from tests.tasks.processes import kill_points
 from tests.tasks.registry.keys import signing_as
 from tests.tasks.tiny import VERSION, cell, latency, lay_out, make_outcome, manifest_of

@@ -53,10 +53,12 @@ def write(folder: Path, reference: list[Any], candidate: list[Any] | None = None
     return folder
 
 
+def request_of(folder: Path, batch: Dim = BATCH) -> SmokeRequest:
+    return SmokeRequest(runtime="onnxruntime", plan=folder / "plan", smoke=folder, batch=batch)
+
+
 def run(folder: Path, batch: Dim = BATCH) -> SmokeReport:
-    names = ("plan", "inputs", "reference", "candidate")
-    request = SmokeRequest(runtime="onnxruntime", batch=batch, **{name: str(folder / name) for name in names})
-    return run_in_child(request.model_dump(mode="json"), ignore_progress)
+    return run_in_child(request_of(folder, batch).model_dump(mode="json"), ignore_progress)
 
 
 def run_with(monkeypatch: pytest.MonkeyPatch, folder: Path, function: Any, batch: Dim = BATCH) -> SmokeReport:
@@ -111,7 +113,7 @@ def test_a_real_engine_in_a_child_agrees_with_numpy(tmp_path: Path) -> None:
     save_shard(smoke / "inputs", 0, {"features": features})
     write_onnx(smoke / "plan").rename(smoke / "plan" / "engine.onnx")
     (tmp_path / "scratch").mkdir()
-    report = run_smoke("onnxruntime", smoke / "plan", smoke, BATCH, tmp_path / "scratch", 60)
+    report = run_smoke(request_of(smoke), tmp_path / "scratch", 60)
     assert report.ok
     assert report.faults == ()
     assert report.samples == 4

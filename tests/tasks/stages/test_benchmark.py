@@ -12,11 +12,11 @@ from tasks.backends.interface import LayerTime
 from tasks.errors import EnginegateError, StageError
 from tasks.graphs.onnx_files import REASON_LENGTH
 from tasks.process.child import ChildFailedError
-from tasks.records import PytorchForm
 from tasks.samples.npz import save_shard
 from tasks.stages import benchmark
 from tasks.stages.benchmark import ROUNDS, Turn, TurnReply, benchmark_engine, summarise, take_turn
 from tasks.stages.build import build_engine
+from tasks.timings import PytorchForm
 from tests.tasks.tiny import job, make_features, make_outcome, put_data, put_model, tiny_spec
 
 if TYPE_CHECKING:

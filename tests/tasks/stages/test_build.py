@@ -36,7 +36,7 @@ def test_everything_that_an_engine_depends_on_changes_its_key(
         built.append(str(request.onnx))
         return ()
 
-    monkeypatch.setattr("tasks.stages.build.call_in_child", fake_build)
+    monkeypatch.setattr("tasks.process.context.call_in_child", fake_build)
     typed = put_model(context.store, tmp_path / "onnx")
     wider = {"batch": {"min": 1, "opt": 8, "max": 32}}
     half = job(context.store, typed).model_copy(update={"cell": cell("fp16")})

@@ -12,6 +12,7 @@ from tasks.backends.ort import OnnxRuntimeBackend
 from tasks.errors import StageError
 from tasks.process.child import ignore_progress
 from tasks.records import ReferenceArtifact, TypedModel
+from tasks.samples.feeds import run_shard
 from tasks.samples.npz import load_arrays, save_shard, shard_paths
 from tasks.specs import Dim, Precision
 from tasks.stages.build import build_engine
@@ -22,7 +23,6 @@ from tasks.stages.compare import (
     measure_in_child,
     peak_memory_bytes,
     run_in_child,
-    run_shard,
 )
 from tasks.store.local import LocalStore
 from tests.tasks.tiny import (
@@ -222,7 +222,7 @@ def test_rows_that_only_filled_the_batch_are_dropped() -> None:
         sizes.append(len(batch))
         return np.asarray(batch[:, 0])
 
-    found = run_shard(Scripted(first), {"features": features}, Dim(min=4, opt=4, max=4))
+    found = run_shard(Scripted(first).run, {"features": features}, Dim(min=4, opt=4, max=4))
     assert sizes == [4, 4]
     np.testing.assert_array_equal(found["score"], features[:, 0])
 
@@ -230,7 +230,7 @@ def test_rows_that_only_filled_the_batch_are_dropped() -> None:
 @pytest.mark.parametrize("function", [lambda batch: batch.T, lambda batch: np.float32(batch.mean())])
 def test_outputs_that_cannot_be_joined_are_a_failed_stage(function: Any) -> None:
     with pytest.raises(StageError, match="cannot be joined over batches"):
-        run_shard(Scripted(function), {"features": make_features(5)}, Dim(min=1, opt=4, max=4))
+        run_shard(Scripted(function).run, {"features": make_features(5)}, Dim(min=1, opt=4, max=4))
 
 
 def test_a_whole_comparison_in_a_child_is_stored_and_found_again(context: StageContext, tmp_path: Path) -> None:

@@ -303,9 +303,7 @@ def ranges_of(model: Model, folder: Path, shards: list[Arrays], method: Calibrat
     request = ConvertRequest(
         onnx=folder,
         output=folder,
-        inputs=model.spec.inputs,
-        dims=model.spec.dims,
-        batch_dim="batch",
+        spec=model.spec,
         external_bytes=1 << 30,
         samples=samples,
         method=method,
@@ -460,8 +458,7 @@ def loss_on(model: Model, typed: TypedModel, samples: Arrays) -> Loss:
             exported=model.context.store.fetch(model.exported.onnx, folder / "exported") / "model.onnx",
             quantized=model.context.store.fetch(typed.onnx, folder / "typed") / "model.onnx",
             samples=folder / "samples",
-            batch=model.spec.dims["batch"],
-            outputs=model.spec.outputs,
+            spec=model.spec,
         )
         return loss_in_child(request.model_dump(mode="json"), lambda _done, _total: None)
 

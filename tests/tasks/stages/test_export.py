@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -193,8 +193,6 @@ def test_a_simplified_graph_that_fails_its_check_gives_way_to_the_plain_one(
             (folder / kind / "model.onnx").write_text(kind)
         request = ExportRequest(
             module=lay_out(perceptron.directory, folder, module_key(perceptron.directory)),
-            dims=perceptron.directory.spec.dims,
-            export=perceptron.directory.spec.export,
             samples=None,
             output=folder,
             external_bytes=1 << 20,
@@ -212,15 +210,8 @@ def test_a_source_that_kills_its_process_is_bad_input(tmp_path: Path, context: S
 
 
 def call(context: StageContext, folder: Path, entry: str, time_limit_s: float = 60) -> Nothing:
-    return call_with_module(
-        f"{CHILDREN}:{entry}",
-        Nothing(),
-        Nothing,
-        folder,
-        source="model.py:build",
-        time_limit_s=time_limit_s,
-        on_progress=context.on_progress,
-    )
+    limited = replace(context, time_limit_s=time_limit_s)
+    return call_with_module(limited, f"{CHILDREN}:{entry}", Nothing(), Nothing, folder, source="model.py:build")
 
 
 def test_a_source_that_dies_or_hangs_while_it_loads_is_blamed(tmp_path: Path, context: StageContext) -> None:
@@ -242,7 +233,7 @@ def load(directory: ModelDirectory, folder: Path) -> torch.nn.Module:
     """The module, which ran once."""
     request = lay_out(directory, folder, module_key(directory))
     module = load_module(request)
-    feeds = seeded_feeds(request.inputs, {"batch": 4, "sequence": 6})
+    feeds = seeded_feeds(request.spec.inputs, {"batch": 4, "sequence": 6})
     run_module(module, request, feeds, "batch=4")
     return module.module
 
@@ -320,7 +311,7 @@ class TestLoading:
     def test_a_module_that_fails_at_a_shape_within_dims_is_told_so(self, tmp_path: Path) -> None:
         directory = write_directory(tmp_path, "broken", build="build_doubler")
         request = lay_out(directory, tmp_path / "laid", module_key(directory))
-        feeds = seeded_feeds(request.inputs, {"batch": 9})
+        feeds = seeded_feeds(request.spec.inputs, {"batch": 9})
         with pytest.raises(InputError, match=r"at most five rows \(broken.py, line 13\) on inputs of batch=9.*dims"):
             run_module(load_module(request), request, feeds, "batch=9")
 

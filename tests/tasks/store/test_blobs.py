@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from tasks.artifact import Artifact, ArtifactFile
 from tasks.errors import RefusedError
-from tasks.records import Artifact, ArtifactFile
 from tasks.store.blobs import BlobFolder
 from tasks.store.digests import digest_file
 

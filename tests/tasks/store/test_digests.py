@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.records import ArtifactFile
+from tasks.artifact import ArtifactFile
 from tasks.store import digests
 from tasks.store.digests import (
     artifact_digest,

@@ -11,8 +11,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, multiple, rule
 
+from tasks.artifact import Artifact
 from tasks.errors import RefusedError
-from tasks.records import Artifact
 from tasks.store.digests import artifact_digest, digest_file
 from tasks.store.local import LocalStore
 from tests.tasks.processes import changes_of, is_killed_at, race

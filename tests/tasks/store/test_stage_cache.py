@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from pydantic import Field
 
+from tasks.artifact import Artifact
 from tasks.errors import StageError
-from tasks.records import Artifact, DataArtifact
+from tasks.records import DataArtifact
 from tasks.specs import Frozen
 from tasks.store.local import LocalStore
 from tasks.store.stage_cache import artifacts_in, run_cached
@@ -34,7 +35,7 @@ class Result(Frozen):
 def maker(store: LocalStore, content: bytes = b"made") -> tuple[Callable[[], Result], list[int]]:
     calls: list[int] = []
 
-    def produce() -> Result:
+    def produce(_folder: Path) -> Result:
         calls.append(1)
         return Result(artifact=put(store, {"file": content}), checks={8: 0.1 + 0.2})
 
@@ -149,7 +150,7 @@ def test_an_artifact_is_found_at_any_depth(store: LocalStore) -> None:
 
 
 def test_a_failed_stage_records_nothing_and_frees_its_lock(store: LocalStore) -> None:
-    def fail() -> Result:
+    def fail(_folder: Path) -> Result:
         raise StageError("no")
 
     with pytest.raises(StageError):
@@ -161,7 +162,7 @@ def test_a_failed_stage_records_nothing_and_frees_its_lock(store: LocalStore) ->
 
 def test_several_processes_with_one_key_do_its_work_once(store: LocalStore, tmp_path: Path) -> None:
     def work(number: int) -> bool:
-        def produce() -> Result:
+        def produce(_folder: Path) -> Result:
             (tmp_path / f"made {number}").touch()
             return Result(artifact=put(store, {"file": b"made"}))
 

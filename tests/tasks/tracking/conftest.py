@@ -9,22 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from tasks.records import (
-    Artifact,
-    ArtifactFile,
-    BackendIdentity,
-    Benchmark,
-    BuiltEngine,
-    Cell,
-    ComparedEngine,
-    EngineOutcome,
-    EngineProfile,
-    Latency,
-    PytorchForm,
-    Timing,
-    TypedModel,
-)
+from tasks.artifact import Artifact, ArtifactFile
+from tasks.records import BackendIdentity, BuiltEngine, Cell, ComparedEngine, EngineOutcome, EngineProfile, TypedModel
 from tasks.specs import Dim, Precision
+from tasks.timings import Benchmark, Latency, PytorchForm, Timing
 from tasks.tracking.interface import ConversionRecord, EngineRecord
 from validation.bootstrap import Bootstrap
 from validation.comparison import Comparison, ComparisonResult
@@ -147,7 +135,6 @@ class Case:
             "validation_samples": sum(SHARDS),
             "outputs": OUTPUTS,
             "dims": {"batch": Dim(min=1, opt=8, max=32)},
-            "tags": {"team": "scoring"},
         }
         return ConversionRecord(**(fields | changes))
 

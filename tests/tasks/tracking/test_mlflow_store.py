@@ -87,7 +87,6 @@ def test_tags_identify_an_engine(logged: Logged) -> None:
     assert tags["enginegate.commit"] == tags["mlflow.source.git.commit"] == "c0ffee" + "0" * 34
     assert tags["mlflow.source.name"] == "enginegate convert"
     assert tags["enginegate.undefined_metrics"] == "0"
-    assert tags["team"] == "scoring"
     assert logged.run("int8").data.tags["enginegate.verdict"] == "fail"
 
 
@@ -195,8 +194,7 @@ def test_nothing_of_the_host_is_logged(logged: Logged, case: Case) -> None:
 
 def test_logging_the_same_conversion_again_logs_nothing(logged: Logged, case: Case) -> None:
     before = {run.info.run_id for run in logged.all_runs()}
-    again = case.conversion(tags={"flow": "another"})
-    assert logged.tracker.log_conversion(again, logged.records) == logged.runs
+    assert logged.tracker.log_conversion(case.conversion(), logged.records) == logged.runs
     assert {run.info.run_id for run in logged.all_runs()} == before
 
 

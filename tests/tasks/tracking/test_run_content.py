@@ -134,10 +134,10 @@ def test_slice_values_that_differ_keep_different_names() -> None:
     assert content.safe_name("slice.kind.a?.score.mae") != content.safe_name("slice.kind.a!.score.mae")
 
 
-def test_evidence_changes_with_the_outcome_and_not_with_the_free_tags_or_the_order(case: Case) -> None:
+def test_evidence_changes_with_the_outcome_and_not_with_the_order(case: Case) -> None:
     engines = [case.engine("fp16").outcome, case.engine("int8").outcome]
     evidence = content.conversion_evidence(case.conversion(), engines)
-    assert content.conversion_evidence(case.conversion(tags={"run": "2"}), engines[::-1]) == evidence
+    assert content.conversion_evidence(case.conversion(), engines[::-1]) == evidence
     assert content.conversion_evidence(case.conversion(parameters={}), engines) != evidence
     other = [engines[0], case.engine("int8", noise=0.003).outcome]
     assert content.conversion_evidence(case.conversion(), other) != evidence
@@ -170,14 +170,9 @@ def test_the_parameter_of_a_dim_names_its_buckets_where_it_has_some(case: Case) 
 
 
 def test_texts_are_cut_to_what_mlflow_takes(case: Case) -> None:
-    conversion = case.conversion(parameters={"long": "x" * 9000}, tags={"long": "y" * 9000})
+    conversion = case.conversion(parameters={"long": "x" * 9000})
     assert len(content.conversion_params(conversion)["long"]) == 6000
-    assert len(content.conversion_tags(conversion, "sha256:0", "")["long"]) == 8000
-
-
-def test_free_tags_cannot_take_the_place_of_our_own(case: Case) -> None:
-    tags = content.conversion_tags(case.conversion(tags={"enginegate.version": "x"}), "sha256:0", "")
-    assert tags["enginegate.version"] == case.conversion().version
+    assert len(content.conversion_tags(conversion, "sha256:0", "y" * 9000)["mlflow.note.content"]) == 8000
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING
 
 from tasks.errors import RefusedError, StageError
 from tasks.objects.files import check_chunks, write_checked, write_new
-from tasks.objects.interface import MAX_READ_BYTES, ChangedError, Entry, Versioned
-from tasks.objects.keys import check_key, check_prefix
+from tasks.objects.interface import MAX_READ_BYTES, ChangedError, Entry, Versioned, check_key, check_prefix
 from tasks.store.digests import CHUNK_BYTES
 
 if TYPE_CHECKING:
