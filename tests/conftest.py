@@ -52,7 +52,16 @@ def is_roomy(folder: Path) -> bool:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     workers = getattr(config, "workerinput", {"workercount": 1})["workercount"]
-    items[:] = longest_first(items, workers)
+    left_out = [] if hardship.numbers().is_hard else [item for item in items if is_only_hardship(item)]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+    items[:] = longest_first([item for item in items if item not in left_out], workers)
+
+
+def is_only_hardship(item: pytest.Item) -> bool:
+    """Whether a test is too long for every run, however small its numbers."""
+    marker = item.get_closest_marker("hardship")
+    return marker is not None and marker.kwargs.get("only", False)
 
 
 class RealNetworkError(RuntimeError):

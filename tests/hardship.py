@@ -16,7 +16,6 @@ class Numbers:
         rounds: of one race that is run again and again.
         pushes: of commits at once; some of them are killed.
         stages: after which a command is killed, in the order of a conversion.
-        precisions: to which an example is converted, a minute and a half of work together.
         is_hard: whether there are enough of them for what happens only by chance.
     """
 
@@ -26,7 +25,6 @@ class Numbers:
     rounds: int
     pushes: int
     stages: tuple[str, ...]
-    precisions: tuple[str, ...]
     is_hard: bool
 
 
@@ -37,8 +35,7 @@ USUAL = Numbers(
     kills={"local": 6, "moto": 4, "radosgw": 4},
     rounds=8,
     pushes=10,
-    stages=STAGES[1::2],
-    precisions=("int8",),
+    stages=STAGES[1::4],
     is_hard=False,
 )
 HARD = Numbers(
@@ -48,7 +45,6 @@ HARD = Numbers(
     rounds=50,
     pushes=50,
     stages=STAGES,
-    precisions=("fp16", "int8"),
     is_hard=True,
 )
 _chosen = USUAL

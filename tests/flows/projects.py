@@ -173,6 +173,11 @@ def write_project(root: Path, prefect_url: str) -> Project:
     save_file(weights, model / "weights.safetensors")
     write_data(model / "validation.npz", seed=1)
     write_calibration(root, seed=2)
+    return project_at(root, prefect_url)
+
+
+def project_at(root: Path, prefect_url: str) -> Project:
+    """The project that lies there."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "ENGINEGATE_"))}
     environment = inherited | {
         "ENGINEGATE_HOME": str(root / "home"),

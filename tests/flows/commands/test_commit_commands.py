@@ -4,7 +4,7 @@ import asyncio
 import json
 import signal
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mlflow
 import pytest
@@ -18,6 +18,9 @@ from tasks.errors import InputError, StageError
 from tasks.store.record_folder import RecordFolder
 from tests.flows.projects import SPEC, Project, write_project
 from tests.tasks.git.repositories import Source, make_source, model_files
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 ROOT = Path(__file__).resolve().parents[3]
 SHA = "0123456789abcdef" * 2 + "01234567"
@@ -175,9 +178,10 @@ def test_a_setting_of_commits_that_is_none_is_refused(monkeypatch: pytest.Monkey
 
 
 @pytest.fixture
-def project(tmp_path: Path, prefect_url: str) -> Project:
+def project(tmp_path: Path, prefect_url: str, begin_with_store: Callable[[Path], None]) -> Project:
     """The tiny scorer, fp32 alone, in a repository; beside it, a broken model."""
     project = write_project(tmp_path / "models", prefect_url)
+    begin_with_store(tmp_path / "home")
     (project.model / "model.yaml").write_text(SPEC.replace("[fp32, int8]", "[fp32]").replace("calibration:", "#"))
     environment = project.environment | {"ENGINEGATE_HOME": str(tmp_path / "home"), "GIT_CONFIG_NOSYSTEM": "1"}
     return Project(project.root, environment)

@@ -9,6 +9,7 @@ import select
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -92,6 +93,12 @@ def row(text: str, name: str) -> list[str]:
     return re.split(r" {2,}", line.strip())[1:]
 
 
+def wait_until_it_reads(pid: int) -> None:
+    """A SIGINT between Python's last look at signals and its read is noticed when the read returns: nobody types so."""
+    while Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "S":
+        time.sleep(0.01)
+
+
 def on_a_terminal(answer: bytes, arguments: Sequence[str], columns: int = 200) -> tuple[int, str]:
     """Run a command on a terminal of its own and answer its question; its exit code and all that was shown."""
     ours, theirs = pty.openpty()
@@ -112,6 +119,7 @@ def on_a_terminal(answer: bytes, arguments: Sequence[str], columns: int = 200) -
             assert error.errno == errno.EIO  # noqa: PT017 - how Linux says that the other end is closed
             break
         if b"[y/N]" in shown and not answered:
+            wait_until_it_reads(process.pid)
             os.write(ours, answer)
             answered = True
     try:

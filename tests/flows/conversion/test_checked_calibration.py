@@ -32,6 +32,7 @@ from tests.flows.projects import Project, write_calibration, write_project
 from tests.sets import describe
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from tasks.calibration.check import Production
@@ -187,9 +188,12 @@ Refused = tuple[Project, int, dict[str, Any], str]
 
 
 @pytest.fixture(scope="module")
-def refused(tmp_path_factory: pytest.TempPathFactory, prefect_url: str) -> Refused:
+def refused(
+    tmp_path_factory: pytest.TempPathFactory, prefect_url: str, begin_with_store: Callable[[Path], None]
+) -> Refused:
     """A conversion to FP32 and INT8 with a set that lacks level 6."""
     project = write_project(tmp_path_factory.mktemp("refused"), prefect_url)
+    begin_with_store(project.home)
     drop_level_6(project)
     return project, *project.convert()
 
@@ -266,9 +270,10 @@ def rewrite(folder: Path, suffix: str) -> None:
 
 @pytest.mark.end_to_end
 def test_sets_in_other_formats_are_other_versions_with_the_same_verdict_and_no_new_work(
-    tmp_path: Path, prefect_url: str
+    tmp_path: Path, prefect_url: str, begin_with_store: Callable[[Path], None]
 ) -> None:
     project = write_project(tmp_path / "formats", prefect_url)
+    begin_with_store(project.home)
     found = []
     for suffix in ("npz", "parquet", "safetensors"):
         if suffix != "npz":
