@@ -31,6 +31,8 @@ PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy"
 NOBODY_LISTENS = "http://127.0.0.1:9"
 MEMORY = Path("/dev/shm")  # noqa: S108 - pytest makes a folder of its own below it
 ROOM_BYTES = 4 << 30
+# Hypothesis reads every module of the project for constants, once where it can keep them.
+os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", str(Path(__file__).resolve().parents[1] / ".hypothesis"))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

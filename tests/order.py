@@ -13,13 +13,12 @@ if TYPE_CHECKING:
 LONGEST = (
     "tests/flows/conversion/test_end_to_end.py",
     "tests/flows/runners/test_runners.py",
-    "tests/flows/conversion/test_checked_calibration.py",
+    "tests/tasks/stages/test_convert.py",
     "tests/examples/test_calibration_sets.py",
+    "tests/tasks/stages/test_export.py",
+    "tests/flows/conversion/test_checked_calibration.py",  # begins with what test_end_to_end made
     "tests/tasks/release/test_hardship.py",
     "tests/tasks/registry/test_publishing.py",
-    "tests/tasks/stages/test_convert.py",
-    "tests/flows/conversion/test_precision_search.py",
-    "tests/tasks/stages/test_export.py",
     "tests/flows/commands/test_commit_commands.py",
     "tests/flows/pushes/test_feedback_flow.py",
     "tests/infra/test_registry_roles.py",

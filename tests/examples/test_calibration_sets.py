@@ -136,6 +136,7 @@ def test_training_that_reads_badly_writes_nothing(tmp_path: Path, capsys: pytest
     assert list(tmp_path.rglob("*.*")) == []
 
 
+@pytest.mark.hardship(only=True)
 def test_training_writes_what_the_example_needs(tmp_path: Path) -> None:
     train = load_module("digit_reader", "train")
     few = ("--printed", "64", "--times", "1", "--validation", "40", "--calibration", "1700", "--epochs", "1")

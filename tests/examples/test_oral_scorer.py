@@ -296,6 +296,7 @@ def test_batches_hold_every_clip_once_and_about_equal_lengths() -> None:
     assert np.median([np.ptp(lengths[batch]) for batch in batches]) < 80
 
 
+@pytest.mark.hardship(only=True)
 def test_retraining_learns_and_writes_everything(retrained: Path) -> None:
     written = {path.name for path in (retrained / "model").iterdir()}
     assert written == {"weights.safetensors", "training.json", "validation"}
@@ -304,16 +305,19 @@ def test_retraining_learns_and_writes_everything(retrained: Path) -> None:
     assert sum(len(shard["label"]) for shard in load_shards(retrained / "model" / "validation")) == 90
 
 
+@pytest.mark.hardship(only=True)
 def test_retrained_weights_fit_a_network_of_the_same_depth(retrained: Path) -> None:
     network = model.OralScorer(model.ConformerConfig(blocks=1))
     missing, unexpected = network.load_state_dict(load_file(retrained / "model" / "weights.safetensors"), strict=False)
     assert (missing, unexpected) == ([], [])
 
 
+@pytest.mark.hardship(only=True)
 def test_retraining_writes_a_calibration_set_that_matches_its_manifest(retrained: Path) -> None:
     assert_manifest_holds(retrained / "calibration", samples=15)
 
 
+@pytest.mark.hardship(only=True)
 def test_nothing_of_the_host_is_written(retrained: Path) -> None:
     for path in ("model/training.json", "calibration/manifest.yaml"):
         assert str(retrained.parent) not in (retrained / path).read_text(encoding="utf-8")

@@ -268,6 +268,7 @@ def rewrite(folder: Path, suffix: str) -> None:
     describe(folder, INPUTS)
 
 
+@pytest.mark.hardship(only=True)
 @pytest.mark.end_to_end
 def test_sets_in_other_formats_are_other_versions_with_the_same_verdict_and_no_new_work(
     tmp_path: Path, prefect_url: str, begin_with_store: Callable[[Path], None]

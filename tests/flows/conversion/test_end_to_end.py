@@ -135,7 +135,9 @@ FP32 = {"build fp32", "compare fp32", "benchmark fp32"}
             INT8 | {"compare fp32"},
             {"export", "reference", "build fp32", "benchmark fp32"},
         ),
-        (_new_weight, ("fp32",), FP32 | {"export", "reference"}, set()),
+        pytest.param(
+            _new_weight, ("fp32",), FP32 | {"export", "reference"}, set(), marks=pytest.mark.hardship(only=True)
+        ),
     ],
 )
 def test_a_change_redoes_what_depends_on_it_and_no_more(

@@ -255,6 +255,7 @@ def test_layers_that_cannot_be_ranked_keep_no_other_engine_out(
     assert "quantized in training" in capsys.readouterr().err
 
 
+@pytest.mark.hardship(only=True)
 @pytest.mark.end_to_end
 def test_one_layer_that_cannot_be_quantized_is_found_left_out_and_the_engine_registered(
     tmp_path: Path, prefect_url: str

@@ -235,6 +235,7 @@ def test_without_a_prefect_api_a_target_that_is_not_this_host_is_refused(site: S
     assert "--target cpu" in out
 
 
+@pytest.mark.hardship(only=True)
 def test_a_worker_killed_in_the_middle_is_replaced_and_its_engine_is_registered_once(site: Site) -> None:
     site.new_version()
     first = site.workers["first-t4"]
@@ -259,6 +260,7 @@ def test_a_worker_killed_in_the_middle_is_replaced_and_its_engine_is_registered_
     assert outcomes_of(site, document) == [engine_id]
 
 
+@pytest.mark.hardship(only=True)
 def test_the_conversion_itself_runs_on_a_worker_and_sends_engines_to_others(site: Site) -> None:
     site.start("first-cpu", "cpu")
     before = site.project.registered()
