@@ -27,7 +27,7 @@ WORKERS = $(shell echo $$(($$(nproc) + 1)))
 test: $(INSTALLED)  ## run every test
 	$(BIN)/pytest --numprocesses $(WORKERS) --dist worksteal
 
-hardship: $(INSTALLED)  ## races and kill loops with their large numbers, before a release; a quarter of an hour
+hardship: $(INSTALLED)  ## races and kill loops with their large numbers, before a release
 	$(BIN)/pytest --numprocesses auto --dist worksteal --hardship -m hardship
 
 lint: $(INSTALLED)

@@ -61,7 +61,7 @@ class Session:
         """Open the registry anew, with the keys that sign and are trusted now, and those who hear of its moves."""
         signing = Signing.from_files(self.settings.signing_key, self.settings.trust)
         objects = open_objects(self.settings.registry_address)
-        # Listeners read by a registry of their own, which tells nobody.
+        # A listener reads through a registry without listeners, so that it cannot set itself off.
         listeners = [make(self.settings, Registry(objects, signing)) for make in LISTENERS]
         return Registry(objects, signing, Listeners(listeners, self.reporter.say))
 

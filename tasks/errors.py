@@ -21,7 +21,7 @@ class ExitCode(IntEnum):
 
 
 VERDICT_CODES = {"pass": ExitCode.DONE, "fail": ExitCode.FAIL, "inconclusive": ExitCode.INCONCLUSIVE}
-# What nobody expected hides verdicts; then refusals, bad input, and the verdicts.
+# An unexpected end may hide verdicts, so it comes first; then refusals, bad input, and the verdicts.
 WORST_FIRST = (
     ExitCode.UNEXPECTED,
     ExitCode.REFUSED,

@@ -1,13 +1,9 @@
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from pathlib import Path
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+import tomllib
 
 ROOT = Path(__file__).resolve().parents[1]
 # The same thing in each room: what it asks of those who implement it, or what a parent and its child tell each other.
