@@ -16,6 +16,7 @@ from validation.rules import (
     Rule,
     find_problem,
     finite_number,
+    shown,
     suggest,
 )
 
@@ -55,7 +56,7 @@ def policy_from_mapping(mapping: Any, outputs: Mapping[str, OutputSpec], origin:
         raise PolicyError(f"{origin}: rules: there are none, so anything would pass; list at least one rule")
     speeds = document.get("performance", [])
     if not isinstance(speeds, list):
-        raise PolicyError(f"{origin}: performance: {speeds!r} is no list of rules")
+        raise PolicyError(f"{origin}: performance: {shown(speeds)} is no list of rules")
     rules = tuple(_rule(entry, outputs, f"{origin}: rules[{index}]") for index, entry in enumerate(entries))
     performance = tuple(_performance(entry, f"{origin}: performance[{index}]") for index, entry in enumerate(speeds))
     try:
@@ -79,7 +80,7 @@ def outputs_from_mapping(mapping: Any, origin: str = "policy.yaml") -> dict[str,
     outputs = _keys(mapping, _POLICY_KEYS, origin).get("outputs", {})
     if not isinstance(outputs, Mapping):
         raise PolicyError(
-            f"{origin}: outputs: {outputs!r} is no mapping; write `name: {{kind: score}}` for each output"
+            f"{origin}: outputs: {shown(outputs)} is no mapping; write `name: {{kind: score}}` for each output"
         )
     return {str(name): _output(entry, f"{origin}: outputs.{name}") for name, entry in outputs.items()}
 
@@ -95,7 +96,7 @@ def default_policy(outputs: Mapping[str, OutputSpec], precision: str, slices: Co
         ValueError: for another precision.
     """
     if precision not in PRECISIONS:
-        raise ValueError(f"precision: {precision!r} is none; {suggest(precision, PRECISIONS)}")
+        raise ValueError(f"precision: {shown(precision)} is none; {suggest(precision, PRECISIONS)}")
     rules = [
         _limit(name, *limit, by=by)
         for name, spec in outputs.items()
@@ -154,10 +155,10 @@ def _limit(output: str, metric: str, limit: float, *, by: str | None) -> Rule:
 
 def _keys(mapping: Any, known: Iterable[str], where: str) -> Mapping[str, Any]:
     if not isinstance(mapping, Mapping):
-        raise PolicyError(f"{where}: {mapping!r} is no mapping; give the keys {', '.join(known)}")
+        raise PolicyError(f"{where}: {shown(mapping)} is no mapping; give the keys {', '.join(known)}")
     for key in mapping:
         if key not in known:
-            raise PolicyError(f"{where}: {key!r} is no key here; {suggest(key, known)}")
+            raise PolicyError(f"{where}: {shown(key)} is no key here; {suggest(key, known)}")
     return mapping
 
 
@@ -165,13 +166,13 @@ def _rule(entry: Any, outputs: Mapping[str, OutputSpec], where: str) -> Rule:
     rule = _keys(entry, _RULE_KEYS, where)
     output, metric = rule.get("output"), rule.get("metric")
     if not isinstance(output, str) or output not in outputs:
-        raise PolicyError(f"{where}.output: {output!r} is no output; {suggest(output, outputs)}")
+        raise PolicyError(f"{where}.output: {shown(output)} is no output; {suggest(output, outputs)}")
     limits = {side: rule[side] for side in ("max", "min", "within") if side in rule}
     if None in limits.values():
         raise PolicyError(f"{where}: a limit is empty; give a number or leave its key out")
     by = rule.get("by")
     if "by" in rule and (not isinstance(by, str) or not by):
-        raise PolicyError(f"{where}.by: {by!r} is no slice; name one, as `level` for slice.level")
+        raise PolicyError(f"{where}.by: {shown(by)} is no slice; name one, as `level` for slice.level")
     problem = find_problem(metric, limits)
     if problem:
         raise PolicyError(f"{where}.{problem}")
@@ -188,7 +189,9 @@ def _performance(entry: Any, where: str) -> PerformanceRule:
     rule = _keys(entry, _PERFORMANCE_KEYS, where)
     limit = finite_number(rule.get("min"))
     if limit is None:
-        raise PolicyError(f"{where}.min: {rule.get('min')!r} is no speed-up; give a number above 0, where 1 is as fast")
+        raise PolicyError(
+            f"{where}.min: {shown(rule.get('min'))} is no speed-up; give a number above 0, where 1 is as fast"
+        )
     try:
         return PerformanceRule(metric=str(rule.get("metric")), min=limit, precision=rule.get("precision"))
     except PolicyError as error:
@@ -200,7 +203,7 @@ def _output(entry: Any, where: str) -> OutputSpec:
     kinds = [kind.value for kind in OutputKind]
     if spec.get("kind") not in kinds:
         raise PolicyError(
-            f"{where}.kind: {spec.get('kind')!r} is no kind of output; {suggest(spec.get('kind'), kinds)}"
+            f"{where}.kind: {shown(spec.get('kind'))} is no kind of output; {suggest(spec.get('kind'), kinds)}"
         )
     low, high = _range(spec["range"], where) if "range" in spec else (None, None)
     mask = _mask(spec, where)
@@ -213,12 +216,12 @@ def _output(entry: Any, where: str) -> OutputSpec:
 def _mask(spec: Mapping[str, Any], where: str) -> str | None:
     mask = spec.get("mask")
     if "mask" in spec and (not isinstance(mask, str) or not mask):
-        raise PolicyError(f"{where}.mask: {mask!r} is no array's name; name one that is zero at padding")
+        raise PolicyError(f"{where}.mask: {shown(mask)} is no array's name; name one that is zero at padding")
     return mask
 
 
 def _range(ends: Any, where: str) -> tuple[float, float]:
     numbers = [finite_number(end) for end in ends] if isinstance(ends, list) else []
     if len(numbers) != 2 or numbers[0] is None or numbers[1] is None:  # noqa: PLR2004 - an interval has two ends
-        raise PolicyError(f"{where}.range: {ends!r} is no interval; give two numbers, [low, high]")
+        raise PolicyError(f"{where}.range: {shown(ends)} is no interval; give two numbers, [low, high]")
     return numbers[0], numbers[1]

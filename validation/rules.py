@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
 from math import ceil, inf, isfinite
+from reprlib import Repr
 
 from validation.metrics import METRICS, Bound, Direction, Metric
 
@@ -14,7 +15,7 @@ DEFAULT_RESAMPLES = 2000
 PRECISIONS = ("fp32", "fp16", "int8")
 SPEEDUPS = ("speedup_vs_reference", "speedup_vs_fp16")
 """Metrics of performance rules: p50 of PyTorch FP32, or of the FP16 engine of the same target, over the engine's."""
-_FEWEST_RESAMPLES = 200
+_FEWEST_RESAMPLES, _MOST_RESAMPLES = 200, 100_000
 _TAIL = 10
 """Resamples that lie beyond a bound, at least."""
 _SIDES = ("max", "min", "within")
@@ -82,11 +83,11 @@ class PerformanceRule:
 
     def __post_init__(self) -> None:
         if self.metric not in SPEEDUPS:
-            raise PolicyError(f"metric: {self.metric!r} is no metric of speed; {suggest(self.metric, SPEEDUPS)}")
+            raise PolicyError(f"metric: {shown(self.metric)} is no metric of speed; {suggest(self.metric, SPEEDUPS)}")
         if finite_number(self.min) is None or self.min <= 0:
-            raise PolicyError(f"min: {self.min!r} is no speed-up; give a number above 0, where 1 is as fast")
+            raise PolicyError(f"min: {shown(self.min)} is no speed-up; give a number above 0, where 1 is as fast")
         if self.precision is not None and self.precision not in PRECISIONS:
-            raise PolicyError(f"precision: {self.precision!r} is none; {suggest(self.precision, PRECISIONS)}")
+            raise PolicyError(f"precision: {shown(self.precision)} is none; {suggest(self.precision, PRECISIONS)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,10 +111,22 @@ class Policy:
             raise PolicyError("rules: there are none, so anything would pass; add at least one rule")
         _require_count("min_samples", self.min_samples, 1)
         _require_count("resamples", self.resamples, _FEWEST_RESAMPLES)
+        if self.resamples > _MOST_RESAMPLES:
+            raise PolicyError(
+                f"resamples: {shown(self.resamples)} is more than can be drawn; give {_MOST_RESAMPLES:,} or fewer,"
+                f" {DEFAULT_RESAMPLES:,} as a rule"
+            )
         confidence = finite_number(self.confidence)
         if confidence is None or not 0.5 < confidence < 1:  # noqa: PLR2004 - a coin's
-            raise PolicyError(f"confidence: {self.confidence!r} is none; give a number between 0.5 and 1, like 0.95")
+            raise PolicyError(
+                f"confidence: {shown(self.confidence)} is none; give a number between 0.5 and 1, like 0.95"
+            )
         fewest = ceil(round(_TAIL / (1 - confidence), 6))  # 1 - 0.9999 is a little more than it should be
+        if fewest > _MOST_RESAMPLES:
+            raise PolicyError(
+                f"confidence: {confidence} needs {fewest:,} resamples, and {_MOST_RESAMPLES:,} is the most; lower it,"
+                f" to {DEFAULT_CONFIDENCE:g}"
+            )
         if self.resamples < fewest:
             raise PolicyError(
                 f"resamples: {self.resamples} have no quantile for confidence {confidence:g}; give {fewest:,} or more"
@@ -153,14 +166,14 @@ class Policy:
 
 def _require_count(field: str, value: object, least: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise PolicyError(f"{field}: {value!r} is no such count; give a whole number, {least} or more")
+        raise PolicyError(f"{field}: {shown(value)} is no such count; give a whole number, {least} or more")
 
 
 def find_problem(metric_name: object, limits: dict[str, object]) -> str | None:
     """What is wrong with a rule's metric and its limits, as `field: reason; remedy`; None if nothing is."""
     metric = METRICS.get(metric_name) if isinstance(metric_name, str) else None
     if metric is None:
-        return f"metric: {metric_name!r} is no metric; {suggest(metric_name, METRICS)}"
+        return f"metric: {shown(metric_name)} is no metric; {suggest(metric_name, METRICS)}"
     given = {side: limit for side, limit in limits.items() if limit is not None}
     right = {
         Direction.LOWER_IS_BETTER: "max",
@@ -180,7 +193,7 @@ def find_problem(metric_name: object, limits: dict[str, object]) -> str | None:
 def _find_limit_problem(metric: Metric, side: str, limit: object) -> str | None:
     number = finite_number(limit)
     if number is None:
-        return f"{side}: {limit!r} is no limit; give a finite number"
+        return f"{side}: {shown(limit)} is no limit; give a finite number"
     higher = metric.direction is Direction.HIGHER_IS_BETTER
     if number > metric.ideal if higher else number < metric.ideal:
         return f"{side}: {limit} is beyond {metric.ideal:g}, the best {metric.name} there is, so nothing would pass"
@@ -191,6 +204,14 @@ def _find_limit_problem(metric: Metric, side: str, limit: object) -> str | None:
     if metric.bound is Bound.PVALUE and number >= metric.ideal:
         return f"{side}: {limit} is reached by identical outputs alone; give a level of significance, like 0.05"
     return None
+
+
+def shown(value: object) -> str:
+    """What somebody wrote, quoted in an error: its beginning where it is long."""
+    quote = Repr()
+    quote.maxstring = quote.maxother = quote.maxlong = 80
+    quote.maxlevel = 3
+    return quote.repr(value)
 
 
 def finite_number(value: object) -> float | None:

@@ -26,10 +26,10 @@ from flows.pushes.repositories import repository_path
 from flows.pushes.verdict_table import ModelResult, verdict_table
 from flows.session import Session, current_session
 from tasks.errors import InputError, RefusedError, StageError, printable
-from tasks.git.bounded_yaml import read_leniently
 from tasks.git.commit import Commit
 from tasks.git.repository import Repository
 from tasks.git.tree import join
+from tasks.model.documents import read_leniently
 from tasks.model.model_directory import SPEC_FILE, WEIGHTS_SUFFIX, read_model_directory
 from tasks.objects.files import check_digest
 from tasks.objects.location import S3, open_objects

@@ -13,11 +13,10 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
-import yaml
 from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, model_validator
 
 from tasks.errors import InputError
-from tasks.model.documents import parse, read_yaml
+from tasks.model.documents import parse, read_yaml, write_yaml
 from tasks.samples.data_spec import SLICE, slices_in
 from tasks.samples.formats import DATA_SUFFIXES, read_arrays
 from tasks.specs import ArrayName, Declared, InputSpec
@@ -194,7 +193,7 @@ def write_manifest(folder: Path, manifest: CalibrationManifest) -> None:
     content = manifest.model_dump(by_alias=True, exclude_defaults=True)
     if manifest.strata:
         content["strata"] = {name: _plain_keys(values) for name, values in manifest.strata.items()}
-    text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120)
+    text = write_yaml(content)
     with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=folder, prefix=".manifest-", delete=False) as staged:
         try:
             staged.write(text)

@@ -15,6 +15,7 @@ from validation.policy import (
     outputs_from_mapping,
     policy_from_mapping,
 )
+from validation.rules import shown
 
 SCORE = OutputSpec(kind=OutputKind.SCORE, low=0, high=1)
 OUTPUTS = {"score": SCORE, "label": OutputSpec(kind=OutputKind.LOGITS)}
@@ -101,6 +102,14 @@ def test_what_a_policy_leaves_out_has_a_default() -> None:
             "policy.yaml: resamples: 100 is no such count; give a whole number, 200 or more",
         ),
         (
+            {"rules": [MAE], "resamples": 10**12},
+            "policy.yaml: resamples: 1000000000000 is more than can be drawn; give 100,000 or fewer, 2,000 as a rule",
+        ),
+        (
+            {"rules": [MAE], "resamples": 100_000, "confidence": 0.99995},
+            "policy.yaml: confidence: 0.99995 needs 200,000 resamples, and 100,000 is the most; lower it, to 0.95",
+        ),
+        (
             {"rules": [MAE], "confidence": 95},
             "policy.yaml: confidence: 95 is none; give a number between 0.5 and 1, like 0.95",
         ),
@@ -147,7 +156,7 @@ def test_a_bad_policy_is_refused_with_field_reason_and_remedy(mapping: object, m
         (MAE | {"max": float("inf")}, ".max: inf is no limit; give a finite number"),
         (MAE | {"max": True}, ".max: True is no limit; give a finite number"),
         (MAE | {"max": "0.01"}, ".max: '0.01' is no limit; give a finite number"),
-        (MAE | {"max": 10**400}, f".max: {10**400} is no limit; give a finite number"),
+        (MAE | {"max": 10**400}, f".max: {shown(10**400)} is no limit; give a finite number"),
         (MAE | {"max": -1}, ".max: -1 is beyond 0, the best mae there is, so nothing would pass"),
         (
             {"output": "score", "metric": "ks", "max": 1},

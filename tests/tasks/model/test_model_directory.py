@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tasks.errors import InputError
-from tasks.model.documents import read_yaml
 from tasks.model.model_directory import read_model_directory
 from tasks.specs import Precision
 
@@ -267,35 +266,3 @@ def test_a_link_within_the_directory_and_a_socket_are_no_harm(write_model: Write
     with socket.socket(socket.AF_UNIX) as server:
         server.bind("editor.sock")
         assert sorted(read_model_directory(folder).source_files()) == ["copy.py", "model.py"]
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("a: 1\nb: 2\na: 3\n", "line 3: key 'a' is given twice; remove one"),
-        ("dims:\n  batch: {min: 1, min: 2}\n", "line 2: key 'min' is given twice"),
-        ("a: [1\n", "cannot be read as YAML"),
-        ("- a\n- b\n", "must hold keys and values, not list"),
-        ("", "must hold keys and values, not NoneType"),
-        ("? [a]\n: 1\n", "cannot be read as YAML"),
-        ("a: !!python/object/apply:os.getcwd []\n", "cannot be read as YAML"),
-        ("a: 2024-13-45\n", "cannot be read as YAML"),
-        (f"a: {'9' * 5000}\n", "cannot be read as YAML"),
-        (f"a: {'[' * 3000}{']' * 3000}\n", "cannot be read as YAML"),
-        ("a: \x01\n", "cannot be read as YAML"),
-        ("a: \udcff\n", "cannot be read as YAML"),
-    ],
-)
-def test_yaml_that_cannot_be_taken_is_refused_with_its_file(tmp_path: Path, text: str, words: str) -> None:
-    path = tmp_path / "model.yaml"
-    path.write_text(text, encoding="utf-8", errors="surrogateescape")
-    with pytest.raises(InputError) as caught:
-        read_yaml(path)
-    assert str(caught.value).startswith("model.yaml: ")
-    assert words in str(caught.value)
-
-
-def test_a_value_that_holds_itself_is_refused(write_model: WriteModel) -> None:
-    folder = write_model()
-    (folder / "model.yaml").write_text("name: &a [*a]\n")
-    assert "model.yaml: name: " in refusal(folder)

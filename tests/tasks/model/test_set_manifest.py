@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from tasks.errors import InputError
 from tasks.model import set_manifest as manifest_module
+from tasks.model.documents import write_yaml
 from tasks.model.set_manifest import (
     MANIFEST_FILE,
     CalibrationManifest,
@@ -48,7 +49,7 @@ CONTENT: dict[str, Any] = {
 def read(folder: Path, **changes: Any) -> CalibrationManifest:
     """Read the manifest above with keys replaced; None removes one."""
     content = {key: value for key, value in {**CONTENT, **changes}.items() if value is not None}
-    (folder / MANIFEST_FILE).write_text(yaml.safe_dump(content, sort_keys=False))
+    (folder / MANIFEST_FILE).write_text(write_yaml(content))
     return read_manifest(folder)
 
 
