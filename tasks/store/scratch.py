@@ -4,31 +4,50 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import shutil
 import uuid
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
+from tasks.errors import RefusedError
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+
+_LOCK = re.compile(r"[0-9a-f]{32}\.lock")
+
+
+def _open_no_link(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
 
 
 class ScratchSpace:
     """Private folders below `root`, each held by a lock of the process that uses it.
 
     The kernel frees the lock when that process ends, however it ends. A folder whose lock is free is rubbish, and
-    whoever opens the space next removes it.
+    whoever opens the space next removes it. Nothing else is touched.
+
+    Raises:
+        RefusedError: `root` is a link, so that what is removed would lie elsewhere.
     """
 
     def __init__(self, root: Path) -> None:
         self._root = root
+        if root.is_symlink():
+            raise RefusedError(
+                f"{root} is a link, and unfinished files are removed there; put a folder in its place, or remove it"
+            )
         self._sweep()
 
     def _sweep(self) -> None:
         for path in self._root.glob("*.lock"):
+            if not _LOCK.fullmatch(path.name):
+                continue
             try:
-                with path.open("rb") as lock:
+                with open(path, "rb", opener=_open_no_link) as lock:
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     shutil.rmtree(path.with_suffix(""), ignore_errors=True)
                     path.unlink(missing_ok=True)

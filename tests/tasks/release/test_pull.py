@@ -640,3 +640,17 @@ def test_an_engine_that_cannot_be_loaded_is_not_served(served: Shop) -> None:
     with pytest.raises(EnginegateError, match="cannot be run here, so `current` stays as it is: ONNX Runtime cannot"):
         served.pull(check_limit_s=CHECK_S)
     assert version_served(root_of(served)) == FIRST
+
+
+def test_a_link_in_place_of_the_scratch_folder_is_refused_and_what_it_leads_to_stays(
+    served: Shop, tmp_path: Path
+) -> None:
+    outside = tmp_path / "outside" / ("a" * 32)
+    outside.mkdir(parents=True)
+    outside.with_suffix(".lock").touch()
+    shutil.rmtree(root_of(served) / ".scratch", ignore_errors=True)
+    (root_of(served) / ".scratch").symlink_to(outside.parent)
+    with pytest.raises(RefusedError, match=r"\.scratch is a link, and unfinished files are removed there"):
+        served.pull()
+    assert outside.is_dir()
+    assert version_served(root_of(served)) == FIRST

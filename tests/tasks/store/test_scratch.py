@@ -8,6 +8,7 @@ from typing import IO
 
 import pytest
 
+from tasks.errors import RefusedError
 from tasks.store.scratch import ScratchSpace
 from tests.tasks.processes import changes_of, is_killed_at, race
 
@@ -54,6 +55,26 @@ def test_the_folder_of_a_killed_process_is_swept_by_the_next_opener_and_no_other
         assert len(list(tmp_path.glob("*.lock"))) == 2
         ScratchSpace(tmp_path)
         assert contents(tmp_path) == sorted([mine.name, f"{mine.name}.lock"])
+
+
+def test_a_link_is_no_place_for_scratch_and_what_it_leads_to_stays(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere" / "0123456789abcdef0123456789abcdef").mkdir(parents=True)
+    (tmp_path / "elsewhere" / "0123456789abcdef0123456789abcdef.lock").touch()
+    (tmp_path / "scratch").symlink_to("elsewhere")
+    before = contents(tmp_path / "elsewhere")
+    with pytest.raises(RefusedError, match="scratch is a link, and unfinished files are removed there"):
+        ScratchSpace(tmp_path / "scratch")
+    assert contents(tmp_path / "elsewhere") == before
+
+
+def test_files_of_others_are_not_swept(tmp_path: Path) -> None:
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes.lock").touch()
+    (tmp_path / f"{'f' * 32}.lock").symlink_to("notes.lock")
+    os.mkfifo(tmp_path / f"{'e' * 32}.lock")
+    before = contents(tmp_path)
+    ScratchSpace(tmp_path)
+    assert set(contents(tmp_path)) >= set(before) - {f"{'e' * 32}.lock"}
 
 
 def test_killed_at_any_change_writing_shows_the_old_or_the_new_and_leaves_nothing_behind(tmp_path: Path) -> None:
