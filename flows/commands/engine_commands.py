@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta, timezone
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import click
@@ -23,7 +23,7 @@ from flows.commands.engine_report import (
 from tasks.errors import ExitCode, InputError
 from tasks.records import Cell
 from tasks.registry.moves import is_model_name
-from tasks.registry.retention import plan_removal
+from tasks.registry.retention import moment_ago, plan_removal
 from tasks.registry.survey import read_channels, read_manifests, survey_registry
 from tasks.registry.upkeep import remove_loose
 
@@ -87,7 +87,7 @@ def gc(session: Session, days: int, delete: bool) -> tuple[Document, int]:
     An engine stays that a channel points at or ever pointed at, or that is younger than DAYS; a file stays that such an
     engine needs, or that is younger. Nothing is removed while any channel or manifest cannot be read and verified.
     """
-    before = datetime.now(timezone.utc) - timedelta(days=days)
+    before = moment_ago(session.registry.objects, timedelta(days=days))
     plan = session.reporter.step(
         "read the registry",
         lambda progress: plan_removal(session.registry, before, progress),

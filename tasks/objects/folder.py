@@ -133,6 +133,12 @@ class LocalObjects:
                 target.unlink(missing_ok=True)
                 sync_folder(target.parent)
 
+    def now(self) -> datetime:
+        """The file system's time: a file server may have a clock of its own. See the interface."""
+        with self._explained("write to", ""), self._scratch.folder() as scratch:
+            (scratch / "now").touch()
+            return datetime.fromtimestamp((scratch / "now").stat().st_mtime, timezone.utc)
+
     def _path(self, key: str) -> Path:
         """The file of a key, which no link leads out of the root.
 

@@ -123,6 +123,9 @@ class ObjectStore(Protocol):
     def delete(self, key: str) -> None:
         """Remove an object; nothing where there is none."""
 
+    def now(self) -> datetime:
+        """The time (UTC, to the second) by the clock that dates the objects, which may not be this host's."""
+
 
 def check_key(key: str) -> str:
     """Return `key` if it is one.

@@ -12,6 +12,8 @@ import time
 import uuid
 from contextlib import closing, suppress
 from dataclasses import dataclass
+from datetime import datetime, timezone
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import BotoCoreError, ClientError  # type: ignore[import-untyped]
@@ -280,6 +282,15 @@ class S3Objects:
         """Remove an object; see the interface."""
         with explained("delete", self._place(key)):
             self._client.delete_object(**self._target(key))
+
+    def now(self) -> datetime:
+        """The server's time, which its answers carry; see the interface."""
+        with explained("ask the time of", self._place("")):
+            answer = self._client.list_objects_v2(Bucket=self._bucket, Prefix=self._prefix, MaxKeys=1)
+        try:
+            return parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"]).astimezone(timezone.utc)
+        except (KeyError, ValueError):
+            raise StageError(f"{self.address}: its answers have no date; see that no proxy takes it away") from None
 
     def _target(self, key: str) -> dict[str, str]:
         return {"Bucket": self._bucket, "Key": self._prefix + check_key(key)}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from enum import Enum
 from typing import TYPE_CHECKING
 
@@ -23,10 +23,12 @@ from tasks.store.digests import artifact_digest
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from tasks.objects.interface import Entry
+    from tasks.objects.interface import Entry, ObjectStore
     from tasks.registry.engines import SignedManifest
     from tasks.registry.registry import Registry
 
+# Servers of one store may differ by so much.
+CLOCK_TOLERANCE = timedelta(minutes=5)
 _BLOB_KEY = re.compile(rf"{BLOBS}sha256/[0-9a-f]{{2}}/[0-9a-f]{{62}}")
 
 
@@ -80,6 +82,23 @@ class RemovalPlan:
     def count(self, hold: Hold) -> int:
         """How many engines stay for this reason."""
         return sum(one.hold is hold for one in self.kept)
+
+
+def moment_ago(objects: ObjectStore, age: timedelta) -> datetime:
+    """When it was `age` ago, by the clock that dates a registry's objects.
+
+    Raises:
+        RefusedError: an object is dated after that clock's present, so that no age can be told.
+    """
+    now = objects.now()
+    newest = max(objects.list(""), key=lambda entry: entry.modified, default=None)
+    if newest is not None and newest.modified - now > CLOCK_TOLERANCE:
+        raise RefusedError(
+            f"{objects.address}: {newest.key} was written at {newest.modified.isoformat(timespec='seconds')}, and there"
+            f" it is {now.isoformat(timespec='seconds')} only: its clock was set back, so nothing is removed; set it"
+            " right and try again"
+        )
+    return now - age
 
 
 def plan_removal(

@@ -123,6 +123,10 @@ class MemoryObjects:
         with self._lock:
             self._objects.pop(check_key(key), None)
 
+    def now(self) -> datetime:
+        """This host's time; see the interface."""
+        return datetime.now(timezone.utc)
+
 
 @contextmanager
 def _explained(operation: str, key: str) -> Iterator[None]:

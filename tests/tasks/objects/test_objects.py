@@ -232,3 +232,11 @@ def test_a_key_is_one_exactly_if_its_path_stays_visible_and_inside(key: str) -> 
 def test_a_listing_of_what_no_key_starts_with_is_refused(objects: ObjectStore, prefix: str) -> None:
     with pytest.raises(InputError, match=r"key "):
         list(objects.list(prefix))
+
+
+def test_the_time_is_that_which_dates_the_objects(objects: ObjectStore) -> None:
+    before = objects.now()
+    objects.create(KEY, b"one")
+    (entry,) = objects.list("")
+    assert before - timedelta(seconds=1) <= entry.modified <= objects.now() + timedelta(seconds=1)
+    assert objects.now().utcoffset() == timedelta(0)

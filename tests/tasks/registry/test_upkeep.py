@@ -3,7 +3,7 @@ from __future__ import annotations
 import functools
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ from tasks.registry.evidence import artifacts_of
 from tasks.registry.layout import blob_key, manifest_key
 from tasks.registry.moves import ChannelAddress, ChannelName, is_model_name
 from tasks.registry.registry import Registry
-from tasks.registry.retention import Hold, plan_removal
+from tasks.registry.retention import Hold, moment_ago, plan_removal
 from tasks.registry.signing import Signing
 from tasks.registry.survey import in_threads, read_manifests, survey_registry
 from tasks.registry.upkeep import Removed, remove_loose
@@ -28,6 +28,7 @@ from tasks.store.digests import canonical_json
 from tasks.store.local import LocalStore
 from tests.hardship import numbers
 from tests.tasks.conftest import place_at
+from tests.tasks.memory_objects import MemoryObjects
 from tests.tasks.processes import is_killed_at, race
 from tests.tasks.tiny import cell, lay_out, make_outcome, manifest_of
 
@@ -674,3 +675,37 @@ def test_threads_keep_the_order_tell_progress_and_pass_an_error_on() -> None:
     assert told == [(number, 20) for number in range(1, 21)]
     with pytest.raises(ZeroDivisionError):
         in_threads(lambda number: 1 // number, [1, 0])
+
+
+class Elsewhere(MemoryObjects):
+    """Objects of a server whose clock is 40 days behind this host's."""
+
+    def now(self) -> datetime:
+        return super().now() - timedelta(days=40)
+
+    def list(self, prefix: str) -> Iterator[Entry]:
+        for entry in super().list(prefix):
+            yield replace(entry, modified=entry.modified - timedelta(days=40))
+
+
+def test_ages_are_told_by_the_clock_of_the_store_whatever_this_host_believes(engines: Engines) -> None:
+    registry = Registry(Elsewhere(), Signing())
+    engines.register(registry, 0)
+    assert moment_ago(registry.objects, timedelta(days=30)) < datetime.now(timezone.utc) - timedelta(days=69)
+    (manifest,) = registry.objects.list("engines/")
+    assert manifest.modified >= moment_ago(registry.objects, timedelta(minutes=1)), "it is seconds old"
+
+
+def test_a_clock_that_was_set_back_removes_nothing(place: Place, engines: Engines) -> None:
+    registry = Registry(place.open(), Signing())
+    engines.register(registry, 0)
+    (newest,) = sorted(registry.objects.list(""), key=lambda entry: entry.modified)[-1:]
+
+    class SetBack:
+        address, list = registry.objects.address, staticmethod(registry.objects.list)
+
+        def now(self) -> datetime:
+            return newest.modified - timedelta(minutes=6)
+
+    with pytest.raises(RefusedError, match="its clock was set back, so nothing is removed"):
+        moment_ago(SetBack(), timedelta(days=0))  # type: ignore[arg-type]
