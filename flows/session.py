@@ -57,9 +57,10 @@ class Session:
         """The registry."""
         return self.open_registry()
 
-    def open_registry(self) -> Registry:
+    def open_registry(self, second_key: Path | None = None) -> Registry:
         """Open the registry anew, with the keys that sign and are trusted now, and those who hear of its moves."""
         signing = Signing.from_files(self.settings.signing_key, self.settings.trust)
+        signing = signing if second_key is None else signing.with_second(second_key)
         objects = open_objects(self.settings.registry_address)
         # A listener reads through a registry without listeners, so that it cannot set itself off.
         listeners = [make(self.settings, Registry(objects, signing)) for make in LISTENERS]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from flows.commands.command import CHANNEL, Command, Document, command_of
+from flows.commands.command import CHANNEL, Command, Document, FilledPath, command_of
 from flows.promotion.promotion_report import history_document, proposal_document, show_history, show_proposal
 from tasks.errors import ExitCode, InputError, RefusedError
 from tasks.registry.moves import ChannelAddress, ChannelName, Move
@@ -16,13 +16,21 @@ from tasks.release.promote import Proposal, carry_out, propose_promotion, propos
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from flows.session import Session
     from tasks.process.context import StageContext
+    from tasks.registry.registry import Registry
 
 
 _target_option = click.option("--target", required=True, metavar="TARGET", help="Where the engine runs.")
 _reason_option = click.option("--reason", metavar="TEXT", help="Why; kept in the history.")
+_second_key_option = click.option(
+    "--second-key",
+    type=FilledPath(),
+    metavar="FILE",
+    help="A second person's private key: an override into production needs it where two keys may sign that.",
+)
 _yes_option = click.option("--yes", is_flag=True, help="Do not ask; for scripts.")
 
 
@@ -39,6 +47,7 @@ def _channel_option(name: str, *, required: bool, text: str) -> Callable[[Comman
 @click.option(
     "--override", metavar="REASON", help="Break the rules that forbid it; signed into the history, red for ever."
 )
+@_second_key_option
 @_yes_option
 @command_of
 def promote(
@@ -49,6 +58,7 @@ def promote(
     engine: str | None,
     reason: str | None,
     override: str | None,
+    second_key: Path | None,
     yes: bool,
 ) -> tuple[Document, int]:
     """Move a channel of MODEL to an engine: candidate, then staging, then canary, then production.
@@ -57,8 +67,9 @@ def promote(
     --override says why. Without --engine, `candidate` gets the fastest engine that passed of the newest version.
     """
     address = ChannelAddress(model, target, ChannelName(channel))
-    proposal = propose_promotion(session.registry, session.rejected, address, engine)
-    return _move(session, proposal, reason or "", override, yes=yes)
+    registry = session.open_registry(second_key)
+    proposal = propose_promotion(registry, session.rejected, address, engine)
+    return _move(session, registry, proposal, reason or "", override, yes=yes)
 
 
 @click.command()
@@ -66,17 +77,19 @@ def promote(
 @_target_option
 @_channel_option("--channel", required=True, text="The channel to move back.")
 @_reason_option
+@_second_key_option
 @_yes_option
 @command_of
 def rollback(
-    session: Session, model: str, target: str, channel: str, reason: str | None, yes: bool
+    session: Session, model: str, target: str, channel: str, reason: str | None, second_key: Path | None, yes: bool
 ) -> tuple[Document, int]:
     """Return a channel of MODEL to the engine before; a second time goes back further.
 
     Shows what is there now and what would come, and asks.
     """
-    proposal = propose_rollback(session.registry, ChannelAddress(model, target, ChannelName(channel)))
-    return _move(session, proposal, reason or "", None, yes=yes)
+    registry = session.open_registry(second_key)
+    proposal = propose_rollback(registry, ChannelAddress(model, target, ChannelName(channel)))
+    return _move(session, registry, proposal, reason or "", None, yes=yes)
 
 
 @click.command()
@@ -105,7 +118,7 @@ def history(session: Session, model: str, target: str, channel: str | None) -> t
 
 
 def _move(
-    session: Session, proposal: Proposal, reason: str, override: str | None, *, yes: bool
+    session: Session, registry: Registry, proposal: Proposal, reason: str, override: str | None, *, yes: bool
 ) -> tuple[Document, int]:
     """Show a proposal, ask, and carry it out."""
     who = _actor(session)
@@ -117,14 +130,16 @@ def _move(
     if not yes and not _agreed(session, proposal):
         session.reporter.say("the answer was no; nothing was moved")
         return proposal_document(proposal, None), ExitCode.REFUSED
-    move = _carry_out(session, proposal, reason, override, who)
+    move = _carry_out(session, registry, proposal, reason, override, who)
     session.reporter.marked(f"✓ {proposal.address} points at {move.engine_id} (move {move.number})")
     return proposal_document(proposal, move), 0
 
 
-def _carry_out(session: Session, proposal: Proposal, reason: str, override: str | None, who: str) -> Move:
+def _carry_out(
+    session: Session, registry: Registry, proposal: Proposal, reason: str, override: str | None, who: str
+) -> Move:
     def work(context: StageContext) -> Move:
-        return carry_out(session.registry, context, proposal, reason=reason, override=override, who=who)
+        return carry_out(registry, context, proposal, reason=reason, override=override, who=who)
 
     if proposal.registered:
         return work(session.stage_context())

@@ -64,7 +64,8 @@ def _show_last_move(reporter: Reporter, proposal: Proposal) -> None:
 
 def _told(one: SignedMove) -> str:
     reason = f": {printable(one.move.reason)}" if one.move.reason else ""
-    return f"{printable(one.move.when)} by {printable(one.move.who)} ({one.signature.words}){reason}"
+    who = f"{printable(one.move.who)} (name as given)"  # a text, and not the key's
+    return f"{printable(one.move.when)} by {who}, {one.signature.words}{reason}"
 
 
 def comparison_rows(proposal: Proposal) -> list[list[str]]:

@@ -13,16 +13,19 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
-from tasks.errors import InputError, RefusedError
+from tasks.errors import RefusedError
+from tasks.registry.keys import ROLES_FILE, read_signer, read_trust
+from tasks.registry.moves import ChannelName
 from tasks.store.digests import canonical_json
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from securesystemslib.dsse import Envelope
-    from securesystemslib.signer import CryptoSigner, SSlibKey
+    from securesystemslib.signer import CryptoSigner
+    from typing_extensions import Self
 
-_SHOWN = 12
+    from tasks.registry.keys import TrustedKey
 
 
 @dataclass(frozen=True)
@@ -30,32 +33,49 @@ class Signature:
     """Ids of the keys that an envelope says signed it (`claimed`), and of the trusted ones that did (`verified`).
 
     `verified` is None where no trust root says whose signatures count, and empty for a move whose key was withdrawn
-    since: the moves after it vouch for it.
+    since: the moves after it vouch for it. `names` are what the verified keys are called, with their ids, and
+    `unfit` those of trusted keys that signed and may not sign this. `needed` is how many have to sign.
     """
 
     claimed: tuple[str, ...]
     verified: tuple[str, ...] | None
+    names: tuple[str, ...] = ()
+    unfit: tuple[str, ...] = ()
+    needed: int = 1
 
     @property
     def words(self) -> str:
         """What people are told: `signed by …`, `signed, not verified`, `unsigned`, or that its key is not trusted."""
         if self.verified:
-            return f"signed by {', '.join(key[:_SHOWN] for key in self.verified)}"
+            return f"signed by {', '.join(self.names)}"
+        if self.unfit:
+            return f"signed by {', '.join(self.unfit)}, which may not sign this"
         if not self.claimed:
             return "unsigned"
         return "signed, not verified" if self.verified is None else "signed by a key that is not trusted"
 
     def require_trusted(self, what: str) -> None:
-        """Check that a trusted key signed, where a trust root is set.
+        """Check that a trusted key signed that may sign this, or as many as are needed, where a trust root is set.
 
         Raises:
-            RefusedError: none did; the message starts with `what`.
+            RefusedError: none did, or too few; the message starts with `what`.
         """
-        if self.verified is None or self.verified:
+        if self.verified is None or len(self.verified) >= self.needed:
             return
+        if self.verified:
+            raise RefusedError(
+                f"{what} is an override into production, {self.words} alone; a second trusted key has to sign it:"
+                " add --second-key FILE"
+            )
+        if self.unfit:
+            raise RefusedError(
+                f"{what} is signed by {', '.join(self.unfit)}, whose role does not allow it; have a key"
+                f" sign it that may (see {ROLES_FILE} in ENGINEGATE_TRUST)"
+            )
         who = "by keys that are not trusted" if self.claimed else "by nobody"
         raise RefusedError(
-            f"{what} is signed {who}; sign it with a trusted key, or add its public key to ENGINEGATE_TRUST"
+            f"{what} is signed {who}; sign it with a trusted key, or add its public key to ENGINEGATE_TRUST. Where its"
+            " key was withdrawn, see `enginegate resign`"
         )
 
 
@@ -69,25 +89,32 @@ class Signed:
 
 
 class Signing:
-    """The key that signs here, if any, and the keys whose signatures are trusted, if a trust root is configured."""
+    """The keys that sign here, if any, and those whose signatures are trusted, if a trust root is configured."""
 
-    def __init__(self, signer: CryptoSigner | None = None, trusted: tuple[SSlibKey, ...] | None = None) -> None:
-        self._signer = signer
-        self._trusted = trusted
+    def __init__(self, *signers: CryptoSigner, trusted: tuple[TrustedKey, ...] | None = None) -> None:
+        self._signers, self.trusted = signers, trusted
 
     @classmethod
-    def from_files(cls, key: Path | None, trust: Path | None) -> Signing:
+    def from_files(cls, key: Path | None, trust: Path | None) -> Self:
         """Read a private key (PEM, PKCS #8), and a file or folder of public keys and certificates (PEM).
 
         Raises:
-            InputError: a file cannot be read or holds no such key. The message never quotes it.
+            InputError: see `read_signer` and `read_trust`.
         """
-        return cls(_read_signer(key) if key else None, _read_trust(trust) if trust else None)
+        return cls(*([read_signer(key)] if key else []), trusted=read_trust(trust) if trust else None)
+
+    def with_second(self, key: Path) -> Signing:
+        """The same with one more key that signs, each envelope by both.
+
+        Raises:
+            InputError: see `read_signer`.
+        """
+        return Signing(*self._signers, read_signer(key, "--second-key"), trusted=self.trusted)
 
     @property
     def verifies(self) -> bool:
         """Whether unsigned documents are refused."""
-        return self._trusted is not None
+        return self.trusted is not None
 
     def seal(self, kind: str, document: dict[str, Any]) -> bytes:
         """The document in an envelope, signed where there is a key.
@@ -99,8 +126,8 @@ class Signing:
 
         payload = canonical_json(document)
         envelope = Envelope(payload, _type(kind), {})
-        if self._signer is not None:
-            envelope.sign(self._signer)
+        for signer in self._signers:
+            envelope.sign(signer)
         sealed = canonical_json({**envelope.to_dict(), "digest": _digest(payload)})
         if self.verifies:
             self._require_trusted(kind, sealed)
@@ -152,18 +179,41 @@ class Signing:
             or not isinstance(document, dict)
         ):
             raise RefusedError(f"{what} was changed after it was written; do not use it")
-        return Signed(document, digest, Signature(claimed, self._verified(envelope)))
+        return Signed(document, digest, self._signature(envelope, claimed, kind, document))
 
-    def _verified(self, envelope: Envelope) -> tuple[str, ...] | None:
-        """Ids of the trusted keys that signed; None where no trust root is set."""
-        from securesystemslib.exceptions import VerificationError  # noqa: PLC0415
+    def _signature(
+        self, envelope: Envelope, claimed: tuple[str, ...], kind: str, document: dict[str, Any]
+    ) -> Signature:
+        """Who signed, by the trusted keys and what each of them may sign."""
+        if self.trusted is None:
+            return Signature(claimed, None)
+        signed = [one for one in self.trusted if one.key.keyid in claimed and _has_signed(envelope, one)]
+        fit = sorted((one for one in signed if one.permission.allows(kind, document)), key=lambda one: one.key.keyid)
+        return Signature(
+            claimed,
+            tuple(one.key.keyid for one in fit),
+            names=tuple(one.words for one in fit),
+            unfit=tuple(one.words for one in signed if one not in fit),
+            needed=self._needed(kind, document),
+        )
 
-        if self._trusted is None:
-            return None
-        try:
-            return tuple(sorted(envelope.verify(list(self._trusted), 1)))
-        except VerificationError:
-            return ()
+    def _needed(self, kind: str, document: dict[str, Any]) -> int:
+        """An override into production takes two people, where two keys are trusted to make it."""
+        is_override = kind == "move" and document.get("override") is not None
+        if not is_override or document.get("channel") != ChannelName.PRODUCTION.value:
+            return 1
+        able = {one.key.keyid for one in self.trusted or () if one.permission.allows(kind, document)}
+        return min(2, max(1, len(able)))
+
+
+def _has_signed(envelope: Envelope, trusted: TrustedKey) -> bool:
+    from securesystemslib.exceptions import VerificationError  # noqa: PLC0415
+
+    try:
+        envelope.verify([trusted.key], 1)
+    except VerificationError:
+        return False
+    return True
 
 
 def _type(kind: str) -> str:
@@ -172,47 +222,3 @@ def _type(kind: str) -> str:
 
 def _digest(payload: bytes) -> str:
     return f"sha256:{sha256(payload).hexdigest()}"
-
-
-def _read_signer(path: Path) -> CryptoSigner:
-    from cryptography.exceptions import UnsupportedAlgorithm  # noqa: PLC0415
-    from cryptography.hazmat.primitives.serialization import load_pem_private_key  # noqa: PLC0415
-    from securesystemslib.signer import CryptoSigner  # noqa: PLC0415
-
-    try:
-        return CryptoSigner(load_pem_private_key(path.read_bytes(), password=None))
-    except OSError as error:
-        raise InputError(
-            f"ENGINEGATE_SIGNING_KEY: {path} cannot be read ({error.strerror}); correct the path"
-        ) from None
-    except (ValueError, TypeError, UnsupportedAlgorithm):
-        raise InputError(
-            f"ENGINEGATE_SIGNING_KEY: {path} is no private key of Ed25519, ECDSA or RSA in PEM (PKCS #8, without a"
-            " password); make one with `openssl genpkey -algorithm ed25519`"
-        ) from None
-
-
-def _read_trust(path: Path) -> tuple[SSlibKey, ...]:
-    files = sorted(path.glob("*.pem")) if path.is_dir() else [path]
-    if not files:
-        raise InputError(f"ENGINEGATE_TRUST: {path} holds no .pem file, so nothing would be trusted; put keys there")
-    return tuple(_read_public(file) for file in files)
-
-
-def _read_public(path: Path) -> SSlibKey:
-    from cryptography.exceptions import UnsupportedAlgorithm  # noqa: PLC0415
-    from cryptography.hazmat.primitives.serialization import load_pem_public_key  # noqa: PLC0415
-    from cryptography.x509 import load_pem_x509_certificate  # noqa: PLC0415
-    from securesystemslib.signer import SSlibKey  # noqa: PLC0415
-
-    try:
-        content = path.read_bytes()
-        if content.count(b"-----BEGIN ") > 1:
-            raise InputError(f"ENGINEGATE_TRUST: {path} holds several keys; put each into a .pem file of its own")
-        certificate = b"BEGIN CERTIFICATE" in content
-        public = load_pem_x509_certificate(content).public_key() if certificate else load_pem_public_key(content)
-        return SSlibKey.from_crypto(public)
-    except OSError as error:
-        raise InputError(f"ENGINEGATE_TRUST: {path} cannot be read: {error.strerror}; correct it") from None
-    except (ValueError, TypeError, UnsupportedAlgorithm):
-        raise InputError(f"ENGINEGATE_TRUST: {path} is no public key or certificate in PEM; replace it") from None

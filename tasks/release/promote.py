@@ -85,7 +85,7 @@ def propose_promotion(
         RefusedError: a channel or a manifest is damaged, not signed by a trusted key where a trust root is set, or
             contradicts itself, or files of the engine are missing.
     """
-    _require_trusted_signature(registry)
+    _require_trusted_signature(registry, address)
     cell = None if engine_id is None else parse_engine(engine_id, address)
     channel = registry.channels.read(address)
     before = _step_before(registry, address, needed=cell is None)
@@ -114,7 +114,7 @@ def propose_rollback(registry: Registry, address: ChannelAddress) -> Proposal:
         RefusedError: the channel or that engine's manifest is damaged, not signed by a trusted key where a trust root
             is set, or contradicts itself, or files of the engine are missing.
     """
-    _require_trusted_signature(registry)
+    _require_trusted_signature(registry, address)
     channel = registry.channels.read(address)
     move = move_before(channel)
     proposed = engine_of(registry, move)
@@ -182,7 +182,7 @@ def carry_out(
         return proposal.channel.current
     require_permission(proposal, override)
     _require_lines(reason=reason, override="-" if override is None else override, who=who)
-    _require_trusted_signature(registry)
+    _require_trusted_signature(registry, proposal.address)
     proposed = (
         proposal.proposed if proposal.registered else _publish_overridden(registry, context, proposal, override, who)
     )
@@ -242,9 +242,9 @@ def _require_lines(*, reason: str, override: str, who: str) -> None:
             )
 
 
-def _require_trusted_signature(registry: Registry) -> None:
+def _require_trusted_signature(registry: Registry, address: ChannelAddress) -> None:
     """What would be refused once a person said yes, or the engine was registered, is refused before."""
-    registry.signing.seal("move", {})
+    registry.signing.seal("move", {"model": address.model, "channel": address.channel.value})
 
 
 def _publish_overridden(

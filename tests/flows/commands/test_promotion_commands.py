@@ -138,7 +138,7 @@ def test_what_is_there_and_what_would_come_are_shown_side_by_side(shelf: Shelf, 
     assert lines[:3] == [
         "promote staging of tiny for cpu: candidate → staging",
         f"  {SLOW} → {FAST}",
-        f"  moved there {when} by ann (unsigned): the first",
+        f"  moved there {when} by ann (name as given), unsigned: the first",
     ]
     assert row(text, "engine") == [SLOW, FAST]
     assert row(text, "verdict") == ["✓ pass", "✓ pass"]
@@ -312,7 +312,8 @@ def test_json_of_a_promotion_carries_both_engines_and_the_move(shelf: Shelf) -> 
     assert document["pointed_at"]["engine_id"] == SLOW
     assert document["current"]["manifest"]["engine_id"] == SLOW
     assert document["proposed"]["digest"] == last.move.manifest
-    assert document["proposed"]["signature"] == {"standing": "unsigned", "claimed": [], "verified": None}
+    signature = document["proposed"]["signature"]
+    assert (signature["standing"], signature["claimed"], signature["verified"]) == ("unsigned", [], None)
     assert document["proposed"]["manifest"]["verdict"]["outcome"] == "pass"
     assert (document["objections"], document["registered"], document["current_fault"]) == ([], True, None)
     code, document, _ = run_json("promote", *HERE, "--to", "staging", "--engine", FAST)
@@ -337,11 +338,11 @@ def test_the_history_is_told_newest_first_with_who_and_why(shelf: Shelf) -> None
     assert text.splitlines() == [
         "staging of tiny for cpu: 3 moves",
         f"→   3 rollback {SLOW}, before {FAST}",
-        f"      {whens[2]} by ann (unsigned): slow after all",
+        f"      {whens[2]} by ann (name as given), unsigned: slow after all",
         f"    2 promote {FAST}, before {SLOW}",
-        f"      {whens[1]} by ann (unsigned): faster",
+        f"      {whens[1]} by ann (name as given), unsigned: faster",
         f"    1 promote {SLOW}, before nothing",
-        f"      {whens[0]} by ann (unsigned): first",
+        f"      {whens[0]} by ann (name as given), unsigned: first",
     ]
 
 
@@ -449,7 +450,7 @@ def test_how_far_a_signature_can_be_trusted_is_shown(keys: tuple[Path, Path], mo
     monkeypatch.setenv("ENGINEGATE_SIGNING_KEY", str(private))
     promote("staging", "--engine", BAD, "--override", "the demo")
     code, text = run("history", *HERE, "--channel", "staging")
-    assert "by ann (signed, not verified)" in text
+    assert "by ann (name as given), signed, not verified" in text
     text = promote("staging", "--engine", SLOW)[1]
     assert row(text, "signature") == ["? signed, not verified", "? unsigned"]
     monkeypatch.setenv("ENGINEGATE_TRUST", str(public))

@@ -10,12 +10,14 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
+from tasks.registry.keys import TrustedKey
 from tasks.registry.signing import Signing
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
+    from securesystemslib.signer import CryptoSigner
 
 KINDS = {
     "ed25519": ed25519.Ed25519PrivateKey.generate,
@@ -50,3 +52,8 @@ def signing_as(folder: Path, name: str = "ann", trusted: str | None = None) -> S
         if not (folder / f"{one}.key").exists():
             write_key(folder, one)
     return Signing.from_files(folder / f"{name}.key", folder / f"{trusted or name}.pem")
+
+
+def trust(*signers: CryptoSigner) -> tuple[TrustedKey, ...]:
+    """Trust the public keys of signers for everything."""
+    return tuple(TrustedKey(signer.public_key, f"key-{number}") for number, signer in enumerate(signers, start=1))

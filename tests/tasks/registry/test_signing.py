@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from tasks.errors import InputError, RefusedError
+from tasks.registry.keys import read_signer, read_trust
 from tasks.registry.signing import Signing
 from tests.tasks.registry.keys import KINDS, signing_as, write_certificate, write_key
 
@@ -27,7 +28,7 @@ def test_what_a_trusted_key_signed_is_taken(tmp_path: Path, kind: str) -> None:
     opened = signing.open("manifest", signing.seal("manifest", DOCUMENT), "it")
     assert opened.document == DOCUMENT
     assert opened.signature.verified == opened.signature.claimed
-    assert opened.signature.words == f"signed by {opened.signature.claimed[0][:12]}"
+    assert opened.signature.words == f"signed by ann ({opened.signature.claimed[0][:12]})"
 
 
 def test_the_envelope_is_dsse_that_anybody_can_verify(tmp_path: Path) -> None:
@@ -45,7 +46,7 @@ def test_the_envelope_is_dsse_that_anybody_can_verify(tmp_path: Path) -> None:
 def test_a_certificate_is_trusted_for_its_key(tmp_path: Path) -> None:
     write_certificate(tmp_path / "certificate.pem", write_key(tmp_path, kind="ecdsa"))
     signing = Signing.from_files(tmp_path / "ann.key", tmp_path / "certificate.pem")
-    assert signing.open("move", signing.seal("move", DOCUMENT), "it").signature.verified
+    assert signing.open("move", signing.seal("move", DOCUMENT), "it").signature.names[0].startswith("ann (")
 
 
 def test_of_a_folder_every_key_is_trusted(tmp_path: Path) -> None:
@@ -173,3 +174,102 @@ def test_what_nobody_here_could_read_again_is_not_written(tmp_path: Path, signer
     signing = Signing.from_files(signer and tmp_path / f"{signer}.key", tmp_path / "ann.pem")
     with pytest.raises(RefusedError, match=r"the move that this host writes is signed by .*SIGNING_KEY .*nothing was"):
         signing.seal("move", DOCUMENT)
+
+
+MANIFEST = {"cell": {"model": "scorer"}}
+MOVE = {"model": "scorer", "channel": "staging", "override": None}
+ROLES = """
+ci.pem: {roles: [build, promote], channels: [candidate]}
+lead.pem: {roles: [promote], models: [scorer]}
+ann.pem: {roles: [build]}
+bob.pem: {roles: [promote]}
+"""
+
+
+@pytest.fixture
+def roles(tmp_path: Path) -> Path:
+    """A folder of four keys, each with a role."""
+    for name in ("ci", "lead", "ann", "bob"):
+        write_key(tmp_path / "keys", name)
+    (tmp_path / "keys" / "roles.yaml").write_text(ROLES)
+    return tmp_path / "keys"
+
+
+def by(keys: Path, *names: str) -> Signing:
+    """Sign as these, and trust the folder."""
+    return Signing(*(read_signer(keys / f"{name}.key") for name in names), trusted=read_trust(keys))
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "document", "may"),
+    [
+        ("ci", "manifest", MANIFEST, True),
+        ("ann", "manifest", MANIFEST, True),
+        ("lead", "manifest", MANIFEST, False),
+        ("bob", "manifest", MANIFEST, False),
+        ("ci", "move", MOVE | {"channel": "candidate"}, True),
+        ("ci", "move", MOVE, False),
+        ("ann", "move", MOVE, False),
+        ("lead", "move", MOVE, True),
+        ("lead", "move", MOVE | {"model": "other"}, False),
+        ("bob", "move", MOVE | {"model": "other"}, True),
+        ("lead", "move", {}, False),
+        ("ann", "receipt", MANIFEST, False),
+    ],
+)
+def test_a_key_signs_what_its_role_allows_and_nothing_else(
+    roles: Path, name: str, kind: str, document: dict[str, Any], may: bool
+) -> None:
+    sealed = Signing(read_signer(roles / f"{name}.key")).seal(kind, document)
+    trusting = Signing(trusted=read_trust(roles))
+    if may:
+        opened = trusting.open(kind, sealed, "it")
+        assert opened.signature.words.startswith(f"signed by {name} (")
+    else:
+        with pytest.raises(RefusedError, match=rf"^it is signed by {name} \(.*\), whose role does not allow it"):
+            trusting.open(kind, sealed, "it")
+        with pytest.raises(RefusedError, match="nothing was written"):
+            by(roles, name).seal(kind, document)
+
+
+def test_of_two_signatures_the_one_that_may_counts(roles: Path) -> None:
+    opened = Signing(trusted=read_trust(roles)).open("move", by(roles, "ann", "bob").seal("move", MOVE), "it")
+    assert [name.partition(" ")[0] for name in opened.signature.names] == ["bob"]
+    assert [name.partition(" ")[0] for name in opened.signature.unfit] == ["ann"]
+
+
+OVERRIDE = MOVE | {"channel": "production", "override": "the exam is tomorrow"}
+
+
+def test_an_override_into_production_takes_two_keys_that_may_where_two_are_trusted(roles: Path) -> None:
+    trusting = Signing(trusted=read_trust(roles))
+    for alone in ("lead", "bob"):
+        with pytest.raises(RefusedError, match=rf"override into production, signed by {alone} .* alone; a second"):
+            trusting.open("move", Signing(read_signer(roles / f"{alone}.key")).seal("move", OVERRIDE), "it")
+    with pytest.raises(RefusedError, match="alone; a second trusted key has to sign it"):
+        by(roles, "bob", "ann").seal("move", OVERRIDE)  # ann may not move channels
+    assert trusting.open("move", by(roles, "bob", "lead").seal("move", OVERRIDE), "it").signature.needed == 2
+    for document in (OVERRIDE | {"channel": "canary"}, OVERRIDE | {"override": None}):
+        assert trusting.open("move", by(roles, "bob").seal("move", document), "it").signature.needed == 1
+    (roles / "roles.yaml").write_text("bob.pem: {roles: [promote]}\n")
+    for name in ("ci", "lead", "ann"):
+        (roles / f"{name}.pem").unlink()
+    assert by(roles, "bob").open("move", by(roles, "bob").seal("move", OVERRIDE), "it").signature.needed == 1
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        (ROLES.replace("ann.pem", "eve.pem"), "roles.yaml: ann.pem: has no row; say what the key may sign"),
+        (ROLES + "eve.pem: {roles: [build]}\n", "roles.yaml: eve.pem: is no .pem file there"),
+        (ROLES.replace("[build]", "[builder]"), "roles.yaml: ann.pem: roles.0: .*did you mean 'build'?"),
+        (ROLES.replace("[build]", "[]"), "roles.yaml: ann.pem: roles: .*at least 1"),
+        (ROLES.replace("{roles: [build]}", ""), "roles.yaml: ann.pem: roles: missing"),
+        (ROLES.replace("channels: [candidate]", "channel: candidate"), "channel: unknown key; did you mean 'channels'"),
+        ("- ci.pem", "must hold keys and values"),
+    ],
+)
+def test_a_mistake_in_the_roles_trusts_nobody_and_is_named(roles: Path, rows: str, words: str) -> None:
+    (roles / "roles.yaml").write_text(rows)
+    with pytest.raises(InputError, match=words):
+        read_trust(roles)

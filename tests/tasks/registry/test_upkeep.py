@@ -30,6 +30,7 @@ from tests.hardship import numbers
 from tests.tasks.conftest import place_at
 from tests.tasks.memory_objects import MemoryObjects
 from tests.tasks.processes import is_killed_at, race
+from tests.tasks.registry.keys import trust
 from tests.tasks.tiny import cell, lay_out, make_outcome, manifest_of
 
 if TYPE_CHECKING:
@@ -364,7 +365,7 @@ def test_everything_that_is_wrong_is_told_at_once(registry: Registry, engines: E
 def test_what_a_trusted_key_did_not_sign_is_not_read(registry: Registry, engines: Engines) -> None:
     engines.register(registry, 0)
     key = CryptoSigner(Ed25519PrivateKey.generate())
-    trusting = Registry(registry.objects, Signing(key, (key.public_key,)))
+    trusting = Registry(registry.objects, Signing(key, trusted=trust(key)))
     with pytest.raises(RefusedError, match=f"{engines.id_of(0)}: its manifest is signed by nobody"):
         plan_removal(trusting, ALL_OLD)
 

@@ -20,6 +20,7 @@ from tasks.store.local import LocalStore
 from tests.tasks.damage import ObjectFile, contents_of, remove, truncate
 from tests.tasks.memory_objects import MemoryObjects
 from tests.tasks.processes import is_killed_at, race
+from tests.tasks.registry.keys import trust
 from tests.tasks.shelf import BAD, FAILING, FAST, SLOW, Shelf, address_of, stock
 from tests.tasks.tiny import cell
 
@@ -498,12 +499,12 @@ def test_what_others_wrote_is_shown_in_one_line_and_plain_text_as_it_is(text: st
 
 def test_where_trust_is_configured_nothing_is_written_that_nobody_would_trust(context: StageContext) -> None:
     ours, theirs = CryptoSigner.generate_ed25519(), CryptoSigner.generate_ed25519()
-    trusted = (ours.public_key,)
-    shelf = Shelf(MemoryObjects(), context, Signing(ours, trusted))
+    trusted = trust(ours)
+    shelf = Shelf(MemoryObjects(), context, Signing(ours, trusted=trusted))
     shelf.register("fp32")
     before = contents_of(shelf.objects)
-    for signer in (None, theirs):
-        other = Shelf(shelf.objects, context, Signing(signer, trusted))
+    for signers in ((), (theirs,)):
+        other = Shelf(shelf.objects, context, Signing(*signers, trusted=trusted))
         with pytest.raises(RefusedError, match=r"is signed by .*ENGINEGATE_SIGNING_KEY names the key"):
             promote(other, "staging", SLOW)
     assert contents_of(shelf.objects) == before

@@ -24,6 +24,7 @@ from tasks.release.serving_folder import Accepted, ServingFolder
 from tests.tasks.conftest import place_at
 from tests.tasks.damage import ObjectFile, flip_a_bit, remove, truncate
 from tests.tasks.processes import race, start_fork
+from tests.tasks.registry.keys import trust
 from tests.tasks.serving import (
     FIRST,
     PRODUCTION,
@@ -124,11 +125,11 @@ def test_a_rolled_back_channel_takes_the_host_back(served: Shop) -> None:
 
 def test_the_envelope_lies_beside_the_engine_as_it_was_signed(tmp_path: Path) -> None:
     signer = CryptoSigner.generate_ed25519()
-    shop = Shop(tmp_path, signing=Signing(signer, (signer.public_key,)))
+    shop = Shop(tmp_path, signing=Signing(signer, trusted=trust(signer)))
     shop.offer()
     pulled = shop.pull()
     content = (pulled.path / "manifest.json").read_bytes()
-    opened = Signing(None, (signer.public_key,)).open("manifest", content, "it")
+    opened = Signing(trusted=trust(signer)).open("manifest", content, "it")
     assert opened.signature.verified == (signer.public_key.keyid,)
     assert pulled.offer.move.signature.verified == (signer.public_key.keyid,)
 
@@ -290,7 +291,7 @@ def test_what_is_wrong_is_refused_and_named_and_the_last_good_engine_stays(
 @pytest.mark.parametrize("forged", ["manifest", "move"])
 def test_what_another_key_signed_is_refused(tmp_path: Path, forged: str) -> None:
     ours, theirs = CryptoSigner.generate_ed25519(), CryptoSigner.generate_ecdsa()
-    trusted = Signing(None, (ours.public_key,))
+    trusted = Signing(trusted=trust(ours))
     shop = Shop(tmp_path, signing=Signing(ours), trusting=trusted)
     shop.offer(FIRST)
     shop.pull()
