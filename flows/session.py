@@ -12,11 +12,12 @@ from flows.console import Reporter
 from flows.listeners import LISTENERS
 from flows.settings import Settings, read_settings
 from tasks.errors import InputError
-from tasks.objects.location import open_objects
+from tasks.objects.location import S3, open_objects
 from tasks.process.child import ignore_progress
 from tasks.process.context import StageContext
 from tasks.process.kernel import machine_memory_bytes
 from tasks.registry.listeners import Listeners
+from tasks.registry.moves import UNNAMED, RegistryName
 from tasks.registry.registry import Registry
 from tasks.registry.signing import Signing
 from tasks.release.rejected import RejectedEngines
@@ -63,8 +64,15 @@ class Session:
         signing = signing if second_key is None else signing.with_second(second_key)
         objects = open_objects(self.settings.registry_address)
         # A listener reads through a registry without listeners, so that it cannot set itself off.
-        listeners = [make(self.settings, Registry(objects, signing)) for make in LISTENERS]
-        return Registry(objects, signing, Listeners(listeners, self.reporter.say))
+        name = self._registry_name(objects.address)
+        listeners = [make(self.settings, Registry(objects, signing, name=name)) for make in LISTENERS]
+        return Registry(objects, signing, Listeners(listeners, self.reporter.say), name)
+
+    def _registry_name(self, address: str) -> RegistryName:
+        """What the registry is called in its moves: as it was set, else a bucket's address; a folder has no name."""
+        if self.settings.registry_name is not None:
+            return RegistryName(self.settings.registry_name, is_required=True)
+        return RegistryName(address) if address.startswith(S3) else UNNAMED
 
     @property
     def downloads(self) -> Path:

@@ -27,11 +27,12 @@ class Settings(BaseSettings):
     again its reference, is called at one batch size. `torch_python` is an interpreter that has torch, safetensors,
     numpy, pydantic and pyyaml, for runners where TensorRT's has no torch. `runner_wait_s` is how long an engine
     waits while no worker is on its pool, and `runner_silence_s` how long a runner may give no heartbeat before
-    another takes its place. `registry` is a folder or `s3://bucket/prefix`; `signing_key` signs what is written there,
-    `trust` holds the keys whose signatures count, and `actor` is who moves channels, if not the login name.
-    `supersede` says what a newer commit of a model does to a conversion that runs: let it `finish`, or `cancel` it.
-    `memory_limit_gb` is the most memory, in 10^9 bytes, that a process of the model's own code may take; the machine's,
-    if left out. `repositories` are the beginnings, with commas between, of the addresses that may be fetched.
+    another takes its place. `registry` is a folder or `s3://bucket/prefix`, and `registry_name` what its channels
+    call it, a bucket's address if left out; `signing_key` signs what is written there, `trust` holds the keys whose
+    signatures count, and `actor` is who moves channels, if not the login name. `supersede` says what a newer commit
+    of a model does to a conversion that runs: let it `finish`, or `cancel` it. `memory_limit_gb` is the most
+    memory, in 10^9 bytes, that a process of the model's own code may take; the machine's, if left out.
+    `repositories` are the beginnings, with commas between, of the addresses that may be fetched.
     """
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, frozen=True)
@@ -40,6 +41,7 @@ class Settings(BaseSettings):
     store: Path | None = None
     state: Path | None = None
     registry: str | None = None
+    registry_name: Annotated[str, Field(min_length=1, max_length=200)] | None = None
     signing_key: Path | None = None
     trust: Path | None = None
     actor: str | None = None

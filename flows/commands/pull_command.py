@@ -17,7 +17,7 @@ from flows.console import MARKS
 from tasks.errors import EnginegateError, ExitCode, InputError, RefusedError, printable
 from tasks.process.child import ignore_progress
 from tasks.registry.moves import ChannelAddress, ChannelName
-from tasks.release.pull import Offer, Pulled, pull_engine, require_same_channel
+from tasks.release.pull import Milestone, Offer, Pulled, pull_engine, require_same_channel
 from tasks.release.serving_folder import ServingFolder
 from tasks.rule_view import deciding_sentence
 
@@ -45,6 +45,11 @@ _SECONDS = click.FloatRange(min=0, min_open=True, max=_MONTH_S)
 @click.option(
     "--check", is_flag=True, help="Run the engine on its smoke inputs first, and keep it only if it is right."
 )
+@click.option(
+    "--at-least",
+    metavar="MOVE",
+    help="Refuse a history without this move, 7 or 7:3f2a91bc4d5e: for hosts that remember nothing themselves.",
+)
 @click.option("--watch", is_flag=True, help="Follow the channel until SIGTERM or SIGINT, and exit with 0 then.")
 @click.option(
     "--every",
@@ -66,6 +71,7 @@ def pull(
     folder: Path,
     *,
     check: bool,
+    at_least: str | None,
     watch: bool,
     every: float,
     time_limit: float | None,
@@ -80,7 +86,8 @@ def pull(
     """
     address = ChannelAddress(model, target, ChannelName(channel))
     limit_s = time_limit or session.settings.time_limit_s
-    job = PullJob(session, ServingFolder(folder), address, limit_s, check)
+    milestone = None if at_least is None else Milestone.parse(at_least)
+    job = PullJob(session, ServingFolder(folder), address, limit_s, check, milestone)
     if watch:
         Watcher(job, every, as_json=click.get_current_context().params["as_json"]).run()
     pulled = session.reporter.step(f"pull {model} {channel}", job.run, describe)
@@ -98,6 +105,7 @@ class PullJob:
     address: ChannelAddress
     limit_s: float
     check: bool
+    at_least: Milestone | None = None
     _shown: Offer | None = None
 
     def run(self, on_progress: Callable[[int, int], None] | None = None) -> Pulled:
@@ -108,6 +116,7 @@ class PullJob:
             self.address,
             wait_s=self.limit_s,
             check_limit_s=self.limit_s if self.check else None,
+            at_least=self.at_least,
             on_offer=self._show_offer,
             on_progress=on_progress or ignore_progress,
         )
@@ -142,7 +151,10 @@ def offer_lines(offer: Offer) -> list[str]:
     move, manifest = offer.move.move, offer.signed.manifest
     verdict = manifest.verdict
     lines = [
-        f"channel {offer.address}: move {move.number}, {move.kind} by {move.who}, {move.when}: {move.reason}",
+        (
+            f"channel {offer.address}: move {move.number}, {move.kind} by {move.who} (name as given), {move.when}:"
+            f" {move.reason}"
+        ),
         _signature_line("move", offer.move.signature),
         _signature_line("manifest", offer.signed.signature),
         f"{MARKS[verdict.outcome.value]} verdict {verdict.outcome.value}: {deciding_sentence(verdict)}",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from flows.console import MARKS, Reporter, short_commit, short_digest
 from tasks.errors import printable
 from tasks.rule_view import JudgedRule, deciding_words, judged_rules
+from tasks.store.digests import digest_json
 from tasks.timings import Benchmark, PytorchForm
 from validation.verdict import Outcome
 
@@ -66,6 +67,12 @@ def _told(one: SignedMove) -> str:
     reason = f": {printable(one.move.reason)}" if one.move.reason else ""
     who = f"{printable(one.move.who)} (name as given)"  # a text, and not the key's
     return f"{printable(one.move.when)} by {who}, {one.signature.words}{reason}"
+
+
+def move_words(move: Move) -> str:
+    """`7:3f2a91bc4d5e`: a move's number and the beginning of its digest, as `pull --at-least` takes it."""
+    digest = digest_json(move.model_dump(mode="json"))
+    return f"{move.number}:{short_digest(digest).removeprefix('sha256:')}"
 
 
 def comparison_rows(proposal: Proposal) -> list[list[str]]:
@@ -184,7 +191,7 @@ def show_history(reporter: Reporter, channel: Channel) -> None:
         move = one.move
         mark = "→" if move is channel.current else " "
         engines = f"{printable(move.engine_id)}, before {printable(move.before or 'nothing')}"
-        reporter.marked(f"{mark} {move.number:>3} {move.kind} {engines}")
+        reporter.marked(f"{mark} {move_words(move):>16} {move.kind} {engines}")
         reporter.say(f"      {_told(one)}")
         if move.override is not None:
             reporter.marked(f"    ✕ override: {printable(move.override)}")

@@ -2,7 +2,8 @@
 
 A channel is one object: its moves, the newest last, each a signed document that holds the digest of the one before, so
 that none can be changed, dropped or put elsewhere. It is moved by compare-and-swap: of two who move it at once one
-wins, and the other is told who.
+wins, and the other is told who. Where it grows long, its older moves go to a part of their own, named by its digest,
+which the object holds: a part is written once, and may itself name the part before.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 from tasks.errors import InputError, RefusedError
 from tasks.objects.interface import ChangedError, ObjectStore
 from tasks.registry.listeners import Listeners
-from tasks.registry.moves import ChannelAddress, Move, SignedMove
+from tasks.registry.moves import UNNAMED, ChannelAddress, Move, RegistryName, SignedMove
 from tasks.registry.trust import TrustedHistory
-from tasks.store.digests import canonical_json
+from tasks.store.digests import canonical_json, digest_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -29,17 +30,23 @@ if TYPE_CHECKING:
 Decided = TypeVar("Decided", Move, "Move | None")
 
 MOST_TRIES = 8
+# Some thousand moves, or 15 of the longest texts. What a reader takes at most is 16 times as much.
+LONGEST_BYTES = 1 << 20
 FIRST_PAUSE_S = 0.02
 
 
 @dataclass(frozen=True)
 class Channel:
-    """A channel as it was read: its moves, oldest first, and the version of the object."""
+    """A channel as it was read: its moves, oldest first, and the version of the object.
+
+    `envelopes` are those of the object itself, and `earlier` the digest of the part with the moves before them.
+    """
 
     address: ChannelAddress
     moves: tuple[SignedMove, ...]
     tag: str | None
     envelopes: tuple[object, ...] = ()
+    earlier: str | None = None
 
     @property
     def current(self) -> Move | None:
@@ -50,8 +57,16 @@ class Channel:
 class Channels:
     """The channels of a registry. One object serves one reader, whose channels may only ever get longer."""
 
-    def __init__(self, objects: ObjectStore, signing: Signing, listeners: Listeners | None = None) -> None:
+    def __init__(
+        self,
+        objects: ObjectStore,
+        signing: Signing,
+        listeners: Listeners | None = None,
+        name: RegistryName = UNNAMED,
+    ) -> None:
         self._objects, self._signing, self._listeners = objects, signing, listeners or Listeners()
+        self._name = name
+        self._parts: dict[str, tuple[object, ...]] = {}  # by digest, with the parts before
         # What the envelopes of the last channel hold and who signed them: facts of their bytes, so that reading it
         # again opens only what is new. Whether they may be believed is asked of `TrustedHistory` at every reading.
         self._opened: dict[bytes, Signed] = {}
@@ -67,22 +82,38 @@ class Channels:
         seen = self._final.get(address)  # before the object: another thread may see a longer history meanwhile
         found = self._objects.read(address.key)
         if found is None:
-            TrustedHistory(address, seen).require_seen()
+            TrustedHistory(address, self._name, seen).require_seen()
             return Channel(address, (), None)
         try:
-            envelopes = tuple(json.loads(found.content)["moves"])
-            moves = self._believe(address, envelopes, seen)
-        except (ValueError, KeyError, TypeError, RecursionError):
+            document = json.loads(found.content)
+            envelopes, earlier = tuple(document["moves"]), document.get("earlier")
+            moves = self._believe(address, (*self._part(address, earlier), *envelopes), seen)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise RefusedError(
                 f"channel {address} is damaged; restore it from the bucket's versions or a backup"
             ) from None
         self._final[address] = moves[-1]
-        return Channel(address, moves, found.tag, envelopes)
+        return Channel(address, moves, found.tag, envelopes, earlier)
+
+    def _part(self, address: ChannelAddress, digest: str | None) -> tuple[object, ...]:
+        """The envelopes of a part and of those before it, oldest first; none without a digest."""
+        if digest is None:
+            return ()
+        if digest not in self._parts:
+            found = self._objects.read(address.part_key(digest))
+            if found is None or digest_bytes(found.content) != digest:
+                raise RefusedError(
+                    f"channel {address}: the part of its history with digest {digest} is missing or damaged; restore it"
+                    " from the bucket's versions or a backup"
+                )
+            document = json.loads(found.content)
+            self._parts[digest] = (*self._part(address, document.get("earlier")), *document["moves"])
+        return self._parts[digest]
 
     def _believe(
         self, address: ChannelAddress, envelopes: Iterable[object], seen: SignedMove | None
     ) -> tuple[SignedMove, ...]:
-        history, opened = TrustedHistory(address, seen), {}
+        history, opened = TrustedHistory(address, self._name, seen), {}
         for number, sealed in enumerate(map(canonical_json, envelopes), start=1):
             what = f"channel {address}: move {number}"
             opened[sealed] = self._opened.get(sealed) or self._signing.unseal("move", sealed, what)
@@ -105,14 +136,15 @@ class Channels:
         """
         for attempt in range(MOST_TRIES):
             channel: Channel = self.read(address)
-            move = decide(channel)
-            if move is None:
-                return move
+            decided = decide(channel)
+            if decided is None:
+                return decided
+            move = decided.model_copy(update={"registry": self._name.text})
             sealed = json.loads(self._signing.seal("move", move.model_dump(mode="json")))
-            envelopes = (*channel.envelopes, sealed)
+            envelopes = (*self._part(address, channel.earlier), *channel.envelopes, sealed)
             moves = self._believe(address, envelopes, channel.moves[-1] if channel.moves else None)
             try:
-                self._objects.replace(address.key, canonical_json({"moves": envelopes}), channel.tag)
+                self._objects.replace(address.key, self._content(channel, sealed), channel.tag)
             except ChangedError:
                 # For longer each time, by chance, so that the losers of a race do not meet again.
                 time.sleep(random.random() * FIRST_PAUSE_S * 2**attempt)  # noqa: S311 - no secret
@@ -124,6 +156,20 @@ class Channels:
             f"channel {address} was moved by others {MOST_TRIES} times meanwhile; look at `enginegate history` and try"
             " again"
         )
+
+    def _content(self, channel: Channel, sealed: object) -> bytes:
+        """The object with one more move; the moves before go to a part where it would grow too long."""
+        content = canonical_json(_document(channel.earlier, (*channel.envelopes, sealed)))
+        if len(content) <= LONGEST_BYTES:
+            return content
+        part = canonical_json(_document(channel.earlier, channel.envelopes))
+        digest = digest_bytes(part)
+        self._objects.create(channel.address.part_key(digest), part)
+        return canonical_json(_document(digest, (sealed,)))
+
+
+def _document(earlier: str | None, envelopes: tuple[object, ...]) -> dict[str, object]:
+    return {"moves": envelopes} if earlier is None else {"earlier": earlier, "moves": envelopes}
 
 
 def next_move(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 EngineId = Annotated[str, Field(pattern=ENGINE_ID.pattern)]
 _NAME = TypeAdapter(Name)
+_PART_FILE = re.compile(r"[0-9a-f]{64}\.json")
 
 
 class ChannelName(str, Enum):
@@ -68,6 +70,10 @@ class ChannelAddress:
         """`channels/<model>/<target>/<channel>.json`."""
         return f"{CHANNELS}{self.model}/{self.target}/{self.channel.value}.json"
 
+    def part_key(self, digest: str) -> str:
+        """`channels/<model>/<target>/<channel>/<SHA-256>.json`, of a part of a long history."""
+        return f"{self.key.removesuffix('.json')}/{digest.removeprefix('sha256:')}.json"
+
     @property
     def before(self) -> ChannelAddress | None:
         """That of the step before; None for the first."""
@@ -89,6 +95,26 @@ class ChannelAddress:
             return None
         return address if address.key == key else None
 
+    @classmethod
+    def of_part(cls, key: str) -> ChannelAddress | None:
+        """That of the channel of whose history an object is a part; None where it is none."""
+        folder, _, file = key.rpartition("/")
+        return cls.from_key(f"{folder}.json") if _PART_FILE.fullmatch(file) else None
+
+
+@dataclass(frozen=True)
+class RegistryName:
+    """What a registry is called in its moves, so that a channel copied to another registry is refused there.
+
+    `text` is None where it has no name. A move without one, of an older release, is taken unless `is_required`.
+    """
+
+    text: str | None = None
+    is_required: bool = False
+
+
+UNNAMED = RegistryName()
+
 
 def is_model_name(text: str) -> bool:
     """Whether a model may be called so."""
@@ -103,7 +129,7 @@ class Move(Frozen):
     """One move of a channel: to which engine, by digest of its manifest, from which, why, by whom and when (UTC).
 
     `number` counts from 1, and `previous` is the digest of the move before. `override` is the reason for breaking a
-    rule of promotion, for ever in the history.
+    rule of promotion, for ever in the history. `registry` is the name of the registry that it belongs to.
     """
 
     schema_version: Literal[1] = 1
@@ -119,6 +145,7 @@ class Move(Frozen):
     reason: Annotated[str, Field(max_length=LONGEST_REASON)]
     override: Annotated[str, Field(max_length=LONGEST_REASON)] | None = None
     who: Annotated[str, Field(min_length=1, max_length=LONGEST_REASON)]
+    registry: str | None = None
     when: Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00$")]
 
     @property

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from tasks.registry.channels import Channels
 from tasks.registry.engines import Engines
+from tasks.registry.moves import UNNAMED, RegistryName
 
 if TYPE_CHECKING:
     from tasks.objects.interface import ObjectStore
@@ -16,7 +17,13 @@ if TYPE_CHECKING:
 class Registry:
     """`engines` and `channels` over the same `objects`, signed and trusted by the same `signing`."""
 
-    def __init__(self, objects: ObjectStore, signing: Signing, listeners: Listeners | None = None) -> None:
+    def __init__(
+        self,
+        objects: ObjectStore,
+        signing: Signing,
+        listeners: Listeners | None = None,
+        name: RegistryName = UNNAMED,
+    ) -> None:
         self.objects, self.signing = objects, signing
         self.engines = Engines(objects, signing)
-        self.channels = Channels(objects, signing, listeners)
+        self.channels = Channels(objects, signing, listeners, name)

@@ -55,7 +55,7 @@ def survey_registry(objects: ObjectStore, model: str | None = None) -> Survey:
     engines, strangers = list_engines(objects, below)
     channels: set[ChannelAddress] = set()
     for entry in objects.list(f"{CHANNELS}{below}"):
-        address = ChannelAddress.from_key(entry.key)
+        address = ChannelAddress.from_key(entry.key) or ChannelAddress.of_part(entry.key)
         if address is None:
             strangers.append(entry.key)
         else:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from tasks.errors import RefusedError
-from tasks.registry.moves import ChannelAddress, Move, SignedMove
+from tasks.errors import RefusedError, printable
+from tasks.registry.moves import UNNAMED, ChannelAddress, Move, RegistryName, SignedMove
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,8 +22,8 @@ class TrustedHistory:
     whole history and of no other. The rules, in the order in which they are applied:
 
     1. Each move is a document that can be read. That its envelope is whole was seen when it was opened.
-    2. It is a move of this channel, its number is its place, and it holds the digest of the move before. With that it
-       is intermediate: who signed it is noted and not yet asked.
+    2. It is a move of this registry and channel, its number is its place, and it holds the digest of the move before.
+       With that it is intermediate: who signed it is noted and not yet asked.
     3. `finish`: there is a move, since a channel that was ever moved never loses its history.
     4. The newest move is signed by a key that is trusted now. What it was before does not count: a move whose key was
        withdrawn is a good intermediate one below a final one, and refused once it comes to be the newest.
@@ -33,14 +33,15 @@ class TrustedHistory:
     Nothing of a history is handed out before the last rule.
     """
 
-    def __init__(self, address: ChannelAddress, seen: SignedMove | None = None) -> None:
+    def __init__(self, address: ChannelAddress, name: RegistryName = UNNAMED, seen: SignedMove | None = None) -> None:
         """Begin with no move.
 
         Args:
             address: of the channel.
+            name: of the registry that it is read from.
             seen: the move that this reader took for final the last time; None for the first.
         """
-        self._address, self._seen = address, seen
+        self._address, self._name, self._seen = address, name, seen
         self._what = f"channel {address}"
         self._moves: list[SignedMove] = []
 
@@ -59,16 +60,28 @@ class TrustedHistory:
         address = (self._address.model, self._address.target, self._address.channel)
         if (move.model, move.target, move.channel, move.number, move.previous) != (*address, number, previous):
             raise RefusedError(f"{self._what}: move {number} does not follow from the one before; do not use it")
+        if self._name.text is not None and move.registry not in {None, self._name.text}:
+            raise RefusedError(
+                f"{self._what}: move {number} was made in registry {printable(str(move.registry))}, and this one is"
+                f" {self._name.text}; it was copied here: do not use it. Where the registry itself moved, set"
+                " ENGINEGATE_REGISTRY_NAME to its name"
+            )
         self._moves.append(SignedMove(move, signed.digest, signed.signature))
 
     def finish(self) -> tuple[SignedMove, ...]:
         """Take the newest move for final, and hand out the history.
 
         Raises:
-            RefusedError: there is no move, no trusted key signed the newest, or the channel was rewound.
+            RefusedError: there is no move, no trusted key signed the newest, it names no registry where it has to, or
+                the channel was rewound.
         """
         if not self._moves:
             raise RefusedError(f"{self._what} has lost its history; restore it from the bucket's versions or a backup")
+        if self._name.is_required and self._moves[-1].move.registry is None:
+            raise RefusedError(
+                f"{self._what}: its newest move names no registry, and ENGINEGATE_REGISTRY_NAME is set; move it"
+                " anew, or `enginegate resign` it"
+            )
         self._moves[-1].signature.require_trusted(f"{self._what}: move {len(self._moves)}")
         self.require_seen()
         return tuple(self._moves)

@@ -8,6 +8,7 @@ then does a link move to it; whatever goes wrong before, the last good engine st
 
 from __future__ import annotations
 
+import re
 import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -24,7 +25,7 @@ from tasks.release.smoke import SmokeReport, SmokeRequest, run_smoke
 from validation.verdict import Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from tasks.artifact import Artifact
@@ -35,6 +36,36 @@ if TYPE_CHECKING:
 
 # Each try after the first means that another pull into the same folder came to its end meanwhile.
 _MOST_TRIES = 8
+_MILESTONE = re.compile(r"(?P<number>[1-9][0-9]{0,8})(:(?P<digest>[0-9a-f]{12,64}))?")
+
+
+@dataclass(frozen=True)
+class Milestone:
+    """A move that a history must hold: its number, and the beginning of its digest where that was given, else empty."""
+
+    number: int
+    digest: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> Milestone:
+        """Read `7` or `7:3f2a91bc4d5e`, as `enginegate history` shows it.
+
+        Raises:
+            InputError: it is neither.
+        """
+        match = _MILESTONE.fullmatch(text)
+        if match is None:
+            raise InputError(f"{text!r} is no move; give its number, as 7, or 7:3f2a91bc4d5e as the history shows it")
+        return cls(int(match["number"]), match["digest"] or "")
+
+    def __str__(self) -> str:
+        return f"{self.number}:{self.digest}" if self.digest else str(self.number)
+
+    def is_in(self, moves: Sequence[SignedMove]) -> bool:
+        """Whether a history holds it at its place."""
+        if self.number > len(moves):
+            return False
+        return moves[self.number - 1].digest.removeprefix("sha256:").startswith(self.digest)
 
 
 @dataclass(frozen=True)
@@ -92,6 +123,7 @@ def pull_engine(
     *,
     wait_s: float,
     check_limit_s: float | None = None,
+    at_least: Milestone | None = None,
     on_offer: Callable[[Offer], None] = lambda _: None,
     on_progress: Callable[[int, int], None] = ignore_progress,
 ) -> Pulled:
@@ -102,6 +134,8 @@ def pull_engine(
         folder: where it goes.
         address: the channel.
         wait_s: how long to wait for another pull into the same folder, in seconds.
+        at_least: a move that the channel's history must hold; a host without a memory of its own is told so where it
+            is deployed.
         check_limit_s: run the smoke inputs in a child process of at most so many seconds; None runs nothing.
         on_offer: told what the channel offers, before anything is written; again if that changed meanwhile.
         on_progress: told how many bytes were written, and how many there are.
@@ -114,7 +148,7 @@ def pull_engine(
     """
     for _ in range(_MOST_TRIES):
         accepted = folder.read_accepted()
-        offer = find_offer(registry, address, accepted)
+        offer = find_offer(registry, address, accepted, at_least)
         on_offer(offer)
         with folder.held(wait_s):
             if folder.read_accepted() == accepted:
@@ -122,7 +156,9 @@ def pull_engine(
     raise StageError(f"{folder.root}: other pulls changed it {_MOST_TRIES} times meanwhile; leave it to one of them")
 
 
-def find_offer(registry: Registry, address: ChannelAddress, accepted: Accepted | None) -> Offer:
+def find_offer(
+    registry: Registry, address: ChannelAddress, accepted: Accepted | None, at_least: Milestone | None = None
+) -> Offer:
     """What a channel offers; nothing is written and no file of an engine is read.
 
     Raises:
@@ -131,6 +167,11 @@ def find_offer(registry: Registry, address: ChannelAddress, accepted: Accepted |
     require_same_channel(address, accepted)
     channel = registry.channels.read(address)
     _require_history(address, channel, accepted)
+    if at_least is not None and not at_least.is_in(channel.moves):
+        raise RefusedError(
+            f"channel {address}: its history has {len(channel.moves)} moves, and move {at_least}, which this deployment"
+            " asks for, is not among them; it was rewound, or is another registry's: find out who did that"
+        )
     if not channel.moves:
         raise InputError(
             f"channel {address} points at no engine yet; move it with `enginegate promote {address.model}"

@@ -64,6 +64,11 @@ def canonical_json(value: object) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
 
+def digest_bytes(content: bytes) -> str:
+    """`sha256:…` of bytes."""
+    return f"sha256:{hashlib.sha256(content).hexdigest()}"
+
+
 def digest_json(value: object) -> str:
     """`sha256:…` of the canonical JSON of a value."""
     return f"sha256:{hashlib.sha256(canonical_json(value)).hexdigest()}"

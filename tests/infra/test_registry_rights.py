@@ -170,6 +170,15 @@ def test_a_builder_cannot_make_a_channel_look_like_a_candidate(rules: Rules) -> 
         assert not rules.allow("builder", "PutObject", Key=key, **NEW)
 
 
+def test_whoever_moves_a_channel_writes_the_parts_of_its_history(rules: Rules) -> None:
+    for name, who in (("candidate", {"builder", "promoter"}), ("production", {"promoter"})):
+        part = f"{PREFIX}channels/scorer/t4/{name}/{'0' * 64}.json"
+        assert {role for role in ROLES if rules.allow(role, "PutObject", Key=part, **NEW)} == who
+        assert not any(
+            rules.allow(role, "PutObject", Key=part) or rules.allow(role, "DeleteObject", Key=part) for role in ROLES
+        )
+
+
 def test_those_who_send_parts_may_give_them_up(rules: Rules) -> None:
     may = {who for who in ROLES if rules.allow(who, "AbortMultipartUpload", Key=PREFIX + BLOB)}
     assert may == {"builder", "promoter"}

@@ -148,7 +148,7 @@ def test_what_is_there_and_what_would_come_are_shown_side_by_side(shelf: Shelf, 
     assert row(text, "signature") == ["? unsigned"] * 2
     assert row(text, "registered") == ["2026-11-20T12:00:00+00:00 by ann"] * 2
     assert row(text, "MLflow run") == ["run"] * 2
-    assert lines[-1] == f"✓ staging of tiny for cpu points at {FAST} (move 2)"
+    assert re.fullmatch(rf"✓ staging of tiny for cpu points at {FAST} \(move 2:[0-9a-f]{{12}}\)", lines[-1])
     assert shelf.engine_at("staging") == FAST
     assert told == [("tiny", "cpu")] * 2
 
@@ -332,16 +332,17 @@ def test_the_history_is_told_newest_first_with_who_and_why(shelf: Shelf) -> None
     promote("staging", "--engine", SLOW, "--reason", "first")
     promote("staging", "--engine", FAST, "--reason", "faster")
     run("rollback", *HERE, "--channel", "staging", "--yes", "--reason", "slow after all")
-    whens = [one.move.when for one in shelf.channel("staging").moves]
+    moves = shelf.channel("staging").moves
+    whens, names = [one.move.when for one in moves], [f"{one.move.number}:{one.digest[7:19]}" for one in moves]
     code, text = run("history", *HERE, "--channel", "staging")
     assert code == 0
     assert text.splitlines() == [
         "staging of tiny for cpu: 3 moves",
-        f"→   3 rollback {SLOW}, before {FAST}",
+        f"→   {names[2]} rollback {SLOW}, before {FAST}",
         f"      {whens[2]} by ann (name as given), unsigned: slow after all",
-        f"    2 promote {FAST}, before {SLOW}",
+        f"    {names[1]} promote {FAST}, before {SLOW}",
         f"      {whens[1]} by ann (name as given), unsigned: faster",
-        f"    1 promote {SLOW}, before nothing",
+        f"    {names[0]} promote {SLOW}, before nothing",
         f"      {whens[0]} by ann (name as given), unsigned: first",
     ]
 
@@ -456,7 +457,7 @@ def test_how_far_a_signature_can_be_trusted_is_shown(keys: tuple[Path, Path], mo
     monkeypatch.setenv("ENGINEGATE_TRUST", str(public))
     code, text = run("history", *HERE, "--channel", "staging")
     assert code == 0
-    assert re.search(r"by ann \(signed by [0-9a-f]{12}\)", text)
+    assert re.search(r"by ann \(name as given\), signed by key.pub \([0-9a-f]{12}\)", text)
     code, text = promote("staging", "--engine", BAD, "--override", "again")
     assert row(text, "signature")[1].startswith("✓ signed by ")
     assert code == 0

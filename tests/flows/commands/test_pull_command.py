@@ -56,7 +56,7 @@ def test_people_are_told_who_moved_the_channel_who_signed_and_where_it_lies(shop
     code, text, document = pull()
     assert code == 0
     lines = text.splitlines()
-    assert lines[0].startswith("channel production of tiny for cpu: move 1, promote by ann, 20")
+    assert lines[0].startswith("channel production of tiny for cpu: move 1, promote by ann (name as given), 20")
     assert lines[0].endswith(": it is faster")
     assert lines[1:3] == ["! move: unsigned", "! manifest: unsigned"]
     assert lines[3].startswith("✓ verdict pass: ")

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tasks.errors import InputError, RefusedError
-from tasks.registry.channels import Channel, Channels, move_before, next_move
-from tasks.registry.moves import ChannelAddress, ChannelName, Move
+from tasks.records import LONGEST_REASON
+from tasks.registry.channels import LONGEST_BYTES, Channel, Channels, move_before, next_move
+from tasks.registry.moves import ChannelAddress, ChannelName, Move, RegistryName
 from tasks.registry.signing import Signing
+from tasks.registry.survey import survey_registry
 from tests.hardship import numbers
 from tests.tasks.damage import ObjectFile
 from tests.tasks.memory_objects import MemoryObjects
@@ -382,3 +384,97 @@ def test_a_reader_follows_a_channel_that_others_make_longer(objects: MemoryObjec
     for length in (3, 4, 5):
         assert len(warm.read(STAGING).moves) == length
         move_to(reader_of(objects, tmp_path), length)
+
+
+def test_a_channel_copied_from_another_registry_is_refused_though_its_keys_are_trusted(
+    objects: MemoryObjects, tmp_path: Path
+) -> None:
+    signing = signing_as(tmp_path)
+    there = Channels(objects, signing, name=RegistryName("s3://there"))
+    assert move_to(there, 1).registry == "s3://there"
+    assert there.read(STAGING).current is not None
+    with pytest.raises(RefusedError, match=r"move 1 was made in registry s3://there, and this one is s3://here"):
+        Channels(objects, signing, name=RegistryName("s3://here")).read(STAGING)
+
+
+def test_moves_without_a_registry_are_taken_unless_its_name_was_set(objects: MemoryObjects, tmp_path: Path) -> None:
+    """An older release names none."""
+    signing = signing_as(tmp_path)
+    move_to(Channels(objects, signing), 1)
+    strict = Channels(objects, signing, name=RegistryName("here", is_required=True))
+    with pytest.raises(RefusedError, match="its newest move names no registry"):
+        strict.read(STAGING)
+    lenient = Channels(objects, signing, name=RegistryName("here"))
+    assert [move_to(lenient, number).registry for number in (2, 3)] == ["here", "here"]
+    assert [one.move.registry for one in strict.read(STAGING).moves] == [None, "here", "here"]
+
+
+@pytest.fixture
+def _short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A channel grows too long at its fourth move."""
+    monkeypatch.setattr("tasks.registry.channels.LONGEST_BYTES", 4_000)
+
+
+@pytest.mark.usefixtures("_short")
+def test_a_long_history_goes_to_parts_and_is_read_whole(
+    channels: Channels, objects: MemoryObjects, tmp_path: Path
+) -> None:
+    for number in range(20):
+        move_to(channels, number)
+    sizes = {entry.key: entry.size_bytes for entry in objects.list("channels/")}
+    assert len(sizes) > 4
+    assert max(sizes.values()) < 6_000
+    for reader in (channels, Channels(objects, signing_as(tmp_path))):
+        history = reader.read(STAGING)
+        assert [one.move.engine_id for one in history.moves] == [engine_id(number) for number in range(20)]
+        assert move_before(history).engine_id == engine_id(18)
+    assert survey_registry(objects).strangers == ()
+
+
+@pytest.mark.usefixtures("_short")
+@pytest.mark.parametrize("damage", [None, b"", b'{"moves": []}'])
+def test_a_part_that_is_missing_or_was_changed_is_refused(
+    channels: Channels, objects: MemoryObjects, tmp_path: Path, damage: bytes | None
+) -> None:
+    for number in range(6):
+        move_to(channels, number)
+    (part,) = [entry.key for entry in objects.list("channels/") if entry.key != STAGING.key]
+    objects.delete(part)
+    if damage is not None:
+        objects.create(part, damage)
+    with pytest.raises(RefusedError, match=r"the part of its history with digest .* is missing or damaged; restore it"):
+        Channels(objects, signing_as(tmp_path)).read(STAGING)
+
+
+@pytest.mark.usefixtures("_short")
+def test_who_is_killed_between_a_part_and_the_channel_lost_nothing(
+    channels: Channels, objects: MemoryObjects, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(3):
+        move_to(channels, number)
+    before = objects.read(STAGING.key)
+    with monkeypatch.context() as patch:
+        patch.setattr(objects, "replace", functools.partial(_die, KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            move_to(channels, 3)
+    assert objects.read(STAGING.key) == before
+    move_to(channels, 4)
+    assert [one.move.engine_id for one in channels.read(STAGING).moves] == [engine_id(n) for n in (0, 1, 2, 4)]
+
+
+def _die(kind: type[BaseException], *_: object) -> None:
+    raise kind
+
+
+def test_moves_of_the_longest_texts_never_outgrow_their_reader(channels: Channels, objects: MemoryObjects) -> None:
+    """Of 266 such moves, one object had more than a reader takes."""
+    longest = "\U0001f600" * LONGEST_REASON
+    for number in range(40):
+        channels.move(
+            STAGING,
+            lambda channel, number=number: to_engine(channel, number, who=longest).model_copy(
+                update={"reason": longest, "override": longest}
+            ),
+        )
+    assert max(entry.size_bytes for entry in objects.list("channels/")) <= LONGEST_BYTES
+    assert len(channels.read(STAGING).moves) == 40

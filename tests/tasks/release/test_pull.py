@@ -20,6 +20,7 @@ from tasks.records import BackendIdentity, Override
 from tasks.registry.layout import manifest_key
 from tasks.registry.moves import ChannelAddress, ChannelName
 from tasks.registry.signing import Signing
+from tasks.release.pull import Milestone
 from tasks.release.serving_folder import Accepted, ServingFolder
 from tests.tasks.conftest import place_at
 from tests.tasks.damage import ObjectFile, flip_a_bit, remove, truncate
@@ -655,3 +656,32 @@ def test_a_link_in_place_of_the_scratch_folder_is_refused_and_what_it_leads_to_s
         served.pull()
     assert outside.is_dir()
     assert version_served(root_of(served)) == FIRST
+
+
+def test_a_host_without_a_memory_refuses_a_history_that_lacks_the_move_it_is_told(served: Shop, tmp_path: Path) -> None:
+    """A channel's object was put back to its first move: its signature is still a good one."""
+    first = served.objects.read(PRODUCTION.key)
+    served.offer(THIRD)
+    moves = served.registry.channels.read(PRODUCTION).moves
+    milestone = Milestone(len(moves), moves[-1].digest[7:19])
+    assert Milestone.parse(str(milestone)) == milestone
+    fresh = Shop(tmp_path / "fresh", served.objects)
+    fresh.pull(at_least=milestone)
+    assert version_served(root_of(fresh)) == THIRD
+    now = served.objects.read(PRODUCTION.key)
+    assert first is not None
+    assert now is not None
+    rewound = json.dumps({"moves": json.loads(first.content)["moves"][:1]}).encode()
+    served.objects.replace(PRODUCTION.key, rewound, now.tag)
+    other = Shop(tmp_path / "other", served.objects)
+    for told in (milestone, Milestone(len(moves)), Milestone(1, "0" * 12)):
+        with pytest.raises(RefusedError, match=rf"has 1 moves, and move {told}, which this deployment asks for"):
+            other.pull(at_least=told)
+    other.pull(at_least=Milestone(1))
+    assert version_served(root_of(other)) == FIRST
+
+
+@pytest.mark.parametrize("text", ["", "0", "x", "7:", "7:3F2A91BC4D5E", "-1", "7:3f2a", "1 "])
+def test_what_is_no_move_is_bad_input(text: str) -> None:
+    with pytest.raises(InputError, match="is no move; give its number"):
+        Milestone.parse(text)
