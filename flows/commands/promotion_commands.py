@@ -127,13 +127,13 @@ def _move(
     session: Session, registry: Registry, proposal: Proposal, reason: str, override: str | None, *, yes: bool
 ) -> tuple[Document, int]:
     """Show a proposal, ask, and carry it out."""
-    who = _actor(session)
+    who = actor_of(session)
     show_proposal(session.reporter, proposal, override, who)
     if proposal.is_done:
         session.reporter.say(f"{proposal.address} points there already; nothing to do")
         return proposal_document(proposal, None), 0
     require_permission(proposal, override)
-    if not yes and not _agreed(session, proposal):
+    if not yes and not agree(session, "Roll back?" if proposal.kind == "rollback" else "Promote?"):
         session.reporter.say("the answer was no; nothing was moved")
         return proposal_document(proposal, None), ExitCode.REFUSED
     move = _carry_out(session, registry, proposal, reason, override, who)
@@ -154,7 +154,7 @@ def _carry_out(
     )
 
 
-def _agreed(session: Session, proposal: Proposal) -> bool:
+def agree(session: Session, question: str) -> bool:
     """Ask on a terminal.
 
     Raises:
@@ -165,11 +165,11 @@ def _agreed(session: Session, proposal: Proposal) -> bool:
         nobody = (
             "with --json nobody is asked" if wants_json else "standard input is no terminal, so nobody can be asked"
         )
-        raise InputError(f"{nobody}, and nothing was moved; add --yes to {proposal.kind} without a question")
-    return session.reporter.ask("Roll back?" if proposal.kind == "rollback" else "Promote?")
+        raise InputError(f"{nobody}, and nothing was done; add --yes to go on without a question")
+    return session.reporter.ask(question)
 
 
-def _actor(session: Session) -> str:
+def actor_of(session: Session) -> str:
     """Who moves channels here: ENGINEGATE_ACTOR, else the login name."""
     named = (session.settings.actor or "").strip()
     if named:

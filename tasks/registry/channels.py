@@ -122,11 +122,17 @@ class Channels:
         self._opened = opened
         return moves
 
-    def move(self, address: ChannelAddress, decide: Callable[[Channel], Decided]) -> Decided:
+    def move(
+        self,
+        address: ChannelAddress,
+        decide: Callable[[Channel], Decided],
+        read: Callable[[ChannelAddress], Channel] | None = None,
+    ) -> Decided:
         """Move a channel as `decide` says for what it holds, which is asked again when somebody else moved it first.
 
         `decide` returns None where nothing is left to do, and raises where the intent no longer holds. Whoever listens
-        is told of the move once it is written.
+        is told of the move once it is written. `read` reads the channel in place of this reader, where that cannot
+        believe its newest move; it has to believe the move that is added.
 
         Returns:
             The move that was written; None where nothing was left to do.
@@ -135,7 +141,7 @@ class Channels:
             RefusedError: see `read`, no reader would believe the move, or others moved the channel again and again.
         """
         for attempt in range(MOST_TRIES):
-            channel: Channel = self.read(address)
+            channel: Channel = (read or self.read)(address)
             decided = decide(channel)
             if decided is None:
                 return decided
@@ -175,7 +181,7 @@ def _document(earlier: str | None, envelopes: tuple[object, ...]) -> dict[str, o
 def next_move(
     channel: Channel,
     *,
-    kind: Literal["promote", "rollback"],
+    kind: Literal["promote", "rollback", "resign"],
     engine_id: str,
     manifest: str,
     reason: str,
@@ -213,7 +219,7 @@ def move_before(channel: Channel) -> Move:
     for one in channel.moves:
         if one.move.kind == "promote":
             promotions.append(one.move)
-        elif promotions:
+        elif one.move.kind == "rollback" and promotions:
             promotions.pop()
     if len(promotions) < 2:  # noqa: PLR2004 - the current one and the one before
         raise InputError(f"channel {channel.address}: has no engine before the current one to return to")

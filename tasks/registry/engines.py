@@ -14,7 +14,7 @@ from tasks.errors import InputError, RefusedError
 from tasks.process.child import ignore_progress
 from tasks.records import Cell, EngineManifest
 from tasks.registry.evidence import artifacts_of, find_contradictions, find_objections
-from tasks.registry.layout import ENGINES, blob_key, cell_at, manifest_key
+from tasks.registry.layout import ENGINES, blob_key, cell_at, manifest_key, resigned_key, resigned_keys
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from tasks.artifact import Artifact, ArtifactFile
     from tasks.objects.interface import ObjectStore
-    from tasks.registry.signing import Signature, Signing
+    from tasks.registry.signing import Signature, Signed, Signing
 
 # Two passing manifests that differ in these alone describe the same engine, whose bytes and policy are the same. A
 # benchmark taken again never gives the same times, a commit elsewhere in the repository leaves the version as it is,
@@ -132,10 +132,7 @@ class Engines:
             RefusedError: the manifest is damaged, another engine's, or not signed by a trusted key where a trust root
                 is set.
         """
-        found = self._objects.read(manifest_key(cell))
-        if found is None:
-            raise InputError(f"{cell.engine_id} is not registered; `enginegate engines` lists what is")
-        opened = self._signing.open("manifest", found.content, f"{cell.engine_id}: its manifest")
+        opened, envelope = self._open(cell)
         try:
             manifest = EngineManifest.model_validate(opened.document)
         except ValidationError:
@@ -145,7 +142,38 @@ class Engines:
             ) from None
         if manifest.cell != cell:
             raise RefusedError(f"{cell.engine_id}: its manifest is that of {manifest.engine_id}; do not use it")
-        return SignedManifest(manifest, opened.digest, opened.signature, found.content)
+        return SignedManifest(manifest, opened.digest, opened.signature, envelope)
+
+    def _open(self, cell: Cell) -> tuple[Signed, bytes]:
+        """The manifest and its envelope: its own, or where no trusted key signed that, one that was signed since."""
+        what = f"{cell.engine_id}: its manifest"
+        found = self._objects.read(manifest_key(cell))
+        if found is None:
+            raise InputError(f"{cell.engine_id} is not registered; `enginegate engines` lists what is")
+        opened = self._signing.unseal("manifest", found.content, what)
+        if opened.signature.verified != ():
+            return opened, found.content
+        for entry in self._objects.list(resigned_keys(cell)):
+            later = self._objects.read(entry.key)
+            if later is None:
+                continue
+            resigned = self._signing.unseal("manifest", later.content, f"{cell.engine_id}: {entry.key}")
+            if resigned.digest == opened.digest and resigned.signature.verified:
+                return resigned, later.content
+        opened.signature.require_trusted(what)
+        return opened, found.content
+
+    def resign(self, engine: SignedManifest) -> None:
+        """Put the same manifest beside an engine's own, signed by the key that signs here.
+
+        Raises:
+            RefusedError: no key signs here, or not one that is trusted for it.
+        """
+        sealed = self._signing.seal("manifest", self._signing.unseal("manifest", engine.envelope, "it").document)
+        opened = self._signing.open("manifest", sealed, f"{engine.manifest.engine_id}: its manifest")
+        if opened.digest != engine.digest or not opened.signature.claimed:
+            raise RefusedError(f"{engine.manifest.engine_id}: cannot be signed anew; set ENGINEGATE_SIGNING_KEY")
+        self._objects.create(resigned_key(engine.manifest.cell, opened.signature.claimed[0]), sealed)
 
     def has(self, cell: Cell) -> bool:
         """Whether an engine is registered; its manifest is not read."""

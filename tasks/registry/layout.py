@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 from tasks.errors import InputError
 from tasks.records import Cell
 
+_RESIGNED = re.compile(r"resigned-[0-9a-f]{16}\.json")
 BLOBS, ENGINES, CHANNELS = "blobs/", "engines/", "channels/"
 
 
@@ -19,6 +22,16 @@ def manifest_key(cell: Cell) -> str:
     return f"{ENGINES}{cell.model}/{cell.version}/{cell.place}/{cell.precision.value}/manifest.json"
 
 
+def resigned_key(cell: Cell, keyid: str) -> str:
+    """`engines/…/resigned-<key id>.json`: the manifest once more, in an envelope that a later key signed."""
+    return f"{resigned_keys(cell)}{keyid[:16]}.json"
+
+
+def resigned_keys(cell: Cell) -> str:
+    """What the keys of all such envelopes of an engine start with."""
+    return f"{manifest_key(cell).removesuffix('manifest.json')}resigned-"
+
+
 def cell_at(key: str) -> Cell | None:
     """The cell whose manifest lies there; None where no publisher puts one."""
     try:
@@ -27,3 +40,9 @@ def cell_at(key: str) -> Cell | None:
     except (ValueError, InputError):
         return None
     return cell if manifest_key(cell) == key else None
+
+
+def is_resigned(key: str) -> bool:
+    """Whether an object is such an envelope of an engine."""
+    folder, _, name = key.rpartition("/")
+    return _RESIGNED.fullmatch(name) is not None and cell_at(f"{folder}/manifest.json") is not None

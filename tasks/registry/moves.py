@@ -129,7 +129,8 @@ class Move(Frozen):
     """One move of a channel: to which engine, by digest of its manifest, from which, why, by whom and when (UTC).
 
     `number` counts from 1, and `previous` is the digest of the move before. `override` is the reason for breaking a
-    rule of promotion, for ever in the history. `registry` is the name of the registry that it belongs to.
+    rule of promotion, for ever in the history. `registry` is the name of the registry that it belongs to. One of
+    kind `resign` goes nowhere: another key vouches for what is there.
     """
 
     schema_version: Literal[1] = 1
@@ -138,7 +139,7 @@ class Move(Frozen):
     channel: ChannelName
     number: Annotated[int, Field(ge=1)]
     previous: Digest | None
-    kind: Literal["promote", "rollback"]
+    kind: Literal["promote", "rollback", "resign"]
     engine_id: EngineId
     manifest: Digest
     before: EngineId | None

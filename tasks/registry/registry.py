@@ -24,6 +24,6 @@ class Registry:
         listeners: Listeners | None = None,
         name: RegistryName = UNNAMED,
     ) -> None:
-        self.objects, self.signing = objects, signing
+        self.objects, self.signing, self.name = objects, signing, name
         self.engines = Engines(objects, signing)
         self.channels = Channels(objects, signing, listeners, name)

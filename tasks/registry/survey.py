@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from tasks.errors import InputError, RefusedError
 from tasks.process.child import ignore_progress
-from tasks.registry.layout import CHANNELS, ENGINES, cell_at, manifest_key
+from tasks.registry.layout import CHANNELS, ENGINES, cell_at, is_resigned, manifest_key
 from tasks.registry.moves import ChannelAddress, ChannelName
 
 if TYPE_CHECKING:
@@ -68,6 +68,8 @@ def list_engines(objects: ObjectStore, below: str = "") -> tuple[dict[Cell, Entr
     found, strangers = {}, []
     for entry in objects.list(f"{ENGINES}{below}"):
         cell = cell_at(entry.key)
+        if cell is None and is_resigned(entry.key):
+            continue
         if cell is None:
             strangers.append(entry.key)
         else:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from tasks.errors import InputError, RefusedError
 from tasks.process.child import ignore_progress
-from tasks.registry.layout import BLOBS, manifest_key
+from tasks.registry.layout import BLOBS, manifest_key, resigned_keys
 from tasks.registry.moves import ChannelAddress
 from tasks.registry.retention import LooseEngine, RemovalPlan, files_of, refuse_removal
 from tasks.registry.survey import in_threads, list_engines, read_channels, read_manifests
@@ -73,6 +73,9 @@ def remove_loose(
         on_progress(total - len(files) + start + len(batch), total)
     returned |= _return_promoted(registry, removed)
     _tell_victims(registry, gone, known)
+    for cell in removed.keys() - returned:
+        for entry in registry.objects.list(resigned_keys(cell)):
+            registry.objects.delete(entry.key)
     spared = [engine.cell for engine in plan.engines if engine.cell in returned or engine.cell not in removed]
     return Removed(
         tuple(cell for cell in removed if cell not in returned),

@@ -1,0 +1,110 @@
+"""`enginegate resign`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from flows.commands.command import Document, FilledPath, command_of
+from flows.commands.promotion_commands import actor_of, agree
+from flows.promotion.promotion_report import move_words
+from tasks.errors import ExitCode, InputError, RefusedError
+from tasks.registry.keys import read_public
+from tasks.release.resign import Resignable, find_resignable, resign_channel, resign_engines
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from flows.session import Session
+    from tasks.registry.keys import TrustedKey
+
+
+@click.command()
+@click.argument("withdrawn", type=FilledPath(), nargs=-1, required=True, metavar="WITHDRAWN_KEY...")
+@click.option("--model", metavar="MODEL", help="Only this model's engines and channels; left out, all of them.")
+@click.option("--reason", required=True, metavar="TEXT", help="Why; kept in the history of each channel.")
+@click.option("--second-key", type=FilledPath(), metavar="FILE", help="A second person's private key; see `promote`.")
+@click.option("--yes", is_flag=True, help="Do not ask; for scripts.")
+@command_of
+def resign(
+    session: Session,
+    withdrawn: tuple[Path, ...],
+    model: str | None,
+    reason: str,
+    second_key: Path | None,
+    *,
+    yes: bool,
+) -> tuple[Document, int]:
+    """Sign anew, with this host's key, what only withdrawn keys signed: after a key has leaked.
+
+    WITHDRAWN_KEY are public keys that are no longer in ENGINEGATE_TRUST. All that they signed is read and verified
+    first, and shown: look for what you did not make. Engines keep their bytes and channels point where they point.
+    """
+    if not reason.strip():
+        raise InputError("--reason: is blank; say why")
+    keys = tuple(read_public(path) for path in withdrawn)
+    registry = session.open_registry(second_key)
+    found = session.reporter.step(
+        "read and verify",
+        lambda progress: find_resignable(registry, keys, model, progress),
+        lambda found: f"{len(found.engines)} engines and {len(found.channels)} channels to sign anew",
+    )
+    _show(session, found)
+    document: Document = {
+        "engines": [cell.engine_id for cell in found.engines],
+        "channels": [str(channel.address) for channel in found.channels],
+        "faults": list(found.faults),
+        "resigned": [],
+        "refused": [],
+    }
+    if found.engines or found.channels:
+        if not yes and not agree(session, "Sign all of it?"):
+            session.reporter.say("the answer was no; nothing was signed")
+            return document, ExitCode.REFUSED
+        _sign(session, second_key, keys, found, reason, document)
+    return document, ExitCode.REFUSED if found.faults or document["refused"] else 0
+
+
+def _show(session: Session, found: Resignable) -> None:
+    reporter = session.reporter
+    for cell in found.engines:
+        reporter.say(f"  {cell.engine_id}")
+    for channel in found.channels:
+        where = "nothing" if channel.current is None else channel.current.engine_id
+        reporter.say(f"  {channel.address} → {where}, {len(channel.moves)} moves")
+    for fault in found.faults:
+        reporter.error(fault)
+
+
+def _sign(
+    session: Session,
+    second_key: Path | None,
+    keys: tuple[TrustedKey, ...],
+    found: Resignable,
+    reason: str,
+    document: Document,
+) -> None:
+    """Sign what this host's key may; what it may not is told, for whoever holds the role."""
+    registry, who = session.open_registry(second_key), actor_of(session)
+    for cell in found.engines:
+        try:
+            resign_engines(registry, keys, (cell,))
+        except RefusedError as error:
+            _refuse(session, document, str(error))
+            continue
+        document["resigned"].append(cell.engine_id)
+    for channel in found.channels:
+        try:
+            move = resign_channel(registry, keys, channel, reason=reason, who=who)
+        except RefusedError as error:
+            _refuse(session, document, str(error))
+            continue
+        words = "" if move is None else f" (move {move_words(move)})"
+        session.reporter.marked(f"✓ {channel.address}{words}")
+        document["resigned"].append(str(channel.address))
+
+
+def _refuse(session: Session, document: Document, message: str) -> None:
+    session.reporter.error(message)
+    document["refused"].append(message)

@@ -1,0 +1,137 @@
+"""Signs anew what a withdrawn key signed: the emergency after a key has leaked (docs/leaked-key.md).
+
+Without it, everything that rests on that key is refused for ever: its engines cannot be served, and their ids are
+taken. All of it is verified first, as if the withdrawn key were still trusted: signatures, histories, verdicts and the
+digest of every file. What is signed anew keeps its bytes: an engine gets one more envelope beside its manifest, and a
+channel one more move, to the engine that it points at already.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+from tasks.errors import InputError, RefusedError
+from tasks.process.child import ignore_progress
+from tasks.registry.channels import Channel, next_move
+from tasks.registry.registry import Registry
+from tasks.registry.signing import Signing
+from tasks.registry.survey import survey_registry
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tasks.records import Cell
+    from tasks.registry.keys import TrustedKey
+    from tasks.registry.moves import Move
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Resignable:
+    """What only withdrawn keys signed, all of it verified: engines, and channels as they were read.
+
+    `faults` are what is wrong with others of them, which stay as they are.
+    """
+
+    engines: tuple[Cell, ...]
+    channels: tuple[Channel, ...]
+    faults: tuple[str, ...]
+
+
+def find_resignable(
+    registry: Registry,
+    withdrawn: tuple[TrustedKey, ...],
+    model: str | None = None,
+    on_progress: Callable[[int, int], None] = ignore_progress,
+) -> Resignable:
+    """Find and verify what only withdrawn keys signed. Nothing is written.
+
+    Args:
+        registry: with the trust root as it is now, without these keys.
+        withdrawn: the keys that were trusted before.
+        model: only this one's; None for all.
+        on_progress: told how many engines and channels were looked at, and how many there are.
+
+    Raises:
+        InputError: there is no trust root, or it holds one of these keys still.
+    """
+    before = _as_before(registry, withdrawn)
+    survey = survey_registry(registry.objects, model)
+    engines, channels, faults = [], [], []
+    total = len(survey.engines) + len(survey.channels)
+    for done, cell in enumerate(survey.engines, start=1):
+        if not _is_trusted(registry.engines.read_signed, cell):
+            wrong = before.engines.verify(cell)
+            faults += [f"{cell.engine_id}: {fault}" for fault in wrong]
+            engines += [] if wrong else [cell]
+        on_progress(done, total)
+    for done, address in enumerate(sorted(survey.channels, key=str), start=1 + len(survey.engines)):
+        if not _is_trusted(registry.channels.read, address):
+            try:
+                channels.append(before.channels.read(address))
+            except RefusedError as error:
+                faults.append(str(error))
+        on_progress(done, total)
+    return Resignable(tuple(engines), tuple(channels), tuple(faults))
+
+
+def _as_before(registry: Registry, withdrawn: tuple[TrustedKey, ...]) -> Registry:
+    """The registry as it was read before the keys were withdrawn."""
+    trusted = registry.signing.trusted
+    if trusted is None:
+        raise InputError("ENGINEGATE_TRUST: is not set, so no key was withdrawn; set it to the keys that are left")
+    known = {one.key.keyid: one for one in trusted}
+    for one in withdrawn:
+        if one.key.keyid in known:
+            raise InputError(f"{one.words} is still trusted; remove it from ENGINEGATE_TRUST first, on every host")
+    return Registry(registry.objects, Signing(trusted=(*trusted, *withdrawn)), name=registry.name)
+
+
+def _is_trusted(read: Callable[[Item], object], item: Item) -> bool:
+    try:
+        read(item)
+    except RefusedError:
+        return False
+    return True
+
+
+def resign_engines(registry: Registry, withdrawn: tuple[TrustedKey, ...], engines: tuple[Cell, ...]) -> None:
+    """Put an envelope of this host's key beside each manifest.
+
+    Raises:
+        RefusedError: this host's key may not sign them, or a manifest changed meanwhile.
+    """
+    before = _as_before(registry, withdrawn)
+    for cell in engines:
+        registry.engines.resign(before.engines.read_signed(cell))
+
+
+def resign_channel(
+    registry: Registry, withdrawn: tuple[TrustedKey, ...], shown: Channel, *, reason: str, who: str
+) -> Move | None:
+    """Add a move of this host's key to the engine that a channel points at; return it.
+
+    Raises:
+        RefusedError: somebody moved the channel since it was shown, or this host's key may not.
+    """
+    before = _as_before(registry, withdrawn)
+
+    def decide(channel: Channel) -> Move:
+        if [one.digest for one in channel.moves] != [one.digest for one in shown.moves] or channel.current is None:
+            raise RefusedError(
+                f"channel {shown.address} was moved meanwhile; look at `enginegate history` and try again"
+            )
+        current = channel.current
+        return next_move(
+            channel,
+            kind="resign",
+            engine_id=current.engine_id,
+            manifest=current.manifest,
+            reason=reason,
+            override=current.override,
+            who=who,
+        )
+
+    return registry.channels.move(shown.address, decide, read=before.channels.read)
