@@ -31,9 +31,11 @@ COMMANDS = ("check", "draw", "explain")
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A model whose export the first check leaves in the store; nobody listens at its Prefect server."""
-    return write_project(tmp_path_factory.mktemp("project"), "http://127.0.0.1:9/api")
+def project(tmp_path_factory: pytest.TempPathFactory, begin_with_store: Callable[[Path], None]) -> Project:
+    """A model whose export lies in the store; nobody listens at its Prefect server."""
+    project = write_project(tmp_path_factory.mktemp("project"), "http://127.0.0.1:9/api")
+    begin_with_store(project.home)
+    return project
 
 
 def make_samples(seed: int = 2, samples: int = 300) -> Arrays:
