@@ -43,6 +43,15 @@ def converted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
 
 
 @pytest.fixture(scope="session")
+def prefect_database(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, prefect_url: str
+) -> Path:
+    """The database of the run's Prefect server."""
+    assert prefect_url
+    return shared_folder(request, tmp_path_factory) / "prefect" / "prefect.db"
+
+
+@pytest.fixture(scope="session")
 def empty_mlflow(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A SQLite store of MLflow's without runs, to be copied: making one takes a second."""
     path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"

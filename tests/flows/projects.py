@@ -30,6 +30,8 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 SERVER_LIMIT_S = 120
 RUN_LIMIT_S = 300
 DRAIN_LIMIT_S = 10
+# Half of what an idle server does, and that no test waits for.
+IDLE_SERVICES = ("SCHEDULER", "LATE_RUNS", "CANCELLATION_CLEANUP", "PAUSE_EXPIRATIONS", "REPOSSESSOR")
 
 SOURCE = """
 import torch
@@ -106,8 +108,8 @@ class Project:
         return result.exit_code, json.loads(result.stdout), result.stderr
 
     def convert(self, *arguments: str) -> tuple[int, dict[str, Any], str]:
-        """As `run`, but with blank figures: drawing them takes most of a conversion whose stages are done."""
-        with patch("matplotlib.figure.Figure.savefig", lambda _figure, path, **_options: Path(path).touch()):
+        """As `run`, with blank figures."""
+        with blank_figures():
             return self.run("convert", str(self.model), *arguments)
 
     def forget(self, *kinds: str) -> None:
@@ -125,6 +127,13 @@ class Project:
         return {engine["engine_id"] for engine in self.run("engines")[1]["engines"]}
 
 
+@contextmanager
+def blank_figures() -> Iterator[None]:
+    """Draw no figures for MLflow: they take most of a conversion or a check whose stages are done."""
+    with patch("matplotlib.figure.Figure.savefig", lambda _figure, path, **_options: Path(path).touch()):
+        yield
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -135,11 +144,12 @@ def free_port() -> int:
 def prefect_server(home: Path, **settings: str) -> Iterator[str]:
     """A Prefect server with these settings and its database in `home`; its address."""
     port = free_port()
-    environment = {**os.environ, "PREFECT_HOME": str(home), "PREFECT_SERVER_ANALYTICS_ENABLED": "false", **settings}
+    idle = {f"PREFECT_SERVER_SERVICES_{name}_ENABLED": "false" for name in IDLE_SERVICES}
+    ours = {"PREFECT_HOME": str(home), "PREFECT_SERVER_ANALYTICS_ENABLED": "false", **idle, **settings}
     with (home / "log").open("wb") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "flows.prefect_api", str(port), str(os.getpid()), str(home / "lock")],
-            cwd=REPOSITORY, env=environment, stdout=log, stderr=log,
+            cwd=REPOSITORY, env=os.environ | ours, stdout=log, stderr=log,
         )  # fmt: skip
     url = f"http://127.0.0.1:{port}/api"
     deadline = time.monotonic() + SERVER_LIMIT_S

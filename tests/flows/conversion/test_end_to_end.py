@@ -7,8 +7,10 @@ import getpass
 import json
 import shutil
 import signal
+import sqlite3
 import subprocess
 import time
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -56,9 +58,16 @@ def copy(converted: Converted, tmp_path: Path) -> Project:
     return Project(tmp_path / "copy", environment)
 
 
+@pytest.mark.hardship
 def test_the_command_alone_needs_no_server_and_keeps_standard_output_for_its_document(
-    copy: Project, tmp_path: Path
+    copy: Project, tmp_path: Path, prefect_database: Path
 ) -> None:
+    if not numbers().is_hard:  # its tables take a server five seconds, and the run's made them with the same code
+        with (
+            closing(sqlite3.connect(prefect_database)) as made,
+            closing(sqlite3.connect(copy.home / "prefect.db")) as own,
+        ):
+            made.backup(own)
     environment = {name: value for name, value in copy.environment.items() if name != "PREFECT_API_URL"}
     alone = Project(copy.root, environment | {"HOME": str(tmp_path)})
     process = alone.start("convert", "model", "--json", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
