@@ -22,6 +22,7 @@ from tasks.store.local import LocalStore
 from tests import hardship
 from tests.order import longest_first
 from tests.shared_servers import shared_server
+from tests.tasks.in_process import InProcess
 from tests.tasks.tiny import write_model_folder
 
 if TYPE_CHECKING:
@@ -168,6 +169,12 @@ def store(tmp_path: Path) -> LocalStore:
 def context(store: LocalStore) -> StageContext:
     """A workbench on the empty store."""
     return StageContext(store, time_limit_s=120, benchmark_s=0.05)
+
+
+@pytest.fixture
+def here(store: LocalStore) -> InProcess:
+    """A workbench on the empty store, whose stages run what they can in this process."""
+    return InProcess(store, benchmark_s=0.05)
 
 
 @pytest.fixture
