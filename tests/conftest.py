@@ -5,6 +5,7 @@ What tests write lies in memory where that is roomy: a file synced there costs 1
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import signal
@@ -21,6 +22,7 @@ from tasks.store.local import LocalStore
 from tests import hardship
 from tests.order import longest_first
 from tests.shared_servers import shared_server
+from tests.tasks.in_process import InProcess
 from tests.tasks.tiny import write_model_folder
 
 if TYPE_CHECKING:
@@ -50,6 +52,20 @@ def is_roomy(folder: Path) -> bool:
     if not os.access(folder, os.W_OK | os.X_OK):
         return False
     return shutil.disk_usage(folder).free >= ROOM_BYTES and not os.statvfs(folder).f_flag & os.ST_NOEXEC
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Collect without the garbage collector, which went through a million objects that stay, again and again.
+
+    It took half of the time here, and would take its part of every test.
+    """
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -153,6 +169,12 @@ def store(tmp_path: Path) -> LocalStore:
 def context(store: LocalStore) -> StageContext:
     """A workbench on the empty store."""
     return StageContext(store, time_limit_s=120, benchmark_s=0.05)
+
+
+@pytest.fixture
+def here(store: LocalStore) -> InProcess:
+    """A workbench on the empty store, whose stages run what they can in this process."""
+    return InProcess(store, benchmark_s=0.05)
 
 
 @pytest.fixture
