@@ -13,6 +13,7 @@ import threading
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from subprocess import DEVNULL, PIPE
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import urlsplit
 
 import boto3  # type: ignore[import-untyped]
+import botocore.session  # type: ignore[import-untyped]
 
 from tests.radosgw import ACCESS_KEY, SECRET_KEY
 
@@ -30,6 +32,8 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 BUCKET = "engines"
 REGION = "us-east-1"
 DELAY_S = 0.05
+# A session reads a megabyte of JSON for its first client, 0.1 s. Tests make hundreds of sessions: all read it once.
+botocore.session.create_loader = cache(botocore.session.create_loader)
 
 
 def aws_settings(endpoint: str) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import io
+import itertools
 import multiprocessing
 import os
 import posix
@@ -13,6 +14,8 @@ import sys
 import threading
 import traceback
 from typing import TYPE_CHECKING, Any
+
+from tests.hardship import numbers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -69,15 +72,24 @@ def race(workers: Sequence[Callable[[], object]]) -> list[str]:
     return [text for _, text in sorted(results.get() for _ in workers)]
 
 
-def kill_points(work: Callable[[Path], object], root: Path, *, stride: int = 1) -> Iterator[Path]:
-    """Run `work` again and again, each time in a new folder below `root`, killed `stride` changes later.
+def kill_points(
+    work: Callable[[Path], object],
+    root: Path,
+    *,
+    prepare: Callable[[Path], object] = lambda _folder: None,
+    stride: int | None = None,
+) -> Iterator[Path]:
+    """Run `work` again and again, each time in a folder of its own below `root`, killed `stride` changes later.
 
+    `prepare` makes the folder, where `work` does not; the stride is that of `hardship.py` where none is given.
     Yields each folder as the killed process left it; ends with the first run that came to its end.
     """
-    change = 0
-    while is_killed_at(change, functools.partial(work, root / str(change))):
-        yield root / str(change)
-        change += stride
+    for change in itertools.count(0, stride or numbers().stride):
+        folder = root / str(change)
+        prepare(folder)
+        if not is_killed_at(change, functools.partial(work, folder)):
+            return
+        yield folder
 
 
 def is_killed_at(change: int, work: Callable[[], object]) -> bool:

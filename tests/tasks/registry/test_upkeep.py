@@ -28,11 +28,11 @@ from tasks.store.digests import canonical_json
 from tasks.store.local import LocalStore
 from tests.hardship import numbers
 from tests.tasks.conftest import place_at
-from tests.tasks.processes import is_killed_at, race
+from tests.tasks.processes import kill_points, race
 from tests.tasks.tiny import cell, lay_out, make_outcome, manifest_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
     from tasks.objects.interface import Entry, ObjectStore
@@ -586,20 +586,7 @@ def one_by_one(work: Callable[[Any], Any], items: list[Any]) -> None:
         work(item)
 
 
-def killed_gcs(template: Path, root: Path) -> Iterator[Path]:
-    """Folders as a gc leaves them that is killed one change later each time."""
-    change = 0
-    while True:
-        folder = root / str(change)
-        shutil.copytree(template, folder)
-        work = functools.partial(collect_in, folder)
-        killed = is_killed_at(change, work)
-        yield folder
-        if not killed:
-            return
-        change += 1
-
-
+@pytest.mark.hardship
 def test_killed_at_any_change_a_gc_leaves_whole_engines_and_the_next_one_ends_its_work(
     engines: Engines, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -609,7 +596,8 @@ def test_killed_at_any_change_a_gc_leaves_whole_engines_and_the_next_one_ends_it
     promote(template, engines.manifests[1])
     set_age(template, LONG_AGO)
     seen = set()
-    for folder in killed_gcs(template.objects.root, tmp_path / "killed"):
+    copy = functools.partial(shutil.copytree, template.objects.root)
+    for folder in kill_points(collect_in, tmp_path / "killed", prepare=copy):
         registry = Registry(LocalObjects(folder), Signing())
         left = registered(registry)
         assert engines.id_of(1) in left
