@@ -33,11 +33,11 @@ class Numbers:
 
 STAGES = ("validation data", "export", "reference", "convert int8", "build int8", "compare int8", "track")
 USUAL = Numbers(
-    processes=8,
-    turns=24,
+    processes=5,
+    turns=20,
     stride=5,
-    kills={"local": 6, "moto": 4, "radosgw": 4},
-    rounds=8,
+    kills={"local": 4, "moto": 2, "radosgw": 2},
+    rounds=4,
     pushes=10,
     stages=STAGES[1::4],
     is_hard=False,
