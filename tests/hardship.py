@@ -12,8 +12,8 @@ class Numbers:
     Attributes:
         processes: that race for one thing.
         turns: that they share out among them, where each has several.
-        stride: from a change that a process is killed at to the next one. A file costs a registry 14
-            changes; 5 shares no factor with them, so that over several files each kind of change is met.
+        stride: from a change that a process is killed at to the next one, but for those that give something a name.
+            A file costs a registry 14 changes; 5 shares no factor with them, so that several files meet each kind.
         kills: at random moments, in a loop against one kind of object store, by the kind's name.
         rounds: of one race that is run again and again.
         pushes: of commits at once; some of them are killed.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import io
-import itertools
 import multiprocessing
 import os
 import posix
@@ -27,6 +26,7 @@ CHANGES = {
     *("chmod", "fsync", "ftruncate", "link", "mkdir", "remove", "rename", "replace", "rmdir"),
     *("sendfile", "symlink", "truncate", "unlink", "utime"),
 }
+NAMING = {"link", "rename", "replace", "symlink"}
 SENDS = {"send", "sendall"}
 WRITERS = (io.FileIO, io.BufferedWriter)
 CONTEXT = multiprocessing.get_context("fork")
@@ -79,12 +79,16 @@ def kill_points(
     prepare: Callable[[Path], object] = lambda _folder: None,
     stride: int | None = None,
 ) -> Iterator[Path]:
-    """Run `work` again and again, each time in a folder of its own below `root`, killed `stride` changes later.
+    """Run `work` again and again, each time in a folder of its own below `root`, killed some changes later.
 
-    `prepare` makes the folder, where `work` does not; the stride is that of `hardship.py` where none is given.
+    It is killed before every change that gives something its name, before the change after that, and every `stride`
+    changes, which is the stride of `hardship.py` where none is given. `prepare` makes the folder, if `work` does not.
     Yields each folder as the killed process left it; ends with the first run that came to its end.
     """
-    for change in itertools.count(0, stride or numbers().stride):
+    prepare(root / "watched")
+    made = changes_of(functools.partial(work, root / "watched"))
+    naming = {number + after for number, name in enumerate(made) for after in (0, 1) if name in NAMING}
+    for change in sorted(naming | {*range(0, len(made), stride or numbers().stride)}):
         folder = root / str(change)
         prepare(folder)
         if not is_killed_at(change, functools.partial(work, folder)):
@@ -118,9 +122,11 @@ def changes_of(work: Callable[[], object]) -> list[str]:
     def run() -> None:
         seen: list[str] = []
         _watch(seen.append)
-        work()
-        sys.setprofile(None)
-        told.put(seen)
+        try:
+            work()
+        finally:
+            sys.setprofile(None)
+            told.put(seen)
 
     process = start_fork(run)
     found: list[str] = told.get()
