@@ -5,6 +5,7 @@ What tests write lies in memory where that is roomy: a file synced there costs 1
 
 from __future__ import annotations
 
+import functools
 import gc
 import os
 import shutil
@@ -16,12 +17,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from filelock import FileLock
 
 from tasks.process.context import StageContext
 from tasks.store.local import LocalStore
+from tasks.tracking import connection
 from tests import hardship
 from tests.order import longest_first
-from tests.shared_servers import shared_server
+from tests.shared_servers import shared_folder, shared_server
 from tests.tasks.in_process import InProcess
 from tests.tasks.tiny import write_model_folder
 
@@ -157,6 +160,31 @@ def _restored_environment(tmp_path: Path) -> Iterator[None]:
 def prefect_url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
     """The Prefect server of this run; other tests have their flows and runs there too."""
     return shared_server("prefect", request, tmp_path_factory)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _mlflow_stores_are_copied(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[None]:
+    """MLflow's migrations take a second for a new store: here they run once, and its file is copied.
+
+    A child process makes its own as ever, and so does what undoes this: the real function is `__wrapped__`.
+    """
+    make = connection._create_sqlite_store  # noqa: SLF001 - what takes so long
+    template = shared_folder(request, tmp_path_factory) / "empty-mlflow.db"
+
+    @functools.wraps(make)
+    def copy(path: Path) -> None:
+        if not template.exists():
+            make(template)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{path}.lock"):
+            if not path.exists():
+                shutil.copy(template, path)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(connection, "_create_sqlite_store", copy)
+        yield
 
 
 @pytest.fixture
