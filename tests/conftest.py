@@ -5,6 +5,8 @@ What tests write lies in memory where that is roomy: a file synced there costs 1
 
 from __future__ import annotations
 
+import functools
+import gc
 import os
 import shutil
 import signal
@@ -15,12 +17,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from filelock import FileLock
 
 from tasks.process.context import StageContext
 from tasks.store.local import LocalStore
+from tasks.tracking import connection
 from tests import hardship
 from tests.order import longest_first
-from tests.shared_servers import shared_server
+from tests.shared_servers import shared_folder, shared_server
+from tests.tasks.in_process import InProcess
 from tests.tasks.tiny import write_model_folder
 
 if TYPE_CHECKING:
@@ -50,6 +55,20 @@ def is_roomy(folder: Path) -> bool:
     if not os.access(folder, os.W_OK | os.X_OK):
         return False
     return shutil.disk_usage(folder).free >= ROOM_BYTES and not os.statvfs(folder).f_flag & os.ST_NOEXEC
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Collect without the garbage collector, which went through a million objects that stay, again and again.
+
+    It took half of the time here, and would take its part of every test.
+    """
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -143,6 +162,31 @@ def prefect_url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
     return shared_server("prefect", request, tmp_path_factory)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _mlflow_stores_are_copied(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[None]:
+    """MLflow's migrations take a second for a new store: here they run once, and its file is copied.
+
+    A child process makes its own as ever, and so does what undoes this: the real function is `__wrapped__`.
+    """
+    make = connection._create_sqlite_store  # noqa: SLF001 - what takes so long
+    template = shared_folder(request, tmp_path_factory) / "empty-mlflow.db"
+
+    @functools.wraps(make)
+    def copy(path: Path) -> None:
+        if not template.exists():
+            make(template)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{path}.lock"):
+            if not path.exists():
+                shutil.copy(template, path)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(connection, "_create_sqlite_store", copy)
+        yield
+
+
 @pytest.fixture
 def store(tmp_path: Path) -> LocalStore:
     """An empty artifact store."""
@@ -153,6 +197,12 @@ def store(tmp_path: Path) -> LocalStore:
 def context(store: LocalStore) -> StageContext:
     """A workbench on the empty store."""
     return StageContext(store, time_limit_s=120, benchmark_s=0.05)
+
+
+@pytest.fixture
+def here(store: LocalStore) -> InProcess:
+    """A workbench on the empty store, whose stages run what they can in this process."""
+    return InProcess(store, benchmark_s=0.05)
 
 
 @pytest.fixture

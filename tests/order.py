@@ -12,24 +12,21 @@ if TYPE_CHECKING:
 # From the longest down, as `pytest --durations=0` told. What is not named here takes a few seconds at most.
 LONGEST = (
     "tests/flows/conversion/test_end_to_end.py",
-    "tests/flows/runners/test_runners.py",
     "tests/tasks/stages/test_convert.py",
-    "tests/examples/test_calibration_sets.py",
     "tests/tasks/stages/test_export.py",
-    "tests/flows/conversion/test_checked_calibration.py",  # begins with what test_end_to_end made
-    "tests/tasks/release/test_hardship.py",
-    "tests/tasks/registry/test_publishing.py",
+    "tests/examples/test_calibration_sets.py",
+    "tests/tasks/torch_side/test_user_modules.py",
+    "tests/flows/runners/test_runners.py",  # begins with what test_end_to_end made, as the next two do
+    "tests/flows/commands/test_calibration_commands.py",
     "tests/flows/commands/test_commit_commands.py",
-    "tests/flows/pushes/test_feedback_flow.py",
-    "tests/infra/test_registry_roles.py",
-    "tests/tasks/objects/test_races.py",
-    "tests/tasks/objects/test_kills.py",
-    "tests/tasks/objects/test_faults.py",
+    "tests/flows/conversion/test_checked_calibration.py",
     "tests/tasks/release/test_pull.py",
-    "tests/flows/pushes/test_commit_conversion.py",
-    "tests/validation/test_default_policy.py",
+    "tests/tasks/release/test_hardship.py",
     "tests/flows/promotion/test_promote_flow.py",
-    "tests/flows/listeners/test_mlflow_aliases.py",
+    "tests/flows/pushes/test_commit_conversion.py",
+    "tests/tasks/objects/test_faults.py",
+    "tests/tasks/registry/test_publishing.py",
+    "tests/validation/test_default_policy.py",
 )
 
 

@@ -13,13 +13,17 @@ import threading
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from subprocess import DEVNULL, PIPE
 from typing import TYPE_CHECKING, Any, ClassVar
+from unittest.mock import patch
 from urllib.parse import urlsplit
 
 import boto3  # type: ignore[import-untyped]
+import botocore.session  # type: ignore[import-untyped]
+from botocore.retries.standard import ExponentialBackoff  # type: ignore[import-untyped]
 
 from tests.radosgw import ACCESS_KEY, SECRET_KEY
 
@@ -29,7 +33,12 @@ if TYPE_CHECKING:
 REPOSITORY = Path(__file__).resolve().parents[1]
 BUCKET = "engines"
 REGION = "us-east-1"
-DELAY_S = 0.05
+DELAY_S, WAIT_S = 0.05, 0.01
+PAGE = 100
+"""Keys of a page of moto's, where S3 gives 1000: a test of two pages writes a tenth of the objects."""
+MOTO_SETTINGS = {"MOTO_S3_DEFAULT_MAX_KEYS": str(PAGE), "MOTO_DISABLE_GLOBAL_CORS": "true"}
+# A session reads a megabyte of JSON for its first client, 0.1 s. Tests make hundreds of sessions: all read it once.
+botocore.session.create_loader = cache(botocore.session.create_loader)
 
 
 def aws_settings(endpoint: str) -> dict[str, str]:
@@ -79,7 +88,7 @@ class OneAtATime:
 @contextmanager
 def serve_moto() -> Iterator[str]:
     """Serve moto's S3 on loopback in a process of its own, so that a test may fork; yields the endpoint."""
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)} | MOTO_SETTINGS
     command = [sys.executable, str(Path(__file__).resolve())]
     with subprocess.Popen(command, env=environment, stdin=PIPE, stdout=PIPE, stderr=DEVNULL, text=True) as server:
         try:
@@ -91,13 +100,10 @@ def serve_moto() -> Iterator[str]:
 
 def main() -> None:
     """Be moto: print the port, and serve until whoever started this ends."""
-    from moto.moto_server.werkzeug_app import (  # noqa: PLC0415 - takes long, and only this process needs it
-        DomainDispatcherApplication,
-        create_backend_app,
-    )
+    from moto.moto_server.werkzeug_app import create_backend_app  # noqa: PLC0415 - dear, and for this process alone
     from werkzeug.serving import make_server  # noqa: PLC0415 - as above
 
-    application = OneAtATime(DomainDispatcherApplication(create_backend_app))
+    application = OneAtATime(create_backend_app("s3"))  # S3 alone: to find a call's service takes moto 1 ms
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = make_server("127.0.0.1", 0, application, threaded=True)
     print(server.server_port, flush=True)  # noqa: T201 - read by serve_moto
@@ -259,13 +265,14 @@ class QuietServer(ThreadingHTTPServer):
 
 @contextmanager
 def serve_faulty(endpoint: str, faults: Faults) -> Iterator[str]:
-    """Serve a proxy of `endpoint` on loopback; yields its own endpoint."""
+    """Serve a proxy of `endpoint` on loopback, for clients that hardly wait between tries; yields its own endpoint."""
     handler = type("Handler", (FaultyProxy,), {"upstream": urlsplit(endpoint).netloc, "faults": faults})
     server = QuietServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
-        yield f"http://127.0.0.1:{server.server_port}"
+        with patch.object(ExponentialBackoff, "delay_amount", lambda *_: WAIT_S):
+            yield f"http://127.0.0.1:{server.server_port}"
     finally:
         server.shutdown()
         thread.join()

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from tasks.calibration.report import CalibrationReport
-    from tasks.process.context import StageContext
+    from tests.tasks.in_process import InProcess
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = {
@@ -46,17 +46,17 @@ GAPS = {
 }
 
 
-def check(context: StageContext, name: str, *, run: bool = False) -> CalibrationReport:
+def check(here: InProcess, name: str, *, run: bool = False) -> CalibrationReport:
     """Check a set against the validation data of its example; running the reference takes an export."""
     directory = read_model_directory(ROOT / "examples" / EXAMPLE[name])
     found = read_set(ROOT / "calibration_sets" / name, Path("downloads"))
     require_inputs(found.manifest, directory.spec.inputs)
     count_strata(found, map(read_arrays, found.files))
-    data = ingest(context, directory.spec, found.files, name).result
-    validation = ingest(context, directory.spec, directory.validation, "validation.data").result
-    exported = export_onnx(context, directory, validation).result if run else None
+    data = ingest(here, directory.spec, found.files, name).result
+    validation = ingest(here, directory.spec, directory.validation, "validation.data").result
+    exported = export_onnx(here, directory, validation).result if run else None
     production = Production("validation", validation, validation)
-    return check_calibration(context, found.manifest, data, production, directory.spec, exported).result
+    return check_calibration(here, found.manifest, data, production, directory.spec, exported).result
 
 
 def test_every_set_that_ships_is_tested_here() -> None:
@@ -67,17 +67,17 @@ def test_every_set_that_ships_is_tested_here() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(EXAMPLE.keys() - GAPS.keys()))
-def test_a_covering_set_passes(context: StageContext, name: str) -> None:
-    assert check(context, name).findings == ()
+def test_a_covering_set_passes(here: InProcess, name: str) -> None:
+    assert check(here, name).findings == ()
 
 
 @pytest.mark.parametrize("name", GAPS)
-def test_the_gap_of_a_lacking_set_is_named(context: StageContext, name: str) -> None:
-    assert {finding.sentence for finding in check(context, name).findings} == GAPS[name]
+def test_the_gap_of_a_lacking_set_is_named(here: InProcess, name: str) -> None:
+    assert {finding.sentence for finding in check(here, name).findings} == GAPS[name]
 
 
-def test_print_alone_is_found_to_clip_the_input_of_the_digit_reader(context: StageContext) -> None:
-    found = check(context, "digits_printed_only", run=True)
+def test_print_alone_is_found_to_clip_the_input_of_the_digit_reader(here: InProcess) -> None:
+    found = check(here, "digits_printed_only", run=True)
     (clipped,) = (finding for finding in found.findings if finding.check == "range")
     assert clipped.sentence.startswith("1 of 13 tensors go beyond the range of the set; most: image ends at 0.6641 ")
     assert "where script=handwritten" in clipped.sentence

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "examples" / "essay_scorer"
 CALIBRATION = ROOT / "calibration_sets" / "essays"
-TINY = ("--essays", "96", "--validation-essays", "96", "--calibration-essays", "48", "--layers", "2", "--seed", "7")
+TINY = ("--essays", "72", "--validation-essays", "48", "--calibration-essays", "48", "--layers", "2", "--seed", "7")
 
 
 def load_module(name: str) -> ModuleType:
@@ -99,8 +99,8 @@ def shipped() -> torch.nn.Module:
 def retrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("retrained")
     arguments = ["--out", str(out / "model"), "--calibration-out", str(out / "calibration"), *TINY]
-    # A network that learned nothing has a kappa of about 0; this run reaches 0.88.
-    quick = ("--epochs", "4", "--batch", "8", "--learning-rate", "1e-3", "--threads", "1", "--minimum-qwk", "0.6")
+    # A network that learned nothing has a kappa of about 0; this run reaches 0.83.
+    quick = ("--epochs", "3", "--batch", "8", "--learning-rate", "2e-3", "--threads", "1", "--minimum-qwk", "0.6")
     assert train.main([*arguments, *quick]) == 0
     return out
 
@@ -225,7 +225,7 @@ def test_retraining_learns_and_writes_everything(retrained: Path) -> None:
     assert written == {"weights.safetensors", "training.json", "validation"}
     summary = json.loads((retrained / "model" / "training.json").read_text(encoding="utf-8"))
     assert summary["qwk"] >= 0.6
-    assert sum(len(shard["label"]) for shard in load_shards(retrained / "model" / "validation")) == 96
+    assert sum(len(shard["label"]) for shard in load_shards(retrained / "model" / "validation")) == 48
 
 
 def test_retrained_weights_fit_a_network_of_the_same_depth(retrained: Path) -> None:
@@ -305,9 +305,9 @@ def test_the_shipped_model_agrees_with_the_levels(shipped: torch.nn.Module, vali
     scores, levels = [], []
     with torch.inference_mode():
         for shard in validation:
-            # Every fourth essay: 600 of all lengths and levels, in seconds on a busy machine.
+            # Every eighth essay: 300 of all lengths and levels, in seconds on a busy machine.
             for start in range(0, len(shard["label"]), 128):
-                rows = slice(start, start + 128, 4)
+                rows = slice(start, start + 128, 8)
                 batch = (torch.from_numpy(shard[name][rows]) for name in ("input_ids", "attention_mask"))
                 scores.append(shipped(*batch)[0].numpy())
                 levels.append(shard["slice.level"][rows])

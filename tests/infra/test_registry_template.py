@@ -18,8 +18,11 @@ from tests.infra.stack import ACCOUNT, PRINCIPALS, REGION, ROLES, TEMPLATE, Depl
 KEY = f"arn:aws:kms:{REGION}:{ACCOUNT}:key/0a1b2c3d-1111-2222-3333-444455556666"
 
 
+DECLARED = loads(TEMPLATE.read_text())
+
+
 def parameter(name: str) -> dict[str, Any]:
-    found: dict[str, Any] = loads(TEMPLATE.read_text())["Parameters"][name]
+    found: dict[str, Any] = DECLARED["Parameters"][name]
     return found
 
 
@@ -156,7 +159,7 @@ def test_a_second_deployment_keeps_bucket_and_roles_and_takes_what_is_new() -> N
 
 @pytest.mark.parametrize("resource", ["Bucket", "BucketRules"])
 def test_bucket_and_policy_outlive_the_stack(resource: str) -> None:
-    declared = loads(TEMPLATE.read_text())["Resources"][resource]
+    declared = DECLARED["Resources"][resource]
     assert (declared["DeletionPolicy"], declared["UpdateReplacePolicy"]) == ("Retain", "Retain")
 
 

@@ -14,6 +14,8 @@ import threading
 import traceback
 from typing import TYPE_CHECKING, Any
 
+from tests.hardship import numbers
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from multiprocessing.process import BaseProcess
@@ -24,6 +26,7 @@ CHANGES = {
     *("chmod", "fsync", "ftruncate", "link", "mkdir", "remove", "rename", "replace", "rmdir"),
     *("sendfile", "symlink", "truncate", "unlink", "utime"),
 }
+NAMING = {"link", "rename", "replace", "symlink"}
 SENDS = {"send", "sendall"}
 WRITERS = (io.FileIO, io.BufferedWriter)
 CONTEXT = multiprocessing.get_context("fork")
@@ -69,15 +72,28 @@ def race(workers: Sequence[Callable[[], object]]) -> list[str]:
     return [text for _, text in sorted(results.get() for _ in workers)]
 
 
-def kill_points(work: Callable[[Path], object], root: Path, *, stride: int = 1) -> Iterator[Path]:
-    """Run `work` again and again, each time in a new folder below `root`, killed `stride` changes later.
+def kill_points(
+    work: Callable[[Path], object],
+    root: Path,
+    *,
+    prepare: Callable[[Path], object] = lambda _folder: None,
+    stride: int | None = None,
+) -> Iterator[Path]:
+    """Run `work` again and again, each time in a folder of its own below `root`, killed some changes later.
 
+    It is killed before every change that gives something its name, before the change after that, and every `stride`
+    changes, which is the stride of `hardship.py` where none is given. `prepare` makes the folder, if `work` does not.
     Yields each folder as the killed process left it; ends with the first run that came to its end.
     """
-    change = 0
-    while is_killed_at(change, functools.partial(work, root / str(change))):
-        yield root / str(change)
-        change += stride
+    prepare(root / "watched")
+    made = changes_of(functools.partial(work, root / "watched"))
+    naming = {number + after for number, name in enumerate(made) for after in (0, 1) if name in NAMING}
+    for change in sorted(naming | {*range(0, len(made), stride or numbers().stride)}):
+        folder = root / str(change)
+        prepare(folder)
+        if not is_killed_at(change, functools.partial(work, folder)):
+            return
+        yield folder
 
 
 def is_killed_at(change: int, work: Callable[[], object]) -> bool:
@@ -106,9 +122,11 @@ def changes_of(work: Callable[[], object]) -> list[str]:
     def run() -> None:
         seen: list[str] = []
         _watch(seen.append)
-        work()
-        sys.setprofile(None)
-        told.put(seen)
+        try:
+            work()
+        finally:
+            sys.setprofile(None)
+            told.put(seen)
 
     process = start_fork(run)
     found: list[str] = told.get()

@@ -16,7 +16,7 @@ from pyarrow import parquet
 from safetensors.numpy import save_file
 
 from flows.commands.cli import main
-from tests.flows.projects import Project, write_project
+from tests.flows.projects import Project, blank_figures, write_project
 from tests.sets import describe
 
 if TYPE_CHECKING:
@@ -31,9 +31,11 @@ COMMANDS = ("check", "draw", "explain")
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A model whose export the first check leaves in the store; nobody listens at its Prefect server."""
-    return write_project(tmp_path_factory.mktemp("project"), "http://127.0.0.1:9/api")
+def project(tmp_path_factory: pytest.TempPathFactory, begin_with_store: Callable[[Path], None]) -> Project:
+    """A model whose export lies in the store; nobody listens at its Prefect server."""
+    project = write_project(tmp_path_factory.mktemp("project"), "http://127.0.0.1:9/api")
+    begin_with_store(project.home)
+    return project
 
 
 def make_samples(seed: int = 2, samples: int = 300) -> Arrays:
@@ -80,7 +82,8 @@ def change_samples(folder: Path, change: Callable[[Arrays], None], **manifest: A
 def check(project: Project, folder: Path, *options: str) -> tuple[int, dict[str, Any], str]:
     """Check against the project's validation data, unless `options` say otherwise."""
     against = () if "--against" in options else ("--against", str(project.model / "validation.npz"))
-    return project.run("calibration", "check", str(folder), *against, *options)
+    with blank_figures():
+        return project.run("calibration", "check", str(folder), *against, *options)
 
 
 def draw(project: Project, sample: Path, out: Path, *options: str) -> tuple[int, dict[str, Any], str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
 from pathlib import Path
 from threading import Event
@@ -55,7 +56,8 @@ def session(tmp_path: Path, said: list[str]) -> Session:
 
 
 @pytest.fixture
-def client(session: Session) -> Any:
+def client(session: Session, empty_mlflow: Path) -> Any:
+    shutil.copy(empty_mlflow, session.settings.home / "mlflow.db")
     return open_client(session.settings.tracking_uri)
 
 

@@ -3,31 +3,29 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import subprocess
-import sys
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from prefect.context import refresh_global_settings_context
 from safetensors.numpy import load_file, save_file
 
 from flows.console import Reporter
 from flows.conversion.conversion_report import ConversionReport, EngineReport
 from flows.pushes import feedback_flow as feedback
-from flows.pushes.conversion_process import Ended
+from flows.pushes.conversion_process import CONVERT, Ended
 from flows.pushes.feedback_flow import convert_weights
 from flows.session import Session, use_session
 from flows.settings import Settings
 from tasks.errors import EnginegateError, InputError, RefusedError, StageError
-from tests.flows.projects import Project, write_project
+from tests.flows.projects import Project, blank_figures, write_project
+from tests.hardship import numbers
 from tests.tasks.git.repositories import Source, git, make_source, pointer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-ROOT = Path(__file__).resolve().parents[3]
+    from collections.abc import Callable, Iterator, Sequence
 
 
 def sha256(path: Path) -> str:
@@ -234,23 +232,37 @@ def test_a_conversion_of_something_else_is_no_result(source: Source, weights: Pa
         call(source, weights)
 
 
+@pytest.mark.hardship
 @pytest.mark.end_to_end
 def test_a_retraining_job_gets_registered_engines_of_its_weights(
-    source: Source, weights: Path, project: Project, prefect_url: str
+    source: Source,
+    weights: Path,
+    project: Project,
+    prefect_url: str,
+    begin_with_store: Callable[[Path], None],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """They are the weights that the store's conversion had, whose stages are found done."""
+    begin_with_store(project.home)
     fp32_only(project)
+    retrained = weights.with_name("retrained.safetensors")
+    shutil.move(project.model / "weights.safetensors", retrained)
+    shutil.move(weights, project.model / "weights.safetensors")
     source.commit()
-    code = (
-        "import json, sys; from flows.pushes.feedback_flow import convert_weights\n"
-        "print(json.dumps(convert_weights(sys.argv[1], 'model', sys.argv[2], reason='corrected scores')))"
-    )
     environment = {**project.environment, "PREFECT_API_URL": prefect_url}
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(source.root), str(weights)], env=environment, cwd=ROOT,
-        capture_output=True, text=True, check=False, timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    made = json.loads(done.stdout.splitlines()[-1])
+    for name in ("ENGINEGATE_HOME", "ENGINEGATE_BENCHMARK_S", "PREFECT_API_URL", "PREFECT_HOME"):
+        monkeypatch.setenv(name, environment[name])
+    refresh_global_settings_context()
+    if not numbers().is_hard:  # a real child also converts in tests/flows/commands/test_commit_commands.py
+
+        def convert_here(command: Sequence[str], *_: Any) -> Ended:
+            with blank_figures():
+                code, document, _text = Project(project.root, environment).run(*command[len(CONVERT) - 1 : -1])
+            return Ended(code, stopped=False, report=ConversionReport.model_validate(document))
+
+        monkeypatch.setattr(feedback, "run_child", convert_here)
+    made = convert_weights(str(source.root), "model", str(retrained), reason="corrected scores")
+    assert made["weights"] == sha256(retrained)
     registered = Project(project.root, environment).registered()
     assert {engine["engine_id"] for engine in made["engines"] if engine["registered"]} == registered
     assert f"tiny-scorer-cpu-fp32@{made['version']}" in registered

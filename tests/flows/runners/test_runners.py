@@ -1,4 +1,8 @@
-"""Conversions whose engines are made by workers of a Prefect server on loopback, with GPUs only in their belief."""
+"""Conversions whose engines are made by workers of a Prefect server on loopback, with GPUs only in their belief.
+
+Every run has one worker; with --hardship there are several, on every pool and deployment of infra/prefect.yaml. What a
+runner refuses, and what a conversion makes of it, is also shown without any: `test_engine_flow`, `test_dispatch`.
+"""
 
 from __future__ import annotations
 
@@ -18,18 +22,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import psutil
 import pytest
+import yaml
 from mlflow import MlflowClient
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.actions import WorkPoolCreate
 from safetensors.numpy import load_file, save_file
 
 from flows.runners.gpu_lock import LOCKS
 from tests.flows.projects import REPOSITORY, RUN_LIMIT_S, Project, prefect_server, write_project
+from tests.hardship import numbers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 pytestmark = pytest.mark.end_to_end
 
-POOLS = ("cpu", "gpu-t4", "gpu-a10g", "gpu-l4", "gpu-a100", "gpu-h100", "gpu-h200")
+IS_HARD = numbers().is_hard
+DEPLOYMENTS = yaml.safe_load((REPOSITORY / "infra" / "prefect.yaml").read_text())["deployments"]
 START_LIMIT_S = 60
 GPU = {"driver": "1", "cuda": "13.0", "mig": None}
 T4 = {"name": "NVIDIA T4", "compute_capability": "7.5", "uuid": f"GPU-fake-t4-{os.getpid()}", **GPU}
@@ -122,36 +131,68 @@ def wait_for(what: Callable[[], object], limit_s: float = START_LIMIT_S) -> None
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """Every pool and deployment of infra/prefect.yaml, and a worker on each of two pools."""
-    root = tmp_path_factory.mktemp("site")
-    (root / "prefect-server").mkdir()
-    with prefect_server(root / "prefect-server", **SERVER) as url:
-        project = write_project(root, url)
-        project.edit("model.yaml", "targets: [cpu]", "targets: [cpu, t4, a10g, l4, a100-mig-1g.5gb]")
-        project.edit("model.yaml", "precisions: [fp32, int8]", "precisions: [fp32]")
-        site = Site(project, {})
-        make_pools(url)
+def url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The run's server with two pools; with --hardship, one of our own with every pool and deployment."""
+    if IS_HARD:
+        home = tmp_path_factory.mktemp("prefect-server")
+        with prefect_server(home, **SERVER) as url:
+            make_pools(url, {entry["work_pool"]["name"] for entry in DEPLOYMENTS})
+            yield url
+    else:
+        url = request.getfixturevalue("prefect_url")
+        make_pools(url, {"gpu-a10g", "gpu-l4"})
+        deploy_engines(url, {"gpu-a10g", "gpu-l4"})
+        yield url
+
+
+def make_pools(url: str, names: set[str]) -> None:
+    """What `prefect work-pool create --type process POOL` does."""
+    with SyncPrefectClient(url) as client:
+        for name in names:
+            client.create_work_pool(WorkPoolCreate(name=name, type="process"))
+
+
+def deploy_engines(url: str, names: set[str]) -> None:
+    """What `prefect deploy` makes of the entries of these names, without importing their flow."""
+    with SyncPrefectClient(url) as client:
+        flow = client.create_flow_from_name("make-engine")
+        for entry in DEPLOYMENTS:
+            if entry["name"] in names:
+                client.create_deployment(
+                    flow,
+                    entry["name"],
+                    entrypoint=entry["entrypoint"],
+                    work_pool_name=entry["work_pool"]["name"],
+                    pull_steps=[],
+                    enforce_parameter_schema=False,
+                )
+
+
+@pytest.fixture(scope="module")
+def site(
+    url: str, tmp_path_factory: pytest.TempPathFactory, begin_with_store: Callable[[Path], None]
+) -> Iterator[Site]:
+    """A worker on each pool that makes engines here; the model's export and reference lie in the store."""
+    project = write_for_runners(tmp_path_factory.mktemp("site"), url)
+    begin_with_store(project.home)
+    site = Site(project, {})
+    if IS_HARD:
         site.prefect("deploy", "--all", "--prefect-file", "infra/prefect.yaml")
         site.start("first-t4", "gpu-t4", T4)
-        site.start("first-a10g", "gpu-a10g", A10G)
-        yield site
-        for worker in site.workers.values():
-            if worker.process.poll() is None:
-                worker.kill()
+    site.start("first-a10g", "gpu-a10g", A10G)
+    yield site
+    for worker in site.workers.values():
+        if worker.process.poll() is None:
+            worker.kill()
     for lock in LOCKS.glob(f"enginegate-gpu-GPU-fake-*-{os.getpid()}.lock"):
         lock.unlink()
 
 
-def make_pools(url: str) -> None:
-    """What `prefect work-pool create --type process POOL` does, in one process."""
-    code = (
-        "from prefect.client.orchestration import get_client\n"
-        "from prefect.client.schemas.actions import WorkPoolCreate\n"
-        "with get_client(sync_client=True) as client:\n"
-        f"    [client.create_work_pool(WorkPoolCreate(name=name, type='process')) for name in {POOLS}]\n"
-    )
-    subprocess.run([sys.executable, "-c", code], env={**os.environ, "PREFECT_API_URL": url}, check=True, timeout=60)
+def write_for_runners(root: Path, url: str) -> Project:
+    project = write_project(root, url)
+    project.edit("model.yaml", "targets: [cpu]", "targets: [cpu, t4, a10g, l4, a100-mig-1g.5gb]")
+    project.edit("model.yaml", "precisions: [fp32, int8]", "precisions: [fp32]")
+    return project
 
 
 def verdicts(document: dict[str, Any]) -> dict[str, str]:
@@ -171,31 +212,32 @@ def outcomes_of(site: Site, document: dict[str, Any]) -> list[str]:
     return sorted(engine_id for engine_id in ids if engine_id is not None)
 
 
+@pytest.mark.hardship
 def test_each_engine_is_made_by_its_target_s_worker_and_a_missing_one_keeps_no_other_back(site: Site) -> None:
+    made = ("cpu", "t4", "a10g") if IS_HARD else ("cpu", "a10g")
     with site.settings(ENGINEGATE_RUNNER_WAIT_S="6"):
-        code, document, text = site.project.convert(*targets("cpu", "t4", "a10g", "l4"))
+        code, document, text = site.project.convert(*targets(*made, "l4"))
     assert code == 4, text
     assert verdicts(document) == {
-        "tiny-scorer-cpu-fp32": "pass",
-        "tiny-scorer-t4-fp32": "pass",
-        "tiny-scorer-a10g-fp32": "pass",
+        **{f"tiny-scorer-{target}-fp32": "pass" for target in made},
         "tiny-scorer-l4-fp32": "inconclusive",
     }
     assert re.search(r"→ l4 fp32 +waiting: no worker on pool gpu-l4 since \d\d:\d\d\n", text)
-    assert re.fullmatch(r"no worker on pool gpu-l4 since \d\d:\d\d", document["engines"][3]["reason"])
+    assert re.fullmatch(r"no worker on pool gpu-l4 since \d\d:\d\d", document["engines"][-1]["reason"])
     assert text.index("→ l4 fp32") < text.index("✓ build fp32"), "all are sent before the first is made here"
     passed = {engine["engine_id"] for engine in document["engines"] if engine["registered"]}
     assert site.project.registered() == passed
-    assert len(passed) == 3
+    assert len(passed) == len(made)
     assert outcomes_of(site, document) == sorted(engine["engine_id"] for engine in document["engines"])
     code, verified, _ = site.project.run("verify", *passed)
     assert code == 0
     assert all(faults == [] for faults in verified["engines"].values())
     manifests = {engine["cell"]["target"]: engine for engine in site.project.run("engines")[1]["engines"]}
-    assert manifests["t4"]["backend"]["device"] == "NVIDIA T4"
-    assert manifests["a10g"]["backend"]["device"] == "NVIDIA A10G"
+    believed = {"t4": "NVIDIA T4", "a10g": "NVIDIA A10G"}
+    assert all(manifests[target]["backend"]["device"] == believed[target] for target in made if target != "cpu")
 
 
+@pytest.mark.hardship(only=True)
 def test_a_worker_whose_gpu_is_another_target_s_refuses_the_work(site: Site) -> None:
     belief = site.workers["first-a10g"].belief / "gpu.json"
     belief.write_text(json.dumps(T4))
@@ -208,6 +250,7 @@ def test_a_worker_whose_gpu_is_another_target_s_refuses_the_work(site: Site) -> 
     assert not document["engines"][0]["registered"]
 
 
+@pytest.mark.hardship(only=True)
 def test_a_worker_with_another_store_says_so(site: Site) -> None:
     other = site.project.root / "other-store"
     shutil.copytree(site.project.home / "store", other)
@@ -218,21 +261,22 @@ def test_a_worker_with_another_store_says_so(site: Site) -> None:
     assert "is ENGINEGATE_STORE here that of the conversion?" in document["engines"][0]["reason"]
 
 
-def test_a_target_without_a_pool_is_refused_before_any_work(site: Site) -> None:
-    code, document, text = site.project.convert(*targets("cpu", "a100-mig-1g.5gb"))
+def test_a_target_without_a_pool_is_refused_before_any_work(tmp_path: Path, prefect_url: str) -> None:
+    project = write_for_runners(tmp_path / "project", prefect_url)
+    code, document, text = project.convert(*targets("cpu", "a100-mig-1g.5gb"))
     assert code == 2
     assert "prefect work-pool create --type process gpu-a100-mig-1g.5gb" in document["error"]
     assert "✓" not in text
 
 
-def test_without_a_prefect_api_a_target_that_is_not_this_host_is_refused(site: Site) -> None:
-    environment = {name: value for name, value in site.project.environment.items() if name != "PREFECT_API_URL"}
-    alone = Project(site.project.root, environment)
-    process = alone.start("convert", "model", *targets("cpu", "t4"), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    out, _ = process.communicate(timeout=RUN_LIMIT_S)
-    assert process.returncode == 2, out
-    assert "set PREFECT_API_URL to a server whose pool gpu-t4 has a worker" in out
-    assert "--target cpu" in out
+def test_without_a_prefect_api_a_target_that_is_not_this_host_is_refused(tmp_path: Path) -> None:
+    project = write_for_runners(tmp_path / "project", "")
+    del project.environment["PREFECT_API_URL"]
+    code, document, text = project.convert(*targets("cpu", "t4"))
+    assert code == 2, text
+    assert "set PREFECT_API_URL to a server whose pool gpu-t4 has a worker" in document["error"]
+    assert "--target cpu" in document["error"]
+    assert "✓" not in text
 
 
 @pytest.mark.hardship(only=True)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from tasks.process.context import StageContext
     from tasks.records import DataArtifact
     from tasks.store.stage_cache import StageResult
+    from tests.tasks.in_process import InProcess
 
 COLLECTED = dt.date(2026, 3, 1)
 TODAY = dt.date(2026, 3, 31)
@@ -87,14 +88,14 @@ def test_a_covered_fresh_set_like_production_passes(context: StageContext, tmp_p
     assert any(row.feature == "output score" for row in report.resemblance.features)
 
 
-def test_a_report_comes_back_from_json_as_it_was(context: StageContext) -> None:
-    report = check(context, production(context, ("quiet", 100), ("bus", 100))).result
+def test_a_report_comes_back_from_json_as_it_was(here: InProcess) -> None:
+    report = check(here, production(here, ("quiet", 100), ("bus", 100))).result
     assert not report.passed
     assert CalibrationReport.model_validate_json(report.model_dump_json()) == report
 
 
-def test_without_a_model_the_reference_is_not_run(context: StageContext) -> None:
-    report = check(context, production(context, *BOTH)).result
+def test_without_a_model_the_reference_is_not_run(here: InProcess) -> None:
+    report = check(here, production(here, *BOTH)).result
     assert (report.resemblance.run, report.resemblance.ranges) == (None, ())
     assert {row.feature.partition("[")[0].partition(" ")[0] for row in report.resemblance.features} == {
         "features",
@@ -102,15 +103,15 @@ def test_without_a_model_the_reference_is_not_run(context: StageContext) -> None
     }
 
 
-def test_a_graph_whose_outputs_nobody_explains_is_not_run(context: StageContext, tmp_path: Path) -> None:
+def test_a_graph_whose_outputs_nobody_explains_is_not_run(here: InProcess, tmp_path: Path) -> None:
     spec = BareSpec({name: InputSpec.model_validate(content) for name, content in INPUTS.items()})
-    report = check(context, production(context, *BOTH), spec=spec, exported=exported(context, tmp_path)).result
+    report = check(here, production(here, *BOTH), spec=spec, exported=exported(here, tmp_path)).result
     assert report.resemblance.run is None
 
 
-def test_a_second_check_is_remembered_and_its_age_is_not(context: StageContext) -> None:
-    first = check(context, production(context, *BOTH))
-    second = check(context, production(context, *BOTH), today=TODAY + dt.timedelta(days=1))
+def test_a_second_check_is_remembered_and_its_age_is_not(here: InProcess) -> None:
+    first = check(here, production(here, *BOTH))
+    second = check(here, production(here, *BOTH), today=TODAY + dt.timedelta(days=1))
     assert (first.cached, second.cached) == (False, True)
     assert first.result.passed
     assert [finding.sentence for finding in second.result.findings] == [
@@ -118,62 +119,60 @@ def test_a_second_check_is_remembered_and_its_age_is_not(context: StageContext) 
     ]
 
 
-def test_another_minimum_is_judged_on_what_was_measured(context: StageContext) -> None:
-    check(context, production(context, *BOTH))
-    again = check(context, production(context, *BOTH), strata={"noise": {"quiet": 33, "street": 1}})
+def test_another_minimum_is_judged_on_what_was_measured(here: InProcess) -> None:
+    check(here, production(here, *BOTH))
+    again = check(here, production(here, *BOTH), strata={"noise": {"quiet": 33, "street": 1}})
     assert again.cached
     assert [finding.sentence for finding in again.result.findings] == [
         "stratum noise=quiet has 32 samples; manifest.yaml asks for 33"
     ]
 
 
-def test_other_data_is_measured_anew(context: StageContext) -> None:
-    check(context, production(context, *BOTH))
-    assert not check(context, production(context, ("quiet", 101), ("street", 100))).cached
-    relabelled = data(context, make_features(64, seed=1), ("quiet", 31), ("street", 33))
-    assert not check(context, production(context, *BOTH), of=relabelled).cached
-    held_out = data(context, make_features(40, seed=3))
-    assert not check(context, production(context, *BOTH, validation=held_out)).cached
+def test_other_data_is_measured_anew(here: InProcess) -> None:
+    check(here, production(here, *BOTH))
+    assert not check(here, production(here, ("quiet", 101), ("street", 100))).cached
+    relabelled = data(here, make_features(64, seed=1), ("quiet", 31), ("street", 33))
+    assert not check(here, production(here, *BOTH), of=relabelled).cached
+    held_out = data(here, make_features(40, seed=3))
+    assert not check(here, production(here, *BOTH, validation=held_out)).cached
 
 
-def test_production_without_the_stratum_leaves_its_share_open(context: StageContext) -> None:
-    report = check(context, production(context)).result
+def test_production_without_the_stratum_leaves_its_share_open(here: InProcess) -> None:
+    report = check(here, production(here)).result
     assert [(row.value, row.production_share) for row in report.strata] == [("quiet", None), ("street", None)]
     assert report.passed
 
 
-def test_a_gap_of_coverage_is_named(context: StageContext) -> None:
-    of = data(context, make_features(64, seed=1), ("quiet", 64))
-    report = check(context, production(context, ("quiet", 138), ("street", 62)), of=of).result
+def test_a_gap_of_coverage_is_named(here: InProcess) -> None:
+    of = data(here, make_features(64, seed=1), ("quiet", 64))
+    report = check(here, production(here, ("quiet", 138), ("street", 62)), of=of).result
     assert [finding.sentence for finding in report.findings] == [
         "stratum noise=street has 0 samples, production has 31 %"
     ]
 
 
-def test_a_sample_of_the_validation_data_is_refused(context: StageContext) -> None:
-    held_out = data(context, np.concatenate([make_features(40, seed=3), make_features(64, seed=1)[[7]]]))
+def test_a_sample_of_the_validation_data_is_refused(here: InProcess) -> None:
+    held_out = data(here, np.concatenate([make_features(40, seed=3), make_features(64, seed=1)[[7]]]))
     with pytest.raises(InputError, match=r"1 of its 64 samples \(first: 7, .*in the validation data too"):
-        check(context, production(context, *BOTH, validation=held_out))
+        check(here, production(here, *BOTH, validation=held_out))
 
 
 @pytest.mark.parametrize("samples", [1, 19])
-def test_a_sample_of_production_that_shows_nothing_is_refused(context: StageContext, samples: int) -> None:
-    few = Production("traffic", data(context, make_features(samples)), None)
+def test_a_sample_of_production_that_shows_nothing_is_refused(here: InProcess, samples: int) -> None:
+    few = Production("traffic", data(here, make_features(samples)), None)
     with pytest.raises(InputError, match=rf"production sample traffic: holds {samples} samples, and fewer than 20"):
-        check(context, few)
+        check(here, few)
 
 
-def test_so_is_a_set_of_a_few(context: StageContext) -> None:
+def test_so_is_a_set_of_a_few(here: InProcess) -> None:
     with pytest.raises(InputError, match="calibration set made: holds 3 samples"):
-        check(context, production(context), of=data(context, make_features(3), ("quiet", 2), ("street", 1)))
+        check(here, production(here), of=data(here, make_features(3), ("quiet", 2), ("street", 1)))
 
 
-def test_a_reference_that_gives_no_number_is_no_pass(context: StageContext, tmp_path: Path) -> None:
-    broken = exported(
-        context, tmp_path, body="p = Mul(features, w)  t = ReduceSum<keepdims=0>(p, one)  score = Sqrt(t)"
-    )
+def test_a_reference_that_gives_no_number_is_no_pass(here: InProcess, tmp_path: Path) -> None:
+    broken = exported(here, tmp_path, body="p = Mul(features, w)  t = ReduceSum<keepdims=0>(p, one)  score = Sqrt(t)")
     with pytest.raises(StageError, match=r"score is NaN or Inf for \d+ of the 64 samples of the calibration set"):
-        check(context, production(context, *BOTH), exported=broken)
+        check(here, production(here, *BOTH), exported=broken)
 
 
 def test_inputs_of_another_model_are_named() -> None:

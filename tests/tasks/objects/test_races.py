@@ -49,7 +49,7 @@ def test_of_many_increments_by_many_processes_none_is_lost(shared_place: Place) 
     found = shared_place.open().read(KEY)
     assert found is not None
     assert found.content == str(INCREMENTS).encode()
-    assert sum(map(int, losses)) > 0  # else nobody raced
+    assert sum(map(int, losses)) > 0 or not numbers().is_hard  # else nobody raced
 
 
 def test_of_many_processes_that_create_one_object_exactly_one_does(shared_place: Place) -> None:
@@ -81,11 +81,11 @@ def replace(objects: ObjectStore, number: int, tag: str) -> str:
     return objects.replace(KEY, bytes([number]) * 1000, tag)
 
 
-def test_of_8_processes_that_upload_one_file_in_parts_one_does_and_the_rest_say_so(
+def test_of_several_processes_that_upload_one_file_in_parts_one_does_and_the_rest_say_so(
     shared_place: Place, tmp_path: Path
 ) -> None:
     (tmp_path / "in").write_bytes(FILE)
-    answers = race([functools.partial(upload, shared_place, tmp_path / "in")] * 8)
+    answers = race([functools.partial(upload, shared_place, tmp_path / "in")] * min(PROCESSES, 8))
     assert set(answers) <= {"True", "False"}
     # radosgw 16 ignores the condition of the last call: several may be told that they did. The bytes are the same.
     assert answers.count("True") == 1 or (shared_place.kind == "radosgw" and "True" in answers)

@@ -10,7 +10,6 @@ import onnxruntime as ort
 import pytest
 
 from tasks.errors import StageError
-from tasks.process.context import StageContext
 from tasks.quantization.loss import Loss, LossRequest, RuleLoss, loss_in_child
 from tasks.quantization.sensitivity import (
     SENSITIVITY_SAMPLES,
@@ -24,6 +23,7 @@ from tasks.records import DataArtifact, ExportedModel
 from tasks.specs import CalibrationMethod, CalibrationSpec, ModelSpec, Precision
 from tasks.stages.convert import convert_precision
 from tasks.store.local import LocalStore
+from tests.tasks.in_process import InProcess
 from tests.tasks.models import huge_channels_directory as huge
 from tests.tasks.models.directories import store_shards
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from matplotlib.figure import Figure
 
+    from tasks.process.context import StageContext
     from tasks.store.stage_cache import StageResult
 
 
@@ -70,7 +71,7 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
         huge.write_onnx(folder / "onnx")
         exported = ExportedModel(onnx=store.put(folder / "onnx"), opset=17, checks={})
     return Case(
-        context=StageContext(store, time_limit_s=120),
+        context=InProcess(store),
         exported=exported,
         spec=ModelSpec.model_validate(huge.SPEC),
         calibration=store_shards(store, [huge.make_samples(128, seed=3)]),

@@ -16,6 +16,7 @@ from tasks.registry.registry import Registry
 from tasks.registry.signing import Signing
 from tasks.store.digests import digest_json
 from tasks.store.local import LocalStore
+from tests.hardship import numbers
 from tests.tasks.damage import ObjectFile, flip_a_bit, remove, truncate
 from tests.tasks.memory_objects import MemoryObjects
 from tests.tasks.processes import kill_points, race
@@ -435,6 +436,7 @@ def test_of_many_publishers_of_different_engines_under_one_id_one_wins_and_the_o
     assert shared.engines.verify(cell()) == []
 
 
+@pytest.mark.hardship
 def test_killed_at_any_change_a_publisher_leaves_the_whole_engine_or_none(
     manifest: EngineManifest, folders: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -451,7 +453,7 @@ def test_killed_at_any_change_a_publisher_leaves_the_whole_engine_or_none(
         assert registry.engines.verify(manifest.cell) == []
         seen[there] += 1
     assert min(seen.values()) > 0
-    assert seen[False] > 20
+    assert sum(seen.values()) > 100 // numbers().stride
 
 
 def test_a_blob_that_is_larger_than_the_manifest_says_is_not_taken_in(

@@ -29,7 +29,7 @@ from tasks.store.local import LocalStore
 from tests.hardship import numbers
 from tests.tasks.conftest import place_at
 from tests.tasks.memory_objects import MemoryObjects
-from tests.tasks.processes import is_killed_at, race
+from tests.tasks.processes import kill_points, race
 from tests.tasks.registry.keys import trust
 from tests.tasks.tiny import cell, lay_out, make_outcome, manifest_of
 
@@ -157,8 +157,7 @@ def local(registry: Registry, key: str) -> Path:
     return path
 
 
-def test_a_plan_changes_nothing(place: Place, engines: Engines) -> None:
-    registry = Registry(place.open(), Signing())
+def test_a_plan_changes_nothing(registry: Registry, engines: Engines) -> None:
     engines.register(registry, 0, 1, 2)
     promote(registry, engines.manifests[0])
     before = snapshot(registry.objects)
@@ -208,8 +207,7 @@ def test_an_engine_that_a_rollback_left_stays(registry: Registry, engines: Engin
     }
 
 
-def test_what_is_young_stays(place: Place, engines: Engines) -> None:
-    registry = Registry(place.open(), Signing())
+def test_what_is_young_stays(registry: Registry, engines: Engines) -> None:
     engines.register(registry, 0)
     registry.objects.create(blob_key("sha256:" + "0" * 64), b"orphan")
     plan = plan_removal(registry, ALL_YOUNG)
@@ -397,8 +395,7 @@ def test_a_manifest_that_is_damaged_between_plan_and_removal_keeps_every_file(
     assert keys_below(registry, "blobs/") == files
 
 
-def test_an_engine_that_was_promoted_after_the_plan_stays_whole(place: Place, engines: Engines) -> None:
-    registry = Registry(place.open(), Signing())
+def test_an_engine_that_was_promoted_after_the_plan_stays_whole(registry: Registry, engines: Engines) -> None:
     engines.register(registry, 0, 1)
     plan = plan_removal(registry, ALL_OLD)
     promote(registry, engines.manifests[0], ChannelName.STAGING)
@@ -457,9 +454,8 @@ def test_where_upkeep_may_only_delete_an_engine_that_was_promoted_is_named_and_i
 
 
 def test_an_engine_that_was_registered_after_the_plan_keeps_the_old_files_that_it_found(
-    place: Place, engines: Engines
+    registry: Registry, engines: Engines
 ) -> None:
-    registry = Registry(place.open(), Signing())
     engines.register(registry, 0)
     plan = plan_removal(registry, ALL_OLD)
     engines.register(registry, 1)  # which shares files with the one that goes
@@ -533,9 +529,10 @@ def collect(place: Place) -> str:
     return str(len(remove_loose(registry, plan_removal(registry, ALL_OLD)).engines))
 
 
+@pytest.mark.hardship
 def test_of_two_gcs_at_once_neither_does_harm(place: Place, engines: Engines) -> None:
     registry = Registry(place.open(), Signing())
-    for number in range(3):
+    for number in range(3 if numbers().is_hard else 1):
         engines.register(registry, 0, 1, 2, 3)
         promote(registry, engines.manifests[number])
         answers = race([functools.partial(collect, place)] * 2)
@@ -588,20 +585,7 @@ def one_by_one(work: Callable[[Any], Any], items: list[Any]) -> None:
         work(item)
 
 
-def killed_gcs(template: Path, root: Path) -> Iterator[Path]:
-    """Folders as a gc leaves them that is killed one change later each time."""
-    change = 0
-    while True:
-        folder = root / str(change)
-        shutil.copytree(template, folder)
-        work = functools.partial(collect_in, folder)
-        killed = is_killed_at(change, work)
-        yield folder
-        if not killed:
-            return
-        change += 1
-
-
+@pytest.mark.hardship
 def test_killed_at_any_change_a_gc_leaves_whole_engines_and_the_next_one_ends_its_work(
     engines: Engines, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -611,7 +595,8 @@ def test_killed_at_any_change_a_gc_leaves_whole_engines_and_the_next_one_ends_it
     promote(template, engines.manifests[1])
     set_age(template, LONG_AGO)
     seen = set()
-    for folder in killed_gcs(template.objects.root, tmp_path / "killed"):
+    copy = functools.partial(shutil.copytree, template.objects.root)
+    for folder in kill_points(collect_in, tmp_path / "killed", prepare=copy):
         registry = Registry(LocalObjects(folder), Signing())
         left = registered(registry)
         assert engines.id_of(1) in left
@@ -653,8 +638,7 @@ def test_exactly_what_is_old_and_was_never_named_goes(
     assert keys_below(registry, "blobs/") == set().union(*map(keys_of, kept))
 
 
-def test_an_empty_registry_has_nothing_to_remove(place: Place) -> None:
-    registry = Registry(place.open(), Signing())
+def test_an_empty_registry_has_nothing_to_remove(registry: Registry) -> None:
     plan = plan_removal(registry, ALL_OLD)
     assert (plan.engines, plan.files, plan.kept, plan.kept_files) == ((), (), (), ())
     assert remove_loose(registry, plan) == Removed((), (), ())

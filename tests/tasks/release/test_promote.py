@@ -17,9 +17,10 @@ from tasks.registry.moves import ChannelAddress, ChannelName
 from tasks.registry.signing import Signing
 from tasks.release.promote import Proposal, carry_out, printable, propose_promotion, propose_rollback
 from tasks.store.local import LocalStore
+from tests.hardship import numbers
 from tests.tasks.damage import ObjectFile, contents_of, remove, truncate
 from tests.tasks.memory_objects import MemoryObjects
-from tests.tasks.processes import is_killed_at, race
+from tests.tasks.processes import kill_points, race
 from tests.tasks.registry.keys import trust
 from tests.tasks.shelf import BAD, FAILING, FAST, SLOW, Shelf, address_of, stock
 from tests.tasks.tiny import cell
@@ -513,18 +514,21 @@ def test_where_trust_is_configured_nothing_is_written_that_nobody_would_trust(co
     assert moved.signature.verified == (ours.public_key.keyid,)
 
 
-@pytest.mark.parametrize(("engine_id", "stride"), [(SLOW, 1), (BAD, 3)])
+@pytest.mark.hardship
+@pytest.mark.parametrize(("engine_id", "stride"), [(SLOW, 1), (BAD, 2 * numbers().stride)])
 def test_killed_anywhere_the_channel_is_the_old_or_the_new_one(
     shared: Shelf, tmp_path: Path, engine_id: str, stride: int
 ) -> None:
     shared.point("staging", engine(shared, FAST))
     override = "the demo" if engine_id == BAD else None
-    ends, change = set(), 0
-    while True:
-        shutil.copytree(tmp_path / "registry", tmp_path / str(change))
-        shelf = Shelf(tmp_path / str(change), shared.context)
-        if not is_killed_at(change, functools.partial(promote, shelf, "staging", engine_id, override)):
-            break
+    ends = set()
+
+    def move(root: Path) -> None:
+        promote(Shelf(root, shared.context), "staging", engine_id, override)
+
+    copy = functools.partial(shutil.copytree, tmp_path / "registry")
+    for root in kill_points(move, tmp_path / "killed", prepare=copy, stride=stride):
+        shelf = Shelf(root, shared.context)
         ends.add(shelf.engine_at("staging"))
         assert [shelf.registry.engines.verify(one) for one in shelf.registry.engines.list_cells()] in (
             [[]] * 2,
@@ -532,5 +536,4 @@ def test_killed_anywhere_the_channel_is_the_old_or_the_new_one(
         )
         promote(shelf, "staging", engine_id, override)
         assert [one.move.engine_id for one in shelf.channel("staging").moves] == [FAST, engine_id]
-        change += stride
     assert ends == {FAST, engine_id}, "killed between the write and the end, too"

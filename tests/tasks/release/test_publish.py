@@ -10,6 +10,7 @@ from tasks.registry.registry import Registry
 from tasks.registry.signing import Signing
 from tasks.release.publish import describe_engine, publish_engine
 from tasks.store.digests import digest_json
+from tests.hardship import numbers
 from tests.tasks.processes import kill_points
 from tests.tasks.tiny import make_outcome, manifest_of, put_reference, put_validation, tiny_spec
 
@@ -91,12 +92,14 @@ def test_a_plan_that_was_not_the_one_compared_is_refused(context: StageContext, 
     assert registry.engines.list_cells() == []
 
 
+@pytest.mark.hardship
 def test_killed_on_the_way_nothing_is_visible_and_the_next_run_registers_it(
     context: StageContext, tmp_path: Path
 ) -> None:
     outcome = make_outcome(context.store)
     killed = 0
-    for root in kill_points(lambda root: publish(context, opened(root), outcome), tmp_path / "killed", stride=5):
+    stride = 3 * numbers().stride  # what a registry does, killed anywhere, is tested in its room
+    for root in kill_points(lambda root: publish(context, opened(root), outcome), tmp_path / "killed", stride=stride):
         registry = opened(root)
         assert [registry.engines.verify(found) for found in registry.engines.list_cells()] in ([], [[]])
         publish(context, registry, outcome)

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from tasks.process.context import StageContext
     from tasks.records import BuiltEngine, EngineJob
     from tasks.samples.npz import Arrays
+    from tests.tasks.in_process import InProcess
     from validation.comparison import ComparisonResult
 
 SAMPLES = 350
@@ -336,18 +337,18 @@ class Compared:
 
 
 @pytest.fixture
-def compared(context: StageContext, tmp_path: Path) -> Compared:
+def compared(here: InProcess, tmp_path: Path) -> Compared:
     shards = [{"features": make_features(n, seed=n)} for n in (300, 400)]
     annotations = [
         {"slice.part": np.full(n, i), "slice.half": np.arange(n) % 2, "label": score(shard["features"])}
         for i, (n, shard) in enumerate(zip((300, 400), shards, strict=True))
     ]
-    data = put_data(context.store, shards, annotations)
+    data = put_data(here.store, shards, annotations)
     reference = ReferenceArtifact(
-        outputs=put_shards(context.store, [{"score": score(shard["features"])} for shard in shards])
+        outputs=put_shards(here.store, [{"score": score(shard["features"])} for shard in shards])
     )
-    work = job(context.store, put_model(context.store, tmp_path / "onnx"), data=data, reference=reference)
-    return Compared(context, work, build_engine(context, work).result)
+    work = job(here.store, put_model(here.store, tmp_path / "onnx"), data=data, reference=reference)
+    return Compared(here, work, build_engine(here, work).result)
 
 
 MAE = Rule(output="score", metric="mae", max=0.01)
@@ -417,11 +418,11 @@ def mask_job(context: StageContext, folder: Path, mask: str | None) -> EngineJob
     return job(context.store, typed, spec=spec, data=data, reference=reference, policy=policy)
 
 
-def test_what_an_input_masks_out_is_not_compared(context: StageContext, tmp_path: Path) -> None:
+def test_what_an_input_masks_out_is_not_compared(here: InProcess, tmp_path: Path) -> None:
     outcomes = {}
     for mask in ("kept", None):
-        work = mask_job(context, tmp_path / str(mask), mask)
-        found = compare_engine(context, work, build_engine(context, work).result).result.comparison
+        work = mask_job(here, tmp_path / str(mask), mask)
+        found = compare_engine(here, work, build_engine(here, work).result).result.comparison
         assert found.defects == ()
         outcomes[mask] = decide(work.policy, found).outcome
     assert outcomes == {"kept": Outcome.PASS, None: Outcome.FAIL}

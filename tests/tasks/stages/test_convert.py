@@ -26,6 +26,7 @@ from tasks.stages import convert
 from tasks.stages.convert import convert_precision
 from tasks.stages.export import export_onnx
 from tasks.store.local import LocalStore
+from tests.tasks.in_process import InProcess
 from tests.tasks.models.directories import (
     make_features,
     make_images,
@@ -41,9 +42,12 @@ if TYPE_CHECKING:
     from tasks.samples.npz import Arrays
     from tasks.specs import ModelSpec
     from tasks.store.stage_cache import StageResult
+    from tests.tasks.stages.conftest import SharedEncoder
 
 AUTO = CalibrationMethod.AUTO
 METHODS = [method for method in CalibrationMethod if method is not AUTO]
+QUICK = [method for method in METHODS if method is not CalibrationMethod.ENTROPY]
+LONG = pytest.mark.hardship(only=True)
 TORCHSCRIPT = {"exporter": "torchscript", "opset": 17}
 
 
@@ -80,25 +84,26 @@ class Model:
         return outputs
 
 
-def make_model(root: Path, name: str, shards: list[Arrays], **changes: Any) -> Model:
-    context = StageContext(LocalStore(root / "store"), time_limit_s=120)
-    directory = write_directory(root, name, **changes)
-    data = store_shards(context.store, shards)
-    exported = export_onnx(context, directory, data).result
-    samples = {name: array[:4] for name, array in shards[0].items()}
-    return Model(context, directory.spec, exported, data, samples)
+def in_children(model: Model) -> Model:
+    """The same model, for tests that ask about the child processes."""
+    return replace(model, context=StageContext(model.context.store, time_limit_s=120))
 
 
 @pytest.fixture(scope="module")
-def encoder(tmp_path_factory: pytest.TempPathFactory) -> Model:
+def encoder(exported_encoder: SharedEncoder) -> Model:
     """Its calibration shards have different lengths."""
-    shards = [make_texts(6, 20), make_texts(5, 9, seed=1)]
-    return make_model(tmp_path_factory.mktemp("encoder"), "encoder", shards)
+    made, samples = exported_encoder.made, {name: array[:4] for name, array in make_texts(6, 20).items()}
+    return Model(exported_encoder.context, made.spec, made.exported, made.data, samples)
 
 
 @pytest.fixture(scope="module")
 def cnn(tmp_path_factory: pytest.TempPathFactory) -> Model:
-    return make_model(tmp_path_factory.mktemp("cnn"), "cnn", [make_images()], export=TORCHSCRIPT)
+    root = tmp_path_factory.mktemp("cnn")
+    context, directory = InProcess(LocalStore(root / "store")), write_directory(root, "cnn", export=TORCHSCRIPT)
+    images = make_images()
+    data = store_shards(context.store, [images])
+    exported = export_onnx(context, directory, data).result
+    return Model(context, directory.spec, exported, data, {name: array[:4] for name, array in images.items()})
 
 
 @pytest.fixture
@@ -118,7 +123,7 @@ def perceptron(tmp_path: Path) -> Model:
 
 
 def by_hand(root: Path, nodes: list[onnx.NodeProto], weights: list[TensorProto]) -> Model:
-    context = StageContext(LocalStore(root / "store"), time_limit_s=120)
+    context = InProcess(LocalStore(root / "store"))
     graph = helper.make_graph(
         nodes,
         "g",
@@ -142,7 +147,7 @@ def test_fp32_is_the_exported_graph_byte_for_byte(perceptron: Model) -> None:
 
 def test_fp16_stays_close_and_keeps_the_types_of_inputs_and_outputs(encoder: Model, tmp_path: Path) -> None:
     """The encoder is the one whose AutoCast result made ONNX Runtime crash while loading."""
-    typed = encoder.convert(Precision.FP16)
+    typed = in_children(encoder).convert(Precision.FP16)
     graph = encoder.graph(typed, tmp_path / "fp16")
     assert [value.type.tensor_type.elem_type for value in graph.output] == [TensorProto.FLOAT]
     assert TensorProto.FLOAT16 in {tensor.data_type for tensor in graph.initializer}
@@ -185,7 +190,7 @@ def pairs_before(graph: onnx.GraphProto, kinds: set[str]) -> list[bool]:
     return found
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [*QUICK, pytest.param(CalibrationMethod.ENTROPY, marks=LONG)])
 def test_int8_puts_pairs_before_float_weights(encoder: Model, tmp_path: Path, method: CalibrationMethod) -> None:
     typed = encoder.convert(Precision.INT8, method)
     graph = encoder.graph(typed, tmp_path / "int8")
@@ -216,6 +221,8 @@ def test_int8_quantizes_the_identity_branch_of_a_residual_block_and_leaves_the_f
 def test_the_same_conversion_gives_the_same_bytes_and_a_second_call_does_no_work(
     perceptron: Model, tmp_path: Path
 ) -> None:
+    """In child processes, where the order of a set is the same each time."""
+    perceptron = in_children(perceptron)
     again = replace(perceptron, context=StageContext(LocalStore(tmp_path / "another")))
     for artifact in (perceptron.exported.onnx, perceptron.data.inputs):
         with again.context.store.scratch() as folder:
@@ -418,7 +425,7 @@ def test_the_addition_of_a_convolution_that_is_left_out_reads_floats(cnn: Model,
     assert all(read.intersection(node.output) for node in graph.node), "no pair is left that nobody reads"
 
 
-@pytest.mark.parametrize("method", [CalibrationMethod.MAX, CalibrationMethod.MINMAX])
+@pytest.mark.parametrize("method", [CalibrationMethod.MINMAX, pytest.param(CalibrationMethod.MAX, marks=LONG)])
 def test_names_to_leave_out_that_are_not_there_are_named(perceptron: Model, method: CalibrationMethod) -> None:
     with pytest.raises(StageError, match=r"2 of the 3 nodes to leave out \(Relu_1, nobody\) are none of the 2"):
         perceptron.convert(Precision.INT8, method, ("Gemm_0", "nobody", "Relu_1"))
@@ -497,7 +504,7 @@ def test_auto_does_not_calibrate_its_trials_on_what_it_holds_back(
 
 def test_a_method_that_fails_is_a_trial_with_its_reason(perceptron: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     quick_trials(monkeypatch, CalibrationMethod.PERCENTILE)
-    recipe = judged_as_tensor(perceptron).convert(Precision.INT8, AUTO).recipe
+    recipe = judged_as_tensor(in_children(perceptron)).convert(Precision.INT8, AUTO).recipe
     trials = json.loads(recipe["trials"])
     assert recipe["method"] == "minmax"
     assert "no_such_module" in trials["percentile"]

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,9 +23,10 @@ from tasks.store.local import LocalStore
 from tasks.torch_side.interface import ExportReply, ExportRequest
 from tasks.torch_side.module_source import call_with_module, lay_out, module_key
 from tasks.torch_side.torch_module import load_module, run_module
+from tests.tasks.in_process import InProcess, forgotten_imports
 from tests.tasks.models import encoder, mlp
 from tests.tasks.models.children import Nothing
-from tests.tasks.models.directories import make_texts, store_shards, write_directory
+from tests.tasks.models.directories import write_directory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,24 +34,17 @@ if TYPE_CHECKING:
     from tasks.model.model_directory import ModelDirectory
     from tasks.records import ExportedModel
     from tasks.store.stage_cache import StageResult
+    from tests.tasks.stages.conftest import SharedEncoder
 
 CHILDREN = "tests.tasks.models.children"
 TORCHSCRIPT = {"exporter": "torchscript", "opset": 17}  # also traces in a fraction of dynamo's time
 
 
 @pytest.fixture
-def context(tmp_path: Path) -> StageContext:
-    return StageContext(LocalStore(tmp_path / "store"), time_limit_s=120)
-
-
-@pytest.fixture
-def clean_imports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def clean_imports(tmp_path: Path) -> Iterator[None]:
     """Let a test load user code in this process, and forget it afterwards."""
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    yield
-    for name, module in list(sys.modules.items()):
-        if tmp_path in Path(getattr(module, "__file__", None) or "/").parents:
-            del sys.modules[name]
+    with forgotten_imports(tmp_path):
+        yield
 
 
 def graph_of(context: StageContext, exported: ExportedModel, folder: Path) -> onnx.GraphProto:
@@ -119,9 +112,8 @@ def test_one_changed_weight_is_another_key(perceptron: Exported, tmp_path: Path)
     assert module_key(changed) != module_key(perceptron.directory)
 
 
-def test_an_encoder_keeps_its_dynamic_sequence(tmp_path: Path, context: StageContext) -> None:
-    samples = store_shards(context.store, [make_texts(4, 12), make_texts(3, 30)])
-    found = export_onnx(context, write_directory(tmp_path, "encoder"), samples).result
+def test_an_encoder_keeps_its_dynamic_sequence(tmp_path: Path, exported_encoder: SharedEncoder) -> None:
+    found = exported_encoder.made.exported
     assert list(found.checks) == [
         "batch=1,sequence=4",
         "batch=4,sequence=16",
@@ -133,45 +125,45 @@ def test_an_encoder_keeps_its_dynamic_sequence(tmp_path: Path, context: StageCon
         "batch=4,sequence=40",
     ]
     assert max(found.checks.values()) < 1e-5
-    graph = graph_of(context, found, tmp_path / "out")
+    graph = graph_of(exported_encoder.context, found, tmp_path / "out")
     assert [(value.name, axes(value)) for value in graph.input] == [
         ("input_ids", ["batch", "sequence"]),
         ("attention_mask", ["batch", "sequence"]),
     ]
 
 
-def test_a_dimension_with_one_extent_becomes_a_constant_of_the_graph(tmp_path: Path, context: StageContext) -> None:
-    found = export_onnx(context, write_directory(tmp_path, "cnn")).result
-    graph = graph_of(context, found, tmp_path / "out")
+def test_a_dimension_with_one_extent_becomes_a_constant_of_the_graph(tmp_path: Path, here: InProcess) -> None:
+    found = export_onnx(here, write_directory(tmp_path, "cnn")).result
+    graph = graph_of(here, found, tmp_path / "out")
     assert axes(graph.input[0]) == ["batch", 3, 20, 20]
     assert axes(graph.output[0]) == ["batch", 10]
     assert "BatchNormalization" not in {node.op_type for node in graph.node}
 
 
-def test_the_torchscript_exporter_serves_where_asked_for(tmp_path: Path, context: StageContext) -> None:
+def test_the_torchscript_exporter_serves_where_asked_for(tmp_path: Path, here: InProcess) -> None:
     directory = write_directory(tmp_path, "mlp", export=TORCHSCRIPT)
-    found = export_onnx(context, directory).result
+    found = export_onnx(here, directory).result
     assert found.opset == 17
     assert max(found.checks.values()) < 1e-5
-    graph = graph_of(context, found, tmp_path / "out")
+    graph = graph_of(here, found, tmp_path / "out")
     assert {value.name: axes(value) for value in graph.output} == {"score": ["batch"], "traits": ["batch", 3]}
 
 
-def test_a_sequence_length_baked_in_by_the_tracer_is_caught(tmp_path: Path, context: StageContext) -> None:
+def test_a_sequence_length_baked_in_by_the_tracer_is_caught(tmp_path: Path, here: InProcess) -> None:
     directory = write_directory(tmp_path, "encoder", export=TORCHSCRIPT)
     with pytest.raises(StageError, match=r"output score: .*sequence=4.*") as caught:
-        export_onnx(context, directory)
+        export_onnx(here, directory)
     assert "exporter: dynamo" in str(caught.value)
     assert not list((tmp_path / "store").glob("records/export/*"))
 
 
 def test_large_weights_get_a_file_of_their_own(
-    tmp_path: Path, context: StageContext, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, here: InProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(onnx_files, "EXTERNAL_DATA_BYTES", 4096)
-    found = export_onnx(context, write_directory(tmp_path, "mlp", export=TORCHSCRIPT)).result
+    found = export_onnx(here, write_directory(tmp_path, "mlp", export=TORCHSCRIPT)).result
     assert [file.path for file in found.onnx.files] == ["model.onnx", "model.onnx.data"]
-    folder = context.store.fetch(found.onnx, tmp_path / "out")
+    folder = here.store.fetch(found.onnx, tmp_path / "out")
     ort.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
     graph = onnx_files.read_model(onnx_files.fetched_model(folder)).graph
     assert max(len(tensor.raw_data) for tensor in graph.initializer) > 4096

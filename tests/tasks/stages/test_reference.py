@@ -9,17 +9,13 @@ import torch
 from tasks.errors import InputError
 from tasks.process.context import StageContext
 from tasks.stages.reference import run_reference
-from tasks.store.local import LocalStore
 from tests.tasks.models import encoder, mlp
 from tests.tasks.models.directories import make_features, make_texts, store_shards, write_directory
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-
-@pytest.fixture
-def context(tmp_path: Path) -> StageContext:
-    return StageContext(LocalStore(tmp_path / "store"), time_limit_s=120)
+    from tests.tasks.in_process import InProcess
 
 
 def test_outputs_are_those_of_the_module_shard_by_shard(tmp_path: Path, context: StageContext) -> None:
@@ -39,32 +35,32 @@ def test_outputs_are_those_of_the_module_shard_by_shard(tmp_path: Path, context:
     assert steps == [(0, 2), (1, 2), (2, 2)]
 
 
-def test_a_second_run_is_found_and_another_sample_is_not(tmp_path: Path, context: StageContext) -> None:
+def test_a_second_run_is_found_and_another_sample_is_not(tmp_path: Path, here: InProcess) -> None:
     directory = write_directory(tmp_path, "mlp", weights=mlp.build().state_dict())
-    data = store_shards(context.store, [make_features()])
-    first = run_reference(context, directory, data)
-    again = run_reference(context, directory, data)
+    data = store_shards(here.store, [make_features()])
+    first = run_reference(here, directory, data)
+    again = run_reference(here, directory, data)
     assert (first.cached, again.cached) == (False, True)
     assert again.result == first.result
     other = make_features()
     other["features"][0, 0] += 1e-3
-    assert not run_reference(context, directory, store_shards(context.store, [other])).cached
+    assert not run_reference(here, directory, store_shards(here.store, [other])).cached
 
 
-def test_a_batch_below_the_least_is_filled_up_and_cut(tmp_path: Path, context: StageContext) -> None:
+def test_a_batch_below_the_least_is_filled_up_and_cut(tmp_path: Path, here: InProcess) -> None:
     dims = {"batch": {"min": 8, "opt": 8, "max": 8}}
     directory = write_directory(tmp_path, "mlp", dims=dims)
-    found = run_reference(context, directory, store_shards(context.store, [make_features(samples=11)])).result
-    with np.load(context.store.fetch(found.outputs, tmp_path / "out") / "00000.npz") as outputs:
+    found = run_reference(here, directory, store_shards(here.store, [make_features(samples=11)])).result
+    with np.load(here.store.fetch(found.outputs, tmp_path / "out") / "00000.npz") as outputs:
         assert {name: outputs[name].shape for name in outputs.files} == {"score": (11,), "traits": (11, 3)}
 
 
-def test_nan_in_the_reference_names_output_shard_and_sample(tmp_path: Path, context: StageContext) -> None:
+def test_nan_in_the_reference_names_output_shard_and_sample(tmp_path: Path, here: InProcess) -> None:
     directory = write_directory(tmp_path, "broken", build="build_not_a_number")
     good, bad = make_features(), make_features()
     good["features"], bad["features"] = np.abs(good["features"]), np.abs(bad["features"])
     bad["features"][7] *= -1
-    data = store_shards(context.store, [good, bad])
+    data = store_shards(here.store, [good, bad])
     with pytest.raises(InputError, match=r"outputs.score: .*NaN or Inf for 1 samples of shard 00001, first sample 7"):
-        run_reference(context, directory, data)
+        run_reference(here, directory, data)
     assert not list((tmp_path / "store").glob("records/reference/*"))

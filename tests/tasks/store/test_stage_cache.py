@@ -12,6 +12,7 @@ from tasks.records import DataArtifact
 from tasks.specs import Frozen
 from tasks.store.local import LocalStore
 from tasks.store.stage_cache import artifacts_in, run_cached
+from tests.hardship import numbers
 from tests.tasks.processes import kill_points, race
 from tests.tasks.tiny import put
 
@@ -173,6 +174,7 @@ def test_several_processes_with_one_key_do_its_work_once(store: LocalStore, tmp_
     assert len(list(tmp_path.glob("made *"))) == 1
 
 
+@pytest.mark.hardship
 def test_killed_at_any_change_the_next_run_ends_with_the_same_result(tmp_path: Path) -> None:
     def work(root: Path) -> Any:
         store = LocalStore(root)
@@ -186,4 +188,4 @@ def test_killed_at_any_change_the_next_run_ends_with_the_same_result(tmp_path: P
         assert work(root).cached
         assert list((root / "scratch").glob("*")) == []
         killed += 1
-    assert killed > 25
+    assert killed > 25 // numbers().stride

@@ -50,12 +50,15 @@ def build():
     return Model()
 """
 TOTAL = 3 * (1 + 10 + 100)
+# Both exporters, one each: dynamo's takes seconds.
+EXPORTERS = {"modules": {"exporter": "dynamo"}, "packages": {"exporter": "torchscript", "opset": 17}}
 
 
-@pytest.fixture(params=["modules", "packages"])
+@pytest.fixture(params=EXPORTERS)
 def directory(request: pytest.FixtureRequest, tmp_path: Path) -> ModelDirectory:
     """A model that imports modules of all three names, at its top, while it is built and when it is called."""
-    found = write_directory(tmp_path, "mlp", outputs={"score": {"kind": "tensor"}})
+    export = EXPORTERS[request.param]
+    found = write_directory(tmp_path, "mlp", outputs={"score": {"kind": "tensor"}}, export=export)
     (found.root / "mlp.py").write_text(SOURCE)
     for number, name in enumerate(NAMES):
         path = found.root / (f"{name}.py" if request.param == "modules" else f"{name}/__init__.py")
