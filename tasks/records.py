@@ -226,7 +226,8 @@ class CalibrationRecord(Frozen):
 class EngineManifest(Frozen):
     """What an engine is, and why it may be trusted: kept beside it in the registry.
 
-    `who` converted it, where that was said. An engine without a `pass` is there by an `override` alone.
+    `who` converted it, where that was said. An engine without a `pass` is there by an `override` alone. `compared` is
+    the digest of the plan whose outputs were compared; older releases wrote none.
     """
 
     schema_version: Literal[4] = 4
@@ -251,6 +252,7 @@ class EngineManifest(Frozen):
     policy_digest: Digest
     verdict: Verdict
     comparison: ComparisonResult
+    compared: Digest | None = None
     benchmark: Benchmark
     mlflow_run: str | None
     who: str | None

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 # What was registered first stands.
 CIRCUMSTANCES = {
     "created_at", "mlflow_run", "benchmark", "source_commit", "backend", "cache_key", "comparison", "verdict",
-    "calibration", "smoke", "who",
+    "compared", "calibration", "smoke", "who",
 }  # fmt: skip
 
 

@@ -24,6 +24,8 @@ def find_contradictions(manifest: EngineManifest) -> list[str]:
     ]
     if manifest.engine_id != manifest.cell.engine_id:
         faults.append(f"engine_id: {manifest.engine_id} is not that of its cell, {manifest.cell.engine_id}")
+    if manifest.compared not in {None, manifest.plan.digest}:
+        faults.append(f"comparison: is that of plan {manifest.compared}, and the engine's is {manifest.plan.digest}")
     if manifest.policy_digest != policy_digest(manifest.policy):
         faults.append("policy: is not the one of its digest")
     return faults + _verdict_faults(manifest)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from tasks.registry.signing import Signed
+
+CLOCKS_DIFFER = timedelta(days=1)
 
 
 class TrustedHistory:
@@ -27,8 +30,9 @@ class TrustedHistory:
     3. `finish`: there is a move, since a channel that was ever moved never loses its history.
     4. The newest move is signed by a key that is trusted now. What it was before does not count: a move whose key was
        withdrawn is a good intermediate one below a final one, and refused once it comes to be the newest.
-    5. That makes it final, and through the chain of digests it vouches for every move below it.
-    6. The move that this reader took for final the last time is in the history, else somebody rewound the channel.
+    5. It is not dated in the future, by more than clocks differ.
+    6. That makes it final, and through the chain of digests it vouches for every move below it.
+    7. The move that this reader took for final the last time is in the history, else somebody rewound the channel.
 
     Nothing of a history is handed out before the last rule.
     """
@@ -72,8 +76,8 @@ class TrustedHistory:
         """Take the newest move for final, and hand out the history.
 
         Raises:
-            RefusedError: there is no move, no trusted key signed the newest, it names no registry where it has to, or
-                the channel was rewound.
+            RefusedError: there is no move, no trusted key signed the newest, it names no registry where it has to or is
+                dated in the future, or the channel was rewound.
         """
         if not self._moves:
             raise RefusedError(f"{self._what} has lost its history; restore it from the bucket's versions or a backup")
@@ -83,8 +87,16 @@ class TrustedHistory:
                 " anew, or `enginegate resign` it"
             )
         self._moves[-1].signature.require_trusted(f"{self._what}: move {len(self._moves)}")
+        self._require_past(self._moves[-1].move)
         self.require_seen()
         return tuple(self._moves)
+
+    def _require_past(self, move: Move) -> None:
+        if datetime.fromisoformat(move.when) - datetime.now(timezone.utc) > CLOCKS_DIFFER:
+            raise RefusedError(
+                f"{self._what}: move {move.number} is dated {move.when}, which is in the future; find out who signed"
+                " it, and see that this host's clock is right"
+            )
 
     def require_seen(self) -> None:
         """Check that the move which was final before is there; also of a channel that has no object any more.

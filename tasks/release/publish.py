@@ -65,6 +65,7 @@ def describe_engine(
         policy_digest=policy_digest(policy),
         verdict=verdict,
         comparison=compared.comparison,
+        compared=compared.plan,
         benchmark=benchmark,
         mlflow_run=mlflow_run,
         who=who,

@@ -4,6 +4,7 @@ import functools
 import json
 import random
 import time
+from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -478,3 +479,12 @@ def test_moves_of_the_longest_texts_never_outgrow_their_reader(channels: Channel
         )
     assert max(entry.size_bytes for entry in objects.list("channels/")) <= LONGEST_BYTES
     assert len(channels.read(STAGING).moves) == 40
+
+
+def test_a_move_that_is_dated_in_the_future_is_refused_also_before_it_is_written(channels: Channels) -> None:
+    move_to(channels, 1)
+    for days, words in ((2, "is dated 2.*, which is in the future"), (30_000, "is dated 21.*in the future")):
+        when = (datetime.now(timezone.utc) + timedelta(days=days)).isoformat(timespec="seconds")
+        with pytest.raises(RefusedError, match=words):
+            channels.move(STAGING, lambda channel, when=when: to_engine(channel, 2).model_copy(update={"when": when}))
+    assert len(channels.read(STAGING).moves) == 1

@@ -36,3 +36,12 @@ def test_an_override_silences_no_contradiction(store: LocalStore) -> None:
     assert find_contradictions(forged) == [
         "verdict: does not follow from the stored comparison under the stored policy"
     ]
+
+
+def test_evidence_of_another_plan_contradicts_the_manifest(store: LocalStore) -> None:
+    """Of FP16's comparison beside INT8's plan, say."""
+    manifest = manifest_of(store, make_outcome(store))
+    assert find_contradictions(manifest.model_copy(update={"compared": manifest.plan.digest})) == []
+    other = f"sha256:{'0' * 64}"
+    (fault,) = find_contradictions(manifest.model_copy(update={"compared": other}))
+    assert fault == f"comparison: is that of plan {other}, and the engine's is {manifest.plan.digest}"
