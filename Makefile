@@ -15,6 +15,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@echo "installing into .venv (once; torch makes it some minutes)"
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[export,s3,dev]'
+	@$(BIN)/python -m compileall -q flows tasks validation  # child processes write no bytecode, and have it so
 	@touch $@
 
 demo: $(INSTALLED)  ## convert the essay scorer to FP16 and INT8 engines, judge and register them
