@@ -42,7 +42,7 @@ def history_of(*signatures: Signature, **changes: Any) -> list[Signed]:
 
 
 def believe(signed: list[Signed], seen: SignedMove | None = None) -> tuple[SignedMove, ...]:
-    history = TrustedHistory(ADDRESS, seen)
+    history = TrustedHistory(ADDRESS, seen=seen)
     for one in signed:
         history.add(one)
     return history.finish()
@@ -95,4 +95,4 @@ def test_what_was_final_before_must_still_be_there() -> None:
     with pytest.raises(RefusedError, match="was rewound while this ran: move 2"):
         believe(history_of(TRUSTED, TRUSTED, reason="another"), seen)
     with pytest.raises(RefusedError, match=r"\(0 moves\)"):
-        TrustedHistory(ADDRESS, seen).require_seen()
+        TrustedHistory(ADDRESS, seen=seen).require_seen()
