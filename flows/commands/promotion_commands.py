@@ -11,10 +11,10 @@ import click
 from flows.commands.command import CHANNEL, Command, Document, FilledPath, command_of
 from flows.promotion.promotion_report import (
     history_document,
-    move_words,
     proposal_document,
     show_history,
     show_proposal,
+    written_words,
 )
 from tasks.errors import ExitCode, InputError, RefusedError
 from tasks.registry.moves import ChannelAddress, ChannelName, Move
@@ -137,7 +137,7 @@ def _move(
         session.reporter.say("the answer was no; nothing was moved")
         return proposal_document(proposal, None), ExitCode.REFUSED
     move = _carry_out(session, registry, proposal, reason, override, who)
-    session.reporter.marked(f"✓ {proposal.address} points at {move.engine_id} (move {move_words(move)})")
+    session.reporter.marked(f"✓ {proposal.address} points at {move.engine_id} (move {written_words(move)})")
     return proposal_document(proposal, move), 0
 
 

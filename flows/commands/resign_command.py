@@ -8,7 +8,7 @@ import click
 
 from flows.commands.command import Document, FilledPath, command_of
 from flows.commands.promotion_commands import actor_of, agree
-from flows.promotion.promotion_report import move_words
+from flows.promotion.promotion_report import written_words
 from tasks.errors import ExitCode, InputError, RefusedError
 from tasks.registry.keys import read_public
 from tasks.release.resign import Resignable, find_resignable, resign_channel, resign_engines
@@ -100,7 +100,7 @@ def _sign(
         except RefusedError as error:
             _refuse(session, document, str(error))
             continue
-        words = "" if move is None else f" (move {move_words(move)})"
+        words = "" if move is None else f" (move {written_words(move)})"
         session.reporter.marked(f"✓ {channel.address}{words}")
         document["resigned"].append(str(channel.address))
 

@@ -69,10 +69,14 @@ def _told(one: SignedMove) -> str:
     return f"{printable(one.move.when)} by {who}, {one.signature.words}{reason}"
 
 
-def move_words(move: Move) -> str:
+def move_words(number: int, digest: str) -> str:
     """`7:3f2a91bc4d5e`: a move's number and the beginning of its digest, as `pull --at-least` takes it."""
-    digest = digest_json(move.model_dump(mode="json"))
-    return f"{move.number}:{short_digest(digest).removeprefix('sha256:')}"
+    return f"{number}:{short_digest(digest).removeprefix('sha256:')}"
+
+
+def written_words(move: Move) -> str:
+    """The same of a move that was written now, in this release's form."""
+    return move_words(move.number, digest_json(move.model_dump(mode="json")))
 
 
 def comparison_rows(proposal: Proposal) -> list[list[str]]:
@@ -191,7 +195,7 @@ def show_history(reporter: Reporter, channel: Channel) -> None:
         move = one.move
         mark = "→" if move is channel.current else " "
         engines = f"{printable(move.engine_id)}, before {printable(move.before or 'nothing')}"
-        reporter.marked(f"{mark} {move_words(move):>16} {move.kind} {engines}")
+        reporter.marked(f"{mark} {move_words(move.number, one.digest):>16} {move.kind} {engines}")
         reporter.say(f"      {_told(one)}")
         if move.override is not None:
             reporter.marked(f"    ✕ override: {printable(move.override)}")
