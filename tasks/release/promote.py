@@ -182,7 +182,7 @@ def carry_out(
         return proposal.channel.current
     require_permission(proposal, override)
     _require_lines(reason=reason, override="-" if override is None else override, who=who)
-    _require_trusted_signature(registry, proposal.address)
+    _require_trusted_signature(registry, proposal.address, override or proposal.override)
     proposed = (
         proposal.proposed if proposal.registered else _publish_overridden(registry, context, proposal, override, who)
     )
@@ -242,9 +242,10 @@ def _require_lines(*, reason: str, override: str, who: str) -> None:
             )
 
 
-def _require_trusted_signature(registry: Registry, address: ChannelAddress) -> None:
+def _require_trusted_signature(registry: Registry, address: ChannelAddress, override: str | None = None) -> None:
     """What would be refused once a person said yes, or the engine was registered, is refused before."""
-    registry.signing.seal("move", {"model": address.model, "channel": address.channel.value})
+    like = {"model": address.model, "channel": address.channel.value, "override": override}
+    registry.signing.seal("move", like)
 
 
 def _publish_overridden(

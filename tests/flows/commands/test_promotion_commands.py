@@ -23,6 +23,7 @@ from flows.commands.cli import main
 from tasks.process.context import StageContext
 from tasks.registry.moves import ChannelName
 from tasks.store.local import LocalStore
+from tests.tasks.registry.keys import write_key
 from tests.tasks.shelf import BAD, FAST, SLOW, Shelf, stock
 
 if TYPE_CHECKING:
@@ -479,3 +480,27 @@ def test_a_promoter_without_a_trusted_key_spoils_no_channel(
     assert "ENGINEGATE_SIGNING_KEY names the key that signs here; nothing was written" in text
     assert run("history", *HERE)[0] == 0
     assert shelf.engine_at("canary") is None
+
+
+def test_an_override_into_production_takes_two_people_where_two_keys_are_trusted(
+    shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`--override --yes` of one person took an engine that failed to production."""
+    for name in ("lead", "second"):
+        write_key(tmp_path / "keys", name)
+    monkeypatch.setenv("ENGINEGATE_TRUST", str(tmp_path / "keys"))
+    monkeypatch.setenv("ENGINEGATE_SIGNING_KEY", str(tmp_path / "keys" / "lead.key"))
+    wanted = ("--engine", BAD, "--override", "the exam is tomorrow")
+    before = sorted(entry.key for entry in shelf.objects.list(""))
+    code, text = promote("production", *wanted)
+    assert code == 5
+    assert "is an override into production, signed by lead (" in text
+    assert "add --second-key FILE" in text
+    assert "nothing was written" in text
+    assert sorted(entry.key for entry in shelf.objects.list("")) == before
+    for key in ("lead.key", "second.key"):
+        code, text = promote("production", *wanted, "--second-key", str(tmp_path / "keys" / key))
+        assert code == (0 if key == "second.key" else 5), text
+    (move,) = run_json("history", *HERE, "--channel", "production")[1]["channels"]["production"]["moves"]
+    assert [name.partition(" ")[0] for name in sorted(move["signature"]["names"])] == ["lead", "second"]
+    assert promote("canary", *wanted)[0] == 0, "one key is enough for other channels"
