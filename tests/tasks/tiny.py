@@ -310,6 +310,7 @@ def manifest_of(store: ArtifactStore, outcome: EngineOutcome, **changes: Any) ->
         "policy_digest": digest_json(asdict(outcome.policy)),
         "verdict": outcome.verdict,
         "comparison": outcome.compared.comparison,
+        "compared": outcome.compared.plan,
         "benchmark": outcome.benchmark,
         "mlflow_run": "run",
         "who": "ann",

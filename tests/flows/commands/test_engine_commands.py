@@ -365,7 +365,7 @@ def test_with_a_trust_root_the_signer_is_shown_and_what_is_unsigned_is_refused(
     assert "? signed, not verified" in there.say("verify", site.id_of(PASSED))[1]
     trusted = Site(there.address, there.environment | trusting, manifests)
     assert re.search(r"    ✓ signed by public \([0-9a-f]{12}\)\n", trusted.say("verify", site.id_of(PASSED))[1])
-    assert re.search(r"✓ signed by [0-9a-f]{12} ", trusted.say("engines")[1])
+    assert re.search(r"✓ signed by public \([0-9a-f]{12}\) ", trusted.say("engines")[1])
     distrusted = Site(site.address, site.environment | trusting, manifests)
     code, document, _ = distrusted.run("verify", site.id_of(PASSED))
     assert code == 5
