@@ -9,7 +9,7 @@ import numpy as np
 from tasks.errors import InputError
 from tasks.model.model_directory import SPEC_FILE
 from tasks.samples.feeds import split_batches
-from tasks.samples.fresh import FreshShard, fresh_shards
+from tasks.samples.fresh_inputs import FreshShard, fresh_shards
 from tasks.samples.npz import Arrays, save_shard
 from tasks.torch_side.interface import FreshReply, FreshRequest
 from tasks.torch_side.torch_module import PositionalModule, load_module, refuse_other_outputs, run_module

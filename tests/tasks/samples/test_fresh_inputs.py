@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tasks.samples import fresh
-from tasks.samples.fresh import Draw, FreshShard, fresh_shards
+from tasks.samples import fresh_inputs
+from tasks.samples.fresh_inputs import Draw, FreshShard, fresh_shards
 from tasks.samples.npz import save_shard
 from tests.tasks.tiny import tiny_spec
 
@@ -105,5 +105,5 @@ def test_inputs_that_are_all_masks_are_made_anew_all_the_same(tmp_path: Path) ->
 
 
 def test_one_sample_is_enough_and_large_ones_are_few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fresh, "MOST_BYTES", 40)
+    monkeypatch.setattr(fresh_inputs, "MOST_BYTES", 40)
     assert [len(shard.inputs["features"]) for shard in made(tmp_path, [{"features": vectors(1)}])] == [2, 2, 2]

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tasks.errors import InputError, StageError
-from tasks.samples.fresh import Draw
+from tasks.samples.fresh_inputs import Draw
 from tasks.samples.npz import load_arrays, shard_paths
 from tasks.stages.export import export_onnx
 from tasks.stages.fresh import run_fresh
