@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -184,6 +185,13 @@ KINDS = ("score", "logits", "probabilities", "embedding", "tensor")
 def test_what_cannot_be_compared_is_no_agreement(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, found: Any) -> None:
     (figure,) = figures(monkeypatch, tmp_path, [1.0, 2.0], found, kind="tensor")
     assert (figure.value, figure.ok) == (None, False)
+
+
+def test_an_error_beside_a_reference_of_zeros_is_no_agreement(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (figure,) = figures(monkeypatch, tmp_path, [0.0, 0.0], [0.0, 1e-3], kind="tensor")
+    assert not figure.ok
+    assert figure.value is not None
+    assert math.isfinite(figure.value)
 
 
 def test_what_a_mask_hides_is_not_compared(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
