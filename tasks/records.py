@@ -15,6 +15,7 @@ from pydantic import (
 
 from tasks.artifact import Artifact
 from tasks.errors import InputError
+from tasks.fresh_records import FreshAgreement, FreshArtifact
 from tasks.runtimes import RUNTIMES, default_runtime
 from tasks.specs import (
     ENGINE_ID,
@@ -109,9 +110,13 @@ class DataArtifact(Frozen):
 
 
 class ReferenceArtifact(Frozen):
-    """The reference's outputs on the validation data, sharded as its inputs."""
+    """The reference's outputs on the validation data, sharded as its inputs, and on inputs that are in no file.
+
+    `fresh` is None in records of releases that did not make such inputs.
+    """
 
     outputs: Artifact
+    fresh: FreshArtifact | None = None
 
 
 class ModuleArtifact(Frozen):
@@ -181,13 +186,14 @@ class ComparedEngine(Frozen):
     """An engine's outputs on the validation data, sharded as its inputs, and their comparison with the reference.
 
     `plan` says which engine: the digest of its bytes. `peak_memory_bytes` is the largest resident memory of the
-    processes that ran and measured it.
+    processes that ran and measured it. Where it does not agree on `fresh` inputs, the comparison has a defect.
     """
 
     plan: Digest
     outputs: Artifact
     comparison: ComparisonResult
     peak_memory_bytes: int
+    fresh: FreshAgreement | None = None
 
 
 class SmokeArtifact(Frozen):

@@ -70,7 +70,7 @@ def promote(
     """Move a channel of MODEL to an engine: candidate, then staging, then canary, then production.
 
     Shows what is there now and what would come, and asks. No step is skipped and nothing but a pass moves on, unless
-    --override says why. Without --engine, `candidate` gets the fastest engine that passed of the newest version.
+    --override says why. Without --engine, `candidate` gets the best engine that passed of the newest version.
     """
     address = ChannelAddress(model, target, ChannelName(channel))
     registry = session.open_registry(second_key)

@@ -25,12 +25,14 @@ from tasks.records import DataArtifact, EngineJob, EngineOutcome, ExportedModel,
 from tasks.specs import Precision
 from tasks.stages.convert import convert_precision
 from tasks.stages.export import export_onnx
+from tasks.stages.fresh import run_fresh
 from tasks.stages.reference import run_reference
 from tasks.stages.track import describe_conversion, track_conversion
 from tasks.torch_side.module_source import store_module, store_plugins
 from validation.verdict import Outcome
 
 if TYPE_CHECKING:
+    from tasks.fresh_records import FreshArtifact
     from validation.policy import Policy
 
 
@@ -78,6 +80,8 @@ def convert_model(
     policies = _policies(plan, data)
     exported = run_stage(session, "export", export_onnx, _describe_export, directory, data)
     reference = run_stage(session, "reference", run_reference, lambda _: "PyTorch FP32 outputs", directory, data)
+    fresh = run_stage(session, "fresh inputs", run_fresh, _describe_fresh, directory, data, exported)
+    reference = reference.model_copy(update={"fresh": fresh})
     calibration = None
     if Precision.INT8 in plan.precisions:
         calibration = calibrate(session, directory, data, exported, accept_calibration)
@@ -214,3 +218,8 @@ class _Conversion:
 def _describe_export(exported: ExportedModel) -> str:
     worst = max(exported.checks.values(), default=0.0)
     return f"ONNX opset {exported.opset}, within {worst:.1e} of PyTorch at {len(exported.checks)} shapes"
+
+
+def _describe_fresh(fresh: FreshArtifact) -> str:
+    left_out = f"; left out: {fresh.refused[0]}" if fresh.refused else ""
+    return f"{fresh.samples} samples in no file, the graph within {fresh.difference:.1e} of PyTorch{left_out}"

@@ -1,4 +1,4 @@
-"""Publishes what a conversion made, and points `candidate` at the fastest engine of each target."""
+"""Publishes what a conversion made, and points `candidate` at the best engine of each target."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def publish_all(
     reference: ReferenceArtifact,
     runs: dict[str, str],
 ) -> None:
-    """Publish every engine that passed, and point `candidate` at the fastest of each target.
+    """Publish every engine that passed, and point `candidate` at the best of each target.
 
     One that is refused does not keep the others out.
     """

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from tasks.records import DataArtifact, ExportedModel
     from tasks.samples.data_spec import DataSpec
 
-RECIPE = 3
+RECIPE = 4  # near copies are refused; a report of before did not look for them
 
 
 @dataclass(frozen=True)

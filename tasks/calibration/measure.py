@@ -20,6 +20,7 @@ from tasks.calibration.activations import (
 )
 from tasks.calibration.features import feature_names, find_masks, sample_digests, sample_features, token_counts
 from tasks.calibration.findings import FEWEST
+from tasks.calibration.near_copies import find_near_copies
 from tasks.calibration.reference_scores import join_scores, scores_of
 from tasks.calibration.report import FeatureDrift, Place, Resemblance, TokenCoverage
 from tasks.errors import InputError
@@ -92,7 +93,8 @@ def measure_in_child(raw: dict[str, Any], progress: Callable[[int, int], None]) 
     """Child entry: serve a MeasureRequest.
 
     Raises:
-        InputError: a sample of the set is in the validation data, or samples of one side differ in their strata.
+        InputError: a sample of the set, or a near copy of it, is in the validation data, or samples of one side differ
+            in their strata.
         StageError: the reference cannot be run, or gives NaN or Inf.
     """
     request = MeasureRequest.model_validate(raw)
@@ -141,6 +143,14 @@ def _refuse_shared(request: MeasureRequest) -> None:
         raise InputError(
             f"calibration.set: {len(shared)} of its {len(own)} samples (first: {first}, in the order of its files) are"
             " in the validation data too; what an engine is tuned on cannot judge it: take other samples"
+        )
+    near = find_near_copies(request.calibration.inputs, request.validation, request.inputs, request.batch_dim)
+    if near.ours:
+        first = ", ".join(map(str, near.ours[:FIRST_INDICES]))
+        raise InputError(
+            f"calibration.set: {len(near.ours)} of its {len(own)} samples (first: {first}, in the order of its files)"
+            f" are near copies of {len(near.theirs)} samples of the validation data: their values differ by less than"
+            f" {near.within:.2g} of the range; what an engine is tuned on cannot judge it: take other samples"
         )
 
 

@@ -28,3 +28,13 @@ class CheckTypedRequest(Frozen):
     original: Path
     spec: ModelSpec
     samples: Path | None
+
+
+class CheckFreshRequest(Frozen):
+    """An exported graph, inputs that are in no file, what the reference gave on them, and each shard's label."""
+
+    onnx: Path
+    inputs: Path
+    outputs: Path
+    labels: tuple[str, ...]
+    spec: ModelSpec

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import onnx
 import onnxruntime as ort
 
 from tasks.errors import StageError
-from tasks.graphs.interface import CheckExportRequest, CheckTypedRequest, export_steps
+from tasks.graphs.interface import CheckExportRequest, CheckFreshRequest, CheckTypedRequest, export_steps
 from tasks.graphs.onnx_files import check_external_data, opset_of
+from tasks.samples.differences import allowed_difference, largest_difference
+from tasks.samples.feeds import run_shard
 from tasks.samples.npz import Arrays, load_arrays, shard_paths
 from tasks.samples.shapes import check_shapes, feeds_at, optimal_extents, shape_label
 
@@ -18,11 +20,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    import numpy as np
 
-# Float32 sums of the same numbers in another order differ by about 1e-6 of the largest; exported graphs of deep
-# encoders were measured at up to 1e-5. A dimension fixed in tracing, or a lost mask, is off by far more than this.
-RELATIVE_TOLERANCE = 1e-4
-ABSOLUTE_TOLERANCE = 1e-5
+
+# Inputs that are in no file may lie where a model was never trained, and its values are large or cancel there.
+FRESH_SLACK = 10.0
 LOG_ERRORS_ONLY = 3
 
 
@@ -95,23 +97,49 @@ _REMEDY = (
 )
 
 
-def _difference(name: str, found: np.ndarray[Any, Any], expected: np.ndarray[Any, Any], label: str) -> float:
+def _difference(
+    name: str, found: np.ndarray[Any, Any], expected: np.ndarray[Any, Any], label: str, slack: float = 1.0
+) -> float:
     if found.shape != expected.shape:
         raise StageError(
             f"export: output {name}: the graph gives shape {list(found.shape)} at {label}, the module"
             f" {list(expected.shape)}.\n{_REMEDY}"
         )
-    difference = np.abs(found.astype(np.float64) - expected.astype(np.float64))
-    # NaN or Inf that both sides have in the same place is agreement; anything else of them is not.
-    difference[(found == expected) | (np.isnan(found) & np.isnan(expected))] = 0
-    finite = np.abs(expected[np.isfinite(expected)])
-    tolerance = ABSOLUTE_TOLERANCE + RELATIVE_TOLERANCE * float(finite.max(initial=0))
-    largest = float(difference.max(initial=0))
-    if not largest <= tolerance:
+    largest, allowed = largest_difference(found, expected), allowed_difference(expected, slack)
+    if not largest <= allowed:
+        times = "" if slack == 1 else f"{slack:g} times "
         raise StageError(
             f"export: output {name}: the graph differs from the module by {largest:.3g} at {label}, more than"
-            f" {tolerance:.3g} (1e-5 + 1e-4 of the largest value).\n{_REMEDY}"
+            f" {allowed:.3g} ({times}1e-5 + 1e-4 of the largest value).\n{_REMEDY}"
         )
+    return largest
+
+
+def check_fresh(raw: dict[str, Any], progress: Callable[[int, int], None]) -> float:
+    """Serve a CheckFreshRequest; return the largest |difference| of any output, in the outputs' own units.
+
+    Raises:
+        StageError: the graph cannot be run on them, or an output differs; output and inputs are named.
+    """
+    request = CheckFreshRequest.model_validate(raw)
+    session, names = open_session(request.onnx), list(request.spec.outputs)
+    batch, largest = request.spec.dims[request.spec.batch_dim], 0.0
+    sizes = itertools.cycle((batch.opt, batch.min, batch.max))
+
+    def run(feeds: Arrays) -> Arrays:
+        return dict(zip(names, session.run(names, feeds), strict=True))
+
+    for number, (path, label) in enumerate(zip(shard_paths(request.inputs), request.labels, strict=True), start=1):
+        try:
+            found, expected = run_shard(run, load_arrays(path), batch, sizes), load_arrays(request.outputs / path.name)
+            differences = [_difference(name, found[name], expected[name], label, FRESH_SLACK) for name in names]
+        except Exception as error:
+            raise StageError(
+                f"export: the graph agrees with the module on the validation samples, and not on inputs that are in no"
+                f" file, {label}: {str(error).removeprefix('export: ')}"
+            ) from error
+        largest = max(largest, *differences)
+        progress(number, len(request.labels))
     return largest
 
 

@@ -206,11 +206,12 @@ def _read(target: Path) -> Versioned | None:
     try:
         with open(target, "rb", opener=_open_no_link) as stream:
             content = stream.read(MAX_READ_BYTES + 1)
+            written = os.fstat(stream.fileno()).st_mtime
     except (FileNotFoundError, NotADirectoryError):
         return None
     if len(content) > MAX_READ_BYTES:
         raise RefusedError(f"{target}: has more than {MAX_READ_BYTES >> 20} MiB, too much to be read; download it")
-    return Versioned(content, _tag(content))
+    return Versioned(content, _tag(content), datetime.fromtimestamp(written, timezone.utc))
 
 
 def _entries_below(folder: Path, root: Path) -> Iterator[Entry]:

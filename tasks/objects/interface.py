@@ -35,11 +35,12 @@ class Versioned:
     """An object's bytes, and the tag that names this version of it.
 
     A tag has at most 2,000 characters and means something to the store that gave it alone. Two versions of the same
-    bytes may have the same one.
+    bytes may have the same one. `modified` is when it was last written (UTC), by the store's clock; None: not known.
     """
 
     content: bytes
     tag: str
+    modified: datetime | None = None
 
 
 @dataclass(frozen=True)

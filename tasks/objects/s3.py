@@ -216,7 +216,7 @@ class S3Objects:
                     raise
                 content = self._body(key, answer)
                 if content is not None:
-                    return Versioned(content, _tag(answer["ETag"], _writers(answer)))
+                    return Versioned(content, _tag(answer["ETag"], _writers(answer)), answer.get("LastModified"))
                 pause(attempt)
         raise StageError(f"{self._place(key)}: broke off {ATTEMPTS} times while it was read; check the network")
 

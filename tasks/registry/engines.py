@@ -6,6 +6,7 @@ Files lie under their digests, and the manifest is written last: before it there
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
@@ -13,7 +14,7 @@ from pydantic import ValidationError
 from tasks.errors import InputError, RefusedError
 from tasks.process.child import ignore_progress
 from tasks.records import Cell, EngineManifest
-from tasks.registry.evidence import artifacts_of, find_contradictions, find_objections
+from tasks.registry.evidence import artifacts_of, find_contradictions, find_future_date, find_objections, time_of
 from tasks.registry.layout import ENGINES, blob_key, cell_at, manifest_key, resigned_key, resigned_keys
 
 if TYPE_CHECKING:
@@ -36,12 +37,28 @@ CIRCUMSTANCES = {
 
 @dataclass(frozen=True)
 class SignedManifest:
-    """A manifest, the digest of its document, who signed it, and its envelope as it was read."""
+    """A manifest, the digest of its document, who signed it, and its envelope as it was read.
+
+    `stored` is when the registry's store says that it was written; None where it lies in no registry.
+    """
 
     manifest: EngineManifest
     digest: str
     signature: Signature
     envelope: bytes = b""
+    stored: datetime | None = None
+
+    @property
+    def faults(self) -> list[str]:
+        """Why it may not be in a registry or be served, one sentence each: none if all is well."""
+        future = find_future_date(self.manifest, self.stored)
+        return find_contradictions(self.manifest) + find_objections(self.manifest) + future
+
+    @property
+    def dated(self) -> datetime:
+        """When it was made (UTC): a signer's clock alone makes none younger than the store says."""
+        known = [each for each in (time_of(self.manifest.created_at), self.stored) if each is not None]
+        return min(known, default=datetime.min.replace(tzinfo=timezone.utc))
 
 
 class Engines:
@@ -132,7 +149,7 @@ class Engines:
             RefusedError: the manifest is damaged, another engine's, or not signed by a trusted key where a trust root
                 is set.
         """
-        opened, envelope = self._open(cell)
+        opened, envelope, stored = self._open(cell)
         try:
             manifest = EngineManifest.model_validate(opened.document)
         except ValidationError:
@@ -142,26 +159,29 @@ class Engines:
             ) from None
         if manifest.cell != cell:
             raise RefusedError(f"{cell.engine_id}: its manifest is that of {manifest.engine_id}; do not use it")
-        return SignedManifest(manifest, opened.digest, opened.signature, envelope)
+        return SignedManifest(manifest, opened.digest, opened.signature, envelope, stored)
 
-    def _open(self, cell: Cell) -> tuple[Signed, bytes]:
-        """The manifest and its envelope: its own, or where no trusted key signed that, one that was signed since."""
+    def _open(self, cell: Cell) -> tuple[Signed, bytes, datetime | None]:
+        """The manifest and its envelope: its own, or where no trusted key signed that, one that was signed since.
+
+        The time is that at which the store has its own, whoever signed it since.
+        """
         what = f"{cell.engine_id}: its manifest"
         found = self._objects.read(manifest_key(cell))
         if found is None:
             raise InputError(f"{cell.engine_id} is not registered; `enginegate engines` lists what is")
         opened = self._signing.unseal("manifest", found.content, what)
         if opened.signature.verified != ():
-            return opened, found.content
+            return opened, found.content, found.modified
         for entry in self._objects.list(resigned_keys(cell)):
             later = self._objects.read(entry.key)
             if later is None:
                 continue
             resigned = self._signing.unseal("manifest", later.content, f"{cell.engine_id}: {entry.key}")
             if resigned.digest == opened.digest and resigned.signature.verified:
-                return resigned, later.content
+                return resigned, later.content, found.modified
         opened.signature.require_trusted(what)
-        return opened, found.content
+        return opened, found.content, found.modified
 
     def resign(self, engine: SignedManifest) -> None:
         """Put the same manifest beside an engine's own, signed by the key that signs here.
@@ -191,8 +211,8 @@ class Engines:
     def verify(self, cell: Cell, on_progress: Callable[[int, int], None] = ignore_progress) -> list[str]:
         """Re-read an engine; return what is wrong with it, one sentence each: none if all is well.
 
-        Checks the manifest's signature and digest, every file's digest and that the verdict follows from the stored
-        comparison, the speed-ups and other engines' p-values that it was given with, under the stored policy.
+        Checks the manifest's signature, digest and date, every file's digest and that the verdict follows from the
+        stored comparison, the speed-ups and other engines' p-values that it was given with, under the stored policy.
 
         `on_progress` is told how many bytes of a file were read, and its size, file by file.
 
@@ -200,11 +220,11 @@ class Engines:
             InputError: there is no such engine.
         """
         try:
-            manifest = self.read_manifest(cell)
+            signed = self.read_signed(cell)
         except RefusedError as error:
             return [str(error)]
-        faults = find_contradictions(manifest) + find_objections(manifest)
-        for role, artifact in artifacts_of(manifest).items():
+        faults = signed.faults
+        for role, artifact in artifacts_of(signed.manifest).items():
             faults += [f"{role}: {fault}" for file in artifact.files if (fault := self._fault(file, on_progress))]
         return faults
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING
 
 from tasks.store.digests import artifact_digest, digest_json
@@ -13,6 +14,9 @@ if TYPE_CHECKING:
     from tasks.artifact import Artifact
     from tasks.records import EngineManifest
     from validation.policy import Policy
+
+CLOCKS_APART = timedelta(days=1)
+"""So far may the clock of the host that signs a manifest be ahead of the one that dates the store's objects."""
 
 
 def find_contradictions(manifest: EngineManifest) -> list[str]:
@@ -36,6 +40,24 @@ def find_objections(manifest: EngineManifest) -> list[str]:
     if manifest.verdict.outcome is Outcome.PASS or manifest.override is not None:
         return []
     return [f"verdict: is {manifest.verdict.outcome.value}, and only a pass may be registered"]
+
+
+def find_future_date(manifest: EngineManifest, stored: datetime | None) -> list[str]:
+    """Where a manifest says that it is younger than the object it lies in, which the store dates (None: not known)."""
+    created = time_of(manifest.created_at)
+    if created is None or stored is None or created <= stored + CLOCKS_APART:
+        return []
+    since = stored.isoformat(timespec="seconds")
+    return [f"created_at: dated in the future: {manifest.created_at}, and the registry has had it since {since}"]
+
+
+def time_of(text: str) -> datetime | None:
+    """A date and time as manifests write them, UTC where it names no zone; None where it is none."""
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return found if found.tzinfo else found.replace(tzinfo=timezone.utc)
 
 
 def policy_digest(policy: Policy) -> str:

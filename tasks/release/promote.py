@@ -16,8 +16,8 @@ from tasks.registry.channels import Channel, move_before, next_move
 from tasks.registry.moves import ChannelAddress, ChannelName, Move
 from tasks.release.publish import publish_engine
 from tasks.release.select import (
+    best_of_newest,
     engine_of,
-    fastest_of_newest,
     find_engine,
     parse_engine,
     points_at,
@@ -78,7 +78,7 @@ def propose_promotion(
         kept: the engines that this host converted and that did not pass.
         address: the channel to move.
         engine_id: the engine; None for what the step before points at. `candidate`, and `staging` where there is no
-            candidate, get the fastest engine that passed of the version that was converted last.
+            candidate, get the best engine that passed of the version that was converted last (see `ranking`).
 
     Raises:
         InputError: the engine's id is none or of another model or target, or there is no such engine.
@@ -306,6 +306,6 @@ def _default(registry: Registry, address: ChannelAddress, before: Channel | None
             f" {before.address.channel.value} first"
         )
     else:
-        proposed = fastest_of_newest(registry, address)
+        proposed = best_of_newest(registry, address)
     require_servable(registry, proposed)
     return proposed

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 from tasks.backends.profiles import PROFILE_RULE
 from tasks.errors import RefusedError
-from tasks.records import DataArtifact, EngineManifest, EngineOutcome, ReferenceArtifact
+from tasks.records import ComparedEngine, DataArtifact, EngineManifest, EngineOutcome, ReferenceArtifact
 from tasks.registry.evidence import artifacts_of, policy_digest
-from tasks.release.smoke import take_smoke
+from tasks.release.smoke import SmokeSource, take_smoke
 
 if TYPE_CHECKING:
     from tasks.process.context import StageContext
@@ -50,7 +50,7 @@ def describe_engine(
         plan=engine.plan,
         onnx=typed.onnx,
         reference_outputs=reference.outputs,
-        smoke=take_smoke(context.store, data.inputs, reference.outputs, compared.outputs),
+        smoke=take_smoke(context.store, *_smoke_sources(data, reference, compared)),
         recipe=typed.recipe,
         calibration=outcome.calibration,
         dims=spec.dims,
@@ -71,6 +71,13 @@ def describe_engine(
         who=who,
         created_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
     )
+
+
+def _smoke_sources(data: DataArtifact, reference: ReferenceArtifact, compared: ComparedEngine) -> list[SmokeSource]:
+    sources = [SmokeSource(data.inputs, reference.outputs, compared.outputs)]
+    if reference.fresh is not None and compared.fresh is not None:
+        sources.append(SmokeSource(reference.fresh.inputs, reference.fresh.outputs, compared.fresh.outputs))
+    return sources
 
 
 def _refuse_another_plan(engine_id: str, compared: str, built: str) -> None:

@@ -18,7 +18,6 @@ from tasks.backends.compatibility import refuse_elsewhere
 from tasks.errors import InputError, RefusedError, StageError
 from tasks.process.child import ignore_progress
 from tasks.records import Cell, EngineManifest
-from tasks.registry.evidence import find_contradictions, find_objections
 from tasks.registry.trust import holds_move
 from tasks.release.serving_folder import Accepted, ServingFolder, folder_name
 from tasks.release.smoke import SmokeReport, SmokeRequest, run_smoke
@@ -222,7 +221,7 @@ def _find_faults(address: ChannelAddress, move: Move, signed: SignedManifest) ->
         faults.append(f"its manifest has digest {signed.digest}, and the channel names {move.manifest}")
     if (manifest.cell.model, manifest.cell.target) != (address.model, address.target):
         faults.append(f"it is of model {manifest.cell.model} for {manifest.cell.target}")
-    faults += find_contradictions(manifest) + find_objections(manifest)
+    faults += signed.faults
     outcome = manifest.verdict.outcome
     if outcome is not Outcome.PASS and move.override is None:
         faults.append(f"its verdict is {outcome.value}, and the move has no override")

@@ -1,23 +1,21 @@
-"""How an engine is chosen for a channel: named or the fastest, registered or kept out, and fit to be served."""
+"""How an engine is chosen for a channel: named or the best, registered or kept out, and fit to be served."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from tasks.errors import InputError, RefusedError
-from tasks.records import Cell, EngineManifest
+from tasks.records import LONGEST_REASON, Cell, EngineManifest
 from tasks.registry.channels import Channel, next_move
 from tasks.registry.engines import SignedManifest
-from tasks.registry.evidence import find_contradictions, find_objections
 from tasks.registry.moves import ChannelAddress, ChannelName, Move
 from tasks.registry.signing import Signature
 from tasks.registry.survey import in_threads
+from tasks.release.ranking import choose_passing
 from tasks.store.digests import digest_json
 from validation.verdict import Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from tasks.registry.registry import Registry
     from tasks.release.rejected import RejectedEngines
 
@@ -81,8 +79,11 @@ def read_current(registry: Registry, channel: Channel) -> tuple[SignedManifest |
         return None, str(error)
 
 
-def fastest_of_newest(registry: Registry, address: ChannelAddress) -> SignedManifest:
-    """Of the version that was converted last, of those with an engine that passed, the fastest such engine.
+def best_of_newest(registry: Registry, address: ChannelAddress) -> SignedManifest:
+    """Of the version that was converted last, of those with an engine that passed, the best such engine.
+
+    Which is the last does not rest on what its signer says alone: see `SignedManifest.dated`; and `ranking` for which
+    is the best.
 
     Raises:
         InputError: there is none.
@@ -96,19 +97,16 @@ def fastest_of_newest(registry: Registry, address: ChannelAddress) -> SignedMani
             f"model {address.model} for {address.target}: none of its {len(cells)} registered engines passed; convert"
             " it first, or name an engine"
         )
-    version = max(passed, key=lambda one: one.manifest.created_at).manifest.cell.version
-    best = fastest_passing(one.manifest for one in passed if one.manifest.cell.version == version)
-    return next(one for one in passed if one.manifest is best)
-
-
-def fastest_passing(manifests: Iterable[EngineManifest]) -> EngineManifest | None:
-    """The engine with the smallest median latency of those that passed, the smaller one of equals."""
-    passing = [manifest for manifest in manifests if manifest.verdict.outcome is Outcome.PASS]
-    return min(passing, key=lambda one: (one.benchmark.headline.p50_ms, one.plan.size_bytes), default=None)
+    version = max(passed, key=lambda one: one.dated).manifest.cell.version
+    best = choose_passing(one.manifest for one in passed if one.manifest.cell.version == version)
+    assert best is not None  # noqa: S101 - `version` is one of those that passed
+    return next(one for one in passed if one.manifest is best.manifest)
 
 
 def point_candidate(registry: Registry, model: str, version: str, target: str, who: str | None) -> Move | None:
-    """Move `candidate` to the fastest registered engine of a version for a target; return the move, if any was made.
+    """Move `candidate` to the best registered engine of a version for a target; return the move, if any was made.
+
+    The move's reason says why it is the best; see `ranking`.
 
     An engine that was the candidate before is left alone: a conversion that is run again moves nothing, and what a
     person took back stays so.
@@ -118,9 +116,10 @@ def point_candidate(registry: Registry, model: str, version: str, target: str, w
     """
     cells = [cell for cell in registry.engines.list_cells(model) if (cell.version, cell.target) == (version, target)]
     signed = {cell: registry.engines.read_signed(cell) for cell in cells}
-    best = fastest_passing(one.manifest for one in signed.values())
-    if best is None:
+    choice = choose_passing(one.manifest for one in signed.values())
+    if choice is None:
         return None
+    best = choice.manifest
 
     def decide(channel: Channel) -> Move | None:
         if any(one.move.engine_id == best.engine_id for one in channel.moves):
@@ -130,7 +129,7 @@ def point_candidate(registry: Registry, model: str, version: str, target: str, w
             kind="promote",
             engine_id=best.engine_id,
             manifest=signed[best.cell].digest,
-            reason=f"the fastest engine of version {version} that passed",
+            reason=f"version {version}: {choice.reason}"[:LONGEST_REASON],
             override=None,
             who=who or AUTOMATIC,
         )
@@ -168,7 +167,7 @@ def require_servable(registry: Registry, engine: SignedManifest) -> None:
     Raises:
         RefusedError: its manifest contradicts itself, or a file is missing or has another size.
     """
-    faults = find_contradictions(engine.manifest) + find_objections(engine.manifest)
+    faults = engine.faults
     faults += [f"{file} is missing or has another size" for file in registry.engines.missing_files(engine.manifest)]
     _refuse_faulty(engine.manifest, faults, "convert the model again, which mends files, or promote another engine")
 

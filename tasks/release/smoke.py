@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -93,26 +94,37 @@ class SmokeReport(Frozen):
         return tuple(error.sentence for error in self.errors if not error.ok)
 
 
-def take_smoke(store: ArtifactStore, inputs: Artifact, reference: Artifact, candidate: Artifact) -> SmokeArtifact:
-    """Keep the first samples of a few shards, evenly spread; the artifacts are sharded alike."""
+@dataclass(frozen=True)
+class SmokeSource:
+    """Artifacts that are sharded alike: inputs, and the outputs of the reference and of the engine on them."""
+
+    inputs: Artifact
+    reference: Artifact
+    candidate: Artifact
+
+
+def take_smoke(store: ArtifactStore, *sources: SmokeSource) -> SmokeArtifact:
+    """Keep the first samples of a few shards, evenly spread, of each source: validation data, and inputs in no file."""
     with store.scratch() as folder:
-        parts = {"inputs": inputs, "reference": reference, "candidate": candidate}
         taken, samples = {}, 0
-        for name, artifact in parts.items():
-            shards = shard_paths(store.fetch(artifact, folder / name))
+        for name in ("inputs", "reference", "candidate"):
             (folder / f"smoke-{name}").mkdir()
-            samples = 0
-            for number, index in enumerate(_spread(len(shards))):
-                shard = {key: array[:SAMPLES_A_SHARD] for key, array in load_arrays(shards[index]).items()}
+            kept = [
+                {key: array[:SAMPLES_A_SHARD] for key, array in load_arrays(path).items()}
+                for number, source in enumerate(sources)
+                for path in _spread(shard_paths(store.fetch(getattr(source, name), folder / f"{name}-{number}")))
+            ]
+            for number, shard in enumerate(kept):
                 save_shard(folder / f"smoke-{name}", number, shard)
-                samples += len(next(iter(shard.values())))
+            samples = sum(len(next(iter(shard.values()))) for shard in kept)
             taken[name] = store.put(folder / f"smoke-{name}")
-    return SmokeArtifact(**taken, samples=samples)
+        return SmokeArtifact(**taken, samples=samples)
 
 
-def _spread(shards: int) -> list[int]:
-    """Numbers of a few of so many shards, the first and the last among them."""
-    return sorted({round(place) for place in np.linspace(0, shards - 1, min(shards, MOST_SHARDS))})
+def _spread(shards: list[Path]) -> list[Path]:
+    """A few of so many shards, the first and the last among them."""
+    places = np.linspace(0, len(shards) - 1, min(len(shards), MOST_SHARDS))
+    return [shards[number] for number in sorted({round(place) for place in places})]
 
 
 def run_smoke(request: SmokeRequest, scratch: Path, time_limit_s: float) -> SmokeReport:

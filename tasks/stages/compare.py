@@ -1,12 +1,14 @@
 """Stage 4, on the target: the engine's outputs on the validation data, and how they compare with the reference's.
 
-Two steps, each remembered and each in a child process: run the engine, then measure its outputs. A policy with other
-slices, confidence or resamples is measured anew without the engine; one with other limits needs no work at all.
+Three steps, each remembered and each in a child process: run the engine, measure its outputs, and try it on inputs that
+are in no file. A policy with other slices, confidence or resamples is measured anew without the engine; one with other
+limits needs no work at all.
 """
 
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +21,7 @@ from tasks.samples.data_spec import LABEL, slices_in
 from tasks.samples.feeds import run_shard
 from tasks.samples.npz import Arrays, load_arrays, save_shard, shard_paths
 from tasks.specs import Dim, Frozen, OutputDeclaration
+from tasks.stages.fresh_agreement import find_disagreements, try_on_fresh
 from tasks.store.digests import statistics_digest
 from tasks.store.stage_cache import StageResult, run_cached
 from validation.bootstrap import Bootstrap
@@ -27,6 +30,7 @@ from validation.comparison import Comparison, ComparisonResult
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from tasks.fresh_records import FreshAgreement
     from tasks.process.context import StageContext
     from validation.policy import Policy
 
@@ -75,9 +79,10 @@ class Measured(Frozen):
 
 
 def compare_engine(context: StageContext, job: EngineJob, engine: BuiltEngine) -> StageResult[ComparedEngine]:
-    """Run the engine on the validation data and compare with the reference; cached only if both were.
+    """Run the engine on the validation data and compare with the reference; cached only if all of it was.
 
-    Memory holds one shard and the accumulators of `validation.comparison`, which keep a limited number of samples.
+    An engine that does not agree on inputs that are in no file gets a defect, which fails its verdict. Memory holds one
+    shard and the accumulators of `validation.comparison`, which keep a limited number of samples.
 
     Raises:
         RefusedError: the engine was built for another GPU or runtime than this host's.
@@ -92,8 +97,17 @@ def compare_engine(context: StageContext, job: EngineJob, engine: BuiltEngine) -
         comparison=measured.result.comparison,
         peak_memory_bytes=max(candidate.result.peak_memory_bytes, measured.result.peak_memory_bytes),
     )
-    cached = candidate.cached and measured.cached
-    return StageResult(compared, cached=cached, seconds=candidate.seconds + measured.seconds)
+    cached, seconds = candidate.cached and measured.cached, candidate.seconds + measured.seconds
+    if job.reference.fresh is not None:
+        tried = try_on_fresh(context, job, engine, job.reference.fresh)
+        compared = _with_fresh(compared, tried.result, job)
+        cached, seconds = cached and tried.cached, seconds + tried.seconds
+    return StageResult(compared, cached=cached, seconds=seconds)
+
+
+def _with_fresh(compared: ComparedEngine, fresh: FreshAgreement, job: EngineJob) -> ComparedEngine:
+    defects = (*compared.comparison.defects, *find_disagreements(fresh, job.cell.precision))
+    return compared.model_copy(update={"fresh": fresh, "comparison": replace(compared.comparison, defects=defects)})
 
 
 def _run_engine(context: StageContext, job: EngineJob, engine: BuiltEngine) -> StageResult[CandidateOutputs]:

@@ -61,7 +61,7 @@ def export_onnx(
     def produce(folder: Path) -> ExportedModel:
         request = ExportRequest(
             module=lay_out(directory, folder, module),
-            samples=None if samples is None else _fetch_some(context, samples, folder / "samples"),
+            samples=None if samples is None else fetch_some(context, samples, folder / "samples"),
             output=folder,
             external_bytes=onnx_files.EXTERNAL_DATA_BYTES,
         )
@@ -73,8 +73,8 @@ def export_onnx(
     return run_cached(context.store, "export", key, ExportedModel, produce)
 
 
-def _fetch_some(context: StageContext, samples: DataArtifact, folder: Path) -> Path:
-    """Fetch shards evenly over the data, which may be sorted by length."""
+def fetch_some(context: StageContext, samples: DataArtifact, folder: Path) -> Path:
+    """Fetch a few shards evenly over the data, which may be sorted by length, into `folder`; return it."""
     files = samples.inputs.files
     some = files[:: -(-len(files) // SAMPLE_SHARDS)]
     return context.store.fetch(Artifact(digest=artifact_digest(some), files=some), folder)

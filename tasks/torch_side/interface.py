@@ -35,3 +35,21 @@ class ReferenceRequest(Frozen):
     module: ModuleRequest
     shards: Path
     output: Path
+
+
+class FreshRequest(Frozen):
+    """The module, shards of samples to make fresh inputs of, and empty folders for those and the outputs on them."""
+
+    module: ModuleRequest
+    samples: Path
+    inputs: Path
+    outputs: Path
+
+
+class FreshReply(Frozen):
+    """Of each shard that was written its label and how it was made, and why others were left out."""
+
+    labels: tuple[str, ...]
+    draws: tuple[str, ...]
+    samples: int
+    refused: tuple[str, ...]

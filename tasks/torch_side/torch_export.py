@@ -15,7 +15,7 @@ from tasks.graphs.onnx_files import opset_of, read_model, short_reason, write_mo
 from tasks.samples.npz import Arrays, save_shard
 from tasks.samples.shapes import Extents, check_shapes, feeds_at, fixed_dims, shape_label, trace_extents
 from tasks.torch_side.interface import PLAIN, SIMPLIFIED, ExportReply, ExportRequest
-from tasks.torch_side.torch_module import PositionalModule, as_tensors, load_module, run_module
+from tasks.torch_side.torch_module import PositionalModule, as_tensors, load_module, refuse_other_outputs, run_module
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -38,7 +38,9 @@ def export(raw: dict[str, Any], progress: Callable[[int, int], None]) -> ExportR
     module = load_module(request.module)
     extents = trace_extents(request.module.spec.dims)
     feeds = feeds_at(request.samples, request.module.spec.inputs, extents)
-    run_module(module, request.module, feeds, shape_label(extents))
+    first = run_module(module, request.module, feeds, shape_label(extents))
+    again = run_module(module, request.module, feeds, shape_label(extents))
+    refuse_other_outputs(request.module, first, again, f"inputs of {shape_label(extents)}")
     progress(1, steps)
     model, dynamic_dims = _trace(module, request, feeds)
     progress(2, steps)

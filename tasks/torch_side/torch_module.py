@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import math
 import random
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from tasks.errors import InputError
 from tasks.model.model_directory import SPEC_FILE
+from tasks.samples.differences import allowed_difference, largest_difference
 from tasks.sources import source_of
 from tasks.sources.interface import ORIGIN, ModuleRequest, explain
 
@@ -96,8 +98,8 @@ def _shape(tensor: Tensor) -> str:
 
 
 def as_tensors(feeds: Arrays) -> tuple[Tensor, ...]:
-    """The arrays as tensors, in their order."""
-    return tuple(torch.from_numpy(np.ascontiguousarray(array)) for array in feeds.values())
+    """Copies of the arrays as tensors, in their order: a module may change what it is given."""
+    return tuple(torch.from_numpy(np.array(array, order="C")) for array in feeds.values())
 
 
 def run_module(module: PositionalModule, request: ModuleRequest, feeds: Arrays, label: str) -> Arrays:
@@ -117,6 +119,24 @@ def run_module(module: PositionalModule, request: ModuleRequest, feeds: Arrays, 
         ) from None
     samples = len(next(iter(ordered.values())))
     return _named(outputs, tuple(request.spec.outputs), samples)
+
+
+def refuse_other_outputs(request: ModuleRequest, first: Arrays, again: Arrays, label: str) -> None:
+    """Refuse a module that gives other outputs when it is called again on the same inputs.
+
+    Raises:
+        InputError: an output differs by more than the order of sums explains; it is named.
+    """
+    for name, expected in first.items():
+        found, allowed = again[name], allowed_difference(expected)
+        largest = largest_difference(found, expected) if found.shape == expected.shape else math.inf
+        if not largest <= allowed:
+            raise InputError(
+                f"{SPEC_FILE}: source: {request.spec.source} is not a function of its inputs: called twice on the same"
+                f" {label}, output {name} differs by {largest:.3g}, and {allowed:.3g} is the most that rounding"
+                " explains. Call eval(), and take out what is random at inference (dropout, noise) and what is kept"
+                " from one call to the next"
+            )
 
 
 def _named(outputs: Sequence[Any], names: Sequence[str], samples: int) -> dict[str, Any]:

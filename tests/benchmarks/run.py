@@ -157,9 +157,9 @@ CHANGES: dict[str, tuple[Callable[[Project], None], set[str]]] = {
     "one label": (lambda p: _change_array(_first_shard(p.model / "validation"), "label"), {"compare"}),
     "one validation sample": (
         lambda p: _change_array(_first_shard(p.model / "validation"), "input_ids"),
-        {"reference", "compare"},
+        {"reference", "fresh", "compare"},
     ),
-    "one weight": (_change_weight, {"export", "reference", "convert", "build", "compare", "benchmark"}),
+    "one weight": (_change_weight, {"export", "reference", "fresh", "convert", "build", "compare", "benchmark"}),
 }
 
 

@@ -61,7 +61,7 @@ class MemoryObjects:
             return None
         if len(found.content) > MAX_READ_BYTES:
             raise RefusedError(f"{key}: has more than {MAX_READ_BYTES >> 20} MiB, too much to be read; download it")
-        return Versioned(found.content, found.tag)
+        return Versioned(found.content, found.tag, found.modified)
 
     def replace(self, key: str, content: bytes, tag: str | None) -> str:
         """Move an object from one version to the next; see the interface."""

@@ -16,9 +16,8 @@ from tasks.release.publish import publish_engine
 from tasks.release.rejected import RejectedEngines
 from tasks.store.local import LocalStore
 from tasks.store.record_folder import RecordFolder
-from tasks.timings import Timing
 from tests.tasks.damage import ObjectFile
-from tests.tasks.tiny import VERSION, cell, latency, make_outcome, manifest_of
+from tests.tasks.tiny import VERSION, cell, make_outcome, manifest_of, timed_at
 
 if TYPE_CHECKING:
     from tasks.objects.interface import ObjectStore
@@ -57,8 +56,7 @@ class Shelf:
         engine = cell(precision, version)
         outcome = make_outcome(self.context.store, noise=noise, plan=engine.engine_id.encode(), engine=engine)
         assert outcome.benchmark
-        timing = Timing(latencies=(latency(1, 1.0), latency(8, p50_ms)))
-        benchmark = outcome.benchmark.model_copy(update={"engine": timing})
+        benchmark = timed_at(outcome.benchmark, p50_ms)
         return manifest_of(self.context.store, outcome, **({"benchmark": benchmark} | changes))
 
     def register(self, precision: str, **options: Any) -> SignedManifest:

@@ -221,6 +221,20 @@ def latency(batch: int, p50_ms: float) -> Latency:
     )
 
 
+def timed_at(benchmark: Benchmark, p50_ms: float, *, off: float = 0.05) -> Benchmark:
+    """The benchmark of an engine with that median at batch 8, beside a reference of 6 ms; `off` is half an interval."""
+    speedup = 6.0 / p50_ms
+    return benchmark.model_copy(
+        update={
+            "engine": Timing(latencies=(latency(1, 1.0), latency(8, p50_ms))),
+            "speedup": {PytorchForm.EAGER_FP32: {1: 2.0, 8: speedup}},
+            "speedup_interval": {
+                PytorchForm.EAGER_FP32: {1: (1.9, 2.1), 8: ((1 - off) * speedup, (1 + off) * speedup)}
+            },
+        }
+    )
+
+
 def make_outcome(
     store: ArtifactStore,
     *,

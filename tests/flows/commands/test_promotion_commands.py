@@ -144,7 +144,7 @@ def test_what_is_there_and_what_would_come_are_shown_side_by_side(shelf: Shelf, 
     assert row(text, "engine") == [SLOW, FAST]
     assert row(text, "verdict") == ["✓ pass", "✓ pass"]
     assert row(text, "p50 / p99") == ["4.00 / 4.00 ms at batch 8", "2.00 / 2.00 ms at batch 8"]
-    assert row(text, "speed-up") == ["1.50x [1.40, 1.60]"] * 2
+    assert row(text, "speed-up") == ["1.50x [1.42, 1.58]", "3.00x [2.85, 3.15]"]
     assert row(text, "commit") == ["c" * 12] * 2
     assert row(text, "signature") == ["? unsigned"] * 2
     assert row(text, "registered") == ["2026-11-20T12:00:00+00:00 by ann"] * 2

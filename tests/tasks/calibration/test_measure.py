@@ -261,6 +261,14 @@ def test_a_sample_in_the_validation_data_too_is_refused_whatever_its_padding(tmp
         )
 
 
+def test_validation_samples_with_a_little_noise_are_refused_too(tmp_path: Path) -> None:
+    held_out = normal(60, 3)
+    copies = held_out[:40] + np.random.default_rng(7).normal(0, 1e-5, (40, WIDTH)).astype(np.float32)
+    said = r"40 of its 40 samples \(first: 0, 1, .*near copies of 40 samples of the validation data.*take other samples"
+    with pytest.raises(InputError, match=said):
+        measure(tmp_path, [{"x": copies}], [{"x": normal(60, 2)}], validation=[{"x": held_out}], strata=())
+
+
 def test_production_may_share_samples_with_the_set(tmp_path: Path) -> None:
     same = [texts(40, 1)]
     assert findings(measure(tmp_path, same, same, validation=[texts(50, 3)], inputs=TOKENS, strata=())) == []

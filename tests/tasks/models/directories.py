@@ -42,6 +42,11 @@ SPECS: dict[str, dict[str, Any]] = {
         "dims": {"batch": {"min": 1, "opt": 4, "max": 6}, "height": {"min": 20, "opt": 20, "max": 20}},
         "outputs": {"logits": {"kind": "logits"}},
     },
+    "rote": {
+        "inputs": {"features": {"dtype": "float32", "shape": ["batch", 24]}},
+        "dims": {"batch": {"min": 1, "opt": 4, "max": 9}},
+        "outputs": {"score": {"kind": "score", "range": [0, 1]}},
+    },
     "broken": {
         "inputs": {"features": {"dtype": "float32", "shape": ["batch", 24]}},
         "dims": {"batch": {"min": 1, "opt": 4, "max": 9}},

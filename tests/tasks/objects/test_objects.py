@@ -50,6 +50,14 @@ def test_an_object_is_created_once_and_never_by_other_content(objects: ObjectSto
     assert objects.size(KEY) == 3
 
 
+def test_an_object_that_is_read_says_when_it_was_written_as_a_listing_does(objects: ObjectStore) -> None:
+    objects.create(KEY, b"one")
+    found, (listed,) = objects.read(KEY), objects.list("")
+    assert found is not None
+    assert found.modified is not None
+    assert abs(found.modified - listed.modified) < timedelta(seconds=1.5), "S3 tells whole seconds in one of the two"
+
+
 def test_what_is_not_there_is_none(objects: ObjectStore) -> None:
     assert objects.read(KEY) is None
     assert objects.size(KEY) is None

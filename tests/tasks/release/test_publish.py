@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tasks.errors import RefusedError
+from tasks.fresh_records import FreshAgreement, FreshArtifact
 from tasks.objects.folder import LocalObjects
 from tasks.registry.registry import Registry
 from tasks.registry.signing import Signing
@@ -12,7 +13,16 @@ from tasks.release.publish import describe_engine, publish_engine
 from tasks.store.digests import digest_json
 from tests.hardship import numbers
 from tests.tasks.processes import kill_points
-from tests.tasks.tiny import make_outcome, manifest_of, put_reference, put_validation, tiny_spec
+from tests.tasks.tiny import (
+    make_features,
+    make_outcome,
+    manifest_of,
+    put_reference,
+    put_shards,
+    put_validation,
+    score,
+    tiny_spec,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -51,6 +61,31 @@ def test_a_passing_engine_is_registered_byte_for_byte_as_it_was_measured(
     assert found == expected
     assert registry.engines.verify(outcome.cell) == []
     assert publish(context, registry, outcome, commit=None) is False
+
+
+def test_smoke_samples_come_from_inputs_that_are_in_no_file_too(context: StageContext) -> None:
+    outcome, store = make_outcome(context.store), context.store
+    assert outcome.compared
+    inputs, scores = (
+        put_shards(store, [{name: array}])
+        for name, array in {"features": make_features(4, seed=9), "score": score(make_features(4, seed=9))}.items()
+    )
+    fresh = FreshArtifact(inputs=inputs, outputs=scores, draws=("mixed",), samples=4, refused=(), difference=0.0)
+    reference = put_reference(store).model_copy(update={"fresh": fresh})
+    tried = {"fresh": FreshAgreement(outputs=scores, figures=())}
+    found = describe_engine(
+        context,
+        tiny_spec(),
+        outcome.model_copy(update={"compared": outcome.compared.model_copy(update=tried)}),
+        put_validation(store),
+        reference,
+        source_commit=None,
+        mlflow_run=None,
+        who=None,
+    ).smoke
+    assert found.samples == 8
+    assert [len(part.files) for part in (found.inputs, found.reference, found.candidate)] == [2, 2, 2]
+    assert found.inputs.files[1].digest == inputs.files[0].digest
 
 
 def test_an_engine_that_failed_is_refused(context: StageContext, registry: Registry) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from tasks.errors import StageError
 from tasks.process.child import ignore_progress
-from tasks.release.smoke import SmokeError, SmokeReport, SmokeRequest, run_in_child, run_smoke, take_smoke
+from tasks.release.smoke import SmokeError, SmokeReport, SmokeRequest, SmokeSource, run_in_child, run_smoke, take_smoke
 from tasks.samples.npz import load_arrays, save_shard, shard_paths
 from tasks.specs import Dim
 from tests.tasks.tiny import WEIGHTS, make_features, put_shards, score, write_onnx
@@ -82,7 +82,7 @@ def test_the_first_samples_of_shards_from_first_to_last_are_taken_from_all_three
     inputs = put_shards(store, [{"features": row.astype(np.float32)} for row in rows])
     reference = put_shards(store, [{"score": row * 2.0} for row in rows])
     candidate = put_shards(store, [{"score": row * 3.0} for row in rows])
-    smoke = take_smoke(store, inputs, reference, candidate)
+    smoke = take_smoke(store, SmokeSource(inputs, reference, candidate))
     assert smoke.samples == 16
     expected = [[0, 1, 2, 3], [30, 31, 32, 33], [50, 51, 52, 53], [80, 81, 82, 83]]
     for name, artifact, factor in (
@@ -98,7 +98,7 @@ def test_the_first_samples_of_shards_from_first_to_last_are_taken_from_all_three
 @pytest.mark.parametrize(("shards", "rows", "samples"), [(1, 1, 1), (1, 9, 4), (2, 3, 6), (3, 4, 12), (4, 2, 8)])
 def test_of_little_data_all_is_taken_that_there_is(store: LocalStore, shards: int, rows: int, samples: int) -> None:
     data = put_shards(store, [{"score": np.zeros(rows)} for _ in range(shards)])
-    smoke = take_smoke(store, data, data, data)
+    smoke = take_smoke(store, SmokeSource(data, data, data))
     assert smoke.samples == samples
     assert len(smoke.inputs.files) == shards
 

@@ -1,0 +1,81 @@
+"""Stage 1, last part: inputs that are in no file, what PyTorch gives on them, and whether the graph gives the same.
+
+An engine that is right on the validation samples alone, by a table or by a branch that was taken while the module was
+traced, would pass every check that is made on them. So the reference runs on inputs made for this, in a process that
+exports nothing, and the graph now and every engine later (`fresh_agreement`) is compared with that.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tasks.fresh_records import FreshArtifact
+from tasks.graphs import onnx_files
+from tasks.graphs.interface import CheckFreshRequest
+from tasks.model.toolchain import package_versions
+from tasks.stages.export import fetch_some
+from tasks.store.stage_cache import StageResult, run_cached
+from tasks.torch_side.interface import FreshReply, FreshRequest
+from tasks.torch_side.module_source import call_with_module, lay_out, module_key
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tasks.model.model_directory import ModelDirectory
+    from tasks.process.context import StageContext
+    from tasks.records import DataArtifact, ExportedModel
+
+RECIPE = 1
+
+
+def run_fresh(
+    context: StageContext, directory: ModelDirectory, data: DataArtifact, exported: ExportedModel
+) -> StageResult[FreshArtifact]:
+    """Make inputs that are in no file out of `data`, run the module of `directory` on them, and check the graph.
+
+    Raises:
+        InputError: source or weights are at fault, the module takes none of the inputs, or it is not a function of
+            them: it gives others when it is called again.
+        StageError: the exported graph does not agree with the module on them.
+    """
+    spec = directory.spec
+    module = module_key(directory)
+    key: dict[str, object] = {
+        "recipe": RECIPE,
+        "module": module,
+        "data": data.inputs.digest,
+        "dims": {name: dim.model_dump() for name, dim in spec.dims.items()},
+        "onnx": exported.onnx.digest,
+        "versions": package_versions("onnxruntime"),
+    }
+
+    def produce(folder: Path) -> FreshArtifact:
+        for name in ("inputs", "outputs"):
+            (folder / name).mkdir()
+        request = FreshRequest(
+            module=lay_out(directory, folder, module),
+            samples=fetch_some(context, data, folder / "samples"),
+            inputs=folder / "inputs",
+            outputs=folder / "outputs",
+        )
+        reply = call_with_module(
+            context, "tasks.torch_side.torch_fresh:run", request, FreshReply, folder, source=spec.source
+        )
+        check = CheckFreshRequest(
+            onnx=onnx_files.fetched_model(context.store.fetch(exported.onnx, folder / "onnx")),
+            inputs=request.inputs,
+            outputs=request.outputs,
+            labels=reply.labels,
+            spec=spec,
+        )
+        difference = context.call_in_child("tasks.graphs.onnx_check:check_fresh", check, float, folder)
+        return FreshArtifact(
+            inputs=context.store.put(request.inputs),
+            outputs=context.store.put(request.outputs),
+            draws=reply.draws,
+            samples=reply.samples,
+            refused=reply.refused,
+            difference=difference,
+        )
+
+    return run_cached(context.store, "fresh", key, FreshArtifact, produce)

@@ -1,0 +1,232 @@
+"""Stage 4, on the target: the engine on inputs that are in no file, against what PyTorch gave on them.
+
+The gate's rules judge the validation samples, which stand for production. Fresh inputs stand for nothing: they may lie
+where a model was never trained. So the limits here are wide, and what they find is gross: an engine that knows the
+validation samples by heart, a branch that the exporter fixed, a kernel that is wrong at another shape.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections import defaultdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tasks.backends import backend_of
+from tasks.fresh_records import FreshAgreement, FreshArtifact, FreshFigure
+from tasks.process.child import ignore_progress
+from tasks.samples.feeds import run_shard
+from tasks.samples.npz import load_arrays, save_shard, shard_paths
+from tasks.specs import Dim, Frozen, OutputDeclaration, Precision
+from tasks.store.stage_cache import StageResult, run_cached
+from validation.outputs import OutputKind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tasks.process.context import StageContext
+    from tasks.records import BuiltEngine, EngineJob
+
+    Array = np.ndarray[Any, Any]
+
+RECIPE = 1
+MEAN_ERROR = "mean |error| as a share of the range"
+RELATIVE_L2 = "relative L2 error"
+VARIATION = "mean total variation of the probabilities"
+COSINE = "mean 1 - cosine"
+
+# FP32, FP16, INT8. Each is some five times what the default policy lets the same kind of output err on the validation
+# samples (`validation.policy`); README, "Inputs that are in no file", has the table, and what was measured.
+LIMITS: dict[str, tuple[float, float, float]] = {
+    MEAN_ERROR: (0.005, 0.05, 0.10),
+    RELATIVE_L2: (0.01, 0.10, 0.50),
+    VARIATION: (0.005, 0.05, 0.10),
+    COSINE: (0.0005, 0.005, 0.05),
+}
+
+
+class TryRequest(Frozen):
+    """What the child runs; paths are folders. Outputs go to `candidate`, sharded as `inputs`."""
+
+    runtime: str
+    precision: Precision
+    plan: Path
+    inputs: Path
+    reference: Path
+    candidate: Path
+    draws: tuple[str, ...]
+    batch: Dim
+    outputs: dict[str, OutputDeclaration]
+
+
+class Tried(Frozen):
+    """The child's figures."""
+
+    figures: tuple[FreshFigure, ...]
+
+
+def try_on_fresh(
+    context: StageContext, job: EngineJob, engine: BuiltEngine, fresh: FreshArtifact
+) -> StageResult[FreshAgreement]:
+    """Run the engine on inputs that are in no file, and compare with the reference.
+
+    Raises:
+        StageError: the engine cannot be loaded, or it crashes while it runs.
+    """
+    batch = job.spec.dims[job.spec.batch_dim]
+    key: dict[str, object] = {
+        "recipe": RECIPE,
+        "plan": engine.plan.digest,
+        "backend": engine.backend.model_dump(),
+        "inputs": fresh.inputs.digest,
+        "reference": fresh.outputs.digest,
+        "draws": list(fresh.draws),
+        "batch": batch.model_dump(),
+        "outputs": {name: output.model_dump(mode="json") for name, output in job.spec.outputs.items()},
+        "precision": job.cell.precision.value,
+    }
+
+    def produce(folder: Path) -> FreshAgreement:
+        (folder / "candidate").mkdir()
+        request = TryRequest(
+            runtime=job.cell.runtime,
+            precision=job.cell.precision,
+            plan=context.store.fetch(engine.plan, folder / "plan"),
+            inputs=context.store.fetch(fresh.inputs, folder / "inputs"),
+            reference=context.store.fetch(fresh.outputs, folder / "reference"),
+            candidate=folder / "candidate",
+            draws=fresh.draws,
+            batch=batch,
+            outputs=job.spec.outputs,
+        )
+        entry = "tasks.stages.fresh_agreement:run_in_child"
+        tried = context.call_in_child(entry, request, Tried, folder, on_progress=ignore_progress)
+        return FreshAgreement(outputs=context.store.put(folder / "candidate"), figures=tried.figures)
+
+    return run_cached(context.store, "try fresh", key, FreshAgreement, produce)
+
+
+def find_disagreements(agreement: FreshAgreement, precision: Precision) -> tuple[str, ...]:
+    """What makes an engine fail whatever its policy says, a sentence for each output that does not agree."""
+    worst: dict[str, FreshFigure] = {}
+    for figure in agreement.figures:
+        if not figure.ok and (figure.output not in worst or _excess(figure) > _excess(worst[figure.output])):
+            worst[figure.output] = figure
+    return tuple(
+        f"output {name}: differs from PyTorch on inputs that are in no file: on {figure.samples} samples"
+        f" {figure.draw}, {_told(figure)} at {precision.value}; the engine is right on the validation samples at best,"
+        " by a branch or a table that the exporter took in, or it is wrong at another shape"
+        for name, figure in worst.items()
+    )
+
+
+def _excess(figure: FreshFigure) -> float:
+    return np.inf if figure.value is None else figure.value / figure.limit
+
+
+def _told(figure: FreshFigure) -> str:
+    if figure.value is None:
+        return "it gives NaN, Inf, nothing or another shape, and PyTorch does not,"
+    return f"{figure.measure} is {figure.value:.3g}, and {figure.limit:g} is the most"
+
+
+def run_in_child(payload: dict[str, Any], progress: Callable[[int, int], None]) -> Tried:
+    """Child entry: serve a TryRequest."""
+    request = TryRequest.model_validate(payload)
+    engine = backend_of(request.runtime).load(request.plan)
+    sizes = itertools.cycle(request.batch.buckets or (request.batch.opt,))
+    sums: dict[tuple[str, str], _Sum] = defaultdict(_Sum)
+    shards = shard_paths(request.inputs)
+    for number, (path, draw) in enumerate(zip(shards, request.draws, strict=True)):
+        inputs, reference = load_arrays(path), load_arrays(request.reference / path.name)
+        found = run_shard(engine.run, inputs, request.batch, sizes)
+        save_shard(request.candidate, number, found)
+        for name, output in request.outputs.items():
+            keep = None if output.mask is None else inputs[output.mask]
+            sums[name, draw].add(output, reference[name], found.get(name), keep)
+        progress(number + 1, len(shards))
+    level = list(Precision).index(request.precision)
+    figures = (one.figure(name, draw, request.outputs[name], level) for (name, draw), one in sums.items())
+    return Tried(figures=tuple(figures))
+
+
+class _Sum:
+    """Errors of one output on the inputs that were made in one way, added up over shards."""
+
+    def __init__(self) -> None:
+        self.error = self.weight = 0.0
+        self.samples, self.is_comparable = 0, True
+
+    def add(self, output: OutputDeclaration, reference: Array, found: Array | None, mask: Array | None) -> None:
+        """Take in a shard. `mask` is zero where the output counts for nothing."""
+        self.samples += len(reference)
+        if found is None or found.shape != reference.shape or not np.isfinite(_kept(found, mask)).all():
+            self.is_comparable = False
+            return
+        ours, theirs = (_kept(side, mask).astype(np.float64) for side in (found, reference))
+        if measure_of(output) == RELATIVE_L2:
+            self.error += float(np.square(ours - theirs).sum())
+            self.weight += float(np.square(theirs).sum())
+            return
+        errors = _errors(output, ours, theirs)
+        self.error += float(errors.sum())
+        self.weight += errors.size
+
+    def figure(self, name: str, draw: str, output: OutputDeclaration, level: int) -> FreshFigure:
+        """The figure of all shards."""
+        measure, value = measure_of(output), None
+        if self.is_comparable:
+            # JSON has no infinity: beside a reference of zeros, an error is as large as numbers get.
+            value = self.error / self.weight if self.weight else sys.float_info.max * (self.error > 0)
+            value = float(np.sqrt(value)) if measure == RELATIVE_L2 else value
+        limit = LIMITS[measure][level]
+        return FreshFigure(output=name, draw=draw, samples=self.samples, measure=measure, value=value, limit=limit)
+
+
+def measure_of(output: OutputDeclaration) -> str:
+    """What agreement of an output is measured by: a key of LIMITS."""
+    if output.kind is OutputKind.SCORE and output.range is not None:
+        return MEAN_ERROR
+    if output.kind in {OutputKind.LOGITS, OutputKind.PROBABILITIES}:
+        return VARIATION
+    return COSINE if output.kind is OutputKind.EMBEDDING else RELATIVE_L2
+
+
+def _kept(array: Array, mask: Array | None) -> Array:
+    """What a mask leaves: of positions, where it has their shape; of samples, where it has one value for each."""
+    if mask is None or mask.shape != array.shape[: mask.ndim]:
+        return array
+    return np.asarray(array[mask != 0])
+
+
+def _errors(output: OutputDeclaration, ours: Array, theirs: Array) -> Array:
+    if output.kind is OutputKind.SCORE:
+        low, high = output.range or (0.0, 1.0)
+        return np.asarray(np.abs(ours - theirs) / (high - low))
+    if output.kind is OutputKind.EMBEDDING:
+        return _apart(ours, theirs)
+    own, other = (_probabilities(side, logits=output.kind is OutputKind.LOGITS) for side in (ours, theirs))
+    return np.asarray(0.5 * np.abs(own - other).sum(axis=-1))
+
+
+def _apart(ours: Array, theirs: Array) -> Array:
+    """1 - cosine over the last axis; of a vector without length 0 where both are without, else 1."""
+    lengths = np.linalg.norm(ours, axis=-1) * np.linalg.norm(theirs, axis=-1)
+    same = (ours == theirs).all(axis=-1)
+    products = (ours * theirs).sum(axis=-1)
+    return np.asarray(1 - np.where(lengths > 0, products / np.where(lengths > 0, lengths, 1), same))
+
+
+def _probabilities(values: Array, *, logits: bool) -> Array:
+    """Over the last axis; one number a sample is that of one of two classes."""
+    if values.ndim < 2 or values.shape[-1] == 1:  # noqa: PLR2004 - samples and classes
+        own = values.reshape(-1)
+        own = 1 / (1 + np.exp(-own.clip(-500, 500))) if logits else own
+        return np.stack([own, 1 - own], axis=-1)
+    if not logits:
+        return values
+    powers = np.exp(values - values.max(axis=-1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=-1, keepdims=True))
