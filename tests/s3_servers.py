@@ -221,6 +221,16 @@ class FaultyProxy(BaseHTTPRequestHandler):
         """Another write at the same moment; nothing was done."""
         self._fail(409, "ConditionalRequestConflict")
 
+    def fault_redirect(self, _body: bytes) -> None:
+        """Another server is named, as for a bucket of another region."""
+        self._answer(307, [("Location", f"http://127.0.0.1:1{self.path}")], b"")
+
+    def fault_unconditional(self, body: bytes) -> None:
+        """Carried out by a server that does not know conditions of writes."""
+        for name in ("If-Match", "If-None-Match"):
+            del self.headers[name]
+        self._answer(*self._forward(body))
+
     def fault_delay(self, body: bytes) -> None:
         """Late, and all is well."""
         time.sleep(DELAY_S)

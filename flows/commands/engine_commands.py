@@ -92,6 +92,7 @@ def gc(session: Session, days: int, delete: bool) -> tuple[Document, int]:
         "read the registry",
         lambda progress: plan_removal(session.registry, before, progress),
         plan_words,
+        tells_why=False,
     )
     show_plan(session.reporter, plan, days, delete=delete)
     removed = None
@@ -100,6 +101,7 @@ def gc(session: Session, days: int, delete: bool) -> tuple[Document, int]:
             "remove",
             lambda progress: remove_loose(session.registry, plan, progress),
             removed_words,
+            tells_why=False,
         )
         show_removed(session.reporter, removed)
     return plan_document(plan, removed, days), ExitCode.REFUSED if plan.incomplete else 0

@@ -183,7 +183,10 @@ def examine_engine(session: Session, cell: Cell) -> Examination:
 
     try:
         return session.reporter.step(
-            cell.engine_id, work, lambda found: f"all digests of {_count(found.files, 'file')} and the verdict hold"
+            cell.engine_id,
+            work,
+            lambda found: f"all digests of {_count(found.files, 'file')} and the verdict hold",
+            tells_why=False,
         )
     except _FaultyError as error:
         return error.examination

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 import threading
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -90,7 +91,7 @@ def pull(
     job = PullJob(session, ServingFolder(folder), address, limit_s, check, milestone)
     if watch:
         Watcher(job, every, as_json=click.get_current_context().params["as_json"]).run()
-    pulled = session.reporter.step(f"pull {model} {channel}", job.run, describe)
+    pulled = session.reporter.step(f"pull {model} {channel}", job.run, describe, tells_why=False)
     for line in outcome_lines(pulled):
         session.reporter.marked(line)
     return document_of(pulled), 0
@@ -118,7 +119,13 @@ class PullJob:
             check_limit_s=self.limit_s if self.check else None,
             at_least=self.at_least,
             on_offer=self._show_offer,
+            on_wait=self._tell_wait,
             on_progress=on_progress or ignore_progress,
+        )
+
+    def _tell_wait(self, limit_s: float) -> None:
+        self.session.reporter.say(
+            f"another pull is at work in {self.folder.root}; waiting for it, {limit_s:,.0f} s at most"
         )
 
     def read_move(self) -> str | None:
@@ -238,14 +245,18 @@ class Watcher:
         except InputError as error:
             self._tell_error(str(error), error.exit_code)
             raise SystemExit(error.exit_code) from None
-        while not self._stopped.is_set():
-            self.look()
-            self._stopped.wait(self.every_s)
+        try:
+            while not self._stopped.is_set():
+                self.look()
+                self._stopped.wait(self.every_s)
+        finally:
+            if self._stopped.is_set():
+                _leave()
         raise SystemExit(0)
 
     def _stop(self, *_: object) -> NoReturn:
         self._stopped.set()
-        signal.signal(signal.SIGALRM, lambda *_: os._exit(0))
+        signal.signal(signal.SIGALRM, lambda *_: _leave())
         signal.alarm(GRACE_S)
         raise SystemExit(0)
 
@@ -297,3 +308,11 @@ class Watcher:
     def _tell(self, document: Document) -> None:
         if self.as_json:
             click.echo(json.dumps(document))
+
+
+def _leave() -> NoReturn:
+    """End the process with 0 here: while the interpreter shuts down, a signal that still comes would end it instead."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # nobody reads it any more
+            stream.flush()
+    os._exit(0)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from tasks.backends.profiles import PROFILE_RULE
 from tasks.errors import RefusedError
+from tasks.objects.files import writing_to
 from tasks.records import DataArtifact, EngineManifest, EngineOutcome, ReferenceArtifact
 from tasks.registry.evidence import artifacts_of, policy_digest
 from tasks.release.smoke import take_smoke
@@ -87,8 +88,9 @@ def publish_engine(context: StageContext, registry: Registry, manifest: EngineMa
         RefusedError: it did not pass, a file of it is damaged, or the registry refuses it.
     """
     with context.store.scratch() as folder:
-        folders = {
-            artifact.digest: context.store.fetch(artifact, folder / str(number))
-            for number, artifact in enumerate(artifacts_of(manifest).values())
-        }
+        with writing_to(folder):
+            folders = {
+                artifact.digest: context.store.fetch(artifact, folder / str(number))
+                for number, artifact in enumerate(artifacts_of(manifest).values())
+            }
         return registry.engines.publish(manifest, folders, context.on_progress)

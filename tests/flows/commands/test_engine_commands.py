@@ -342,6 +342,7 @@ def test_what_is_no_engine_or_not_registered_is_bad_input(site: Site) -> None:
     code, document, _ = site.run("verify", "tiny-cpu-fp32@" + "f" * 12)
     assert code == 2
     assert "is not registered" in document["error"]
+    assert site.say("verify", "tiny-cpu-fp32@" + "f" * 12)[1].count("is not registered") == 1
 
 
 def write_keys(folder: Path) -> tuple[Path, Path]:

@@ -183,6 +183,24 @@ def test_a_whole_pull_with_check_imports_nothing_that_a_serving_host_has_not(sho
     assert ended.stderr.splitlines()[-1] == "[]"
 
 
+def test_an_error_is_told_once(shop: Shop) -> None:
+    shop.offer()
+    shop.channel_file.write_bytes(b"{")
+    code, text, document = pull()
+    assert code == 5
+    assert text.count("channel production of tiny for cpu is damaged") == 1
+    assert text.count(document["error"]) == 1
+
+
+def test_a_pull_that_waits_for_another_one_says_so(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tasks.release.serving_folder.SILENT_S", 0.01, raising=False)
+    shop.offer()
+    with ServingFolder(Path("host")).held(1):
+        result = CliRunner().invoke(main, [*PULL, "--time-limit", "1"])
+    assert f"another pull is at work in {Path('host').absolute()}; waiting for it, 1 s at most" in result.output
+    assert result.exit_code == 1
+
+
 # --watch
 
 
@@ -337,3 +355,34 @@ def test_a_watch_with_settings_at_fault_ends_at_once(shop: Shop, monkeypatch: py
         for number, handler in handlers:
             signal.signal(number, handler)
     assert caught.value.code == 2
+
+
+SLOW_END = """
+import os, signal, sys
+from flows.commands import pull_command
+from flows.commands.cli import main
+
+class Slow:
+    def __del__(self):
+        signal.pause()  # until a signal comes, as one may on a host that has too much to do
+
+slow = Slow()
+pull_command.GRACE_S = 1
+look = pull_command.Watcher.look
+
+def stop_after(watcher):
+    look(watcher)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+pull_command.Watcher.look = stop_after
+main(sys.argv[1:])
+"""
+
+
+def test_a_watch_whose_end_takes_longer_than_its_grace_ends_with_0_all_the_same(shop: Shop) -> None:
+    shop.offer()
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    command = [sys.executable, "-c", SLOW_END, *PULL, "--watch", "--json"]
+    ended = subprocess.run(command, env=environment, stdout=PIPE, text=True, check=False, timeout=LIMIT_S)
+    assert ended.returncode == 0
+    assert json.loads(ended.stdout)["event"] == "pulled"

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import errno
+from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 
-from tasks.errors import RefusedError
+from tasks.errors import RefusedError, StageError
 from tasks.objects.folder import LocalObjects
 from tasks.registry.registry import Registry
 from tasks.registry.signing import Signing
@@ -106,3 +107,16 @@ def test_killed_on_the_way_nothing_is_visible_and_the_next_run_registers_it(
         assert registry.engines.verify(outcome.cell) == []
         killed += 1
     assert killed > 5
+
+
+def test_a_full_disk_beside_the_artifact_store_is_told_as_that_and_not_as_the_registry_s(
+    context: StageContext, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = describe(context, make_outcome(context.store))
+
+    def be_full(*_arguments: object) -> NoReturn:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("tasks.store.blobs.link_or_copy", be_full)
+    with pytest.raises(StageError, match=r"^\S+/scratch/\w+: cannot be written: No space left on device; make room"):
+        publish_engine(context, registry, manifest)
