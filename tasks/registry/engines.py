@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from tasks.errors import InputError, RefusedError
 from tasks.process.child import ignore_progress
 from tasks.records import Cell, EngineManifest
+from tasks.registry.conditions import require_conditions
 from tasks.registry.evidence import artifacts_of, find_contradictions, find_objections
 from tasks.registry.layout import ENGINES, blob_key, cell_at, manifest_key, resigned_key, resigned_keys
 
@@ -75,6 +76,7 @@ class Engines:
         registered = self.has(manifest.cell)
         kept = self._same_or_refuse(manifest) if registered else manifest
         sealed = self._signing.seal("manifest", manifest.model_dump(mode="json"))  # before anything is written
+        require_conditions(self._objects)
         self._give_all(kept, folders, on_progress)
         if registered:
             return False
@@ -173,6 +175,7 @@ class Engines:
         opened = self._signing.open("manifest", sealed, f"{engine.manifest.engine_id}: its manifest")
         if opened.digest != engine.digest or not opened.signature.claimed:
             raise RefusedError(f"{engine.manifest.engine_id}: cannot be signed anew; set ENGINEGATE_SIGNING_KEY")
+        require_conditions(self._objects)
         self._objects.create(resigned_key(engine.manifest.cell, opened.signature.claimed[0]), sealed)
 
     def has(self, cell: Cell) -> bool:
