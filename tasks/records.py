@@ -226,7 +226,9 @@ class CalibrationRecord(Frozen):
 class EngineManifest(Frozen):
     """What an engine is, and why it may be trusted: kept beside it in the registry.
 
-    `who` converted it, where that was said. An engine without a `pass` is there by an `override` alone.
+    `who` converted it, where that was said. An engine without a `pass` is there by an `override` alone. `policy` is the
+    one that it was judged by, the default one or the model's own, made stricter by the floor of digest `policy_floor`
+    where there was one; manifests of before December 2026 do not say.
     """
 
     schema_version: Literal[4] = 4
@@ -249,6 +251,8 @@ class EngineManifest(Frozen):
     cache_key: Digest
     policy: Policy
     policy_digest: Digest
+    policy_origin: Literal["default", "own"] | None = None
+    policy_floor: Digest | None = None
     verdict: Verdict
     comparison: ComparisonResult
     benchmark: Benchmark

@@ -15,8 +15,10 @@ import click
 
 from flows.commands.command import CHANNEL, Document, FilledPath, command_of
 from flows.console import MARKS
+from flows.promotion.gate_basis import GateBasis, basis_document, basis_of
 from tasks.errors import EnginegateError, ExitCode, InputError, RefusedError, printable
 from tasks.process.child import ignore_progress
+from tasks.records import Cell, EngineManifest
 from tasks.registry.moves import ChannelAddress, ChannelName
 from tasks.release.pull import Milestone, Offer, Pulled, pull_engine, require_same_channel
 from tasks.release.serving_folder import ServingFolder
@@ -94,12 +96,15 @@ def pull(
     pulled = session.reporter.step(f"pull {model} {channel}", job.run, describe, tells_why=False)
     for line in outcome_lines(pulled):
         session.reporter.marked(line)
-    return document_of(pulled), 0
+    return document_of(pulled, job.basis), 0
 
 
 @dataclass
 class PullJob:
-    """One pull that can be run again: what, to where, and whether the engine is tried out."""
+    """One pull that can be run again: what, to where, and whether the engine is tried out.
+
+    `basis` is what the verdict of the engine that was offered last rests on.
+    """
 
     session: Session
     folder: ServingFolder
@@ -107,6 +112,7 @@ class PullJob:
     limit_s: float
     check: bool
     at_least: Milestone | None = None
+    basis: GateBasis | None = None
     _shown: Offer | None = None
 
     def run(self, on_progress: Callable[[int, int], None] | None = None) -> Pulled:
@@ -142,8 +148,16 @@ class PullJob:
     def _show_offer(self, offer: Offer) -> None:
         if offer != self._shown:
             self._shown = offer
-            for line in offer_lines(offer):
+            self.basis = basis_of(offer.signed.manifest, self._engine_before(offer), "before")
+            for line in offer_lines(offer, self.basis):
                 self.session.reporter.marked(line)
+
+    def _engine_before(self, offer: Offer) -> EngineManifest | None:
+        """What the channel pointed at before; None where there was nothing, or it cannot be read any more."""
+        before = offer.move.move.before
+        with suppress(EnginegateError):
+            return None if before is None else self.session.open_registry().engines.read_manifest(Cell.parse(before))
+        return None
 
 
 def describe(pulled: Pulled) -> str:
@@ -153,7 +167,7 @@ def describe(pulled: Pulled) -> str:
     return f"{pulled.offer.signed.manifest.engine_id}, {what}"
 
 
-def offer_lines(offer: Offer) -> list[str]:
+def offer_lines(offer: Offer, basis: GateBasis) -> list[str]:
     """What a channel offers, a line each that starts with its mark: who moved it when and why, who signed, verdict."""
     move, manifest = offer.move.move, offer.signed.manifest
     verdict = manifest.verdict
@@ -165,6 +179,7 @@ def offer_lines(offer: Offer) -> list[str]:
         _signature_line("move", offer.move.signature),
         _signature_line("manifest", offer.signed.signature),
         f"{MARKS[verdict.outcome.value]} verdict {verdict.outcome.value}: {deciding_sentence(verdict)}",
+        *basis.lines,
     ]
     if manifest.override is not None:
         lines.append(
@@ -194,7 +209,7 @@ def outcome_lines(pulled: Pulled) -> list[str]:
     return lines
 
 
-def document_of(pulled: Pulled) -> Document:
+def document_of(pulled: Pulled, basis: GateBasis | None) -> Document:
     """The JSON document of a pull."""
     offer = pulled.offer
     manifest, move = offer.signed.manifest, offer.move
@@ -206,6 +221,7 @@ def document_of(pulled: Pulled) -> Document:
         "manifest": offer.signed.digest,
         "signature": offer.signed.signature.words,
         "verdict": manifest.verdict.outcome.value,
+        "basis": None if basis is None else basis_document(basis),
         "override": None if manifest.override is None else manifest.override.model_dump(mode="json"),
         "move": {**move.move.model_dump(mode="json"), "digest": move.digest, "signature": move.signature.words},
         "size_bytes": offer.size_bytes,
@@ -291,7 +307,7 @@ class Watcher:
         self._pulled, self._tried, self._error = pulled.offer.move.digest, None, None
         for line in (f"✓ {describe(pulled)}", *outcome_lines(pulled)):
             self.job.session.reporter.marked(line)
-        self._tell({"event": "pulled", **document_of(pulled)})
+        self._tell({"event": "pulled", **document_of(pulled, self.job.basis)})
 
     def _tell_recovery(self) -> None:
         if self._error is not None:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 # What was registered first stands.
 CIRCUMSTANCES = {
     "created_at", "mlflow_run", "benchmark", "source_commit", "backend", "cache_key", "comparison", "verdict",
-    "calibration", "smoke", "who",
+    "calibration", "smoke", "who", "policy_origin", "policy_floor",
 }  # fmt: skip
 
 

@@ -31,8 +31,9 @@ def describe_engine(
     source_commit: str | None,
     mlflow_run: str | None,
     who: str | None,
+    policy_floor: str | None = None,
 ) -> EngineManifest:
-    """What an engine is, with its smoke inputs in the store.
+    """What an engine is, with its smoke inputs in the store; `policy_floor` is the digest of what its policy was under.
 
     Raises:
         RefusedError: something was not measured, or another plan was compared.
@@ -64,6 +65,8 @@ def describe_engine(
         cache_key=engine.cache_key,
         policy=policy,
         policy_digest=policy_digest(policy),
+        policy_origin="default" if spec.validation.policy is None else "own",
+        policy_floor=policy_floor,
         verdict=verdict,
         comparison=compared.comparison,
         benchmark=benchmark,

@@ -27,8 +27,6 @@ from tasks.store.scratch import ScratchSpace
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from filelock import AcquireReturnProxy
-
     from tasks.artifact import Artifact, ArtifactFile
 
 CURRENT, PREVIOUS, STATE, MANIFEST = "current", "previous", "state.json", "manifest.json"
@@ -94,16 +92,18 @@ class ServingFolder:
         make_folders(self.root)
         lock, silent_s = FileLock(self.root / ".lock"), min(SILENT_S, limit_s)
         try:
-            held = lock.acquire(timeout=silent_s)
+            lock.acquire(timeout=silent_s)
         except Timeout:
             on_wait(limit_s)
-            held = self._wait(lock, silent_s, limit_s)
-        with held:
-            yield
-
-    def _wait(self, lock: FileLock, waited_s: float, limit_s: float) -> AcquireReturnProxy:
+            self._wait(lock, silent_s, limit_s)
         try:
-            return lock.acquire(timeout=limit_s - waited_s)
+            yield
+        finally:
+            lock.release()
+
+    def _wait(self, lock: FileLock, waited_s: float, limit_s: float) -> None:
+        try:
+            lock.acquire(timeout=limit_s - waited_s)
         except Timeout:
             raise StageError(
                 f"{self.root}: another pull has been at work there for {limit_s:g} s; wait for it, or end it"
