@@ -65,7 +65,6 @@ class ModelDirectory:
             if any(part.startswith(".") or part == "__pycache__" for part in relative.parts):
                 continue
             inside(self.root, str(relative), "source", folder_too=True)
-            refuse_special(path, str(relative))
             if path.is_file() and path not in others and not any(path.is_relative_to(folder) for folder in shared):
                 files[relative.as_posix()] = path
         return files

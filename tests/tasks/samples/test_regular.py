@@ -96,13 +96,13 @@ def test_a_pipe_as_a_model_s_data_is_named_with_its_field(tmp_path: Path, make_p
         read_model_directory(folder)
 
 
-def test_a_pipe_among_a_model_s_sources_is_named(tmp_path: Path, make_pipe: Callable[[Path], Path]) -> None:
+def test_a_pipe_beside_a_model_s_sources_is_no_source_and_is_not_opened(
+    tmp_path: Path, make_pipe: Callable[[Path], Path]
+) -> None:
     folder = write_model_folder(tmp_path / "model")
-    directory = read_model_directory(folder)
-    (folder / "assets").mkdir()
-    make_pipe(folder / "assets" / "pipe.txt")
-    with pytest.raises(InputError, match=rf"^assets/{WORDS}"):
-        directory.source_paths()
+    before = read_model_directory(folder).source_files()
+    make_pipe(folder / "editor.pipe")
+    assert read_model_directory(folder).source_files() == before
 
 
 def test_the_gate_refuses_a_pipe_in_either_folder(pipe: Path, tmp_path: Path) -> None:
