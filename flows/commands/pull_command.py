@@ -329,6 +329,8 @@ class Watcher:
 def _leave() -> NoReturn:
     """End the process with 0 here: while the interpreter shuts down, a signal that still comes would end it instead."""
     for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError):  # nobody reads it any more
+        with suppress(
+            OSError, ValueError, RuntimeError
+        ):  # nobody reads it any more, or a signal came while it was written
             stream.flush()
     os._exit(0)
