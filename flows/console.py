@@ -58,16 +58,25 @@ class Reporter:
         self._console.print(text, markup=False)
 
     def step(
-        self, name: str, work: Callable[[Callable[[int, int], None]], Result], describe: Callable[[Result], str]
+        self,
+        name: str,
+        work: Callable[[Callable[[int, int], None]], Result],
+        describe: Callable[[Result], str],
+        *,
+        tells_why: bool = True,
     ) -> Result:
-        """Run `work` with a function for its progress; then print its line, ✓ or ✕, with seconds."""
+        """Run `work` with a function for its progress; then print its line, ✓ or ✕, with seconds.
+
+        Its error is told on that line, unless `tells_why` is false, where it is what the command ends with.
+        """
         started = time.perf_counter()
         try:
             with self._bar(name) as progress:
                 bar = progress.add_task(name, total=None)
                 result = work(lambda done, total: progress.update(bar, completed=done, total=total))
         except EnginegateError as error:
-            self._line(FAILED, name, str(error).partition("\n")[0], time.perf_counter() - started)
+            why = str(error).partition("\n")[0] if tells_why else "failed"
+            self._line(FAILED, name, why, time.perf_counter() - started)
             raise
         cached = isinstance(result, StageResult) and result.cached
         if cached and any(step.name == name for step in self.steps):

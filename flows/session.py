@@ -12,6 +12,7 @@ from flows.console import Reporter
 from flows.listeners import LISTENERS
 from flows.settings import Settings, read_settings
 from tasks.errors import InputError
+from tasks.model.policy_floor import OrganisationFloor, read_floor
 from tasks.objects.location import S3, open_objects
 from tasks.process.child import ignore_progress
 from tasks.process.context import StageContext
@@ -73,6 +74,15 @@ class Session:
         if self.settings.registry_name is not None:
             return RegistryName(self.settings.registry_name, is_required=True)
         return RegistryName(address) if address.startswith(S3) else UNNAMED
+
+    @cached_property
+    def policy_floor(self) -> OrganisationFloor | None:
+        """What every model's policy has to meet; None without the setting.
+
+        Raises:
+            InputError: its file cannot be read, or has a mistake.
+        """
+        return None if self.settings.policy_floor is None else read_floor(self.settings.policy_floor)
 
     @property
     def downloads(self) -> Path:

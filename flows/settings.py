@@ -13,7 +13,7 @@ from tasks.errors import InputError
 from tasks.objects.location import SCHEME
 
 PREFIX = "ENGINEGATE_"
-NEVER_BLANK = (f"{PREFIX}TRUST", f"{PREFIX}SIGNING_KEY")
+NEVER_BLANK = (f"{PREFIX}TRUST", f"{PREFIX}SIGNING_KEY", f"{PREFIX}POLICY_FLOOR")
 # How often a runner gives a heartbeat.
 HEARTBEAT_EVERY_S = 3.0
 # Python with torch does not start in less.
@@ -29,10 +29,11 @@ class Settings(BaseSettings):
     waits while no worker is on its pool, and `runner_silence_s` how long a runner may give no heartbeat before
     another takes its place. `registry` is a folder or `s3://bucket/prefix`, and `registry_name` what its channels
     call it, a bucket's address if left out; `signing_key` signs what is written there, `trust` holds the keys whose
-    signatures count, and `actor` is who moves channels, if not the login name. `supersede` says what a newer commit
-    of a model does to a conversion that runs: let it `finish`, or `cancel` it. `memory_limit_gb` is the most
-    memory, in 10^9 bytes, that a process of the model's own code may take; the machine's, if left out.
-    `repositories` are the beginnings, with commas between, of the addresses that may be fetched.
+    signatures count, `policy_floor` what no model's policy may fall short of, and `actor` is who moves channels, if
+    not the login name. `supersede` says what a newer commit of a model does to a conversion that runs: let it
+    `finish`, or `cancel` it. `memory_limit_gb` is the most memory, in 10^9 bytes, that a process of the model's own
+    code may take; the machine's, if left out. `repositories` are the beginnings, with commas between, of the addresses
+    that may be fetched.
     """
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, frozen=True)
@@ -44,6 +45,7 @@ class Settings(BaseSettings):
     registry_name: Annotated[str, Field(min_length=1, max_length=200)] | None = None
     signing_key: Path | None = None
     trust: Path | None = None
+    policy_floor: Path | None = None
     actor: str | None = None
     time_limit_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1800.0
     torch_python: Path | None = None

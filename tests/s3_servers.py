@@ -221,6 +221,20 @@ class FaultyProxy(BaseHTTPRequestHandler):
         """Another write at the same moment; nothing was done."""
         self._fail(409, "ConditionalRequestConflict")
 
+    def fault_redirect(self, _body: bytes) -> None:
+        """Another server is named, as for a bucket of another region."""
+        self._answer(307, [("Location", f"http://127.0.0.1:1{self.path}")], b"")
+
+    def fault_no_if_match(self, body: bytes) -> None:
+        """Carried out as by a server that does not know this condition."""
+        del self.headers["If-Match"]
+        self._answer(*self._forward(body))
+
+    def fault_no_if_none_match(self, body: bytes) -> None:
+        """The same of the other one."""
+        del self.headers["If-None-Match"]
+        self._answer(*self._forward(body))
+
     def fault_delay(self, body: bytes) -> None:
         """Late, and all is well."""
         time.sleep(DELAY_S)

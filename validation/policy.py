@@ -5,6 +5,7 @@ from typing import Any
 
 from validation.metrics import METRICS, Direction
 from validation.outputs import OutputKind, OutputSpec
+from validation.range_limits import worst_in_range
 from validation.rules import (
     DEFAULT_CONFIDENCE,
     DEFAULT_MIN_SAMPLES,
@@ -46,7 +47,7 @@ def policy_from_mapping(mapping: Any, outputs: Mapping[str, OutputSpec], origin:
     Raises:
         PolicyError: for anything but a complete, consistent policy. The message starts with `origin` and the field.
     """
-    document = _keys(mapping, _POLICY_KEYS, origin)
+    document = known_keys(mapping, _POLICY_KEYS, origin)
     own = outputs_from_mapping(document, origin)
     for name in own:
         if own[name] != outputs.get(name):
@@ -58,7 +59,9 @@ def policy_from_mapping(mapping: Any, outputs: Mapping[str, OutputSpec], origin:
     if not isinstance(speeds, list):
         raise PolicyError(f"{origin}: performance: {shown(speeds)} is no list of rules")
     rules = tuple(_rule(entry, outputs, f"{origin}: rules[{index}]") for index, entry in enumerate(entries))
-    performance = tuple(_performance(entry, f"{origin}: performance[{index}]") for index, entry in enumerate(speeds))
+    performance = tuple(
+        performance_rule(entry, f"{origin}: performance[{index}]") for index, entry in enumerate(speeds)
+    )
     try:
         return Policy(
             rules=rules,
@@ -77,7 +80,7 @@ def outputs_from_mapping(mapping: Any, origin: str = "policy.yaml") -> dict[str,
     Raises:
         PolicyError: for an unknown key or kind, or a range that is not two numbers in order.
     """
-    outputs = _keys(mapping, _POLICY_KEYS, origin).get("outputs", {})
+    outputs = known_keys(mapping, _POLICY_KEYS, origin).get("outputs", {})
     if not isinstance(outputs, Mapping):
         raise PolicyError(
             f"{origin}: outputs: {shown(outputs)} is no mapping; write `name: {{kind: score}}` for each output"
@@ -153,7 +156,8 @@ def _limit(output: str, metric: str, limit: float, *, by: str | None) -> Rule:
     )
 
 
-def _keys(mapping: Any, known: Iterable[str], where: str) -> Mapping[str, Any]:
+def known_keys(mapping: Any, known: Iterable[str], where: str) -> Mapping[str, Any]:
+    """The mapping itself; raises PolicyError, which starts with `where`, if it is none or has an unknown key."""
     if not isinstance(mapping, Mapping):
         raise PolicyError(f"{where}: {shown(mapping)} is no mapping; give the keys {', '.join(known)}")
     for key in mapping:
@@ -163,7 +167,7 @@ def _keys(mapping: Any, known: Iterable[str], where: str) -> Mapping[str, Any]:
 
 
 def _rule(entry: Any, outputs: Mapping[str, OutputSpec], where: str) -> Rule:
-    rule = _keys(entry, _RULE_KEYS, where)
+    rule = known_keys(entry, _RULE_KEYS, where)
     output, metric = rule.get("output"), rule.get("metric")
     if not isinstance(output, str) or output not in outputs:
         raise PolicyError(f"{where}.output: {shown(output)} is no output; {suggest(output, outputs)}")
@@ -182,11 +186,23 @@ def _rule(entry: Any, outputs: Mapping[str, OutputSpec], where: str) -> Rule:
         raise PolicyError(
             f"{where}.metric: {metric} is not defined for {output}, whose kind is {kind.value}; use {has}"
         )
-    return Rule(output=output, metric=str(metric), by=by, **{side: float(limit) for side, limit in limits.items()})
+    made = Rule(output=output, metric=str(metric), by=by, **{side: float(limit) for side, limit in limits.items()})
+    _refuse_the_whole_range(made, outputs[output], where)
+    return made
 
 
-def _performance(entry: Any, where: str) -> PerformanceRule:
-    rule = _keys(entry, _PERFORMANCE_KEYS, where)
+def _refuse_the_whole_range(rule: Rule, spec: OutputSpec, where: str) -> None:
+    worst = worst_in_range(rule.metric, spec)
+    if worst is not None and (rule.limit <= worst if rule.side == "min" else rule.limit >= worst):
+        raise PolicyError(
+            f"{where}.{rule.side}: {rule.limit:g} is met by any two outputs that keep to the range of {rule.output}"
+            f" ({rule.metric} is {worst:g} at worst), so anything would pass; tighten it"
+        )
+
+
+def performance_rule(entry: Any, where: str) -> PerformanceRule:
+    """Make a rule of performance of its entry in a document; raises PolicyError, which starts with `where`."""
+    rule = known_keys(entry, _PERFORMANCE_KEYS, where)
     limit = finite_number(rule.get("min"))
     if limit is None:
         raise PolicyError(
@@ -199,7 +215,7 @@ def _performance(entry: Any, where: str) -> PerformanceRule:
 
 
 def _output(entry: Any, where: str) -> OutputSpec:
-    spec = _keys(entry, _OUTPUT_KEYS, where)
+    spec = known_keys(entry, _OUTPUT_KEYS, where)
     kinds = [kind.value for kind in OutputKind]
     if spec.get("kind") not in kinds:
         raise PolicyError(

@@ -15,7 +15,7 @@ DEFAULT_RESAMPLES = 2000
 PRECISIONS = ("fp32", "fp16", "int8")
 SPEEDUPS = ("speedup_vs_reference", "speedup_vs_fp16")
 """Metrics of performance rules: p50 of PyTorch FP32, or of the FP16 engine of the same target, over the engine's."""
-_FEWEST_RESAMPLES, _MOST_RESAMPLES = 200, 100_000
+_FEWEST_RESAMPLES, MOST_RESAMPLES = 200, 100_000
 _TAIL = 10
 """Resamples that lie beyond a bound, at least."""
 _SIDES = ("max", "min", "within")
@@ -111,9 +111,9 @@ class Policy:
             raise PolicyError("rules: there are none, so anything would pass; add at least one rule")
         _require_count("min_samples", self.min_samples, 1)
         _require_count("resamples", self.resamples, _FEWEST_RESAMPLES)
-        if self.resamples > _MOST_RESAMPLES:
+        if self.resamples > MOST_RESAMPLES:
             raise PolicyError(
-                f"resamples: {shown(self.resamples)} is more than can be drawn; give {_MOST_RESAMPLES:,} or fewer,"
+                f"resamples: {shown(self.resamples)} is more than can be drawn; give {MOST_RESAMPLES:,} or fewer,"
                 f" {DEFAULT_RESAMPLES:,} as a rule"
             )
         confidence = finite_number(self.confidence)
@@ -121,10 +121,10 @@ class Policy:
             raise PolicyError(
                 f"confidence: {shown(self.confidence)} is none; give a number between 0.5 and 1, like 0.95"
             )
-        fewest = ceil(round(_TAIL / (1 - confidence), 6))  # 1 - 0.9999 is a little more than it should be
-        if fewest > _MOST_RESAMPLES:
+        fewest = fewest_resamples(confidence)
+        if fewest > MOST_RESAMPLES:
             raise PolicyError(
-                f"confidence: {confidence} needs {fewest:,} resamples, and {_MOST_RESAMPLES:,} is the most; lower it,"
+                f"confidence: {confidence} needs {fewest:,} resamples, and {MOST_RESAMPLES:,} is the most; lower it,"
                 f" to {DEFAULT_CONFIDENCE:g}"
             )
         if self.resamples < fewest:
@@ -162,6 +162,11 @@ class Policy:
     def performance_of(self, precision: str | None) -> tuple[PerformanceRule, ...]:
         """The rules of performance that hold for engines of this precision."""
         return tuple(rule for rule in self.performance if rule.precision in {None, precision})
+
+
+def fewest_resamples(confidence: float) -> int:
+    """How many resamples a bound at a confidence needs, so that some lie beyond it."""
+    return ceil(round(_TAIL / (1 - confidence), 6))  # 1 - 0.9999 is a little more than it should be
 
 
 def _require_count(field: str, value: object, least: int) -> None:

@@ -52,7 +52,7 @@ def explain_engine(session: Session, engine_id: str, figure: Path | None, model:
     if cell.precision is not Precision.INT8:
         raise InputError(f"{engine_id}: is {cell.precision.value}; only int8 engines have layers that were quantized")
     directory = _directory_of(cell, model)
-    _require_version(cell, directory)
+    _require_version(session, cell, directory)
     _require_place(figure)
     spec = directory.spec
     data = take_data(session, "validation data", spec, directory.validation, "validation.data")
@@ -82,8 +82,9 @@ def explain_engine(session: Session, engine_id: str, figure: Path | None, model:
     return found
 
 
-def _require_version(cell: Cell, directory: ModelDirectory) -> None:
-    made = [one.engine_id for one in plan_conversion(directory).cells if one.precision is Precision.INT8]
+def _require_version(session: Session, cell: Cell, directory: ModelDirectory) -> None:
+    plan = plan_conversion(directory, floor=session.policy_floor)
+    made = [one.engine_id for one in plan.cells if one.precision is Precision.INT8]
     if cell.engine_id not in made:
         raise InputError(
             f"{cell.engine_id}: model directory {directory.root.name} makes {', '.join(made) or 'no int8 engine'} now;"

@@ -20,6 +20,7 @@ from flows.console import Reporter
 from flows.session import Session
 from tasks.backends import CPU, gpu, trt
 from tasks.errors import EnginegateError, ExitCode, InputError, StageError
+from tasks.registry.conditions import try_conditions
 from tasks.registry.moves import ChannelAddress, ChannelName
 from tasks.specs import TARGET, TARGETS
 from tasks.tracking.connection import without_credentials
@@ -53,7 +54,7 @@ def doctor(session: Session, target: str) -> tuple[Document, int]:
 
 
 def examine(settings: Settings) -> list[Check]:
-    """Look at this host; nothing is left behind."""
+    """Look at this host; nothing is left behind but, in S3, the object that conditional writes are tried on."""
     return [
         _package("ONNX Runtime", "onnxruntime", without="target cpu cannot be built; pip install onnxruntime"),
         _package("torch", "torch", without="no export and no reference; pip install '.[export]'"),
@@ -208,19 +209,24 @@ def _nearest_existing(folder: Path) -> Path:
 
 
 def _registry(settings: Settings) -> Check:
-    """A folder is tried; in S3 a channel that nobody has is read, which tells of bucket, rights and keys."""
+    """A folder is tried; in S3 a channel that nobody has is read, which tells of bucket, rights and keys.
+
+    And it is tried whether the server honours conditional writes, by whoever may write there.
+    """
     address = settings.registry_address
     try:
         registry = Session(settings, Reporter()).open_registry()
         if not address.startswith("s3://"):
             return _folder("registry", Path(address))
         registry.channels.read(ChannelAddress("doctor", CPU, ChannelName.CANDIDATE))
+        tried = try_conditions(registry.objects)
     except OSError as error:
         detail = f"{address} cannot be written ({error.strerror}); choose another"
         return Check("registry", ok=False, detail=detail)
     except EnginegateError as error:
         return Check("registry", ok=False, detail=str(error))
-    return Check("registry", ok=True, detail=address)
+    found = "honours conditional writes" if tried else "to read only: these credentials may not write there"
+    return Check("registry", ok=True, detail=f"{address}, {found}")
 
 
 def _disk(folder: Path) -> Check:

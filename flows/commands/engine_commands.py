@@ -12,6 +12,7 @@ from flows.commands.engine_report import (
     engine_document,
     examination_document,
     examine_engine,
+    listed_engines,
     plan_document,
     plan_words,
     removed_words,
@@ -42,14 +43,14 @@ def _list(session: Session, model: str | None) -> tuple[Document, int]:
     signed, damaged = read_manifests(session.registry, survey.engines)
     channels, unread = read_channels(session.registry, survey.channels)
     damaged += unread
-    pointing = show_engines(session.reporter, signed.values(), channels)
+    found = listed_engines(signed.values(), channels)
+    show_engines(session.reporter, found)
     if not signed and not damaged:
         whose = "" if model is None else f" of {model}"
         session.reporter.say(f"no engines{whose} are registered; `enginegate convert DIRECTORY` makes some")
     for message in damaged:
         session.reporter.error(message)
-    engines = [engine_document(one, pointing[one.manifest.engine_id]) for one in signed.values()]
-    return {"engines": engines, "damaged": damaged}, ExitCode.REFUSED if damaged else 0
+    return {"engines": [engine_document(one) for one in found], "damaged": damaged}, ExitCode.REFUSED if damaged else 0
 
 
 @click.group(invoke_without_command=True)
@@ -92,6 +93,7 @@ def gc(session: Session, days: int, delete: bool) -> tuple[Document, int]:
         "read the registry",
         lambda progress: plan_removal(session.registry, before, progress),
         plan_words,
+        tells_why=False,
     )
     show_plan(session.reporter, plan, days, delete=delete)
     removed = None
@@ -100,6 +102,7 @@ def gc(session: Session, days: int, delete: bool) -> tuple[Document, int]:
             "remove",
             lambda progress: remove_loose(session.registry, plan, progress),
             removed_words,
+            tells_why=False,
         )
         show_removed(session.reporter, removed)
     return plan_document(plan, removed, days), ExitCode.REFUSED if plan.incomplete else 0

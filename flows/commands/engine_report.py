@@ -6,13 +6,14 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from flows.console import MARKS, Reporter, short_digest
+from flows.promotion.gate_basis import GateBasis, basis_document, basis_of, engine_in_use
 from flows.promotion.promotion_report import signature_words
 from tasks.errors import RefusedError, printable
 from tasks.registry.evidence import artifacts_of
 from tasks.registry.retention import Hold, RemovalPlan
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     from flows.session import Session
     from tasks.records import Cell, EngineManifest
@@ -20,42 +21,83 @@ if TYPE_CHECKING:
     from tasks.registry.engines import SignedManifest
     from tasks.registry.upkeep import Removed
 
-HEADINGS = ["engine", "verdict", "p50 ms", "speed-up", "size MB", "digest", "registered", "signed", "channels"]
+HEADINGS = [
+    "engine",
+    "verdict",
+    "policy",
+    "confidence",
+    "p50 ms",
+    "speed-up",
+    "size MB",
+    "digest",
+    "registered",
+    "signed",
+    "channels",
+]
 PointingChannels = dict[str, list[str]]
 """The names of the channels that point at an engine, by target."""
 
 
-def show_engines(
-    reporter: Reporter, engines: Iterable[SignedManifest], channels: Iterable[Channel]
-) -> dict[str, PointingChannels]:
-    """Print a line an engine; return the channels that point at each, by engine id."""
-    engines = list(engines)
-    pointing: dict[str, PointingChannels] = {one.manifest.engine_id: {} for one in engines}
-    for channel in channels:
-        if channel.current is not None and channel.current.engine_id in pointing:
-            names = pointing[channel.current.engine_id].setdefault(channel.address.target, [])
-            names.append(channel.address.channel.value)
+@dataclass(frozen=True)
+class ListedEngine:
+    """A registered engine, the channels that point at it, and what its verdict rests on."""
+
+    signed: SignedManifest
+    pointing: PointingChannels
+    basis: GateBasis
+
+
+def listed_engines(engines: Iterable[SignedManifest], channels: Iterable[Channel]) -> list[ListedEngine]:
+    """Engines beside the channels; each is compared with the one that its target's last channel points at."""
+    found = {one.manifest.engine_id: one for one in engines}
+    pointing: dict[str, PointingChannels] = {engine_id: {} for engine_id in found}
+    in_use: dict[tuple[str, str], tuple[EngineManifest, str]] = {}
+    for channel in channels:  # in the order of the steps, so that the last one stays
+        if channel.current is not None and channel.current.engine_id in found:
+            address = channel.address
+            pointing[channel.current.engine_id].setdefault(address.target, []).append(address.channel.value)
+            manifest = found[channel.current.engine_id].manifest
+            in_use[address.model, address.target] = (manifest, f"in {address.channel.value}")
+    return [
+        ListedEngine(one, pointing[engine_id], _basis_beside(one.manifest, in_use)) for engine_id, one in found.items()
+    ]
+
+
+def _basis_beside(manifest: EngineManifest, in_use: Mapping[tuple[str, str], tuple[EngineManifest, str]]) -> GateBasis:
+    beside = in_use.get((manifest.cell.model, manifest.cell.target))
+    return basis_of(manifest) if beside is None else basis_of(manifest, *beside)
+
+
+def show_engines(reporter: Reporter, engines: list[ListedEngine]) -> None:
+    """Print a line an engine, and below them what is to be looked at: overrides, and what a verdict left out."""
     if engines:
-        reporter.table(HEADINGS, [_engine_row(one, pointing[one.manifest.engine_id]) for one in engines])
+        reporter.table(HEADINGS, [_engine_row(one) for one in engines])
     for one in engines:
-        if one.manifest.override is not None:
-            reporter.marked(f"✕ {one.manifest.engine_id}: {override_words(one.manifest)}")
-    return pointing
+        manifest = one.signed.manifest
+        if manifest.override is not None:
+            reporter.marked(f"✕ {manifest.engine_id}: {override_words(manifest)}")
+        if one.basis.warnings:
+            reporter.marked(f"? {manifest.engine_id}")
+        for warning in one.basis.warnings:
+            reporter.marked(f"    {warning}")
 
 
-def _engine_row(one: SignedManifest, pointing: PointingChannels) -> list[str]:
+def _engine_row(listed: ListedEngine) -> list[str]:
+    one, basis = listed.signed, listed.basis
     manifest, benchmark = one.manifest, one.manifest.benchmark
     speedup, outcome = benchmark.headline_speedup, manifest.verdict.outcome.value
     return [
         manifest.engine_id,
         outcome if manifest.override is None else f"✕ {outcome}, by override",
+        basis.policy_words,
+        basis.evidence_words,
         f"{benchmark.headline.p50_ms:.2f}",
         "-" if speedup is None else f"{speedup:.2f}x",
         f"{manifest.plan.size_bytes / 1e6:.1f}",
         short_digest(manifest.plan.digest),
         printable(manifest.created_at),
         signature_words(one.signature),
-        "; ".join(f"{target}: {', '.join(names)}" for target, names in pointing.items()) or "-",
+        "; ".join(f"{target}: {', '.join(names)}" for target, names in listed.pointing.items()) or "-",
     ]
 
 
@@ -68,12 +110,14 @@ def override_words(manifest: EngineManifest) -> str:
     return printable(f"verdict is {outcome}, registered by override of {who}: {manifest.override.reason}")
 
 
-def engine_document(one: SignedManifest, pointing: PointingChannels) -> dict[str, Any]:
-    """A registered engine as JSON: its manifest, the digest of that, who signed it, and where it is now."""
+def engine_document(listed: ListedEngine) -> dict[str, Any]:
+    """A registered engine as JSON: its manifest and its digest, who signed it, where it is, how it was judged."""
+    one = listed.signed
     return one.manifest.model_dump(mode="json") | {
         "manifest_digest": one.digest,
         "signed": one.signature.words,
-        "channels": pointing,
+        "channels": listed.pointing,
+        "basis": basis_document(listed.basis),
     }
 
 
@@ -142,11 +186,15 @@ def _removed_document(removed: Removed) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Examination:
-    """A registered engine that was read again: its manifest, if that can be trusted, and what is wrong."""
+    """A registered engine that was read again: its manifest, if that can be trusted, and what is wrong.
+
+    `basis` is what its verdict rests on, beside that of the engine in use.
+    """
 
     engine_id: str
     signed: SignedManifest | None
     faults: tuple[str, ...]
+    basis: GateBasis | None = None
 
     @property
     def files(self) -> int:
@@ -174,7 +222,9 @@ def examine_engine(session: Session, cell: Cell) -> Examination:
     def work(on_progress: Callable[[int, int], None]) -> Examination:
         faults = tuple(session.registry.engines.verify(cell, on_progress))
         try:
-            found = Examination(cell.engine_id, session.registry.engines.read_signed(cell), faults)
+            signed = session.registry.engines.read_signed(cell)
+            basis = basis_of(signed.manifest, *engine_in_use(session.registry, cell))
+            found = Examination(cell.engine_id, signed, faults, basis)
         except RefusedError as error:
             found = Examination(cell.engine_id, None, faults or (str(error),))
         if found.faults:
@@ -183,7 +233,10 @@ def examine_engine(session: Session, cell: Cell) -> Examination:
 
     try:
         return session.reporter.step(
-            cell.engine_id, work, lambda found: f"all digests of {_count(found.files, 'file')} and the verdict hold"
+            cell.engine_id,
+            work,
+            lambda found: f"all digests of {_count(found.files, 'file')} and the verdict hold",
+            tells_why=False,
         )
     except _FaultyError as error:
         return error.examination
@@ -202,6 +255,8 @@ def show_examination(reporter: Reporter, found: Examination) -> None:
     else:
         outcome = manifest.verdict.outcome.value
         reporter.marked(f"    {MARKS[outcome]} verdict is {outcome}")
+    for line in () if found.basis is None else found.basis.lines:
+        reporter.marked(f"    {line}")
 
 
 def examination_document(found: Examination) -> dict[str, Any]:
@@ -213,4 +268,5 @@ def examination_document(found: Examination) -> dict[str, Any]:
         "signed": None if found.signed is None else found.signed.signature.words,
         "verdict": None if manifest is None else manifest.verdict.outcome.value,
         "override": None if manifest is None or manifest.override is None else manifest.override.model_dump(),
+        "basis": None if found.basis is None else basis_document(found.basis),
     }

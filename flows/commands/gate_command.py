@@ -10,7 +10,7 @@ import click
 
 from flows.commands.command import Document, command_of
 from flows.console import MARKS
-from tasks.errors import VERDICT_CODES
+from tasks.errors import VERDICT_CODES, printable
 from tasks.stages.gate import judge_files
 
 if TYPE_CHECKING:
@@ -33,8 +33,11 @@ def gate(session: Session, reference: Path, candidate: Path, policy: Path) -> tu
 
     REFERENCE may also hold label, slice.NAME and the masks that outputs name.
     """
-    judged = judge_files(reference, candidate, policy)
+    floor = session.policy_floor
+    judged = judge_files(reference, candidate, policy, floor)
     verdict = judged.verdict
+    for change in judged.tightened:
+        session.reporter.say(f"! the policy floor holds for {printable(change)}")
     session.reporter.say(f"{judged.comparison.samples:,} samples")
     for outcome, sentence in verdict.sentences:
         session.reporter.say(f"{MARKS[outcome.value]} {sentence}")
@@ -43,4 +46,7 @@ def gate(session: Session, reference: Path, candidate: Path, policy: Path) -> tu
     for rule in judged.policy.performance:
         session.reporter.say(f"- {rule.metric} is judged by `enginegate convert`, which measures it, not here.")
     session.reporter.say(f"{MARKS[verdict.outcome.value]} verdict: {verdict.outcome.value}")
-    return {"verdict": asdict(verdict), "comparison": asdict(judged.comparison)}, VERDICT_CODES[verdict.outcome.value]
+    document = {"verdict": asdict(verdict), "comparison": asdict(judged.comparison)}
+    if floor is not None:
+        document["policy_floor"] = {"digest": floor.digest, "tightened": list(judged.tightened)}
+    return document, VERDICT_CODES[verdict.outcome.value]

@@ -150,7 +150,10 @@ def _carry_out(
     if proposal.registered:
         return work(session.stage_context())
     return session.reporter.step(
-        "register and move", lambda progress: work(session.stage_context(progress)), lambda move: move.engine_id
+        "register and move",
+        lambda progress: work(session.stage_context(progress)),
+        lambda move: move.engine_id,
+        tells_why=False,
     )
 
 

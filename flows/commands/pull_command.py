@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 import threading
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -14,8 +15,10 @@ import click
 
 from flows.commands.command import CHANNEL, Document, FilledPath, command_of
 from flows.console import MARKS
+from flows.promotion.gate_basis import GateBasis, basis_document, basis_of
 from tasks.errors import EnginegateError, ExitCode, InputError, RefusedError, printable
 from tasks.process.child import ignore_progress
+from tasks.records import Cell, EngineManifest
 from tasks.registry.moves import ChannelAddress, ChannelName
 from tasks.release.pull import Milestone, Offer, Pulled, pull_engine, require_same_channel
 from tasks.release.serving_folder import ServingFolder
@@ -90,15 +93,18 @@ def pull(
     job = PullJob(session, ServingFolder(folder), address, limit_s, check, milestone)
     if watch:
         Watcher(job, every, as_json=click.get_current_context().params["as_json"]).run()
-    pulled = session.reporter.step(f"pull {model} {channel}", job.run, describe)
+    pulled = session.reporter.step(f"pull {model} {channel}", job.run, describe, tells_why=False)
     for line in outcome_lines(pulled):
         session.reporter.marked(line)
-    return document_of(pulled), 0
+    return document_of(pulled, job.basis), 0
 
 
 @dataclass
 class PullJob:
-    """One pull that can be run again: what, to where, and whether the engine is tried out."""
+    """One pull that can be run again: what, to where, and whether the engine is tried out.
+
+    `basis` is what the verdict of the engine that was offered last rests on.
+    """
 
     session: Session
     folder: ServingFolder
@@ -106,6 +112,7 @@ class PullJob:
     limit_s: float
     check: bool
     at_least: Milestone | None = None
+    basis: GateBasis | None = None
     _shown: Offer | None = None
 
     def run(self, on_progress: Callable[[int, int], None] | None = None) -> Pulled:
@@ -118,7 +125,13 @@ class PullJob:
             check_limit_s=self.limit_s if self.check else None,
             at_least=self.at_least,
             on_offer=self._show_offer,
+            on_wait=self._tell_wait,
             on_progress=on_progress or ignore_progress,
+        )
+
+    def _tell_wait(self, limit_s: float) -> None:
+        self.session.reporter.say(
+            f"another pull is at work in {self.folder.root}; waiting for it, {limit_s:,.0f} s at most"
         )
 
     def read_move(self) -> str | None:
@@ -135,8 +148,16 @@ class PullJob:
     def _show_offer(self, offer: Offer) -> None:
         if offer != self._shown:
             self._shown = offer
-            for line in offer_lines(offer):
+            self.basis = basis_of(offer.signed.manifest, self._engine_before(offer), "before")
+            for line in offer_lines(offer, self.basis):
                 self.session.reporter.marked(line)
+
+    def _engine_before(self, offer: Offer) -> EngineManifest | None:
+        """What the channel pointed at before; None where there was nothing, or it cannot be read any more."""
+        before = offer.move.move.before
+        with suppress(EnginegateError):
+            return None if before is None else self.session.open_registry().engines.read_manifest(Cell.parse(before))
+        return None
 
 
 def describe(pulled: Pulled) -> str:
@@ -146,7 +167,7 @@ def describe(pulled: Pulled) -> str:
     return f"{pulled.offer.signed.manifest.engine_id}, {what}"
 
 
-def offer_lines(offer: Offer) -> list[str]:
+def offer_lines(offer: Offer, basis: GateBasis) -> list[str]:
     """What a channel offers, a line each that starts with its mark: who moved it when and why, who signed, verdict."""
     move, manifest = offer.move.move, offer.signed.manifest
     verdict = manifest.verdict
@@ -158,6 +179,7 @@ def offer_lines(offer: Offer) -> list[str]:
         _signature_line("move", offer.move.signature),
         _signature_line("manifest", offer.signed.signature),
         f"{MARKS[verdict.outcome.value]} verdict {verdict.outcome.value}: {deciding_sentence(verdict)}",
+        *basis.lines,
     ]
     if manifest.override is not None:
         lines.append(
@@ -187,7 +209,7 @@ def outcome_lines(pulled: Pulled) -> list[str]:
     return lines
 
 
-def document_of(pulled: Pulled) -> Document:
+def document_of(pulled: Pulled, basis: GateBasis | None) -> Document:
     """The JSON document of a pull."""
     offer = pulled.offer
     manifest, move = offer.signed.manifest, offer.move
@@ -199,6 +221,7 @@ def document_of(pulled: Pulled) -> Document:
         "manifest": offer.signed.digest,
         "signature": offer.signed.signature.words,
         "verdict": manifest.verdict.outcome.value,
+        "basis": None if basis is None else basis_document(basis),
         "override": None if manifest.override is None else manifest.override.model_dump(mode="json"),
         "move": {**move.move.model_dump(mode="json"), "digest": move.digest, "signature": move.signature.words},
         "size_bytes": offer.size_bytes,
@@ -238,14 +261,18 @@ class Watcher:
         except InputError as error:
             self._tell_error(str(error), error.exit_code)
             raise SystemExit(error.exit_code) from None
-        while not self._stopped.is_set():
-            self.look()
-            self._stopped.wait(self.every_s)
+        try:
+            while not self._stopped.is_set():
+                self.look()
+                self._stopped.wait(self.every_s)
+        finally:
+            if self._stopped.is_set():
+                _leave()
         raise SystemExit(0)
 
     def _stop(self, *_: object) -> NoReturn:
         self._stopped.set()
-        signal.signal(signal.SIGALRM, lambda *_: os._exit(0))
+        signal.signal(signal.SIGALRM, lambda *_: _leave())
         signal.alarm(GRACE_S)
         raise SystemExit(0)
 
@@ -280,7 +307,7 @@ class Watcher:
         self._pulled, self._tried, self._error = pulled.offer.move.digest, None, None
         for line in (f"✓ {describe(pulled)}", *outcome_lines(pulled)):
             self.job.session.reporter.marked(line)
-        self._tell({"event": "pulled", **document_of(pulled)})
+        self._tell({"event": "pulled", **document_of(pulled, self.job.basis)})
 
     def _tell_recovery(self) -> None:
         if self._error is not None:
@@ -297,3 +324,13 @@ class Watcher:
     def _tell(self, document: Document) -> None:
         if self.as_json:
             click.echo(json.dumps(document))
+
+
+def _leave() -> NoReturn:
+    """End the process with 0 here: while the interpreter shuts down, a signal that still comes would end it instead."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(
+            OSError, ValueError, RuntimeError
+        ):  # nobody reads it any more, or a signal came while it was written
+            stream.flush()
+    os._exit(0)

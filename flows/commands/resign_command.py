@@ -49,6 +49,7 @@ def resign(
         "read and verify",
         lambda progress: find_resignable(registry, keys, model, progress),
         lambda found: f"{len(found.engines)} engines and {len(found.channels)} channels to sign anew",
+        tells_why=False,
     )
     _show(session, found)
     document: Document = {

@@ -72,7 +72,8 @@ def convert_model(
     """
     session = current_session()
     directory = read_model_directory(Path(model_directory))
-    plan = plan_conversion(directory, targets=targets or (), precisions=precisions or (), only=only)
+    floor = session.policy_floor
+    plan = plan_conversion(directory, targets=targets or (), precisions=precisions or (), only=only, floor=floor)
     plan = plan if source_commit is None else replace(plan, source_commit=source_commit)
     require_registry(session, plan)
     elsewhere = targets_elsewhere(plan.cells)
@@ -88,14 +89,14 @@ def convert_model(
     work = _Conversion(session, plan, elsewhere, data, exported, reference, calibration)
     outcomes = work.make_all(policies)
     # Every stage read its own files of the directory: only if all of it is still the same do they belong together.
-    if version_of(read_model_directory(Path(model_directory))) != plan.version:
+    if version_of(read_model_directory(Path(model_directory)), floor) != plan.version:
         raise InputError(f"{model_directory}: changed while it was converted; run the conversion again")
     publish_all(session, plan, outcomes, data, reference, work.track(outcomes))
     return outcomes
 
 
 def _policies(plan: ConversionPlan, data: DataArtifact) -> dict[Precision, Policy]:
-    return {precision: plan.directory.policy(precision, data.slices) for precision in plan.precisions}
+    return {precision: plan.policy(precision, data.slices) for precision in plan.precisions}
 
 
 @dataclass(frozen=True)

@@ -13,21 +13,27 @@ from tasks.model.version import version_of as version_of_content
 from tasks.records import Cell
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
     from pathlib import Path
 
     from tasks.model.model_directory import ModelDirectory
+    from tasks.model.policy_floor import OrganisationFloor
     from tasks.specs import Precision
+    from validation.policy import Policy
 
 
 @dataclass(frozen=True)
 class ConversionPlan:
-    """A conversion before it starts: the directory as read, its version, and the cells to make."""
+    """A conversion before it starts: the directory as read, its version, and the cells to make.
+
+    `floor` is what the model's policy may not fall short of.
+    """
 
     directory: ModelDirectory
     version: str
     source_commit: str | None
     cells: tuple[Cell, ...]
+    floor: OrganisationFloor | None = None
 
     @property
     def precisions(self) -> tuple[Precision, ...]:
@@ -40,13 +46,38 @@ class ConversionPlan:
         spec = self.directory.spec
         commit = f", commit {short_commit(self.source_commit)}" if self.source_commit else ""
         count = "1 engine" if len(self.cells) == 1 else f"{len(self.cells)} engines"
-        judged = {rule.output for rule in self.directory.policy(self.cells[0].precision).rules}
+        judged = {rule.output for rule in self.policy(self.cells[0].precision).rules}
         unjudged = ", ".join(name for name in spec.outputs if name not in judged)
         return (
             f"{spec.name}, version {self.version}{commit}: {count} to make",
             *(f"  {cell.engine_id}" for cell in self.cells),
             *([f"! the policy has no rule for {unjudged}: measured and logged, but not judged"] if unjudged else []),
+            *(f"! the policy floor holds for {change}" for change in self._tightened()),
         )
+
+    def policy(self, precision: Precision, slices: Collection[str] | None = None) -> Policy:
+        """The policy that an engine of `precision` is judged by; see `ModelDirectory.policy`.
+
+        Raises:
+            InputError: the model's own policy has a mistake, or names a slice that the data lack, or an output has no
+                range where the floor is a share of it.
+        """
+        policy = self.directory.policy(precision, slices)
+        if self.floor is None:
+            return policy
+        return self.floor.tighten(policy, self.directory.spec.output_specs()).policy
+
+    def _tightened(self) -> tuple[str, ...]:
+        """What the floor makes stricter, by precision where they differ."""
+        if self.floor is None:
+            return ()
+        outputs = self.directory.spec.output_specs()
+        by_change: dict[str, list[str]] = {}
+        for precision in self.precisions:
+            for change in self.floor.tighten(self.directory.policy(precision), outputs).changes:
+                by_change.setdefault(change, []).append(precision.value)
+        every = len(self.precisions)
+        return tuple(change if len(of) == every else f"{', '.join(of)}: {change}" for change, of in by_change.items())
 
 
 def plan_conversion(
@@ -55,13 +86,14 @@ def plan_conversion(
     targets: Sequence[str] = (),
     precisions: Sequence[str] = (),
     only: str | None = None,
+    floor: OrganisationFloor | None = None,
 ) -> ConversionPlan:
-    """Decide what to make: the model's whole matrix, or what the command line narrows it to.
+    """Decide what to make: the model's whole matrix, or what the command line narrows it to, under a policy floor.
 
     Raises:
         InputError: the narrowing names what the model does not have.
     """
-    version = version_of(directory)
+    version = version_of(directory, floor)
     spec = directory.spec
     cells = tuple(
         Cell(model=spec.name, target=target, precision=precision, version=version)
@@ -75,7 +107,7 @@ def plan_conversion(
             raise InputError(f"--only {only}: this directory makes {planned}; name one of these")
         cells = (wanted,)
     return ConversionPlan(
-        directory=directory, version=version, source_commit=source_commit(directory.root), cells=cells
+        directory=directory, version=version, source_commit=source_commit(directory.root), cells=cells, floor=floor
     )
 
 
@@ -88,9 +120,9 @@ def _narrow(field: str, declared: Sequence[str], wanted: Sequence[str]) -> list[
     return [value for value in declared if not wanted or value in wanted]
 
 
-def version_of(directory: ModelDirectory) -> str:
-    """The version that a conversion of this directory makes; see `tasks.model.version`."""
-    return version_of_content(content_of_directory(directory))
+def version_of(directory: ModelDirectory, floor: OrganisationFloor | None = None) -> str:
+    """The version that a conversion of this directory makes under a policy floor; see `tasks.model.version`."""
+    return version_of_content(content_of_directory(directory), None if floor is None else floor.digest)
 
 
 def source_commit(root: Path) -> str | None:

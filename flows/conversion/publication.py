@@ -77,6 +77,7 @@ def _publish(
         source_commit=plan.source_commit,
         mlflow_run=run,
         who=session.settings.actor,
+        policy_floor=None if plan.floor is None else plan.floor.digest,
     )
     if outcome.outcome is not Outcome.PASS:
         session.rejected.keep(manifest)

@@ -46,7 +46,8 @@ def run_conversion(
     if time_limit_s is not None:
         settings = session.settings.model_copy(update={"time_limit_s": time_limit_s})
         session = Session(settings, session.reporter)
-    plan = plan_conversion(read_model_directory(directory), targets=targets, precisions=precisions, only=only)
+    found, floor = read_model_directory(directory), session.policy_floor
+    plan = plan_conversion(found, targets=targets, precisions=precisions, only=only, floor=floor)
     if source_commit is not None:
         plan = replace(plan, source_commit=_checked_commit(source_commit))
     _refuse_targets_without_runner(plan)

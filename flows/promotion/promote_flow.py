@@ -21,7 +21,7 @@ from prefect.input import RunInput
 from prefect.states import Cancelled
 from pydantic import Field
 
-from flows.promotion.promotion_report import comparison_rows
+from flows.promotion.promotion_report import comparison_rows, looser_lines
 from flows.session import Session, current_session
 from tasks.errors import InputError, RefusedError, printable
 from tasks.objects.location import S3
@@ -151,6 +151,7 @@ def describe_proposal(proposal: Proposal, reason: str, override: str | None) -> 
         f"## Promote {proposal.address}",
         f"Now: {now}{moved}{_quoted(current.reason if current else '')}",
         f"Would come: `{proposal.proposed.manifest.engine_id}`{_quoted(reason)}",
+        *(f"**{_text(line)}**" for line in looser_lines(proposal)),
         *(f"**✕ {_text(objection)}**" for objection in proposal.objections),
     ]
     if proposal.current_fault is not None:

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from flows.console import MARKS, Reporter, short_commit, short_digest
+from flows.promotion.gate_basis import GateBasis, basis_document, basis_of
 from tasks.errors import printable
 from tasks.rule_view import JudgedRule, deciding_words, judged_rules
 from tasks.store.digests import digest_json
@@ -38,12 +39,24 @@ def show_proposal(reporter: Reporter, proposal: Proposal, override: str | None, 
 
 
 def _show_objections(reporter: Reporter, proposal: Proposal, override: str | None, who: str) -> None:
+    for line in looser_lines(proposal):
+        reporter.marked(line)
     for objection in proposal.objections:
         reporter.marked(f"✕ {printable(objection)}")
     if proposal.override is not None:
         reporter.marked(f"✕ returns to an override: {printable(proposal.override)}")
     if override is not None and proposal.objections:
         reporter.marked(f"✕ override by {printable(who)}, kept in the history for ever: {printable(override)}")
+
+
+def looser_lines(proposal: Proposal) -> list[str]:
+    """What the proposed engine was asked less for than the one that is there, a marked line each."""
+    return [line for line in _proposed_basis(proposal).warnings if line.startswith("? looser")]
+
+
+def _proposed_basis(proposal: Proposal) -> GateBasis:
+    current = None if proposal.current is None else proposal.current.manifest
+    return basis_of(proposal.proposed.manifest, current, f"in {proposal.address.channel.value} now")
 
 
 def _step_of(proposal: Proposal) -> str:
@@ -94,12 +107,15 @@ def comparison_rows(proposal: Proposal) -> list[list[str]]:
 
 
 def _identity(manifest: EngineManifest) -> dict[str, str]:
-    outcome = manifest.verdict.outcome
+    outcome, basis = manifest.verdict.outcome, basis_of(manifest)
     return {
         "engine": manifest.engine_id,
         "version": manifest.cell.version,
         "commit": short_commit(manifest.source_commit or NOTHING),
         "verdict": f"{MARKS[outcome.value]} {outcome.value}",
+        "policy": basis.policy_words,
+        "confidence": basis.evidence_words,
+        **({"not judged": f"? {', '.join(basis.unjudged)}"} if basis.unjudged else {}),
         "worst rule": f"{_warning(outcome)}{deciding_words(manifest.verdict)}",
     }
 
@@ -166,9 +182,11 @@ def proposal_document(proposal: Proposal, moved: Move | None) -> dict[str, Any]:
         "channel": proposal.address.channel.value,
         "kind": proposal.kind,
         "pointed_at": None if current is None else current.model_dump(mode="json"),
-        "current": None if proposal.current is None else _engine_document(proposal.current),
+        "current": None
+        if proposal.current is None
+        else _engine_document(proposal.current, basis_of(proposal.current.manifest)),
         "current_fault": proposal.current_fault,
-        "proposed": _engine_document(proposal.proposed),
+        "proposed": _engine_document(proposal.proposed, _proposed_basis(proposal)),
         "registered": proposal.registered,
         "objections": list(proposal.objections),
         "moved": moved is not None,
@@ -176,8 +194,9 @@ def proposal_document(proposal: Proposal, moved: Move | None) -> dict[str, Any]:
     }
 
 
-def _engine_document(engine: SignedManifest) -> dict[str, Any]:
+def _engine_document(engine: SignedManifest, basis: GateBasis) -> dict[str, Any]:
     return {
+        "basis": basis_document(basis),
         "digest": engine.digest,
         "signature": _signature_document(engine.signature),
         "manifest": engine.manifest.model_dump(mode="json"),

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from tasks.git.extract import LfsSource
+    from tasks.model.model_directory import ModelDirectory
 
 STAGE = "feedback"
 LONGEST_REASON = 900
@@ -78,7 +79,8 @@ def convert_weights(
         commit = opened.resolve(ref)
         found = _take_weights(weights, digest, scratch)
         place = "" if directory == "." else directory
-        plan = _export_with(opened, commit, place, found, scratch / "export", "store" if lfs else "refuse")
+        exported = _export_with(opened, commit, place, found, scratch / "export", "store" if lfs else "refuse")
+        plan = plan_conversion(exported, floor=session.policy_floor)
         return _convert(session, plan, commit, digest_file(found)[0], reason, scratch)
 
 
@@ -133,7 +135,7 @@ def _require_safetensors(path: Path, named: str) -> None:
 
 def _export_with(
     repository: Repository, commit: str, directory: str, weights: Path, folder: Path, lfs: LfsSource
-) -> ConversionPlan:
+) -> ModelDirectory:
     """Export a model directory with other weights; its own are left out, since they may be in a git LFS far away."""
     tree = repository.tree(commit)
     opened = Commit(repository, tree)
@@ -144,7 +146,7 @@ def _export_with(
     place.parent.mkdir(parents=True, exist_ok=True)
     place.unlink(missing_ok=True)  # one that the commit reaches through a link
     shutil.copyfile(weights, place)
-    return plan_conversion(read_model_directory(folder / directory))
+    return read_model_directory(folder / directory)
 
 
 def _weights_path(commit: Commit, directory: str) -> str:

@@ -27,7 +27,8 @@ def plan_of(session: Session, repository: Repository, old: str | None, new: str)
         before = repository.first_parent(commit)
     elif not is_zero(old):
         before = repository.resolve(old)
-    return plan_push(repository, before, commit, known_engines(session))
+    floor = session.policy_floor
+    return plan_push(repository, before, commit, known_engines(session), None if floor is None else floor.digest)
 
 
 def known_engines(session: Session) -> Callable[[Cell], str | None]:

@@ -9,7 +9,7 @@ from tasks.errors import InputError
 from tasks.git.commit import Commit, Outline, model_directories
 from tasks.git.skeleton import skeleton_of
 from tasks.model.model_directory import read_model_directory
-from tasks.model.version import ModelContent, read_content
+from tasks.model.version import ModelContent, read_content, version_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 class CommitModels:
     """How the models of a commit stand. What was read is kept."""
 
-    def __init__(self, repository: Repository, tree: Tree, outlines: dict[str, Outline]) -> None:
-        self.tree = tree
+    def __init__(
+        self, repository: Repository, tree: Tree, outlines: dict[str, Outline], policy_floor: str | None = None
+    ) -> None:
+        self.tree, self._policy_floor = tree, policy_floor
         self._commit = Commit(repository, tree, outlines)
         self._contents: dict[str, ModelContent | InputError] = {}
         self._entries: dict[str, dict[str, Entry]] = {}
@@ -88,6 +90,10 @@ class CommitModels:
         if isinstance(found, InputError):
             raise found
         return found
+
+    def version_of(self, content: ModelContent) -> str:
+        """The version of a model's content, under the policy floor that holds here."""
+        return version_of(content, self._policy_floor)
 
 
 def content_at(commit: Commit, directory: str) -> ModelContent:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 from tasks.errors import InputError
 from tasks.git.commit_models import CommitModels
 from tasks.git.tree import Tree
-from tasks.model.version import ModelContent, version_of
 from tasks.records import Cell
 
 if TYPE_CHECKING:
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
 
     from tasks.git.commit import Outline
     from tasks.git.repository import Repository
+    from tasks.model.version import ModelContent
     from tasks.specs import ModelSpec
 
     Known = Callable[[Cell], str | None]
@@ -91,7 +91,9 @@ def is_zero(revision: str) -> bool:
     return len(revision) in {40, 64} and set(revision) == {"0"}
 
 
-def plan_push(repository: Repository, old: str | None, new: str, known: Known) -> PushPlan:
+def plan_push(
+    repository: Repository, old: str | None, new: str, known: Known, policy_floor: str | None = None
+) -> PushPlan:
     """Plan a push.
 
     Args:
@@ -99,13 +101,14 @@ def plan_push(repository: Repository, old: str | None, new: str, known: Known) -
         old: full id of the commit before; None for a new branch: all of its models are new.
         new: full id of the pushed commit.
         known: says of a cell of this very version why it needs no work, or None where it does.
+        policy_floor: digest of the floor under the models' policies here, which is part of their versions.
 
     Raises:
         InputError: a commit cannot be read. A model that cannot is part of the plan.
     """
     outlines: dict[str, Outline] = {}  # most model.yaml are the same on both sides
-    before = CommitModels(repository, Tree({}) if old is None else repository.tree(old), outlines)
-    after = CommitModels(repository, repository.tree(new), outlines)
+    before = CommitModels(repository, Tree({}) if old is None else repository.tree(old), outlines, policy_floor)
+    after = CommitModels(repository, repository.tree(new), outlines, policy_floor)
     touched = [directory for directory in after.directories if _is_touched(directory, before, after)]
     models = [_change(directory, before, after, known) for directory in touched]
     models += _with_namesakes(models, after)
@@ -145,7 +148,7 @@ def _change(directory: str, before: CommitModels, after: CommitModels, known: Kn
         content = after.content(directory)
     except InputError as error:
         return _broken(directory, name, str(error), paths)
-    version = version_of(content)
+    version = after.version_of(content)
     kind, reason = _compare(directory, content, version, before)
     cells = _cells(content.spec, version, known) if kind in {ChangeKind.NEW, ChangeKind.CHANGED} else ()
     return ModelChange(kind, directory, content.spec.name, version, cells, reason, paths=paths)
@@ -164,7 +167,7 @@ def _compare(directory: str, content: ModelContent, version: str, before: Commit
     except InputError as error:
         return ChangeKind.CHANGED, f"could not be read before ({str(error).partition(chr(10))[0]})"
     moved = homes[0] != directory
-    if version_of(older) == version:
+    if before.version_of(older) == version:
         reason = f"was at {homes[0] or TOP}, and is the same" if moved else "nothing that its engines depend on"
         return (ChangeKind.MOVED if moved else ChangeKind.SAME), reason
     what = ", ".join(content.differences(older))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from tasks.errors import InputError
 from tasks.model.documents import parse, read_yaml
 from tasks.model.set_manifest import CalibrationManifest, read_manifest
+from tasks.samples.regular import refuse_special
 from tasks.specs import ModelSpec, Precision
 from tasks.store.digests import digest_once
 from validation.policy import Policy, PolicyError, default_policy, policy_from_mapping
@@ -183,6 +184,8 @@ def data_files(path: Path, field: str) -> tuple[Path, ...]:
                 )
     else:
         files = (path,) if path.suffix == ".npz" else ()
+    for file in files:
+        refuse_special(file, f"{SPEC_FILE}: {field}: {file.name}")
     if not files:
         raise InputError(f"{SPEC_FILE}: {field}: {path.name} holds no .npz file; save arrays with numpy.savez")
     return files

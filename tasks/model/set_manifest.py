@@ -19,6 +19,7 @@ from tasks.errors import InputError
 from tasks.model.documents import parse, read_yaml, write_yaml
 from tasks.samples.data_spec import SLICE, slices_in
 from tasks.samples.formats import DATA_SUFFIXES, read_arrays
+from tasks.samples.regular import refuse_special
 from tasks.specs import ArrayName, Declared, InputSpec
 from tasks.store.digests import digest_file
 
@@ -216,14 +217,21 @@ def _plain_keys(values: Mapping[str, int | float]) -> dict[str | int, int | floa
 
 
 def data_files_in(folder: Path) -> list[Path]:
-    """The data files in a folder and below, by path; hidden ones are none."""
-    return sorted(
+    """The data files in a folder and below, by path; hidden ones are none.
+
+    Raises:
+        InputError: one of them is a pipe, a socket or a device.
+    """
+    found = sorted(
         path
         for path in folder.rglob("*")
         if path.suffix in DATA_SUFFIXES
-        and path.is_file()
+        and not path.is_dir()
         and not any(part.startswith(".") for part in path.relative_to(folder).parts)
     )
+    for path in found:
+        refuse_special(path, path.relative_to(folder).as_posix())
+    return [path for path in found if path.is_file()]
 
 
 def count_samples(arrays: Arrays, inputs: Collection[str], origin: str) -> int:

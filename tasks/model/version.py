@@ -54,9 +54,12 @@ class ModelContent:
         return tuple(words)
 
 
-def version_of(content: ModelContent) -> str:
-    """Twelve hexadecimal digits over everything that the engines depend on: the model's content, and the toolchain."""
-    named = {
+def version_of(content: ModelContent, policy_floor: str | None = None) -> str:
+    """Twelve hexadecimal digits over everything that the engines depend on: the model's content, and the toolchain.
+
+    `policy_floor` is the digest of the floor that their policies are under; without one, nothing is said of it.
+    """
+    named: dict[str, Any] = {
         "spec": content.spec.model_dump(mode="json"),
         "outputs": list(content.spec.outputs),  # their order names what the module returns
         "source": dict(content.source),
@@ -64,6 +67,8 @@ def version_of(content: ModelContent) -> str:
         "calibration": list(content.calibration),
         "toolchain": toolchain(),
     }
+    if policy_floor is not None:
+        named["policy floor"] = policy_floor
     return digest_json(named).removeprefix("sha256:")[:VERSION_DIGITS]
 
 

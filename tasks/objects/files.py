@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from tasks.errors import RefusedError
+from tasks.errors import RefusedError, StageError
 from tasks.store.digests import CHUNK_BYTES
 from tasks.store.scratch import ScratchSpace
 
@@ -19,6 +20,22 @@ if TYPE_CHECKING:
 
 # How much is written before the disk is asked to take it.
 SYNC_BYTES = 64 << 20
+FULL = {errno.ENOSPC, errno.EDQUOT}
+
+
+@contextmanager
+def writing_to(folder: Path) -> Iterator[None]:
+    """Tell a disk that fails as the one of `folder`, whatever is written there and wherever it comes from.
+
+    Raises:
+        StageError: for an OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        file = f" ({error.filename})" if error.filename and str(error.filename) != str(folder) else ""
+        remedy = "make room on its disk" if error.errno in FULL else "check the folder, its rights and its disk"
+        raise StageError(f"{folder}: cannot be written{file}: {error.strerror or error}; {remedy}") from error
 
 
 def chunks_of(path: Path, chunk_bytes: int = CHUNK_BYTES) -> Iterator[bytes]:
@@ -101,22 +118,25 @@ def check_chunks(
 def write_new(path: Path, write: Callable[[Path], None]) -> None:
     """Let `write` make a file in a private folder beside `path`, then rename it to `path`.
 
-    The private folder of a killed process goes when the same file is written next.
+    The private folder of a killed process goes when the same file is written next. An OSError of `write` counts as one
+    of the disk that it writes to: what it reads from, it explains itself.
 
     Raises:
         RefusedError: there is a `path` already.
+        StageError: the disk fails or is full.
     """
     if os.path.lexists(path):
         raise RefusedError(f"{path}: exists already, and is not written over; remove it, or choose another place")
     root = path.parent / f".{path.name}.part"
-    try:
-        with ScratchSpace(root).folder() as scratch:
-            write(scratch / "file")
-            (scratch / "file").rename(path)
-    finally:
-        with suppress(OSError):  # another process writes the same file
-            root.rmdir()
-    sync_folder(path.parent)
+    with writing_to(path.parent):
+        try:
+            with ScratchSpace(root).folder() as scratch:
+                write(scratch / "file")
+                (scratch / "file").rename(path)
+        finally:
+            with suppress(OSError):  # another process writes the same file
+                root.rmdir()
+        sync_folder(path.parent)
 
 
 def sync_folder(folder: Path) -> None:

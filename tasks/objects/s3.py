@@ -236,11 +236,15 @@ class S3Objects:
         with explained("download", place):
             parts, total = self._parts(key)
 
-            def fetch(staged: Path) -> None:
-                with closing(parts):
-                    write_checked(staged, parts, digest, place, lambda done: on_progress(done, total))
+        def fetch(staged: Path) -> None:
+            with closing(parts):
+                write_checked(staged, told(), digest, place, lambda done: on_progress(done, total))
 
-            write_new(path, fetch)
+        def told() -> Iterator[memoryview]:
+            with explained("download", place):  # what fails here is the server's fault, and not this disk's
+                yield from parts
+
+        write_new(path, fetch)
 
     def check(self, key: str, digest: str, on_progress: Callable[[int, int], None]) -> None:
         """Read an object by several ranges at once and check its digest; see the interface."""

@@ -38,6 +38,10 @@ CONFLICT, PRECONDITION, NOT_FOUND = 409, 412, 404
 RETRYABLE = frozenset({408, CONFLICT, PRECONDITION, 425, 429})
 # A connection that broke while the body of an answer came: botocore retries requests, not bodies.
 BROKEN_BODY = (HTTPClientError, IncompleteReadError, HTTPError, OSError)
+ELSEWHERE = (
+    "the server sends the call elsewhere, so the bucket is in another region or at another endpoint; set"
+    " AWS_DEFAULT_REGION and AWS_ENDPOINT_URL_S3 to the bucket's own"
+)
 SETTINGS = (NoCredentialsError, ParamValidationError, PartialCredentialsError, ProfileNotFound)
 
 
@@ -80,8 +84,12 @@ def explained(operation: str, place: str) -> Iterator[None]:
     """
     try:
         yield
+    except RecursionError:  # botocore asks for the bucket's region, is redirected, and asks again
+        raise InputError(f"{place}: cannot {operation}: {ELSEWHERE}") from None
     except (ClientError, BotoCoreError, HTTPError, OSError) as error:
         text = f"{place}: cannot {operation}: {_reason(error)}"
+        if 300 <= status_of(error) < 400:  # noqa: PLR2004 - HTTP's class of redirects
+            raise InputError(f"{text}: {ELSEWHERE}") from None
         if isinstance(error, SETTINGS) or (400 <= status_of(error) < 500 and status_of(error) not in RETRYABLE):  # noqa: PLR2004 - HTTP's class of the caller's mistakes
             raise InputError(f"{text}; correct the address, AWS_PROFILE, credentials and AWS_ENDPOINT_URL") from None
         raise StageError(f"{text}; check the network, the server and the disk, and run it again") from None

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 
 from tasks.errors import InputError, RefusedError
 from tasks.objects.interface import ChangedError, ObjectStore
+from tasks.registry.conditions import require_conditions
 from tasks.registry.listeners import Listeners
 from tasks.registry.moves import UNNAMED, ChannelAddress, Move, RegistryName, SignedMove
 from tasks.registry.trust import TrustedHistory
@@ -149,6 +150,7 @@ class Channels:
             sealed = json.loads(self._signing.seal("move", move.model_dump(mode="json")))
             envelopes = (*self._part(address, channel.earlier), *channel.envelopes, sealed)
             moves = self._believe(address, envelopes, channel.moves[-1] if channel.moves else None)
+            require_conditions(self._objects)
             try:
                 self._objects.replace(address.key, self._content(channel, sealed), channel.tag)
             except ChangedError:

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from tasks.errors import InputError, RefusedError
 from tasks.process.child import ignore_progress
 from tasks.records import Cell, EngineManifest
+from tasks.registry.conditions import require_conditions
 from tasks.registry.evidence import artifacts_of, find_contradictions, find_future_date, find_objections, time_of
 from tasks.registry.layout import ENGINES, blob_key, cell_at, manifest_key, resigned_key, resigned_keys
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 # What was registered first stands.
 CIRCUMSTANCES = {
     "created_at", "mlflow_run", "benchmark", "source_commit", "backend", "cache_key", "comparison", "verdict",
-    "compared", "calibration", "smoke", "who",
+    "compared", "calibration", "smoke", "who", "policy_origin", "policy_floor",
 }  # fmt: skip
 
 
@@ -92,6 +93,7 @@ class Engines:
         registered = self.has(manifest.cell)
         kept = self._same_or_refuse(manifest) if registered else manifest
         sealed = self._signing.seal("manifest", manifest.model_dump(mode="json"))  # before anything is written
+        require_conditions(self._objects)
         self._give_all(kept, folders, on_progress)
         if registered:
             return False
@@ -193,6 +195,7 @@ class Engines:
         opened = self._signing.open("manifest", sealed, f"{engine.manifest.engine_id}: its manifest")
         if opened.digest != engine.digest or not opened.signature.claimed:
             raise RefusedError(f"{engine.manifest.engine_id}: cannot be signed anew; set ENGINEGATE_SIGNING_KEY")
+        require_conditions(self._objects)
         self._objects.create(resigned_key(engine.manifest.cell, opened.signature.claimed[0]), sealed)
 
     def has(self, cell: Cell) -> bool:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from tasks.errors import InputError, RefusedError
 from tasks.process.child import ignore_progress
-from tasks.registry.layout import CHANNELS, ENGINES, cell_at, is_resigned, manifest_key
+from tasks.registry.layout import CHANNELS, ENGINES, PROBE, cell_at, is_resigned, manifest_key
 from tasks.registry.moves import ChannelAddress, ChannelName
 
 if TYPE_CHECKING:
@@ -55,6 +55,8 @@ def survey_registry(objects: ObjectStore, model: str | None = None) -> Survey:
     engines, strangers = list_engines(objects, below)
     channels: set[ChannelAddress] = set()
     for entry in objects.list(f"{CHANNELS}{below}"):
+        if entry.key == PROBE:
+            continue
         address = ChannelAddress.from_key(entry.key) or ChannelAddress.of_part(entry.key)
         if address is None:
             strangers.append(entry.key)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from tasks.backends.profiles import PROFILE_RULE
 from tasks.errors import RefusedError
+from tasks.objects.files import writing_to
 from tasks.records import ComparedEngine, DataArtifact, EngineManifest, EngineOutcome, ReferenceArtifact
 from tasks.registry.evidence import artifacts_of, policy_digest
 from tasks.release.smoke import SmokeSource, take_smoke
@@ -30,8 +31,9 @@ def describe_engine(
     source_commit: str | None,
     mlflow_run: str | None,
     who: str | None,
+    policy_floor: str | None = None,
 ) -> EngineManifest:
-    """What an engine is, with its smoke inputs in the store.
+    """What an engine is, with its smoke inputs in the store; `policy_floor` is the digest of what its policy was under.
 
     Raises:
         RefusedError: something was not measured, or another plan was compared.
@@ -63,6 +65,8 @@ def describe_engine(
         cache_key=engine.cache_key,
         policy=policy,
         policy_digest=policy_digest(policy),
+        policy_origin="default" if spec.validation.policy is None else "own",
+        policy_floor=policy_floor,
         verdict=verdict,
         comparison=compared.comparison,
         compared=compared.plan,
@@ -95,8 +99,9 @@ def publish_engine(context: StageContext, registry: Registry, manifest: EngineMa
         RefusedError: it did not pass, a file of it is damaged, or the registry refuses it.
     """
     with context.store.scratch() as folder:
-        folders = {
-            artifact.digest: context.store.fetch(artifact, folder / str(number))
-            for number, artifact in enumerate(artifacts_of(manifest).values())
-        }
+        with writing_to(folder):
+            folders = {
+                artifact.digest: context.store.fetch(artifact, folder / str(number))
+                for number, artifact in enumerate(artifacts_of(manifest).values())
+            }
         return registry.engines.publish(manifest, folders, context.on_progress)

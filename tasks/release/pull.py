@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING
 from tasks.backends import backend_of
 from tasks.backends.compatibility import refuse_elsewhere
 from tasks.errors import InputError, RefusedError, StageError
+from tasks.objects.files import writing_to
 from tasks.process.child import ignore_progress
 from tasks.records import Cell, EngineManifest
 from tasks.registry.trust import holds_move
+from tasks.release.next_step import advise_step
 from tasks.release.serving_folder import Accepted, ServingFolder, folder_name
 from tasks.release.smoke import SmokeReport, SmokeRequest, run_smoke
 from validation.verdict import Outcome
@@ -124,6 +126,7 @@ def pull_engine(
     check_limit_s: float | None = None,
     at_least: Milestone | None = None,
     on_offer: Callable[[Offer], None] = lambda _: None,
+    on_wait: Callable[[float], None] = lambda _: None,
     on_progress: Callable[[int, int], None] = ignore_progress,
 ) -> Pulled:
     """Pull the engine of a channel, and make it the current one.
@@ -137,6 +140,7 @@ def pull_engine(
             is deployed.
         check_limit_s: run the smoke inputs in a child process of at most so many seconds; None runs nothing.
         on_offer: told what the channel offers, before anything is written; again if that changed meanwhile.
+        on_wait: told that another pull is waited for, and for how many seconds at most.
         on_progress: told how many bytes were written, and how many there are.
 
     Raises:
@@ -149,7 +153,7 @@ def pull_engine(
         accepted = folder.read_accepted()
         offer = find_offer(registry, address, accepted, at_least)
         on_offer(offer)
-        with folder.held(wait_s):
+        with folder.held(wait_s, on_wait):
             if folder.read_accepted() == accepted:
                 return _take(registry, folder, offer, check_limit_s, on_progress)
     raise StageError(f"{folder.root}: other pulls changed it {_MOST_TRIES} times meanwhile; leave it to one of them")
@@ -172,10 +176,7 @@ def find_offer(
             " asks for, is not among them; it was rewound, or is another registry's: find out who did that"
         )
     if not channel.moves:
-        raise InputError(
-            f"channel {address} points at no engine yet; move it with `enginegate promote {address.model}"
-            f" --target {address.target} --to {address.channel.value}`, or correct the names"
-        )
+        raise InputError(f"channel {address} points at no engine yet; {advise_step(registry, address)}")
     signed_move = channel.moves[-1]
     signed = _read_engine(registry, address, signed_move.move)
     faults = _find_faults(address, signed_move.move, signed)
@@ -242,19 +243,21 @@ def _take(
     check_limit_s: float | None,
     on_progress: Callable[[int, int], None],
 ) -> Pulled:
-    folder.sweep(offer.folder)  # what an engine that was refused left behind, before room is asked for
-    mended = _place(registry, folder, offer, on_progress)
+    with writing_to(folder.root):
+        folder.sweep(offer.folder)  # what an engine that was refused left behind, before room is asked for
+        mended = _place(registry, folder, offer, on_progress)
     report = None if check_limit_s is None else _check(folder, offer, check_limit_s)
-    # Before the link: a host that is killed in between must not take an older move for the newest one.
-    folder.accept(_accepted(offer))
-    moved = folder.point(offer.folder)
+    with writing_to(folder.root):
+        # Before the link: a host that is killed in between must not take an older move for the newest one.
+        folder.accept(_accepted(offer))
+        moved, removed = folder.point(offer.folder), folder.sweep(offer.folder)
     return Pulled(
         offer=offer,
         path=folder.root / offer.folder,
         moved=moved,
         fetched=mended is None,
         mended=mended or (),
-        removed=folder.sweep(offer.folder),
+        removed=removed,
         report=report,
     )
 

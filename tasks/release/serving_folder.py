@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from tasks.artifact import Artifact, ArtifactFile
 
 CURRENT, PREVIOUS, STATE, MANIFEST = "current", "previous", "state.json", "manifest.json"
+# Most pulls into one folder are over by then, and nobody wants to hear of them.
+SILENT_S = 1.0
 _DIGEST_CHARACTERS = 12
 _FOLDER = re.compile(rf"(?P<engine_id>.+)-[0-9a-f]{{{_DIGEST_CHARACTERS}}}")
 
@@ -81,21 +83,31 @@ class ServingFolder:
             raise InputError(f"{self.root} is a file; name a folder") from None
 
     @contextmanager
-    def held(self, limit_s: float) -> Iterator[None]:
-        """Keep other pulls out, for whom this waits up to `limit_s` seconds.
+    def held(self, limit_s: float, on_wait: Callable[[float], None] = lambda _: None) -> Iterator[None]:
+        """Keep other pulls out, for whom this waits up to `limit_s` seconds; `on_wait` is told so after the first.
 
         Raises:
             StageError: another one goes on for longer.
         """
         make_folders(self.root)
+        lock, silent_s = FileLock(self.root / ".lock"), min(SILENT_S, limit_s)
         try:
-            lock = FileLock(self.root / ".lock").acquire(timeout=limit_s)
+            lock.acquire(timeout=silent_s)
+        except Timeout:
+            on_wait(limit_s)
+            self._wait(lock, silent_s, limit_s)
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _wait(self, lock: FileLock, waited_s: float, limit_s: float) -> None:
+        try:
+            lock.acquire(timeout=limit_s - waited_s)
         except Timeout:
             raise StageError(
                 f"{self.root}: another pull has been at work there for {limit_s:g} s; wait for it, or end it"
             ) from None
-        with lock:
-            yield
 
     @contextmanager
     def scratch(self) -> Iterator[Path]:

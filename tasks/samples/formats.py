@@ -12,6 +12,7 @@ import numpy as np
 
 from tasks.errors import InputError
 from tasks.samples.npz import FIRST_INDICES, Arrays, load_arrays
+from tasks.samples.regular import refuse_special
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -34,6 +35,7 @@ def read_arrays(path: Path) -> Arrays:
         InputError: naming the file and the array or column: an unknown suffix, a damaged file, a type that is no
             number, boolean or text, a null, rows of differing lengths.
     """
+    refuse_special(path, path.name)
     if path.suffix == ".npz":
         return load_arrays(path)
     if path.suffix == ".safetensors":

@@ -19,30 +19,38 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
+    from tasks.model.policy_floor import OrganisationFloor
     from validation.outputs import OutputSpec
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """A verdict, with the policy and the comparison that it follows from."""
+    """A verdict, with the policy and the comparison that it follows from, and what a floor made stricter in that."""
 
     policy: Policy
     comparison: ComparisonResult
     verdict: Verdict
+    tightened: tuple[str, ...] = ()
 
 
-def judge_files(reference: Path, candidate: Path, policy_file: Path) -> Judgement:
+def judge_files(
+    reference: Path, candidate: Path, policy_file: Path, floor: OrganisationFloor | None = None
+) -> Judgement:
     """Compare the outputs in `candidate` with those in `reference` under a policy that declares the outputs.
 
     Each is an `.npz` file, or a folder of shards alike in name: one array per output, first axis the samples.
     `reference` may hold `label`, `slice.<name>` and the masks that outputs name, too. What is wrong with an output
-    fails the verdict as a defect of it. Rules of performance are not judged.
+    fails the verdict as a defect of it. Rules of performance are not judged. What `floor` asks for holds too.
 
     Raises:
         InputError: a file cannot be read, the two have different shards, shards differ in what they hold beside
             outputs, or the policy has a mistake or names a slice that is not there.
     """
     outputs, policy = _read_policy(policy_file)
+    tightened: tuple[str, ...] = ()
+    if floor is not None:
+        held = floor.tighten(policy, outputs)
+        policy, tightened = held.policy, held.changes
     comparison = Comparison(
         outputs,
         by=policy.slices,
@@ -65,7 +73,7 @@ def judge_files(reference: Path, candidate: Path, policy_file: Path) -> Judgemen
             masks={name: beside[name] for name in masks & beside.keys()},
         )
     result = comparison.result()
-    return Judgement(policy, result, decide(policy, result))
+    return Judgement(policy, result, decide(policy, result), tightened)
 
 
 def _read_policy(path: Path) -> tuple[dict[str, OutputSpec], Policy]:

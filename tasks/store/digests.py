@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import validation
+from tasks.samples.regular import refuse_special
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -24,7 +25,12 @@ SETTLED_NS = 2_500_000_000
 
 
 def digest_file(path: Path) -> tuple[str, int]:
-    """Return (`sha256:…`, size in bytes) of a file, read in chunks."""
+    """Return (`sha256:…`, size in bytes) of a file, read in chunks.
+
+    Raises:
+        InputError: it is a pipe, a socket or a device.
+    """
+    refuse_special(path, str(path))
     hasher, size = hashlib.sha256(), 0
     with path.open("rb") as stream:
         while chunk := stream.read(CHUNK_BYTES):

@@ -11,7 +11,8 @@ from tasks.objects.interface import ChangedError
 from tasks.objects.s3 import S3Objects
 from tasks.process.child import ignore_progress
 from tasks.records import Cell
-from tasks.registry.layout import blob_key, manifest_key
+from tasks.registry.conditions import try_conditions
+from tasks.registry.layout import PROBE, blob_key, manifest_key
 from tasks.registry.moves import ChannelAddress
 from tasks.specs import Precision
 from tests.infra.policies import Call, call_of, enforce, is_allowed
@@ -205,6 +206,15 @@ def test_a_builder_registers_an_engine_and_moves_the_candidate(rules: Rules, pla
     with pytest.raises(ChangedError):
         builder.replace(CHANNELS["candidate"], b"3", tag)
     assert [entry.key for entry in builder.list("")] == [BLOB, CHANNELS["candidate"], MANIFEST]
+
+
+def test_those_who_write_can_try_whether_conditions_are_honoured_and_leave_one_object_whoever_tries(
+    rules: Rules,
+) -> None:
+    for _ in range(2):
+        assert {who for who in ROLES if try_conditions(rules.open(who))} == {"builder", "promoter"}
+    assert [entry.key for entry in rules.open("host").list("")] == [PROBE]
+    assert len(client("s3").list_object_versions(Bucket=rules.deployed.bucket)["Versions"]) == 1
 
 
 def test_an_upload_that_breaks_off_leaves_no_parts(rules: Rules, plan: Path) -> None:

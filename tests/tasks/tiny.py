@@ -322,6 +322,7 @@ def manifest_of(store: ArtifactStore, outcome: EngineOutcome, **changes: Any) ->
         "cache_key": outcome.engine.cache_key,
         "policy": outcome.policy,
         "policy_digest": digest_json(asdict(outcome.policy)),
+        "policy_origin": "default",
         "verdict": outcome.verdict,
         "comparison": outcome.compared.comparison,
         "compared": outcome.compared.plan,

@@ -1,10 +1,13 @@
 """Policies are read strictly; every message names file, field, reason and remedy."""
 
+import numpy as np
 import pytest
 import yaml
 from pydantic import TypeAdapter
 
-from validation.metrics import METRICS
+from validation.bootstrap import Bootstrap
+from validation.comparison import Comparison
+from validation.metrics import METRICS, Direction
 from validation.outputs import OutputKind, OutputSpec
 from validation.policy import (
     PerformanceRule,
@@ -15,6 +18,7 @@ from validation.policy import (
     outputs_from_mapping,
     policy_from_mapping,
 )
+from validation.range_limits import worst_in_range
 from validation.rules import shown
 
 SCORE = OutputSpec(kind=OutputKind.SCORE, low=0, high=1)
@@ -337,3 +341,54 @@ def test_a_policy_survives_json() -> None:
     example = policy_from_mapping(yaml.safe_load(EXAMPLE), {"score": SCORE, "traits": SCORE})
     for policy in (default_policy(OUTPUTS, "int8", slices=["level"]), example):
         assert adapter.validate_json(adapter.dump_json(policy)) == policy
+
+
+UNIT = OutputSpec(kind=OutputKind.SCORE, low=1, high=6)
+MET_BY_ALL = [
+    *[(UNIT, metric, "max", 5.0) for metric in ("mae", "rmse", "max_abs", "p99_abs", "wasserstein", "mae_drop")],
+    (UNIT, "bias", "within", 5.0),
+    (UNIT, "relative_l2", "max", 5.0),
+    (UNIT, "cosine", "min", 12 / 37),
+    (SCORE, "mae", "max", 1.0),
+    (SCORE, "cosine", "min", 0.0),
+    (OutputSpec(kind=OutputKind.PROBABILITIES), "max_abs", "max", 1.0),
+]
+
+
+@pytest.mark.parametrize(("spec", "metric", "side", "limit"), MET_BY_ALL)
+def test_a_limit_that_all_outputs_within_the_range_meet_is_refused(
+    spec: OutputSpec, metric: str, side: str, limit: float
+) -> None:
+    def read(number: float) -> Policy:
+        rule = {"output": "score", "metric": metric, side: number}
+        return policy_from_mapping({"rules": [rule]}, {"score": spec})
+
+    beyond = limit - 0.5 if side == "min" else limit * 1e9
+    for number in (limit, beyond):
+        with pytest.raises(PolicyError, match=rf"^policy\.yaml: rules\[0\]\.{side}: .* is met by any two outputs that"):
+            read(number)
+    read(limit + 1e-6 if side == "min" else limit * 0.999)
+
+
+@pytest.mark.parametrize("low", [0.0, 1.0, -6.0, -3.0])
+def test_no_two_outputs_within_a_range_are_worse_than_the_worst(low: float) -> None:
+    spec, numbers = OutputSpec(kind=OutputKind.SCORE, low=low, high=low + 5), np.random.default_rng(0)
+    for samples in (1, 2, 40):
+        for _ in range(5):
+            sides = [low + 5 * numbers.beta(0.2, 0.2, samples).round(numbers.integers(0, 3)) for _ in range(2)]
+            if not all(np.any(side) for side in sides):
+                continue  # the cosine of a zero vector is none
+            comparison = Comparison({"score": spec}, plan=Bootstrap(confidence=0.9, resamples=200))
+            comparison.update({"score": sides[0]}, {"score": sides[1]})
+            for measured in comparison.result().measurements:
+                worst = worst_in_range(measured.metric, spec)
+                if worst is None or measured.value is None:
+                    continue
+                if METRICS[measured.metric].direction is Direction.HIGHER_IS_BETTER:
+                    assert measured.value >= worst - 1e-9
+                else:
+                    assert abs(measured.value) <= worst + 1e-9
+
+
+def test_without_a_range_no_limit_is_too_wide() -> None:
+    policy_from_mapping({"rules": [MAE | {"max": 1e9}]}, {"score": OutputSpec(kind=OutputKind.SCORE)})

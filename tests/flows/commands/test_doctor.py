@@ -16,9 +16,13 @@ from flows.commands.doctor import Check, as_json, examine, examine_runner, healt
 from flows.settings import Settings, read_settings
 from tasks.backends import gpu, trt
 from tasks.errors import InputError, StageError
+from tests.s3_servers import Faults, serve_faulty
+from tests.tasks.conftest import moto, place_at
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+__all__ = ["moto"]  # a fixture
 
 NAMES = [
     "ONNX Runtime",
@@ -242,3 +246,17 @@ def test_for_the_cpu_a_runner_is_what_converts_and_a_target_that_is_none_is_refu
     assert [check.name for check in examine_runner(read_settings(), "cpu")] == NAMES
     with pytest.raises(InputError, match="--target b200: is no target; choose from cpu, t4"):
         examine_runner(read_settings(), "b200")
+
+
+@pytest.mark.parametrize("condition", [None, "if_match", "if_none_match"])
+def test_a_registry_s_server_is_tried_for_conditional_writes(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, condition: str | None
+) -> None:
+    place = place_at("moto", request, tmp_path)
+    faults = Faults(0 if condition is None else 1, kinds=(f"no_{condition}",))
+    with serve_faulty(place.endpoint, faults) as endpoint:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", endpoint)
+        (check,) = (one for one in examine(Settings(registry=place.open().address)) if one.name == "registry")
+    assert check.ok == (condition is None)
+    words = "honours conditional writes" if check.ok else "ignores If-"
+    assert words in check.detail

@@ -28,6 +28,7 @@ from tasks.registry.signing import Signing
 from tasks.store.local import LocalStore
 from tests.tasks.conftest import moto, place_at
 from tests.tasks.tiny import cell, lay_out, make_outcome, manifest_of
+from validation.policy import Policy, Rule
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -154,7 +155,7 @@ def test_the_list_says_how_each_engine_did_who_signed_it_and_where_it_is_now(sit
     assert {engine["signed"] for engine in found.values()} == {"unsigned"}
     signed = site.registry.engines.read_signed(site.manifests[PASSED].cell)
     assert found[site.id_of(PASSED)]["manifest_digest"] == signed.digest
-    extra = {"signed", "channels", "manifest_digest"}
+    extra = {"signed", "channels", "manifest_digest", "basis"}
     assert {key: value for key, value in found[site.id_of(PASSED)].items() if key not in extra} == (
         site.manifests[PASSED].model_dump(mode="json")
     )
@@ -298,14 +299,18 @@ def test_verify_says_who_signed_and_how_it_was_judged_and_an_override_is_red_and
     assert re.fullmatch(
         rf"✓ {site.id_of(PASSED)} +all digests of {files} files and the verdict hold +[0-9.]+ s", lines[0]
     )
-    assert lines[1:3] == ["    ? unsigned", "    ✓ verdict is pass"]
-    assert lines[3].startswith(f"✓ {site.id_of(FAILED)}")
-    assert lines[4] == "    ? unsigned"
-    assert lines[5].startswith("    ✕ verdict is fail, registered by override of ben: the demo")
-    assert len(lines) == 6
+    policy = site.manifests[PASSED].policy_digest[:19]
+    basis = [f"    - policy {policy}, the default", "    - confidence 0.95, on 400 samples (300 needed)"]
+    assert lines[1:5] == ["    ? unsigned", "    ✓ verdict is pass", *basis]
+    assert lines[5].startswith(f"✓ {site.id_of(FAILED)}")
+    assert lines[6] == "    ? unsigned"
+    assert lines[7].startswith("    ✕ verdict is fail, registered by override of ben: the demo")
+    assert lines[8:] == basis
     code, document, _ = site.run("verify", site.id_of(PASSED), site.id_of(FAILED))
     assert (code, document["engines"]) == (0, {site.id_of(PASSED): [], site.id_of(FAILED): []})
-    assert document["details"][site.id_of(FAILED)] == {
+    details = document["details"][site.id_of(FAILED)]
+    assert details.pop("basis")["beside"] == "in staging"
+    assert details == {
         "faults": [],
         "files": len(keys_of(site.manifests[FAILED])),
         "signed": "unsigned",
@@ -342,6 +347,7 @@ def test_what_is_no_engine_or_not_registered_is_bad_input(site: Site) -> None:
     code, document, _ = site.run("verify", "tiny-cpu-fp32@" + "f" * 12)
     assert code == 2
     assert "is not registered" in document["error"]
+    assert site.say("verify", "tiny-cpu-fp32@" + "f" * 12)[1].count("is not registered") == 1
 
 
 def write_keys(folder: Path) -> tuple[Path, Path]:
@@ -373,3 +379,38 @@ def test_with_a_trust_root_the_signer_is_shown_and_what_is_unsigned_is_refused(
     code, document, _ = distrusted.run("engines", "gc", "--delete")
     assert code == 5
     assert len(site.registry.engines.list_cells()) == 3
+
+
+@pytest.fixture
+def loosened(site: Site, tmp_path: Path) -> EngineManifest:
+    """A fourth engine, which passed by a policy of its model's own that asks for next to nothing."""
+    policy = Policy(rules=(Rule(output="score", metric="mae", max=1e9),), min_samples=1)
+    store = LocalStore(tmp_path / "store")
+    outcome = make_outcome(store, noise=0.3, plan=b"loose", engine=cell(version="d" * 12), policy=policy)
+    manifest = manifest_of(store, outcome, policy_origin="own")
+    site.registry.engines.publish(manifest, lay_out(store, manifest, tmp_path / "loose"))
+    return manifest
+
+
+def test_an_engine_that_passed_by_a_loosened_policy_stands_out_in_the_list_and_when_it_is_verified(
+    site: Site, loosened: EngineManifest
+) -> None:
+    code, text = site.say("engines")
+    assert code == 0
+    row = re.split(r" {2,}", line_of(text, f"{loosened.engine_id}  ").strip())
+    shown = f"{loosened.policy_digest[:19]}, the model's own"
+    assert row[1:4] == ["pass", shown, "0.95, on 400 samples (1 needed)"]
+    words = "? looser than in staging: score mae max 1e+09, 0.01 there"
+    lines = text.splitlines()
+    start = lines.index(f"? {loosened.engine_id}")
+    assert f"    {words}" in lines[start:]
+    assert max(map(len, lines[start:])) <= 80
+    text = site.say("verify", loosened.engine_id)[1]
+    assert f"    - policy {shown}\n" in text
+    assert f"    {words}\n" in text
+    documents = {one["engine_id"]: one for one in site.run("engines")[1]["engines"]}
+    found = documents[loosened.engine_id]["basis"]
+    assert (found["origin"], found["beside"], found["unjudged"]) == ("own", "in staging", [])
+    assert found["looser"][:2] == ["min_samples 1, 300 there", "score mae max 1e+09, 0.01 there"]
+    assert site.run("verify", loosened.engine_id)[1]["details"][loosened.engine_id]["basis"] == found
+    assert documents[site.id_of(PASSED)]["basis"]["looser"] == []

@@ -91,3 +91,47 @@ def test_bad_input_ends_with_2_and_the_reason(files: list[str], tmp_path: Path) 
     assert code == 2
     assert "policy.yaml: rules[2].by: the data have no slice.level; they have no slice at all" in text
     assert document["exit_code"] == 2
+
+
+def test_a_policy_floor_holds_and_what_it_made_stricter_is_told(
+    files: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, before, plain = gate(*files)
+    assert code == 0
+    (tmp_path / "floor.yaml").write_text("rules: [{metric: mae, max: 0.0001, of_range: true}]")
+    monkeypatch.setenv("ENGINEGATE_POLICY_FLOOR", str(tmp_path / "floor.yaml"))
+    code, text, document = gate(*files)
+    assert code == 3
+    assert text.startswith("! the policy floor holds for score mae max 0.01 → 0.0001\n")
+    assert document["policy_floor"]["tightened"] == ["score mae max 0.01 → 0.0001"]
+    (tmp_path / "floor.yaml").write_text("rules: [{metric: mae, max: 0.5}]")
+    assert gate(*files)[:2] == (0, before), "a floor that a policy keeps to changes nothing"
+    monkeypatch.delenv("ENGINEGATE_POLICY_FLOOR")
+    assert gate(*files) == (0, before, plain)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "cannot be read"),
+        ("{}", "floor.yaml: asks for nothing"),
+        ("rules: [{metric: mea, max: 1}]", "did you mean 'mae'"),
+    ],
+)
+def test_a_policy_floor_that_is_no_good_lets_nothing_through(
+    files: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str | None, words: str
+) -> None:
+    if content is not None:
+        (tmp_path / "floor.yaml").write_text(content)
+    monkeypatch.setenv("ENGINEGATE_POLICY_FLOOR", str(tmp_path / "floor.yaml"))
+    code, text, _ = gate(*files)
+    assert code == 2
+    assert "ENGINEGATE_POLICY_FLOOR: floor.yaml" in text
+    assert words in text
+
+
+def test_a_policy_floor_that_is_blank_is_not_taken_for_none(files: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ENGINEGATE_POLICY_FLOOR", " ")
+    code, text, _ = gate(*files)
+    assert code == 2
+    assert "ENGINEGATE_POLICY_FLOOR: is blank" in text

@@ -21,10 +21,14 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from flows.commands.cli import main
 from tasks.process.context import StageContext
+from tasks.registry.evidence import policy_digest
 from tasks.registry.moves import ChannelName
 from tasks.store.local import LocalStore
 from tests.tasks.registry.keys import write_key
-from tests.tasks.shelf import BAD, FAST, SLOW, Shelf, stock
+from tests.tasks.shelf import BAD, FAST, PASSING, SLOW, Shelf, stock
+from tests.tasks.tiny import compare_scores, tiny_spec
+from validation.policy import Policy, Rule
+from validation.verdict import decide
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -169,6 +173,41 @@ def test_every_judged_metric_is_shown_with_its_bounds_and_its_limit(shelf: Shelf
         assert match[4] == f"{signs[result.rule.side]}{result.rule.limit:g}"
     pearson = re.findall(r"[\d.]+", shown["pearson"])
     assert all(float(number) < 1 for number in pearson), "1 would be perfect, and it is not"
+
+
+def test_a_loosened_gate_is_seen_before_anybody_says_yes_in_80_columns_and_in_json(shelf: Shelf) -> None:
+    promote("staging", "--engine", FAST)
+    policy = Policy(rules=(Rule(output="score", metric="mae", max=1e9),), min_samples=1)
+    spec = {name: tiny_spec().outputs["score"] for name in ("score", "traits")}
+    loose = shelf.register(
+        "fp16",
+        version="d" * 12,
+        policy=policy,
+        policy_digest=policy_digest(policy),
+        policy_origin="own",
+        verdict=decide(policy, compare_scores(PASSING), precision="fp16"),
+        outputs=spec,
+    ).manifest
+    arguments = ("promote", *HERE, "--to", "staging", "--engine", loose.engine_id)
+    code, shown = on_a_terminal(b"n\n", arguments, columns=80)
+    assert code == 5
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", shown).replace("\r", "")
+    looser = [line for line in plain.splitlines() if line.startswith("? looser than in staging now: ")]
+    assert "? looser than in staging now: score mae max 1e+09, 0.01 there" in looser
+    assert len(looser) == 7
+    assert max(map(len, [*looser, *plain.split("\n\n")[1].splitlines()])) <= 80
+    assert plain.index("? looser") < plain.index("Promote? [y/N]")
+    code, text = run(*arguments, "--yes")
+    assert code == 0
+    policies = [shelf.describe("fp16").policy_digest, loose.policy_digest]
+    assert row(text, "policy") == [f"{policies[0][:19]}, the default", f"{policies[1][:19]}, the model's own"]
+    assert row(text, "confidence") == [f"0.95, on 400 samples ({needed} needed)" for needed in (300, 1)]
+    assert row(text, "not judged") == ["-", "? traits"]
+    promote("staging", "--engine", FAST)
+    document = run_json(*arguments, "--yes")[1]
+    assert document["proposed"]["basis"]["unjudged"] == ["traits"]
+    assert document["proposed"]["basis"]["looser"] == [line.partition("now: ")[2] for line in looser]
+    assert document["current"]["basis"]["origin"] == "default"
 
 
 def test_an_empty_channel_shows_nothing_on_the_left(shelf: Shelf) -> None:

@@ -23,10 +23,13 @@ from flows.session import Session
 from flows.settings import Settings
 from tasks.objects.folder import LocalObjects
 from tasks.records import Override
+from tasks.registry.evidence import policy_digest
 from tasks.registry.signing import Signing
 from tasks.release.serving_folder import ServingFolder
 from tests.tasks.serving import FIRST, PRODUCTION, SECOND, SQUARED, THIRD, Shop, version_before, version_served
-from tests.tasks.tiny import cell
+from tests.tasks.tiny import cell, compare_scores
+from validation.policy import Policy, Rule
+from validation.verdict import decide
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -60,9 +63,13 @@ def test_people_are_told_who_moved_the_channel_who_signed_and_where_it_lies(shop
     assert lines[0].endswith(": it is faster")
     assert lines[1:3] == ["! move: unsigned", "! manifest: unsigned"]
     assert lines[3].startswith("✓ verdict pass: ")
-    assert lines[4].startswith("✓ pull tiny production")
-    assert "tiny-cpu-fp32@111111111111, 0.0 MB fetched and checked" in lines[4]
-    assert lines[5] == f"✓ {tmp_path / 'host' / 'current'} leads now to {Path(document['folder']).name}"
+    assert lines[4:6] == [
+        f"- policy {manifest.policy_digest[:19]}, the default",
+        "- confidence 0.95, on 400 samples (300 needed)",
+    ]
+    assert lines[6].startswith("✓ pull tiny production")
+    assert "tiny-cpu-fp32@111111111111, 0.0 MB fetched and checked" in lines[6]
+    assert lines[7] == f"✓ {tmp_path / 'host' / 'current'} leads now to {Path(document['folder']).name}"
     assert (document["engine_id"], document["verdict"]) == (manifest.engine_id, "pass")
     assert (document["move"]["number"], document["move"]["signature"]) == (1, "unsigned")
     assert (document["moved"], document["fetched"], document["check"]) == (False, False, None)
@@ -116,6 +123,21 @@ def test_an_override_is_shown_in_red(shop: Shop) -> None:
     command = [sys.executable, "-m", "flows.commands.cli", *PULL]
     coloured = subprocess.run(command, env=environment, stdout=PIPE, text=True, check=True).stdout
     assert "\x1b[31m✕ by override of ann: " in coloured
+
+
+def test_an_engine_whose_policy_is_looser_than_that_of_the_one_before_says_so(shop: Shop) -> None:
+    shop.offer()
+    policy = Policy(rules=(Rule(output="score", metric="mae", max=1e9),), min_samples=1)
+    verdict = decide(policy, compare_scores(0.0001), precision="fp32")
+    loose = {"policy": policy, "policy_digest": policy_digest(policy), "policy_origin": "own", "verdict": verdict}
+    shop.offer(SECOND, **loose)
+    code, text, document = pull()
+    assert code == 0
+    assert f"- policy {policy_digest(policy)[:19]}, the model's own\n" in text
+    assert "? looser than before: score mae max 1e+09, 0.01 there\n" in text
+    assert document["basis"]["looser"][:2] == ["min_samples 1, 300 there", "score mae max 1e+09, 0.01 there"]
+    shop.manifest_file(FIRST).unlink()
+    assert pull()[2]["basis"]["beside"] is None, "an engine that is gone is no reason to serve none"
 
 
 def test_the_check_shows_what_was_measured_and_a_wrong_engine_keeps_its_exit_code(shop: Shop, tmp_path: Path) -> None:
@@ -181,6 +203,24 @@ def test_a_whole_pull_with_check_imports_nothing_that_a_serving_host_has_not(sho
     )
     assert json.loads(ended.stdout)["check"]["samples"] == 4
     assert ended.stderr.splitlines()[-1] == "[]"
+
+
+def test_an_error_is_told_once(shop: Shop) -> None:
+    shop.offer()
+    shop.channel_file.write_bytes(b"{")
+    code, text, document = pull()
+    assert code == 5
+    assert text.count("channel production of tiny for cpu is damaged") == 1
+    assert text.count(document["error"]) == 1
+
+
+def test_a_pull_that_waits_for_another_one_says_so(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tasks.release.serving_folder.SILENT_S", 0.01, raising=False)
+    shop.offer()
+    with ServingFolder(Path("host")).held(1):
+        result = CliRunner().invoke(main, [*PULL, "--time-limit", "1"])
+    assert f"another pull is at work in {Path('host').absolute()}; waiting for it, 1 s at most" in result.output
+    assert result.exit_code == 1
 
 
 # --watch
@@ -337,3 +377,34 @@ def test_a_watch_with_settings_at_fault_ends_at_once(shop: Shop, monkeypatch: py
         for number, handler in handlers:
             signal.signal(number, handler)
     assert caught.value.code == 2
+
+
+SLOW_END = """
+import os, signal, sys
+from flows.commands import pull_command
+from flows.commands.cli import main
+
+class Slow:
+    def __del__(self):
+        signal.pause()  # until a signal comes, as one may on a host that has too much to do
+
+slow = Slow()
+pull_command.GRACE_S = 1
+look = pull_command.Watcher.look
+
+def stop_after(watcher):
+    look(watcher)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+pull_command.Watcher.look = stop_after
+main(sys.argv[1:])
+"""
+
+
+def test_a_watch_whose_end_takes_longer_than_its_grace_ends_with_0_all_the_same(shop: Shop) -> None:
+    shop.offer()
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    command = [sys.executable, "-c", SLOW_END, *PULL, "--watch", "--json"]
+    ended = subprocess.run(command, env=environment, stdout=PIPE, text=True, check=False, timeout=LIMIT_S)
+    assert ended.returncode == 0
+    assert json.loads(ended.stdout)["event"] == "pulled"

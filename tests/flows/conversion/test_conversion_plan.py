@@ -14,6 +14,7 @@ from flows.conversion.conversion_plan import plan_conversion, source_commit, ver
 from tasks.errors import InputError
 from tasks.model import toolchain
 from tasks.model.model_directory import read_model_directory
+from tasks.model.policy_floor import read_floor
 from tasks.specs import Precision
 from tasks.store import digests
 from tasks.torch_side.module_source import module_key, store_module
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from flows.conversion.conversion_plan import ConversionPlan
+    from tasks.model.policy_floor import OrganisationFloor
     from tasks.process.context import StageContext
 
 FULL: dict[str, Any] = {
@@ -319,3 +321,39 @@ def test_a_conversion_reads_each_file_once_for_its_digest_and_once_for_a_copy(
     store_module(context, directory)
     version(folder)
     assert dict(read) == dict.fromkeys(["weights.safetensors", "model.py", "policy.yaml", "validation.npz"], 1)
+
+
+def write_floor(path: Path, text: str = "rules: [{metric: mae, max: 0.02}]\nmin_samples: 500\n") -> OrganisationFloor:
+    path.write_text(text)
+    return read_floor(path)
+
+
+def test_a_policy_floor_holds_for_every_precision_and_is_told_before_the_work(tmp_path: Path) -> None:
+    folder, floor = write(tmp_path), write_floor(tmp_path / "floor.yaml")
+    found = plan(folder, floor=floor)
+    assert plan(folder).lines[-1].startswith("! the policy has no rule for other")
+    changes = ("score mae max 0.1 → 0.02", "other mae max 0.02, which it lacks", "min_samples 300 → 500")
+    assert found.lines[-3:] == tuple(f"! the policy floor holds for {change}" for change in changes)
+    assert not any("has no rule for" in line for line in found.lines), "the floor's is one"
+    for precision in found.precisions:
+        policy = found.policy(precision)
+        assert (policy.min_samples, {rule.output: rule.max for rule in policy.rules}) == (
+            500,
+            {"score": 0.02, "other": 0.02},
+        )
+
+
+def test_what_the_floor_makes_stricter_for_one_precision_is_told_of_that_one(tmp_path: Path) -> None:
+    folder = write_model_folder(tmp_path / "model", precisions=["fp32", "fp16"])
+    floor = write_floor(tmp_path / "floor.yaml", "rules: [{metric: mae, max: 0.005}]")
+    assert plan(folder, floor=floor).lines[-1] == "! the policy floor holds for fp16: score mae max 0.01 → 0.005"
+
+
+def test_a_policy_floor_is_part_of_the_version_by_what_it_asks_for(tmp_path: Path) -> None:
+    folder, floor = write(tmp_path), write_floor(tmp_path / "floor.yaml")
+    same = write_floor(tmp_path / "b.yaml", "# the same\nmin_samples: 500\nrules: [{max: 0.02, metric: mae}]\n")
+    other = write_floor(tmp_path / "c.yaml", "rules: [{metric: mae, max: 0.03}]\nmin_samples: 500\n")
+    versions = [plan(folder, floor=one).version for one in (None, floor, same, other)]
+    assert versions[0] == version(folder)
+    assert versions[1] == versions[2]
+    assert len(set(versions)) == 3

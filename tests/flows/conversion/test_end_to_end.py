@@ -193,6 +193,25 @@ def test_an_engine_that_is_too_slow_for_its_policy_is_told_so_once_and_is_not_re
     assert copy.run("verify", new)[0] == 0
 
 
+def test_a_loose_policy_under_a_floor_is_judged_by_the_floor_s_numbers_and_no_stage_works_for_it(copy: Project) -> None:
+    copy.edit("policy.yaml", "max: 0.05", "max: 0.9")
+    (copy.root / "floor.yaml").write_text("rules: [{metric: mae, max: 0.02, of_range: true}]")
+    under = Project(copy.root, copy.environment | {"ENGINEGATE_POLICY_FLOOR": str(copy.root / "floor.yaml")})
+    before = under.registered()
+    code, document, text = under.convert("--precision", "fp32")
+    assert code == 0
+    assert work_done(document) == set()
+    assert "! the policy floor holds for score mae max 0.9 → 0.02" in text
+    (new,) = (one for one in under.run("engines")[1]["engines"] if one["engine_id"] not in before)
+    assert {rule["metric"]: rule["max"] or rule["min"] for rule in new["policy"]["rules"]} == {
+        "mae": 0.02,
+        "pearson": 0.99,
+    }
+    assert new["policy_origin"] == "own"
+    assert new["policy_floor"] is not None
+    assert under.run("verify", new["engine_id"])[0] == 0
+
+
 def test_int8_that_no_fp16_engine_was_made_beside_has_not_earned_its_place(copy: Project) -> None:
     speed = "performance:\n  - {metric: speedup_vs_fp16, min: 1.0, precision: int8}\n"
     copy.edit("policy.yaml", "rules:", speed + "rules:")

@@ -37,6 +37,7 @@ from tasks.registry.moves import ChannelAddress, ChannelName
 from tasks.release.promote import carry_out, propose_promotion
 from tasks.release.publish import publish_engine
 from tests.tasks.tiny import cell, make_outcome, manifest_of
+from validation.policy import Policy, Rule
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -317,6 +318,17 @@ def test_texts_of_people_stay_texts_in_the_page(session: Session) -> None:
     assert "**✕ OVERRIDE, kept in the history for ever: " in shown
     rows = [line for line in shown.splitlines() if line.startswith("|")]
     assert len({row.replace(r"\|", "").count("|") for row in rows}) == 1
+
+
+def test_what_the_proposed_engine_was_asked_less_for_stands_above_the_form(session: Session) -> None:
+    address = ChannelAddress("tiny", "cpu", ChannelName.STAGING)
+    policy = Policy(rules=(Rule(output="score", metric="mae", max=1e9),), min_samples=1)
+    outcome = make_outcome(session.store, plan=b"loose", engine=cell(version="3" * 12), policy=policy)
+    publish_engine(session.stage_context(), session.registry, manifest_of(session.store, outcome))
+    proposal = propose_promotion(session.registry, session.rejected, address, outcome.cell.engine_id)
+    shown = describe_proposal(proposal, "", None)
+    assert r"**? looser than in staging now\: score mae max 1e+09, 0\.01 there**" in shown
+    assert "| confidence | " in shown
 
 
 def test_a_worker_without_a_lasting_registry_is_refused(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -201,3 +201,16 @@ def test_the_id_of_a_new_branch_is_all_zeros() -> None:
     assert is_zero("0" * 64)
     assert not is_zero("0" * 12)
     assert not is_zero("1" * 40)
+
+
+def test_a_policy_floor_makes_another_version_and_no_change_of_its_own(shop: tuple[Source, str]) -> None:
+    source, commit = shop
+    floor = "sha256:" + "f" * 64
+    with closing(source.opened()) as repository:
+        plain, under = (plan_push(repository, None, commit, lambda _: None, one) for one in (None, floor))
+        assert plan_push(repository, commit, commit, lambda _: None, floor).models == ()
+    assert plain == plan(source, None, commit)
+    assert all(one.version != other.version for one, other in zip(plain.models, under.models, strict=True))
+    other = source.commit({"m/a/.hidden": "y"})
+    with closing(source.opened()) as repository:
+        assert kinds(plan_push(repository, commit, other, lambda _: None, floor)) == {"m/a": "same"}

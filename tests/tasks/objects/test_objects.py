@@ -1,21 +1,23 @@
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta, timezone
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.errors import InputError, RefusedError
+from tasks.errors import InputError, RefusedError, StageError
 from tasks.objects import folder as local
 from tasks.objects import interface, s3
 from tasks.objects.interface import ChangedError, check_key, check_prefix, is_key
 from tests.s3_servers import PAGE
 from tests.tasks import memory_objects
+from tests.tasks.conftest import place_at
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -250,3 +252,34 @@ def test_the_time_is_that_which_dates_the_objects(objects: ObjectStore) -> None:
     (entry,) = objects.list("")
     assert before - timedelta(seconds=1) <= entry.modified <= objects.now() + timedelta(seconds=1)
     assert objects.now().utcoffset() == timedelta(0)
+
+
+def be_full(*_arguments: object) -> NoReturn:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_full_disk_is_told_as_the_one_that_is_written_to(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    objects = place.open()
+    objects.create("a", b"content")
+    (tmp_path / "host").mkdir()
+    monkeypatch.setattr("tasks.objects.files._write_all", be_full)
+    with pytest.raises(StageError) as caught:
+        objects.download("a", tmp_path / "host" / "out", digest_of(b"content"), silent)
+    expected = f"{tmp_path / 'host'}: cannot be written: No space left on device; make room on its disk"
+    assert str(caught.value) == expected
+
+
+def test_a_store_s_own_disk_that_fails_is_told_as_the_store_s(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    objects = place_at("local", request, tmp_path).open()
+    objects.create("a", b"content")
+
+    def chunks(*_arguments: object) -> NoReturn:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr("tasks.objects.folder.chunks_of", chunks)
+    with pytest.raises(StageError, match=r"objects: cannot download 'a': Input/output error; check the folder"):
+        objects.download("a", tmp_path / "out", digest_of(b"content"), silent)

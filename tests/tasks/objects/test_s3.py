@@ -156,3 +156,21 @@ def test_settings_that_are_no_good_are_told(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("AWS_PROFILE", "nobody")
     with pytest.raises(InputError, match=r"profile \(nobody\)"):
         S3Objects(BUCKET)
+
+
+@pytest.mark.parametrize("call", ["read", "create", "list"])
+def test_a_server_that_sends_calls_elsewhere_is_told_with_region_and_endpoint(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    place = place_at("moto", request, tmp_path)
+    with serve_faulty(place.endpoint, Faults(1, kinds=("redirect",))) as endpoint:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", endpoint)
+        objects = place.open()
+        with pytest.raises(
+            InputError, match=r"^s3://engines/.*: cannot .*set AWS_DEFAULT_REGION and AWS_ENDPOINT_URL_S3"
+        ):
+            {
+                "read": lambda: objects.read(KEY),
+                "create": lambda: objects.create(KEY, b""),
+                "list": lambda: list(objects.list("")),
+            }[call]()

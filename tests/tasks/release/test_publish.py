@@ -1,10 +1,11 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import errno
+from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 
-from tasks.errors import RefusedError
+from tasks.errors import RefusedError, StageError
 from tasks.fresh_records import FreshAgreement, FreshArtifact
 from tasks.objects.folder import LocalObjects
 from tasks.registry.registry import Registry
@@ -141,3 +142,38 @@ def test_killed_on_the_way_nothing_is_visible_and_the_next_run_registers_it(
         assert registry.engines.verify(outcome.cell) == []
         killed += 1
     assert killed > 5
+
+
+def test_a_full_disk_beside_the_artifact_store_is_told_as_that_and_not_as_the_registry_s(
+    context: StageContext, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = describe(context, make_outcome(context.store))
+
+    def be_full(*_arguments: object) -> NoReturn:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("tasks.store.blobs.link_or_copy", be_full)
+    with pytest.raises(StageError, match=r"^\S+/scratch/\w+: cannot be written: No space left on device; make room"):
+        publish_engine(context, registry, manifest)
+
+
+def test_what_an_engine_s_policy_was_is_told_and_no_reason_to_refuse_it_where_an_older_release_did_not_tell(
+    context: StageContext, registry: Registry
+) -> None:
+    manifest = describe(context, make_outcome(context.store))
+    assert (manifest.policy_origin, manifest.policy_floor) == ("default", None)
+    content = manifest.model_dump(mode="json", exclude={"policy_origin", "policy_floor"})
+    before = type(manifest).model_validate(content)
+    assert before.policy_origin is None
+    assert publish_engine(context, registry, before)
+    assert not publish_engine(context, registry, manifest)
+
+
+def test_an_engine_s_own_policy_and_the_floor_that_it_was_under_stand_in_its_manifest(context: StageContext) -> None:
+    outcome, floor = make_outcome(context.store), "sha256:" + "f" * 64
+    spec = tiny_spec(validation={"data": "validation.npz", "policy": "policy.yaml"})
+    data, reference = put_validation(context.store), put_reference(context.store)
+    found = describe_engine(
+        context, spec, outcome, data, reference, source_commit=None, mlflow_run=None, who=None, policy_floor=floor
+    )
+    assert (found.policy_origin, found.policy_floor) == ("own", floor)

@@ -4,6 +4,7 @@ import errno
 import functools
 import json
 import os
+import re
 import shutil
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, NoReturn
@@ -17,6 +18,7 @@ from tasks.records import BackendIdentity, Override
 from tasks.registry.layout import manifest_key
 from tasks.registry.moves import ChannelAddress, ChannelName
 from tasks.registry.signing import Signing
+from tasks.release.promote import propose_promotion, require_permission
 from tasks.release.pull import Milestone
 from tasks.release.serving_folder import Accepted, ServingFolder
 from tests.hardship import numbers
@@ -339,10 +341,32 @@ def test_an_engine_for_another_gpu_is_refused_before_anything_is_written(
     assert not root_of(shop).exists()
 
 
-def test_a_channel_that_points_nowhere_is_told_with_what_to_do(shop: Shop) -> None:
-    with pytest.raises(InputError, match=r"points at no engine yet; .*promote tiny --target cpu --to production"):
-        shop.pull()
+def advice(shop: Shop, channel: str) -> str:
+    """What a pull of a channel that points nowhere tells people to do."""
+    with pytest.raises(InputError, match="points at no engine yet; ") as caught:
+        shop.pull(address=ChannelAddress("tiny", "cpu", ChannelName(channel)))
     assert not root_of(shop).exists()
+    return str(caught.value).partition("yet; ")[2]
+
+
+def test_a_channel_that_points_nowhere_is_told_with_the_step_that_no_rule_forbids(shop: Shop) -> None:
+    assert advice(shop, "production").startswith("no engine of tiny for cpu is registered: convert the model first")
+    shop.publish(FIRST, target="t4")
+    assert advice(shop, "canary").startswith("no engine of tiny for cpu is registered")
+    shop.publish()
+    steps = [name.value for name in ChannelName]
+    for channel in ("production", "canary", "staging"):
+        step = re.search(r"enginegate promote tiny --target cpu --to (\w+)`", advice(shop, channel))
+        assert step is not None
+        assert step[1] == "staging"
+    while step[1] != "production":
+        address = ChannelAddress("tiny", "cpu", ChannelName(step[1]))
+        proposal = propose_promotion(shop.registry, shop.rejected, address, None)
+        require_permission(proposal, None)
+        shop.promote(proposal.proposed.manifest.cell, address=address)
+        step = re.search(r"--to (\w+)`", advice(shop, "production"))
+        assert step is not None
+        assert steps.index(step[1]) == steps.index(address.channel.value) + 1
 
 
 # History
@@ -484,7 +508,7 @@ def fail(*_arguments: object) -> NoReturn:
 def test_on_a_full_disk_the_old_engine_stays_and_the_next_pull_succeeds(served: Shop, function: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(function, fail)
-        with pytest.raises((StageError, OSError), match="No space left"):
+        with pytest.raises(StageError, match=r"/host.* cannot be written: No space left on device; make room"):
             served.pull()
     assert version_served(root_of(served)) == FIRST
     served.pull()
@@ -554,6 +578,16 @@ def test_who_waits_too_long_for_another_pull_is_told(served: Shop) -> None:
         pytest.raises(StageError, match=r"host: another pull has been at work there for 0.01 s; wait for it"),
     ):
         served.pull(wait_s=0.01)
+
+
+def test_who_waits_for_another_pull_is_told_so_and_for_how_long(served: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tasks.release.serving_folder.SILENT_S", 0.01)
+    waited: list[float] = []
+    with served.folder.held(1), pytest.raises(StageError, match="another pull has been at work"):
+        served.pull(wait_s=0.02, on_wait=waited.append)
+    assert waited == [0.02]
+    served.pull(on_wait=waited.append)
+    assert waited == [0.02], "of a pull that does not wait there is nothing to tell"
 
 
 # Tried out
