@@ -233,7 +233,7 @@ class EngineManifest(Frozen):
     """What an engine is, and why it may be trusted: kept beside it in the registry.
 
     `who` converted it, where that was said. An engine without a `pass` is there by an `override` alone. `compared` is
-    the digest of the plan whose outputs were compared. `policy` is the one that it was judged by, the default one or the
+    the digest of the plan whose outputs were compared. `policy` is the one that it was judged by, the default or the
     model's own, made stricter by the floor of digest `policy_floor` where there was one. Manifests of before December
     2026 say neither.
     """
