@@ -10,11 +10,13 @@ import click
 
 from flows.commands.command import Document, command_of
 from flows.console import MARKS
-from tasks.errors import VERDICT_CODES
+from tasks.errors import VERDICT_CODES, printable
+from tasks.rule_view import hidden_in_words, samples_in_words
 from tasks.stages.gate import judge_files
 
 if TYPE_CHECKING:
     from flows.session import Session
+    from tasks.stages.gate import Judgement
 
 
 @click.command()
@@ -31,11 +33,16 @@ if TYPE_CHECKING:
 def gate(session: Session, reference: Path, candidate: Path, policy: Path) -> tuple[Document, int]:
     """Judge the outputs in CANDIDATE against those in REFERENCE: .npz files, or folders of shards.
 
-    REFERENCE may also hold label, slice.NAME and the masks that outputs name.
+    REFERENCE may also hold label, group, slice.NAME and the masks that outputs name.
     """
     judged = judge_files(reference, candidate, policy)
     verdict = judged.verdict
-    session.reporter.say(f"{judged.comparison.samples:,} samples")
+    session.reporter.say(_samples(judged))
+    for sentence in hidden_in_words(judged.comparison):
+        session.reporter.say(f"- {sentence}")
+    if judged.unjudged:
+        names = printable(", ".join(judged.unjudged))
+        session.reporter.say(f"! the policy has no rule for {names}: measured, but not judged")
     for outcome, sentence in verdict.sentences:
         session.reporter.say(f"{MARKS[outcome.value]} {sentence}")
     for defect in verdict.defects:
@@ -44,3 +51,12 @@ def gate(session: Session, reference: Path, candidate: Path, policy: Path) -> tu
         session.reporter.say(f"- {rule.metric} is judged by `enginegate convert`, which measures it, not here.")
     session.reporter.say(f"{MARKS[verdict.outcome.value]} verdict: {verdict.outcome.value}")
     return {"verdict": asdict(verdict), "comparison": asdict(judged.comparison)}, VERDICT_CODES[verdict.outcome.value]
+
+
+def _samples(judged: Judgement) -> str:
+    words = samples_in_words(judged.comparison)
+    if judged.comparison.independent is None:
+        return words
+    if judged.named:
+        return f"{words}, by `group`"
+    return f"{words}: rows that are the same in all that is here count once; if they are not one sample, add a `group`"

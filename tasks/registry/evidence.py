@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
+from tasks.errors import printable
 from tasks.store.digests import artifact_digest, digest_json
 from tasks.timings import PytorchForm
 from validation.verdict import Outcome, decide
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from tasks.artifact import Artifact
     from tasks.records import EngineManifest
     from validation.policy import Policy
+    from validation.verdict import Verdict
 
 
 def find_contradictions(manifest: EngineManifest) -> list[str]:
@@ -50,11 +52,20 @@ def _verdict_faults(manifest: EngineManifest) -> list[str]:
         speedups=verdict.speedups,
         other_pvalues=verdict.other_pvalues,
     )
-    if again != verdict:
+    if again != _printable(verdict):
         return ["verdict: does not follow from the stored comparison under the stored policy"]
     if verdict.speedups is None and manifest.policy.performance_of(precision):
         return ["verdict: was given without the speed-ups that its policy asks for"]
     return _speedup_faults(manifest)
+
+
+def _printable(verdict: Verdict) -> Verdict:
+    """The verdict with sentences as they are made now: older ones may quote names of the data as these are."""
+    return replace(
+        verdict,
+        rules=tuple(replace(rule, sentence=printable(rule.sentence)) for rule in verdict.rules),
+        defects=tuple(map(printable, verdict.defects)),
+    )
 
 
 def _speedup_faults(manifest: EngineManifest) -> list[str]:
