@@ -17,6 +17,8 @@ Floats = NDArray[np.float64]
 
 MOST_SEARCHED = 4096
 """Samples among which near ones are looked for: the work grows with the square."""
+TOLD_SHARE = 0.01
+"""Fewer near repeats than this share are not worth a word: some are there by chance."""
 NEAR_OF_RANGE, NEAR_COSINE = 1e-4, 0.9999
 LEAST_NUMBERS = 8
 """Samples of fewer numbers lie near each other by chance."""
@@ -27,12 +29,16 @@ _SEED = 20261130
 
 
 class NearRepeats:
-    """Takes samples batch by batch, at most `MOST_SEARCHED` of them, and counts those that are near an earlier one."""
+    """Takes samples batch by batch, at most `MOST_SEARCHED` of them, and counts those that are near an earlier one.
+
+    `searched` counts the samples that it took.
+    """
 
     def __init__(self) -> None:
         self._sketches: dict[tuple[tuple[str, tuple[int, ...]], ...], list[dict[str, Floats]]] = {}
         self._keys: dict[tuple[tuple[str, tuple[int, ...]], ...], list[Keys]] = {}
         self._ends: dict[str, tuple[float, float]] = {}
+        self.searched = 0
 
     def add(self, inputs: Mapping[str, Numbers], keys: Keys) -> None:
         """Take in samples `[n, ...]` by input; those whose `keys` `[n]` differ are never near each other."""
@@ -44,6 +50,7 @@ class NearRepeats:
             self._ends[name] = min(low, float(values.min())), max(high, float(values.max()))
         self._sketches.setdefault(shapes, []).append({name: _sketch(values) for name, values in inputs.items()})
         self._keys.setdefault(shapes, []).append(keys)
+        self.searched += len(keys)
 
     @property
     def count(self) -> int:
@@ -64,6 +71,13 @@ class NearRepeats:
                 near &= _near(sketch, slice(start, start + _ROWS), least)
             found += int(np.tril(near, start - 1).any(axis=1).sum())
         return found
+
+
+def near_in_words(near: int, searched: int) -> str:
+    """`40 of 240 are nearly the same as another`, and what to do; empty where there are hardly any."""
+    if near < max(1.0, TOLD_SHARE * searched):
+        return ""
+    return f"{near:,} of {searched:,} are nearly the same as another: if they belong together, name their `group`"
 
 
 def _sketch(values: Numbers) -> Floats:

@@ -13,6 +13,7 @@ from flows.console import MARKS
 from tasks.errors import VERDICT_CODES, printable
 from tasks.rule_view import hidden_in_words, samples_in_words
 from tasks.stages.gate import judge_files
+from validation.near_repeats import near_in_words
 
 if TYPE_CHECKING:
     from flows.session import Session
@@ -38,6 +39,8 @@ def gate(session: Session, reference: Path, candidate: Path, policy: Path) -> tu
     judged = judge_files(reference, candidate, policy)
     verdict = judged.verdict
     session.reporter.say(_samples(judged))
+    if near := near_in_words(judged.near, judged.searched):
+        session.reporter.say(f"! {near}")
     for sentence in hidden_in_words(judged.comparison):
         session.reporter.say(f"- {sentence}")
     if judged.unjudged:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from tasks.errors import InputError
 from tasks.model.documents import read_yaml
 from tasks.model.model_directory import refuse_rules_on_labels, refuse_unknown_slices
@@ -15,14 +17,14 @@ from validation.classes import TOP
 from validation.comparison import Comparison, ComparisonResult
 from validation.defects import count_samples
 from validation.groups import GROUP_KINDS, Groups, keys_of_rows, keys_of_values
+from validation.near_repeats import MOST_SEARCHED, NearRepeats
+from validation.outputs import OutputKind
 from validation.policy import Policy, PolicyError, outputs_from_mapping, policy_from_mapping
 from validation.verdict import Verdict, decide
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
-
-    import numpy as np
 
     from validation.groups import Keys
     from validation.outputs import OutputSpec
@@ -32,7 +34,8 @@ if TYPE_CHECKING:
 class Judgement:
     """A verdict, with the policy and the comparison that it follows from.
 
-    `unjudged` are the outputs that no rule names. `named` says that the data name the groups of their samples.
+    `unjudged` are the outputs that no rule names. `named` says that the data name the groups of their samples. Of the
+    independent samples that were `searched`, the reference's embeddings and tensors of `near` are nearly another's.
     """
 
     policy: Policy
@@ -40,6 +43,8 @@ class Judgement:
     verdict: Verdict
     unjudged: tuple[str, ...]
     named: bool
+    near: int
+    searched: int
 
 
 def judge_files(reference: Path, candidate: Path, policy_file: Path) -> Judgement:
@@ -57,7 +62,7 @@ def judge_files(reference: Path, candidate: Path, policy_file: Path) -> Judgemen
     outputs, policy = _read_policy(policy_file)
     files = _Files(tuple(_pairs(reference, candidate)), outputs)
     files.refuse_what_has_no_value(policy, policy_file.name)
-    groups, named = files.groups()
+    groups, named, near = files.groups()
     comparison = Comparison(
         outputs,
         by=policy.slices,
@@ -76,7 +81,7 @@ def judge_files(reference: Path, candidate: Path, policy_file: Path) -> Judgemen
     result = comparison.result()
     judged = {rule.output for rule in policy.rules}
     unjudged = tuple(name for name in outputs if name not in judged)
-    return Judgement(policy, result, decide(policy, result), unjudged, named)
+    return Judgement(policy, result, decide(policy, result), unjudged, named, near.count, near.searched)
 
 
 @dataclass(frozen=True)
@@ -143,14 +148,29 @@ class _Files:
                     f" it needs more than {TOP}; use top1_agreement"
                 )
 
-    def groups(self) -> tuple[Groups | None, bool]:
-        """The groups of the samples, None where each is one of its own; and whether the data name them."""
-        keys, named = [], False
+    def groups(self) -> tuple[Groups | None, bool, NearRepeats]:
+        """The groups of the samples, None where each is one of its own; whether the data name them; near repeats."""
+        keys, named, near = [], False, NearRepeats()
         for shard in self.shards():
-            keys.append(shard.keys)
+            own = shard.keys
+            new = np.sort(np.unique(own, return_index=True)[1])
+            new = new[~np.isin(own[new], np.concatenate([own[:0], *keys]))][: MOST_SEARCHED - near.searched]
+            wide = {name: shard.reference[name] for name in self._wide(shard)}
+            if wide and len(new):
+                near.add({name: array[new] for name, array in wide.items()}, np.zeros(len(new), np.uint64))
+            keys.append(own)
             named = GROUP in shard.beside
         groups = Groups.by(keys)
-        return (None if groups.count == groups.rows else groups), named
+        return (None if groups.count == groups.rows else groups), named, near
+
+    def _wide(self, shard: _Shard) -> Iterator[str]:
+        """Outputs by which samples can be told apart: of other kinds, many are alike by chance."""
+        for name, spec in self.outputs.items():
+            array = shard.reference.get(name)
+            if spec.mask is not None or spec.kind not in {OutputKind.EMBEDDING, OutputKind.TENSOR} or array is None:
+                continue
+            if array.shape[:1] == (shard.count,) and array.dtype.kind == "f" and np.isfinite(array).all():
+                yield name
 
 
 def _classes(output: np.ndarray[Any, Any]) -> int:

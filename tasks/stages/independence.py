@@ -12,7 +12,7 @@ from tasks.samples.data_spec import GROUP, LABEL, DataSpec
 from tasks.samples.npz import load_arrays, save_shard, shard_paths
 from tasks.store.stage_cache import StageResult, run_cached
 from validation.groups import Groups, keys_of_rows, keys_of_values
-from validation.near_repeats import MOST_SEARCHED, NearRepeats
+from validation.near_repeats import MOST_SEARCHED, NearRepeats, near_in_words
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from validation.groups import Keys
 
 RECIPE = 1
-TOLD_SHARE = 0.01
-"""Fewer near repeats than this share are not worth a word: some are there by chance."""
 _DIGITS = 16
 
 
@@ -77,9 +75,8 @@ def _near_repeats(spec: DataSpec, inputs: Path, groups: Groups) -> tuple[int, in
     floats = [name for name, tensor in spec.inputs.items() if tensor.dtype.startswith("float")]
     if not floats:
         return 0, 0
-    found, seen, searched = NearRepeats(), 0, min(groups.count, MOST_SEARCHED)
-    step = groups.count / searched
-    wanted = np.floor(np.arange(searched) * step).astype(np.int64)
+    found, seen, most = NearRepeats(), 0, min(groups.count, MOST_SEARCHED)
+    wanted = np.arange(most) * groups.count // most
     for path, numbers in zip(shard_paths(inputs), groups.batches, strict=True):
         _, first = np.unique(numbers, return_index=True)
         rows = np.sort(first[(numbers[first] >= seen) & np.isin(numbers[first], wanted)])
@@ -87,7 +84,7 @@ def _near_repeats(spec: DataSpec, inputs: Path, groups: Groups) -> tuple[int, in
         shard = {name: array[rows] for name, array in load_arrays(path).items()}
         others = {name: array for name, array in shard.items() if name not in floats}
         found.add({name: shard[name] for name in floats}, keys_of_rows(others, len(rows)))
-    return found.count, searched
+    return found.count, found.searched
 
 
 def _store(context: StageContext, groups: Groups, folder: Path) -> Artifact:
@@ -112,9 +109,5 @@ def independence_in_words(found: IndependentSamples) -> str:
     else:
         repeats = found.samples - found.independent
         words = f"{found.independent:,} in {found.samples:,} samples: {repeats:,} repeat another exactly"
-    if found.near < max(1.0, TOLD_SHARE * found.searched):
-        return words
-    return (
-        f"{words}; ! {found.near:,} of {found.searched:,} are nearly the same as another:"
-        " if they belong together, name their `group`"
-    )
+    near = near_in_words(found.near, found.searched)
+    return f"{words}; ! {near}" if near else words

@@ -125,3 +125,13 @@ def test_an_output_called_group_is_an_output(tmp_path: Path) -> None:
     policy = SMALL.replace("score:", "group:").replace("output: score", "output: group")
     judged = judge(tmp_path, {"group": SCORES}, {"group": SCORES}, policy)
     assert (judged.verdict.outcome, judged.named) == (Outcome.PASS, False)
+
+
+def test_near_repeats_among_embeddings_are_told_and_not_joined(tmp_path: Path) -> None:
+    policy = "outputs: {out: {kind: embedding}}\nrules: [{output: out, metric: cosine, min: 0.99}]\n"
+    vectors = np.random.default_rng(3).standard_normal((300, 32))
+    judged = judge(tmp_path, {"out": vectors}, {"out": vectors}, policy)
+    assert (judged.near, judged.searched) == (0, 300)
+    twice = np.concatenate([vectors, vectors[:50] * (1 + 1e-6)])
+    judged = judge(tmp_path, {"out": twice}, {"out": twice}, policy)
+    assert (judged.near, judged.searched, judged.comparison.independent) == (50, 350, None)
