@@ -150,7 +150,8 @@ class _Files:
 
     def groups(self) -> tuple[Groups | None, bool, NearRepeats]:
         """The groups of the samples, None where each is one of its own; whether the data name them; near repeats."""
-        keys, named, near = [], False, NearRepeats()
+        keys: list[Keys] = []
+        named, near = False, NearRepeats()
         for shard in self.shards():
             own = shard.keys
             new = np.sort(np.unique(own, return_index=True)[1])
