@@ -108,22 +108,6 @@ class DataArtifact(Frozen):
     slices: tuple[str, ...]
 
 
-class IndependentSamples(Frozen):
-    """How many independent samples data hold: their groups, where `named`, or what differs in any input.
-
-    `groups` holds the number of each sample's group, `group` `[n]`, sharded as the data; None where each sample is a
-    group of its own. Of the independent samples that were `searched`, `near` are nearly the same as another.
-    """
-
-    samples: Annotated[int, Field(ge=1)]
-    independent: Annotated[int, Field(ge=1)]
-    named: bool
-    labelled: bool
-    near: int
-    searched: int
-    groups: Artifact | None
-
-
 class ReferenceArtifact(Frozen):
     """The reference's outputs on the validation data, sharded as its inputs."""
 
@@ -277,7 +261,7 @@ class EngineManifest(Frozen):
 class EngineJob(Frozen):
     """Everything that a runner needs to make one engine and judge it; the artifacts lie in the store.
 
-    `groups` is as in `IndependentSamples`; a record without them reads as it did before there were any.
+    `groups` is as `tasks.stages.independence` stores it; a job without it reads as it did before there were any.
     """
 
     cell: Cell

@@ -19,7 +19,7 @@ from tasks.model.set_manifest import CalibrationManifest, data_files_in
 from tasks.samples.data_spec import BareSpec, DataSpec
 from tasks.samples.formats import DATA_SUFFIXES, read_arrays
 from tasks.stages.export import export_onnx
-from tasks.stages.independence import count_independent, independence_in_words
+from tasks.stages.independence import IndependentSamples, count_independent, independence_in_words
 from tasks.stages.ingest import ingest
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from flows.session import Session
     from tasks.calibration.report import CalibrationReport
-    from tasks.records import DataArtifact, ExportedModel, IndependentSamples
+    from tasks.records import DataArtifact, ExportedModel
 
 NEAREST_FOLDERS = 3
 """So many folders above a sample may hold the model.yaml that it belongs to."""

@@ -21,15 +21,7 @@ from flows.session import Session, current_session
 from flows.stage import in_flow, run_stage
 from tasks.errors import InputError, StageError
 from tasks.model.model_directory import read_model_directory
-from tasks.records import (
-    DataArtifact,
-    EngineJob,
-    EngineOutcome,
-    ExportedModel,
-    IndependentSamples,
-    ReferenceArtifact,
-    TypedModel,
-)
+from tasks.records import DataArtifact, EngineJob, EngineOutcome, ExportedModel, ReferenceArtifact, TypedModel
 from tasks.specs import Precision
 from tasks.stages.convert import convert_precision
 from tasks.stages.export import export_onnx
@@ -40,6 +32,7 @@ from validation.verdict import Outcome
 
 if TYPE_CHECKING:
     from tasks.artifact import Artifact
+    from tasks.stages.independence import IndependentSamples
     from validation.policy import Policy
 
 

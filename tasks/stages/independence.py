@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
+from pydantic import Field
 
+from tasks.artifact import Artifact
 from tasks.calibration.features import sample_digests
-from tasks.records import DataArtifact, IndependentSamples
 from tasks.samples.data_spec import GROUP, LABEL, DataSpec
 from tasks.samples.npz import load_arrays, save_shard, shard_paths
+from tasks.specs import Frozen
 from tasks.store.stage_cache import StageResult, run_cached
 from validation.groups import Groups, keys_of_rows, keys_of_values
 from validation.near_repeats import MOST_SEARCHED, NearRepeats, near_in_words
@@ -17,12 +19,28 @@ from validation.near_repeats import MOST_SEARCHED, NearRepeats, near_in_words
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tasks.artifact import Artifact
     from tasks.process.context import StageContext
+    from tasks.records import DataArtifact
     from validation.groups import Keys
 
 RECIPE = 1
 _DIGITS = 16
+
+
+class IndependentSamples(Frozen):
+    """How many independent samples data hold: their groups, where `named`, or what differs in any input.
+
+    `groups` holds the number of each sample's group, `group` `[n]`, sharded as the data; None where each sample is a
+    group of its own. Of the independent samples that were `searched`, `near` are nearly the same as another.
+    """
+
+    samples: Annotated[int, Field(ge=1)]
+    independent: Annotated[int, Field(ge=1)]
+    named: bool
+    labelled: bool
+    near: int
+    searched: int
+    groups: Artifact | None
 
 
 def count_independent(context: StageContext, spec: DataSpec, data: DataArtifact) -> StageResult[IndependentSamples]:

@@ -25,7 +25,8 @@ from tasks.artifact import Artifact
 from tasks.calibration.report import CalibrationReport, Finding, Resemblance
 from tasks.errors import InputError
 from tasks.model.model_directory import read_model_directory
-from tasks.records import DataArtifact, ExportedModel, IndependentSamples
+from tasks.records import DataArtifact, ExportedModel
+from tasks.stages.independence import IndependentSamples
 from tasks.store.digests import digest_json
 from tasks.store.stage_cache import StageResult
 from tests.flows.projects import Project, write_calibration, write_project

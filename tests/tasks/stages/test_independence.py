@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tasks.process.context import StageContext
-    from tasks.records import EngineJob, IndependentSamples
+    from tasks.records import EngineJob
     from tasks.samples.npz import Arrays
+    from tasks.stages.independence import IndependentSamples
     from tests.tasks.in_process import InProcess
 
 TEXTS = {
