@@ -5,8 +5,22 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
+from validation.printing import printable
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+__all__ = [
+    "VERDICT_CODES",
+    "WORST_FIRST",
+    "EnginegateError",
+    "ExitCode",
+    "InputError",
+    "RefusedError",
+    "StageError",
+    "printable",
+    "worst_of",
+]
 
 
 class ExitCode(IntEnum):
@@ -58,8 +72,3 @@ class RefusedError(EnginegateError):
     """A digest, a signature, a compatibility rule or a write-once rule forbids what was asked."""
 
     exit_code = ExitCode.REFUSED
-
-
-def printable(text: str) -> str:
-    """A text that somebody else wrote, in one line, without what steers a terminal or turns its letters around."""
-    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)

@@ -271,7 +271,10 @@ class EngineManifest(Frozen):
 
 
 class EngineJob(Frozen):
-    """Everything that a runner needs to make one engine and judge it; the artifacts lie in the store."""
+    """Everything that a runner needs to make one engine and judge it; the artifacts lie in the store.
+
+    `groups` is as `tasks.stages.independence` stores it; a job without it reads as it did before there were any.
+    """
 
     cell: Cell
     spec: ModelSpec
@@ -281,6 +284,12 @@ class EngineJob(Frozen):
     reference: ReferenceArtifact
     module: ModuleArtifact
     plugins: Artifact | None = None
+    groups: Artifact | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_empty_groups(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        content: dict[str, Any] = serialize(self)
+        return {name: value for name, value in content.items() if name != "groups" or value is not None}
 
 
 class EngineTry(Frozen):

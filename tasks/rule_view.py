@@ -6,10 +6,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from validation.metrics import METRICS
+from validation.printing import printable
 from validation.verdict import SEVERITY, Outcome, PerformanceResult, RuleResult, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from validation.comparison import ComparisonResult
 
 
 _SIGNS = {"max": "≤ ", "min": "≥ ", "within": "±"}
@@ -47,7 +50,7 @@ class JudgedRule:
         """`score mae at level=3`."""
         place = "" if self.group is None else f" at {self.slice}={self.group}"
         column = "" if self.column is None else f" of column {self.column}"
-        return f"{'' if self.output is None else f'{self.output} '}{self.metric}{column}{place}"
+        return printable(f"{'' if self.output is None else f'{self.output} '}{self.metric}{column}{place}")
 
     @property
     def judged_value(self) -> float | None:
@@ -113,6 +116,22 @@ def deciding_sentence(verdict: Verdict) -> str:
 def deciding_words(verdict: Verdict) -> str:
     """The same in a few words, for a table."""
     return deciding_sentence(verdict) if verdict.defects else judged_rules(verdict)[0].in_brief
+
+
+def samples_in_words(comparison: ComparisonResult) -> str:
+    """`300 samples`, or `50 independent samples (5,000 rows)`."""
+    if comparison.independent is None or comparison.independent == comparison.samples:
+        return f"{comparison.samples:,} samples"
+    return f"{comparison.independent:,} independent samples ({comparison.samples:,} rows)"
+
+
+def hidden_in_words(comparison: ComparisonResult) -> tuple[str, ...]:
+    """For each output with a mask, how much of it is left out."""
+    return tuple(
+        printable(f"{each.output}: its mask hides {100 * each.hidden / each.positions:.3g} % of it")
+        for each in comparison.hidden
+        if each.positions
+    )
 
 
 def _others(verdict: Verdict) -> str:

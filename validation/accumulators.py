@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from validation.bootstrap import Bootstrap, Draws, Interval, Statistic, exactly
 from validation.distributions import quantile_interval, sample_quantile
 from validation.elements import NAMES, Numbers
+from validation.groups import Members
 from validation.metrics import METRICS, Reading, undefined
 from validation.reservoir import KeptSamples
 from validation.units import Columns, Floats, Units
@@ -29,8 +30,16 @@ Mask = NDArray[np.bool_] | None
 class Accumulator(Protocol):
     """Takes pairs of equally shaped, finite batches (first axis the samples), and gives readings by metric."""
 
-    def update(self, reference: Numbers, candidate: Numbers, *, label: Numbers | None, mask: Mask) -> None:
-        """Take in one batch. `label` and `mask` come with every batch or with none."""
+    def update(
+        self,
+        reference: Numbers,
+        candidate: Numbers,
+        *,
+        label: Numbers | None,
+        mask: Mask,
+        members: Members | None = None,
+    ) -> None:
+        """Take in one batch. `label`, `mask` and `members` come with every batch or with none."""
 
     def readings(self, plan: Bootstrap, metrics: Collection[str]) -> Readings:
         """The readings of `metrics`, those that this kind of output has, of all batches so far."""
@@ -54,18 +63,25 @@ class Errors:
         self._keeps = keeps
         self.max_abs = 0.0
 
-    def add(self, sums: Columns, largest: Floats, kept: dict[str, Numbers] | None = None) -> None:
+    def add(
+        self,
+        sums: Columns,
+        largest: Floats,
+        kept: dict[str, Numbers] | None = None,
+        members: Members | None = None,
+    ) -> None:
         """Take in the element sums of a batch, other sums of the accumulator's own, and what it keeps."""
-        self.units.add(sums)
+        self.units.add(sums, members)
         if self._keeps:
             whole = {"largest": largest, **(kept or {})}
             real = sums["elements"] > 0  # a sample that is all padding has no error, and is not one without
-            self.kept.add({name: values[real] for name, values in whole.items()})
+            of = None if members is None else members.chosen(real)
+            self.kept.add({name: values[real] for name, values in whole.items()}, of)
         self.max_abs = max(self.max_abs, float(largest.max(initial=0.0)))
 
     @property
     def samples(self) -> int:
-        """How many samples there were."""
+        """How many independent samples there were."""
         return self.units.samples
 
     def readers(self, draws: Draws, plan: Bootstrap, largest: Callable[[], Numbers] | None = None) -> Readers:
@@ -132,4 +148,4 @@ def quantile_reading(
 
 def drawn(kept: KeptSamples) -> str:
     """Says when a reading is of a part of the samples."""
-    return "" if kept.held == kept.seen else f"of {kept.held:,} samples drawn at random"
+    return kept.note

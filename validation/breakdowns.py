@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from validation.defects import DefectLog
 from validation.elements import Numbers
+from validation.groups import Members
 from validation.units import Units
 
 LARGEST_SLICE = 1_000
@@ -18,7 +19,7 @@ _SLICE_KINDS = "Uiubf"
 
 @dataclass(frozen=True, kw_only=True)
 class SliceError:
-    """Mean absolute error, in the output's unit, of the `n` samples where `slice` has this value."""
+    """Mean absolute error, in the output's unit, of the `n` independent samples where `slice` has this value."""
 
     slice: str
     value: str
@@ -69,12 +70,12 @@ class SliceErrors:
             labels[name] = text_labels
         return labels
 
-    def update(self, output: str, labels: Mapping[str, NDArray[np.str_]], errors: NDArray[np.float64]) -> None:
-        """Add the mean absolute errors `[n]` of one batch of an output."""
-        for name, values in labels.items():
-            for value in np.unique(values).tolist():
-                units = self._sums.setdefault((name, value, output), Units(("error",)))
-                units.add({"error": errors[values == value]})
+    def add(
+        self, output: str, place: tuple[str, str], errors: NDArray[np.float64], members: Members | None = None
+    ) -> None:
+        """Add the mean absolute errors `[n]` of samples of an output that have one value of a slice."""
+        units = self._sums.setdefault((*place, output), Units(("error",)))
+        units.add({"error": errors}, members)
 
     def result(self) -> tuple[SliceError, ...]:
         """All errors so far, sorted by slice, value and output."""

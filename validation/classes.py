@@ -9,6 +9,7 @@ from validation import statistics
 from validation.accumulators import MASKED, Errors, Mask, Readers, Readings, quantile_reading, read, smooth
 from validation.bootstrap import Bootstrap, Draws
 from validation.elements import Numbers, element_sums, positions_of, row_sums
+from validation.groups import Members
 from validation.metrics import Reading, undefined
 from validation.scores import ks_readers
 from validation.units import Columns, Floats
@@ -35,7 +36,15 @@ class ClassAgreement:
         self._errors = Errors(("positions", *own), ("largest", "kl", "confidence_r", "confidence_c"), keeps=keeps)
         self._classes = 0
 
-    def update(self, reference: Numbers, candidate: Numbers, *, label: Numbers | None, mask: Mask = None) -> None:
+    def update(
+        self,
+        reference: Numbers,
+        candidate: Numbers,
+        *,
+        label: Numbers | None,
+        mask: Mask = None,
+        members: Members | None = None,
+    ) -> None:
         """Take in one batch."""
         sums, largest = element_sums(reference, candidate, mask)
         n = len(reference)
@@ -57,7 +66,7 @@ class ClassAgreement:
                 own["positions"][row : row + rows] += counted[at].sum(axis=1)
         share = np.maximum(own["positions"], 1.0)
         kept: dict[str, Numbers] = {name: own[name] / share for name in ("kl", "confidence_r", "confidence_c")}
-        self._errors.add({**sums, **own}, largest, kept)
+        self._errors.add({**sums, **own}, largest, kept, members)
 
     def _shares(self, reference: Numbers, candidate: Numbers, label: Numbers | None) -> Columns:
         """Numbers of every position, `[rows, positions]` each."""

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from validation.elements import Numbers
+from validation.printing import printable
 
 LARGEST_MAGNITUDE = 1e140
 """Larger numbers count as infinite: their squares, summed, would overflow float64."""
@@ -38,7 +39,7 @@ class DefectLog:
 
     def sentences(self) -> tuple[str, ...]:
         """Each names the output, what is wrong, the number of samples affected and the indices of the first."""
-        return tuple(f"{output}: {_sentence(defect)}" for (output, _), defect in self._defects.items())
+        return tuple(printable(f"{output}: {_sentence(defect)}") for (output, _), defect in self._defects.items())
 
 
 def _sentence(defect: _Defect) -> str:

@@ -11,6 +11,7 @@ from validation.accumulators import MASKED, Errors, Mask, Readers, Readings, dra
 from validation.bootstrap import Bootstrap, Interval, exactly
 from validation.distributions import ks_distance, ks_estimate, wasserstein_terms
 from validation.elements import Numbers, element_sums
+from validation.groups import Members
 from validation.metrics import Reading, undefined
 from validation.reservoir import KeptSamples
 from validation.units import Columns, Floats, units_of
@@ -30,7 +31,15 @@ class ScoreColumn:
         self._pivot: float | None = None  # close to the values, so that their squares keep their digits
         self._low, self._high = np.full(2, np.inf), np.full(2, -np.inf)
 
-    def update(self, reference: Numbers, candidate: Numbers, *, label: Numbers | None, mask: Mask = None) -> None:
+    def update(
+        self,
+        reference: Numbers,
+        candidate: Numbers,
+        *,
+        label: Numbers | None,
+        mask: Mask = None,
+        members: Members | None = None,
+    ) -> None:
         """Take in one batch."""
         if len(reference) == 0:
             return
@@ -42,7 +51,7 @@ class ScoreColumn:
             self._pivot = float(r[0])
         own = _moments(r, c, self._pivot, label)
         kept = {"r": reference, "c": candidate} | ({"label": label} if label is not None else {})
-        self._errors.add({**sums, **own}, largest, kept)
+        self._errors.add({**sums, **own}, largest, kept, members)
 
     def readings(self, plan: Bootstrap, metrics: Collection[str]) -> Readings:
         """The metrics of a score."""

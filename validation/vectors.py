@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from validation.accumulators import MASKED, Errors, Mask, Readers, Readings, drawn, quantile_reading, read, smooth
 from validation.bootstrap import Bootstrap
 from validation.elements import Numbers, element_sums, positions_of
+from validation.groups import Members
 from validation.metrics import METRICS, Reading, undefined
 from validation.reservoir import KeptSamples
 from validation.units import Floats, units_of
@@ -24,11 +25,17 @@ class TensorErrors:
         self._errors = Errors(keeps=keeps)
 
     def update(
-        self, reference: Numbers, candidate: Numbers, *, label: Numbers | None = None, mask: Mask = None
+        self,
+        reference: Numbers,
+        candidate: Numbers,
+        *,
+        label: Numbers | None = None,
+        mask: Mask = None,
+        members: Members | None = None,
     ) -> None:
         """Take in one batch; a label says nothing of a tensor."""
         del label
-        self._errors.add(*element_sums(reference, candidate, mask))
+        self._errors.add(*element_sums(reference, candidate, mask), members=members)
 
     def readings(self, plan: Bootstrap, metrics: Collection[str]) -> Readings:
         """The metrics of any numeric output."""
@@ -49,7 +56,13 @@ class EmbeddingAgreement:
         self._searched = KeptSamples(("r", "c"), MOST_SEARCHED)
 
     def update(
-        self, reference: Numbers, candidate: Numbers, *, label: Numbers | None = None, mask: Mask = None
+        self,
+        reference: Numbers,
+        candidate: Numbers,
+        *,
+        label: Numbers | None = None,
+        mask: Mask = None,
+        members: Members | None = None,
     ) -> None:
         """Take in one batch; a label says nothing of an embedding."""
         del label
@@ -65,9 +78,9 @@ class EmbeddingAgreement:
             for name, side in zip("rc", wide, strict=True):
                 pooled[name][sample] = side.sum(axis=0) / max(len(side), 1)
         own = {"angle": angle, "vectors": vectors}
-        self._errors.add({**sums, **own}, largest, {"cosine": angle / np.maximum(vectors, 1.0)})
+        self._errors.add({**sums, **own}, largest, {"cosine": angle / np.maximum(vectors, 1.0)}, members)
         if self._keeps:
-            self._searched.add(pooled)
+            self._searched.add(pooled, members)
 
     def readings(self, plan: Bootstrap, metrics: Collection[str]) -> Readings:
         """The metrics of an embedding."""

@@ -7,6 +7,7 @@ from math import isfinite
 
 from validation.comparison import ComparisonResult, Measurement
 from validation.metrics import METRICS, Bound, Direction
+from validation.printing import printable
 from validation.rules import PerformanceRule, Policy, Rule
 from validation.sample_size import needed_samples
 
@@ -38,6 +39,7 @@ class RuleResult:
     """One rule's outcome and its evidence; of a rule by slice, that of one value of the slice, `group`.
 
     Of a score with several columns it is that of the worst, `column`; but each p-value has a result of its own.
+    `n` counts independent samples, and `rows` the rows of the data that these have, where samples belong to groups.
     `low` and `high` are one-sided bounds. `needed` is about how many samples would decide an inconclusive rule; None
     where none would. `adjusted` is a p-value after Holm's correction. `margin` is the unused share of what the limit
     allows, (allowed - loss) / allowed, where the loss is the distance from the metric's ideal to the bound that is
@@ -52,6 +54,7 @@ class RuleResult:
     low: float | None = None
     high: float | None = None
     n: int
+    rows: int | None = None
     needed: int | None = None
     adjusted: float | None = None
     outcome: Outcome
@@ -159,7 +162,7 @@ def _judge(rule: Rule, result: ComparisonResult, policy: Policy) -> Iterator[Rul
         lacking = (
             "was not measured" if rule.by is None else f"by {rule.by} was not measured: no slice.{rule.by} in the data"
         )
-        sentence = f"{rule.output} {rule.metric} {lacking}, so the rule fails."
+        sentence = printable(f"{rule.output} {rule.metric} {lacking}, so the rule fails.")
         yield RuleResult(rule=rule, value=None, n=0, outcome=Outcome.FAIL, margin=None, sentence=sentence)
 
 
@@ -173,13 +176,15 @@ def _judge_measured(rule: Rule, m: Measurement, policy: Policy) -> RuleResult:
     note = f" ({m.note})" if m.note else ""
     if m.value is None or not isfinite(m.value):
         few = 0 < m.n < METRICS[rule.metric].least_n
-        sentence = f"{name} has no value on {m.n:,} samples{note}, so the rule {'is not decided' if few else 'fails'}."
+        left = "is not decided" if few else "fails"
+        sentence = f"{name} has no value {_on(m.n, m.rows)}{note}, so the rule {left}."
         return RuleResult(
             rule=rule,
             column=m.column,
             group=m.group,
             value=None,
             n=m.n,
+            rows=m.rows,
             needed=policy.min_samples if few else None,
             outcome=Outcome.INCONCLUSIVE if few else Outcome.FAIL,
             margin=None,
@@ -198,17 +203,18 @@ def _judge_measured(rule: Rule, m: Measurement, policy: Policy) -> RuleResult:
         low=m.low,
         high=m.high,
         n=m.n,
+        rows=m.rows,
         needed=needed,
         outcome=outcome,
         margin=_margin(rule, m),
         sentence=f"{name} is {m.value:.4g}{_bounds(rule, m, policy)}: {_relation(rule, outcome)}"
-        f" {_samples(m.n, outcome, needed, policy)}{note}.",
+        f" {_samples(m, outcome, needed, policy)}{note}.",
     )
 
 
 def _name(rule: Rule, column: int | None, group: str | None) -> str:
     of_column = "" if column is None else f" of column {column}"
-    return f"{rule.output} {rule.metric}{of_column}" + ("" if group is None else f" at {rule.by}={group}")
+    return printable(f"{rule.output} {rule.metric}{of_column}" + ("" if group is None else f" at {rule.by}={group}"))
 
 
 def _outcome(rule: Rule, m: Measurement) -> Outcome:
@@ -257,14 +263,22 @@ def _relation(rule: Rule, outcome: Outcome) -> str:
     return f"{words[outcome]} {limit}"
 
 
-def _samples(n: int, outcome: Outcome, needed: int | None, policy: Policy) -> str:
+def _samples(m: Measurement, outcome: Outcome, needed: int | None, policy: Policy) -> str:
+    on = _on(m.n, m.rows)
     if outcome is not Outcome.INCONCLUSIVE:
-        return f"on {n:,} samples"
-    if n < policy.min_samples:
+        return on
+    if m.n < policy.min_samples:
         more = "" if needed is None or needed <= policy.min_samples else f" at all; about {needed:,} would"
-        return f"on {n:,} samples, fewer than the {policy.min_samples:,} that decide{more}"
+        return f"{on}, fewer than the {policy.min_samples:,} that decide{more}"
     more = "and more samples would hardly decide it" if needed is None else f"about {needed:,} would decide"
-    return f"on {n:,} samples, {more}"
+    return f"{on}, {more}"
+
+
+def _on(n: int, rows: int | None) -> str:
+    """`on 300 samples`, or `on 50 independent samples (5,000 rows)`."""
+    if rows is None or rows == n:
+        return f"on {n:,} samples"
+    return f"on {n:,} independent {'sample' if n == 1 else 'samples'} ({rows:,} rows)"
 
 
 def _is_test(result: RuleResult) -> bool:
@@ -290,7 +304,7 @@ def _tested(result: RuleResult, adjusted: float, tests: int) -> RuleResult:
     sentence = (
         f"{_name(result.rule, result.column, result.group)} is {result.value:.4g}, {adjusted:.4g} after Holm's"
         f" correction for {tests} {'test' if tests == 1 else 'tests'}: {'below' if fails else 'not below'} its minimum"
-        f" of {result.rule.limit:g} on {result.n:,} samples, so {meaning}."
+        f" of {result.rule.limit:g} {_on(result.n, result.rows)}, so {meaning}."
     )
     outcome = Outcome.FAIL if fails else Outcome.PASS
     return replace(result, adjusted=adjusted, outcome=outcome, margin=_unused(result.rule, adjusted), sentence=sentence)

@@ -19,6 +19,7 @@ from tasks.model.set_manifest import CalibrationManifest, data_files_in
 from tasks.samples.data_spec import BareSpec, DataSpec
 from tasks.samples.formats import DATA_SUFFIXES, read_arrays
 from tasks.stages.export import export_onnx
+from tasks.stages.independence import IndependentSamples, count_independent, independence_in_words
 from tasks.stages.ingest import ingest
 
 if TYPE_CHECKING:
@@ -90,6 +91,11 @@ def take_data(session: Session, name: str, spec: DataSpec, files: Sequence[Path]
     return run_stage(session, name, ingest, lambda found: f"{found.samples:,} samples", spec, files, field)
 
 
+def count_groups(session: Session, name: str, spec: DataSpec, data: DataArtifact) -> IndependentSamples:
+    """Say how many independent samples data hold, and remember which belong together."""
+    return run_stage(session, f"independent {name}", count_independent, independence_in_words, spec, data)
+
+
 def judge_set(
     session: Session,
     checked: CalibrationSet,
@@ -108,7 +114,8 @@ def judge_set(
             f"calibration set {checked.manifest.name}: {production.name} holds the set's own {data.samples:,} samples,"
             " and what is compared with itself always passes; name a sample of production"
         )
-    return run_stage(
+    counted = count_groups(session, "calibration samples", spec, data)
+    report = run_stage(
         session,
         "check calibration",
         check_calibration,
@@ -119,6 +126,7 @@ def judge_set(
         spec,
         exported,
     )
+    return report.model_copy(update={"independent": counted.independent})
 
 
 def count_findings(report: CalibrationReport) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from prefect import flow
 
-from flows.conversion.calibration_sets import sample_of, take_data
+from flows.conversion.calibration_sets import count_groups, sample_of, take_data
 from flows.conversion.checked_calibration import Calibration, calibrate, read_calibration
 from flows.conversion.conversion_plan import ConversionPlan, plan_conversion, version_of
 from flows.conversion.engine_flow import make_engine
@@ -32,7 +32,9 @@ from tasks.torch_side.module_source import store_module, store_plugins
 from validation.verdict import Outcome
 
 if TYPE_CHECKING:
+    from tasks.artifact import Artifact
     from tasks.fresh_records import FreshArtifact
+    from tasks.stages.independence import IndependentSamples
     from validation.policy import Policy
 
 
@@ -40,12 +42,13 @@ def prepare(session: Session, plan: ConversionPlan) -> None:
     """Read the data and export the module outside Prefect: what the flow's own tasks then find done.
 
     Raises:
-        InputError: the data, the source or the weights cannot be used, or the policy names a slice that is not there.
+        InputError: the data, the source or the weights cannot be used, or the policy names a slice or needs a label
+            that is not there.
     """
     require_registry(session, plan)
     directory = plan.directory
     data = take_data(session, "validation data", directory.spec, directory.validation, "validation.data")
-    _policies(plan, data)
+    _policies(plan, data, count_groups(session, "samples", directory.spec, data))
     if Precision.INT8 in plan.precisions:
         checked, _ = read_calibration(session, directory)
         sample_of(checked)  # one that is not there shows before the long work
@@ -78,7 +81,8 @@ def convert_model(
     require_registry(session, plan)
     elsewhere = targets_elsewhere(plan.cells)
     data = take_data(session, "validation data", directory.spec, directory.validation, "validation.data")
-    policies = _policies(plan, data)
+    counted = count_groups(session, "samples", directory.spec, data)
+    policies = _policies(plan, data, counted)
     exported = run_stage(session, "export", export_onnx, _describe_export, directory, data)
     reference = run_stage(session, "reference", run_reference, lambda _: "PyTorch FP32 outputs", directory, data)
     fresh = run_stage(session, "fresh inputs", run_fresh, _describe_fresh, directory, data, exported)
@@ -86,7 +90,7 @@ def convert_model(
     calibration = None
     if Precision.INT8 in plan.precisions:
         calibration = calibrate(session, directory, data, exported, accept_calibration)
-    work = _Conversion(session, plan, elsewhere, data, exported, reference, calibration)
+    work = _Conversion(session, plan, elsewhere, data, exported, reference, calibration, counted.groups)
     outcomes = work.make_all(policies)
     # Every stage read its own files of the directory: only if all of it is still the same do they belong together.
     if version_of(read_model_directory(Path(model_directory)), floor) != plan.version:
@@ -95,8 +99,8 @@ def convert_model(
     return outcomes
 
 
-def _policies(plan: ConversionPlan, data: DataArtifact) -> dict[Precision, Policy]:
-    return {precision: plan.policy(precision, data.slices) for precision in plan.precisions}
+def _policies(plan: ConversionPlan, data: DataArtifact, counted: IndependentSamples) -> dict[Precision, Policy]:
+    return {precision: plan.policy(precision, data.slices, labelled=counted.labelled) for precision in plan.precisions}
 
 
 @dataclass(frozen=True)
@@ -110,6 +114,7 @@ class _Conversion:
     exported: ExportedModel
     reference: ReferenceArtifact
     calibration: Calibration | None
+    groups: Artifact | None
 
     def make_all(self, policies: dict[Precision, Policy]) -> list[EngineOutcome]:
         """Make and judge every engine, and tell the verdicts as they are settled."""
@@ -167,6 +172,7 @@ class _Conversion:
                 reference=self.reference,
                 module=module,
                 plugins=plugins,
+                groups=self.groups,
             )
             for cell in self.plan.cells
             if isinstance(converted := typed[cell.precision], TypedModel)

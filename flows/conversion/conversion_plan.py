@@ -55,14 +55,14 @@ class ConversionPlan:
             *(f"! the policy floor holds for {change}" for change in self._tightened()),
         )
 
-    def policy(self, precision: Precision, slices: Collection[str] | None = None) -> Policy:
+    def policy(self, precision: Precision, slices: Collection[str] | None = None, *, labelled: bool = True) -> Policy:
         """The policy that an engine of `precision` is judged by; see `ModelDirectory.policy`.
 
         Raises:
-            InputError: the model's own policy has a mistake, or names a slice that the data lack, or an output has no
-                range where the floor is a share of it.
+            InputError: the model's own policy has a mistake, or names a slice or needs a label that the data lack, or
+                an output has no range where the floor is a share of it.
         """
-        policy = self.directory.policy(precision, slices)
+        policy = self.directory.policy(precision, slices, labelled=labelled)
         if self.floor is None:
             return policy
         return self.floor.tighten(policy, self.directory.spec.output_specs()).policy

@@ -44,6 +44,7 @@ class RuleReport(Frozen):
     low: float | None
     high: float | None
     n: int | None
+    rows: int | None = None
     needed: int | None
     outcome: Outcome
     sentence: str
@@ -52,7 +53,7 @@ class RuleReport(Frozen):
     def of(cls, result: RuleResult) -> RuleReport:
         """The report of a judged rule."""
         rule, limit = result.rule, {result.rule.side: result.rule.limit}
-        names = ("group", "value", "low", "high", "n", "needed", "outcome", "sentence")
+        names = ("group", "value", "low", "high", "n", "rows", "needed", "outcome", "sentence")
         judged = {name: getattr(result, name) for name in names}
         return cls.model_validate({"output": rule.output, "metric": rule.metric, "slice": rule.by} | limit | judged)
 

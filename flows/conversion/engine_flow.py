@@ -12,7 +12,8 @@ from flows.runners.handover import heartbeat, leave_outcome, take_job
 from flows.session import Session, current_session
 from flows.stage import run_stage
 from tasks.errors import EnginegateError, InputError, StageError
-from tasks.records import BuiltEngine, EngineJob, EngineOutcome
+from tasks.records import BuiltEngine, ComparedEngine, EngineJob, EngineOutcome
+from tasks.rule_view import hidden_in_words, samples_in_words
 from tasks.stages.benchmark import benchmark_engine
 from tasks.stages.build import build_engine
 from tasks.stages.compare import compare_engine
@@ -59,7 +60,7 @@ def _make(session: Session, job: EngineJob) -> EngineOutcome:
             session,
             f"compare {label}",
             compare_engine,
-            lambda found: f"{found.comparison.samples:,} samples",
+            _describe_comparison,
             job,
             engine,
         )
@@ -73,6 +74,10 @@ def _make(session: Session, job: EngineJob) -> EngineOutcome:
 
 def _describe_build(built: BuiltEngine) -> str:
     return f"{built.backend.name} {built.backend.version}, {built.plan.size_bytes / 1e6:.1f} MB"
+
+
+def _describe_comparison(compared: ComparedEngine) -> str:
+    return "; ".join((samples_in_words(compared.comparison), *hidden_in_words(compared.comparison)))
 
 
 def _describe_benchmark(timed: Benchmark) -> str:

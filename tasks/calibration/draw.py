@@ -18,7 +18,7 @@ from tasks.calibration.choose import Cell, choose_samples, values_of
 from tasks.calibration.features import sample_digests
 from tasks.errors import InputError
 from tasks.model.set_manifest import LARGEST_STRATUM, LEAST_SAMPLES, count_samples, make_manifest, write_manifest
-from tasks.samples.data_spec import SLICE
+from tasks.samples.data_spec import GROUP, SLICE
 from tasks.samples.formats import read_arrays
 from tasks.samples.npz import FIRST_INDICES, Arrays
 
@@ -63,15 +63,15 @@ def draw_set(
 ) -> CalibrationManifest:
     """Draw `size` samples without replacement, and write them to the new folder `out` with their manifest.
 
-    The same files, seed and options give the same bytes. Labels are left out, and so are slices that some file lacks.
-    The strata of the manifest are `by`, and their minima what was drawn.
+    The same files, seed and options give the same bytes. Labels are left out, and so are slices and groups that some
+    file lacks. The strata of the manifest are `by`, and their minima what was drawn.
 
     Args:
         sample_files: `.npz`, safetensors or Parquet files; each is read twice, one at a time.
         out: the set's folder: new, or empty.
         size: samples to draw, 32 or more.
         by: slices. Each joint cell of their values gets the same number of samples, as far as it has them.
-        inputs: the model's inputs. Nothing else but slices gets into the set.
+        inputs: the model's inputs. Nothing else but slices and `group` gets into the set.
         batch_dim: the dimension that counts samples.
         validation_digests: digests by `sample_digests` of samples that may not be drawn.
         scores: the model's score of each sample [n], in the order of the files; None: no tails are looked for.
@@ -128,7 +128,7 @@ def _index(files: Sequence[Path], by: Cell, inputs: Mapping[str, InputSpec], bat
         digests += sample_digests({key: arrays[key] for key in inputs}, inputs, batch_dim)
         columns = [arrays[f"{SLICE}{stratum}"].astype(np.str_).tolist() for stratum in by]
         cells += list(zip(*columns, strict=True)) if by else [()] * counts[-1]
-        found = {key for key in arrays if key.startswith(SLICE)}
+        found = {key for key in arrays if key.startswith(SLICE) or (key == GROUP and key not in inputs)}
         slices = found if slices is None else slices & found
     _refuse_many_values(by, cells)
     return _Sample(

@@ -99,7 +99,10 @@ class Finding(Frozen):
 
 
 class CalibrationReport(Frozen):
-    """A checked set: its data by digest, what it was compared with, and every finding. It passed if there is none."""
+    """A checked set: its data by digest, what it was compared with, and every finding. It passed if there is none.
+
+    `independent` counts its independent samples; None where that was not done.
+    """
 
     name: str
     digest: Digest
@@ -110,6 +113,7 @@ class CalibrationReport(Frozen):
     strata: tuple[StratumCount, ...]
     resemblance: Resemblance
     findings: tuple[Finding, ...]
+    independent: int | None = None
 
     @property
     def passed(self) -> bool:

@@ -71,8 +71,10 @@ def summary_of(report: CalibrationReport) -> str:
     found = report.resemblance
     ran = "" if found.run is None else f"; the reference was run on {found.run[0]:,} and {found.run[1]:,} of them"
     features = len({row.feature for row in found.features})
+    few = report.independent is not None and report.independent < found.set_samples
+    independent = f" ({report.independent:,} independent)" if few else ""
     return (
-        f"{found.set_samples:,} samples against {found.production_samples:,} of {report.production}:"
+        f"{found.set_samples:,} samples{independent} against {found.production_samples:,} of {report.production}:"
         f" {features} features, {len(found.ranges)} ranges{ran}"
     )
 

@@ -12,6 +12,7 @@ from tasks.model.set_manifest import CalibrationManifest, read_manifest
 from tasks.samples.regular import refuse_special
 from tasks.specs import ModelSpec, Precision
 from tasks.store.digests import digest_once
+from validation.metrics import METRICS
 from validation.policy import Policy, PolicyError, default_policy, policy_from_mapping
 from validation.rules import suggest
 
@@ -69,13 +70,14 @@ class ModelDirectory:
                 files[relative.as_posix()] = path
         return files
 
-    def policy(self, precision: Precision, slices: Collection[str] | None = None) -> Policy:
+    def policy(self, precision: Precision, slices: Collection[str] | None = None, *, labelled: bool = True) -> Policy:
         """The policy of an engine of `precision`: the model's own, or the default of its outputs' kinds.
 
-        `slices` are those of the validation data; None while these have not been read.
+        `slices` are those of the validation data, None while these have not been read; `labelled` says whether these
+        have a label.
 
         Raises:
-            InputError: the model's own policy has a mistake, or names a slice that the data lack.
+            InputError: the model's own policy has a mistake, or names a slice or needs a label that the data lack.
         """
         outputs = self.spec.output_specs()
         if self.policy_file is None:
@@ -87,6 +89,8 @@ class ModelDirectory:
             raise InputError(str(error)) from None
         if slices is not None:
             refuse_unknown_slices(policy, slices, origin)
+        if not labelled:
+            refuse_rules_on_labels(policy, origin)
         return policy
 
 
@@ -96,6 +100,16 @@ def refuse_unknown_slices(policy: Policy, slices: Collection[str], origin: str) 
         if rule.by is not None and rule.by not in slices:
             remedy = suggest(rule.by, slices) if slices else "they have no slice at all"
             raise InputError(f"{origin}: rules[{index}].by: the data have no slice.{rule.by}; {remedy}")
+
+
+def refuse_rules_on_labels(policy: Policy, origin: str) -> None:
+    """Raise InputError for the first rule that can have no value on data without a label."""
+    for index, rule in enumerate(policy.rules):
+        if METRICS[rule.metric].needs_label:
+            raise InputError(
+                f"{origin}: rules[{index}]: {rule.output} {rule.metric} compares with labels, and the data have none;"
+                " add an array `label` to them, or remove the rule"
+            )
 
 
 def read_model_directory(path: Path) -> ModelDirectory:

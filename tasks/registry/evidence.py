@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING
 
+from tasks.errors import printable
 from tasks.store.digests import artifact_digest, digest_json
 from tasks.timings import PytorchForm
 from validation.verdict import Outcome, decide
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from tasks.artifact import Artifact
     from tasks.records import EngineManifest
     from validation.policy import Policy
+    from validation.verdict import Verdict
 
 CLOCKS_APART = timedelta(days=1)
 """So far may the clock of the host that signs a manifest be ahead of the one that dates the store's objects."""
@@ -74,11 +76,20 @@ def _verdict_faults(manifest: EngineManifest) -> list[str]:
         speedups=verdict.speedups,
         other_pvalues=verdict.other_pvalues,
     )
-    if again != verdict:
+    if again != _printable(verdict):
         return ["verdict: does not follow from the stored comparison under the stored policy"]
     if verdict.speedups is None and manifest.policy.performance_of(precision):
         return ["verdict: was given without the speed-ups that its policy asks for"]
     return _speedup_faults(manifest)
+
+
+def _printable(verdict: Verdict) -> Verdict:
+    """The verdict with sentences as they are made now: older ones may quote names of the data as these are."""
+    return replace(
+        verdict,
+        rules=tuple(replace(rule, sentence=printable(rule.sentence)) for rule in verdict.rules),
+        defects=tuple(map(printable, verdict.defects)),
+    )
 
 
 def _speedup_faults(manifest: EngineManifest) -> list[str]:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 
 LABEL = "label"
+GROUP = "group"
+"""What a sample belongs to: samples of one value are one independent sample."""
 SLICE = "slice."
 _ANY_EXTENT = 1 << 40
 

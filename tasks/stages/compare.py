@@ -22,6 +22,7 @@ from tasks.samples.feeds import run_shard
 from tasks.samples.npz import Arrays, load_arrays, save_shard, shard_paths
 from tasks.specs import Dim, Frozen, OutputDeclaration
 from tasks.stages.fresh_agreement import find_disagreements, try_on_fresh
+from tasks.stages.independence import load_groups
 from tasks.store.digests import statistics_digest
 from tasks.store.stage_cache import StageResult, run_cached
 from validation.bootstrap import Bootstrap
@@ -58,7 +59,8 @@ class CandidateOutputs(Frozen):
 class MeasureRequest(Frozen):
     """What the child measures, and how; paths are folders of this host, with shards alike in number and order.
 
-    `inputs` holds the masks, where an output names one. `slices` are those of the policy: metrics by output and slice.
+    `inputs` holds the masks, where an output names one, and `groups` the samples' groups, where they belong to any.
+    `slices` are those of the policy: metrics by output and slice.
     """
 
     reference: Path
@@ -69,6 +71,7 @@ class MeasureRequest(Frozen):
     slices: dict[str, dict[str, tuple[str, ...]]]
     confidence: float
     resamples: int
+    groups: Path | None = None
 
 
 class Measured(Frozen):
@@ -155,6 +158,7 @@ def _measure(context: StageContext, job: EngineJob, candidate: Artifact) -> Stag
         "inputs": masks.digest if masks else None,
         **plan,
         "outputs": {name: output.model_dump(mode="json") for name, output in outputs.items()},
+        **({"groups": job.groups.digest} if job.groups else {}),
     }
 
     def produce(folder: Path) -> Measured:
@@ -164,6 +168,7 @@ def _measure(context: StageContext, job: EngineJob, candidate: Artifact) -> Stag
             annotations=context.store.fetch(data.annotations, folder / "annotations"),
             inputs=context.store.fetch(masks, folder / "inputs") if masks else None,
             outputs=outputs,
+            groups=context.store.fetch(job.groups, folder / "groups") if job.groups else None,
             **plan,
         )
         return context.call_in_child(
@@ -207,10 +212,12 @@ def run_in_child(payload: dict[str, Any], progress: Callable[[int, int], None]) 
 def measure_in_child(payload: dict[str, Any], progress: Callable[[int, int], None]) -> Measured:
     """Child entry: serve a MeasureRequest."""
     request = MeasureRequest.model_validate(payload)
+    groups = None if request.groups is None else load_groups(request.groups)
     comparison = Comparison(
         {name: output.as_output_spec() for name, output in request.outputs.items()},
         by=request.slices,
         plan=Bootstrap(confidence=request.confidence, resamples=request.resamples),
+        group_sizes=None if groups is None else groups.sizes,
     )
     shards = shard_paths(request.reference)
     for number, path in enumerate(shards):
@@ -221,6 +228,7 @@ def measure_in_child(payload: dict[str, Any], progress: Callable[[int, int], Non
             slices=slices_in(annotations),
             label=annotations.get(LABEL),
             masks=_masks(request, path.name),
+            groups=None if groups is None else groups.batches[number],
         )
         progress(number + 1, len(shards))
     return Measured(comparison=comparison.result(), peak_memory_bytes=peak_memory_bytes())

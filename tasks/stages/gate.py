@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from tasks.errors import InputError
 from tasks.model.documents import read_yaml
-from tasks.model.model_directory import refuse_unknown_slices
-from tasks.samples.data_spec import LABEL, SLICE, slices_in
+from tasks.model.model_directory import refuse_rules_on_labels, refuse_unknown_slices
+from tasks.samples.data_spec import GROUP, LABEL, SLICE, slices_in
 from tasks.samples.npz import Arrays, load_arrays, shard_paths
 from validation.bootstrap import Bootstrap
+from validation.classes import TOP
 from validation.comparison import Comparison, ComparisonResult
+from validation.defects import count_samples
+from validation.groups import GROUP_KINDS, Groups, keys_of_rows, keys_of_values
+from validation.near_repeats import MOST_SEARCHED, NearRepeats
+from validation.outputs import OutputKind
 from validation.policy import Policy, PolicyError, outputs_from_mapping, policy_from_mapping
 from validation.verdict import Verdict, decide
 
@@ -20,16 +27,26 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tasks.model.policy_floor import OrganisationFloor
+    from validation.groups import Keys
     from validation.outputs import OutputSpec
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """A verdict, with the policy and the comparison that it follows from, and what a floor made stricter in that."""
+    """A verdict, with the policy and the comparison that it follows from.
+
+    `unjudged` are the outputs that no rule names. `named` says that the data name the groups of their samples. Of the
+    independent samples that were `searched`, the reference's embeddings and tensors of `near` are nearly another's.
+    `tightened` is what a floor made stricter in the policy.
+    """
 
     policy: Policy
     comparison: ComparisonResult
     verdict: Verdict
+    unjudged: tuple[str, ...]
+    named: bool
+    near: int
+    searched: int
     tightened: tuple[str, ...] = ()
 
 
@@ -39,41 +56,136 @@ def judge_files(
     """Compare the outputs in `candidate` with those in `reference` under a policy that declares the outputs.
 
     Each is an `.npz` file, or a folder of shards alike in name: one array per output, first axis the samples.
-    `reference` may hold `label`, `slice.<name>` and the masks that outputs name, too. What is wrong with an output
-    fails the verdict as a defect of it. Rules of performance are not judged. What `floor` asks for holds too.
+    `reference` may hold `label`, `group`, `slice.<name>` and the masks that outputs name, too. Samples of one group are
+    one independent sample; without groups, samples are one where everything that is there of them is the same. What is
+    wrong with an output fails the verdict as a defect of it. Rules of performance are not judged. What `floor` asks for
+    holds too.
 
     Raises:
         InputError: a file cannot be read, the two have different shards, shards differ in what they hold beside
-            outputs, or the policy has a mistake or names a slice that is not there.
+            outputs, or the policy has a mistake, or names what is not there: a slice, a label, a sixth class.
     """
     outputs, policy = _read_policy(policy_file)
     tightened: tuple[str, ...] = ()
     if floor is not None:
         held = floor.tighten(policy, outputs)
         policy, tightened = held.policy, held.changes
+    files = _Files(tuple(_pairs(reference, candidate)), outputs)
+    files.refuse_what_has_no_value(policy, policy_file.name)
+    groups, named, near = files.groups()
     comparison = Comparison(
         outputs,
         by=policy.slices,
         plan=Bootstrap(confidence=policy.confidence, resamples=policy.resamples),
+        group_sizes=None if groups is None else groups.sizes,
     )
-    masks = {spec.mask for spec in outputs.values() if spec.mask is not None}
-    first: Arrays | None = None
-    for reference_path, candidate_path in _pairs(reference, candidate):
-        arrays = load_arrays(reference_path)
-        beside = {name: a for name, a in arrays.items() if name == LABEL or name.startswith(SLICE) or name in masks}
-        if first is None:
-            first = beside
-            refuse_unknown_slices(policy, slices_in(first), policy_file.name)
-        _require_alike(first, beside, reference_path)
+    for number, shard in enumerate(files.shards()):
         comparison.update(
-            {name: a for name, a in arrays.items() if name not in beside or name in outputs},
-            load_arrays(candidate_path),
-            slices=slices_in(beside),
-            label=beside.get(LABEL),
-            masks={name: beside[name] for name in masks & beside.keys()},
+            shard.reference,
+            shard.candidate,
+            slices=slices_in(shard.beside),
+            label=shard.beside.get(LABEL),
+            masks=shard.beside,
+            groups=None if groups is None else groups.batches[number],
         )
     result = comparison.result()
-    return Judgement(policy, result, decide(policy, result), tightened)
+    judged = {rule.output for rule in policy.rules}
+    unjudged = tuple(name for name in outputs if name not in judged)
+    return Judgement(policy, result, decide(policy, result), unjudged, named, near.count, near.searched, tightened)
+
+
+@dataclass(frozen=True)
+class _Shard:
+    """Outputs of both sides, and what the reference has beside them."""
+
+    path: Path
+    reference: Arrays
+    candidate: Arrays
+    beside: Arrays
+    count: int
+
+    @property
+    def keys(self) -> Keys:
+        """A key a sample: of its group, else of all that is there of it."""
+        group = self.beside.get(GROUP)
+        if group is not None:
+            if group.shape != (self.count,) or group.dtype.kind not in GROUP_KINDS:
+                raise InputError(
+                    f"{self.path.name}: group has shape {group.shape} and dtype {group.dtype}, and there are"
+                    f" {self.count} samples; name the group of each by text or a whole number"
+                )
+            return keys_of_values(group)
+        parts = {"reference": self.reference, "candidate": self.candidate, "beside": self.beside}
+        columns = {f"{part} {name}": array for part, arrays in parts.items() for name, array in arrays.items()}
+        return keys_of_rows({name: a for name, a in columns.items() if a.shape[:1] == (self.count,)}, self.count)
+
+
+@dataclass(frozen=True)
+class _Files:
+    """The files of both sides, in pairs."""
+
+    pairs: tuple[tuple[Path, Path], ...]
+    outputs: Mapping[str, OutputSpec]
+
+    def shards(self) -> Iterator[_Shard]:
+        """Read one pair after the other."""
+        first: Arrays | None = None
+        for reference_path, candidate_path in self.pairs:
+            arrays, candidate = load_arrays(reference_path), load_arrays(candidate_path)
+            beside = {name: array for name, array in arrays.items() if self._is_beside(name)}
+            first = beside if first is None else first
+            _require_alike(first, beside, reference_path)
+            reference = {name: array for name, array in arrays.items() if name not in beside or name in self.outputs}
+            count = count_samples(reference, candidate, self.outputs)
+            yield _Shard(reference_path, reference, candidate, beside, count)
+
+    def _is_beside(self, name: str) -> bool:
+        masks = {spec.mask for spec in self.outputs.values()}
+        named = name == LABEL or (name == GROUP and name not in self.outputs)
+        return named or name.startswith(SLICE) or name in masks
+
+    def refuse_what_has_no_value(self, policy: Policy, origin: str) -> None:
+        """Raise InputError for a rule that can have no value, whatever the candidate is."""
+        first = next(self.shards())
+        refuse_unknown_slices(policy, slices_in(first.beside), origin)
+        if LABEL not in first.beside:
+            refuse_rules_on_labels(policy, origin)
+        for index, rule in enumerate(policy.rules):
+            found = first.reference.get(rule.output)
+            if rule.metric == "top5_agreement" and found is not None and found.ndim and _classes(found) <= TOP:
+                raise InputError(
+                    f"{origin}: rules[{index}]: {rule.output} top5_agreement of {_classes(found)} classes has no value:"
+                    f" it needs more than {TOP}; use top1_agreement"
+                )
+
+    def groups(self) -> tuple[Groups | None, bool, NearRepeats]:
+        """The groups of the samples, None where each is one of its own; whether the data name them; near repeats."""
+        keys: list[Keys] = []
+        named, near = False, NearRepeats()
+        for shard in self.shards():
+            own = shard.keys
+            new = np.sort(np.unique(own, return_index=True)[1])
+            new = new[~np.isin(own[new], np.concatenate([own[:0], *keys]))][: MOST_SEARCHED - near.searched]
+            wide = {name: shard.reference[name] for name in self._wide(shard)}
+            if wide and len(new):
+                near.add({name: array[new] for name, array in wide.items()}, np.zeros(len(new), np.uint64))
+            keys.append(own)
+            named = GROUP in shard.beside
+        groups = Groups.by(keys)
+        return (None if groups.count == groups.rows else groups), named, near
+
+    def _wide(self, shard: _Shard) -> Iterator[str]:
+        """Outputs by which samples can be told apart: of other kinds, many are alike by chance."""
+        for name, spec in self.outputs.items():
+            array = shard.reference.get(name)
+            if spec.mask is not None or spec.kind not in {OutputKind.EMBEDDING, OutputKind.TENSOR} or array is None:
+                continue
+            if array.shape[:1] == (shard.count,) and array.dtype.kind == "f" and np.isfinite(array).all():
+                yield name
+
+
+def _classes(output: np.ndarray[Any, Any]) -> int:
+    return max(2, output.shape[-1] if output.ndim > 1 else 1)
 
 
 def _read_policy(path: Path) -> tuple[dict[str, OutputSpec], Policy]:

@@ -10,12 +10,13 @@ import numpy as np
 
 from tasks.errors import InputError
 from tasks.records import DataArtifact
-from tasks.samples.data_spec import LABEL, SLICE, DataSpec, slices_in
+from tasks.samples.data_spec import GROUP, LABEL, SLICE, DataSpec, slices_in
 from tasks.samples.formats import read_arrays
 from tasks.samples.npz import FIRST_INDICES, Arrays, save_shard
 from tasks.store.digests import digest_once
 from tasks.store.stage_cache import StageResult, run_cached
 from validation.breakdowns import LARGEST_SLICE
+from validation.groups import GROUP_KINDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -34,7 +35,8 @@ def ingest(context: StageContext, spec: DataSpec, files: Sequence[Path], field: 
     Args:
         context: the stage's surroundings.
         spec: the model, whose inputs and dims the samples must fit.
-        files: `.npz` files: one array per input, first axis the samples; optional `label` and `slice.<name>`.
+        files: `.npz` files: one array per input, first axis the samples; optional `label`, `group` and
+            `slice.<name>`.
         field: the field of model.yaml that named them, for errors.
 
     Raises:
@@ -122,11 +124,11 @@ class _Checker:
                 found = ", ".join(sorted(arrays)) or "none"
                 raise self._error(f"input {name!r} is missing (arrays found: {found}); save it under that name")
         for name in arrays:
-            annotation = name == LABEL or (name.startswith(SLICE) and name != SLICE)
+            annotation = name in {LABEL, GROUP} or (name.startswith(SLICE) and name != SLICE)
             if name not in self.spec.inputs and not annotation:
-                nearest = difflib.get_close_matches(name, [*self.spec.inputs, LABEL, SLICE], n=1)
+                nearest = difflib.get_close_matches(name, [*self.spec.inputs, LABEL, GROUP, SLICE], n=1)
                 hint = f"did you mean {nearest[0]!r}?" if nearest else "remove it"
-                raise self._error(f"array {name!r} is no input of model.yaml, no label and no slice.<name>; {hint}")
+                raise self._error(f"array {name!r} is no input of model.yaml, no label, group or slice.<name>; {hint}")
 
     def _check_input(self, name: str, array: np.ndarray[Any, Any], extents: dict[str, tuple[int, str]]) -> None:
         declared = self.spec.inputs[name]
@@ -178,6 +180,8 @@ class _Checker:
             )
         if array.dtype.kind not in "biufU":
             raise self._error(f"{name} has dtype {array.dtype.name}; use numbers or text (numpy's str dtype)")
+        if name == GROUP and array.dtype.kind not in GROUP_KINDS:
+            raise self._error(f"group has dtype {array.dtype.name}; name each group by text or a whole number")
         if name == LABEL and array.dtype.kind == "U":
             raise self._error("label is text; give the right score, or the number of the right class")
         if array.dtype.kind == "f":
@@ -193,7 +197,7 @@ def _shards(spec: DataSpec, files: Sequence[Path], field: str) -> Iterator[Array
         if annotations is not None and names != annotations:
             raise InputError(
                 f"{field}: {path.name}: has {_listed(names)}, the files before have {_listed(annotations)};"
-                " every file needs the same label and slices"
+                " every file needs the same label, group and slices"
             )
         annotations = names
         rows = _rows_per_shard(arrays, samples)
@@ -202,7 +206,7 @@ def _shards(spec: DataSpec, files: Sequence[Path], field: str) -> Iterator[Array
 
 
 def _listed(names: set[str]) -> str:
-    return ", ".join(sorted(names)) or "neither label nor slices"
+    return ", ".join(sorted(names)) or "neither label, group nor slices"
 
 
 def _rows_per_shard(arrays: Arrays, samples: int) -> int:

@@ -7,11 +7,17 @@ from validation.breakdowns import LARGEST_SLICE, WORST_KEPT, SliceErrors, WorstS
 from validation.defects import DefectLog
 
 
+def add(slices: SliceErrors, labels: dict[str, np.ndarray], errors: np.ndarray) -> None:
+    for name, values in labels.items():
+        for value in np.unique(values).tolist():
+            slices.add("score", (name, value), errors[values == value])
+
+
 def test_slice_errors_are_means_over_all_batches() -> None:
     slices, log = SliceErrors(), DefectLog()
     for levels, errors in (([1, 2, 1], [0.1, 0.2, 0.3]), ([2, 2], [0.6, 0.1])):
         labels = slices.label({"level": np.array(levels)}, np.arange(len(levels)), log)
-        slices.update("score", labels, np.array(errors))
+        add(slices, labels, np.array(errors))
     found = {(error.slice, error.value, error.output): (error.n, error.mae) for error in slices.result()}
     assert found == {
         ("level", "1", "score"): (2, pytest.approx(0.2)),
@@ -24,7 +30,7 @@ def test_a_slice_of_too_many_values_is_a_defect_and_stays_bounded() -> None:
     slices, log = SliceErrors(), DefectLog()
     for start in range(0, 5_000, 500):
         samples = np.arange(start, start + 500)
-        slices.update("score", slices.label({"essay": samples}, samples, log), np.zeros(500))
+        add(slices, slices.label({"essay": samples}, samples, log), np.zeros(500))
     assert len(slices.result()) == LARGEST_SLICE
     assert log.sentences() == (
         "slice.essay: more than 1,000 distinct values (4,000 samples: 1000, 1001, 1002, 1003, 1004, …)",

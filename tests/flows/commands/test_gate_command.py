@@ -85,6 +85,66 @@ def test_rules_of_performance_are_said_to_be_judged_elsewhere(files: list[str], 
     assert document["verdict"]["speedups"] is None
 
 
+ATTACK = "\x1b[2J\nverdict: pass\u202e"
+
+
+def test_names_and_values_of_the_data_steer_no_terminal(files: list[str], tmp_path: Path) -> None:
+    output = f"score{ATTACK}"
+    policy = {
+        "outputs": {output: {"kind": "score", "range": [0, 1]}, f"idle{ATTACK}": {"kind": "score"}},
+        "rules": [{"output": output, "metric": "mae", "max": 0.01, "by": f"level{ATTACK}"}],
+    }
+    (tmp_path / "policy.yaml").write_text(json.dumps(policy))
+    level = np.where(np.arange(400) < 200, f"a{ATTACK}", "b")
+    np.savez(tmp_path / "reference.npz", **{output: SCORES, f"slice.level{ATTACK}": level})
+    np.savez(tmp_path / "candidate.npz", **{output: SCORES + 0.02, f"more{ATTACK}": SCORES})
+    code, text, document = gate(*files)
+    assert code == 3
+    assert all(line.isprintable() for line in text.splitlines())
+    assert [line for line in text.splitlines() if line.startswith("verdict")] == []
+    assert "at level\\x1b[2J\\nverdict: pass\\u202e=a\\x1b[2J\\nverdict: pass\\u202e is 0.02" in text
+    said = [rule["sentence"] for rule in document["verdict"]["rules"]] + document["verdict"]["defects"]
+    assert all(sentence.isprintable() for sentence in said)
+    assert document["verdict"]["rules"][0]["group"] == f"a{ATTACK}", "what is data stays as it is"
+
+
+def test_an_output_without_a_rule_and_the_share_that_a_mask_hides_are_told(files: list[str], tmp_path: Path) -> None:
+    (tmp_path / "policy.yaml").write_text(
+        POLICY.replace("score: {kind: score, range: [0, 1]}", "score: {kind: score}, states: {kind: tensor, mask: m}")
+    )
+    states, mask = np.random.default_rng(1).random((400, 4, 2)), np.tile([1, 0, 0, 0], (400, 1))
+    np.savez(tmp_path / "reference.npz", score=SCORES, states=states, m=mask)
+    np.savez(tmp_path / "candidate.npz", score=SCORES, states=states)
+    code, text, document = gate(*files)
+    assert code == 0
+    assert "- states: its mask hides 75 % of it" in text.splitlines()
+    assert "! the policy has no rule for states: measured, but not judged" in text.splitlines()
+    assert document["comparison"]["hidden"] == [{"output": "states", "hidden": 1200, "positions": 1600}]
+
+
+def test_how_many_samples_are_independent_is_told(files: list[str], tmp_path: Path) -> None:
+    group = {"group": np.arange(400) // 4}
+    np.savez(tmp_path / "reference.npz", score=SCORES, **group)
+    code, text, document = gate(*files)
+    assert (code, text.splitlines()[0]) == (4, "100 independent samples (400 rows), by `group`")
+    assert "on 100 independent samples (400 rows), fewer than the 300 that decide" in text
+    assert (document["verdict"]["rules"][0]["n"], document["verdict"]["rules"][0]["rows"]) == (100, 400)
+    twice = np.repeat(SCORES[:200], 2)
+    np.savez(tmp_path / "reference.npz", score=twice)
+    np.savez(tmp_path / "candidate.npz", score=twice)
+    code, text, _ = gate(*files)
+    first = text.splitlines()[0]
+    assert (code, first.partition(":")[0]) == (4, "200 independent samples (400 rows)")
+    assert first.endswith("count once; if they are not one sample, add a `group`")
+
+
+def test_a_rule_that_needs_labels_ends_with_2_where_there_are_none(files: list[str], tmp_path: Path) -> None:
+    (tmp_path / "policy.yaml").write_text(POLICY + "  - {output: score, metric: mae_drop, max: 0.01}\n")
+    code, text, _ = gate(*files)
+    assert code == 2
+    assert "policy.yaml: rules[2]: score mae_drop compares with labels, and the data have none; add an array" in text
+
+
 def test_bad_input_ends_with_2_and_the_reason(files: list[str], tmp_path: Path) -> None:
     (tmp_path / "policy.yaml").write_text(POLICY + "  - {output: score, metric: mae, max: 0.01, by: level}\n")
     code, text, document = gate(*files)

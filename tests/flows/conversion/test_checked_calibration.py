@@ -26,6 +26,7 @@ from tasks.calibration.report import CalibrationReport, Finding, Resemblance
 from tasks.errors import InputError
 from tasks.model.model_directory import read_model_directory
 from tasks.records import DataArtifact, ExportedModel
+from tasks.stages.independence import IndependentSamples
 from tasks.store.digests import digest_json
 from tasks.store.stage_cache import StageResult
 from tests.flows.projects import Project, write_calibration, write_project
@@ -122,12 +123,19 @@ def fake_calibrate(project: Project, accepted: str | None = None, *sentences: st
         asked.append(production)
         return StageResult(report_of(*sentences), cached=False, seconds=0.0)
 
+    def count(*_: Any) -> StageResult[IndependentSamples]:
+        found = IndependentSamples(
+            samples=300, independent=290, named=False, labelled=False, near=0, searched=0, groups=None
+        )
+        return StageResult(found, cached=False, seconds=0.0)
+
     session = Session(Settings(home=project.home), Silent())  # type: ignore[arg-type]
     directory = read_model_directory(project.model)
     exported = ExportedModel(onnx=artifact("onnx"), opset=17, checks={})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(calibration_sets, "ingest", take)
         patch.setattr(calibration_sets, "check_calibration", check)
+        patch.setattr(calibration_sets, "count_independent", count)
         found = calibrate(session, directory, data("validation"), exported, accepted)
     return found, asked[0]
 
@@ -135,6 +143,7 @@ def fake_calibrate(project: Project, accepted: str | None = None, *sentences: st
 @pytest.mark.parametrize("blank", ["", " ", "\t\n"])
 def test_a_blank_reason_accepts_nothing(project: Project, blank: str) -> None:
     found, _ = fake_calibrate(project, blank, GAP)
+    assert found.report.independent == 290, "the check says how many samples of the set are independent"
     assert found.accepted is None
     assert found.refusal is not None
 
@@ -159,7 +168,8 @@ def test_a_sample_that_is_not_there_or_is_the_set_itself_is_refused(project: Pro
     session = Session(Settings(home=project.home), Reporter())
     with pytest.raises(InputError, match="does not exist"):
         prepare(session, plan_conversion(read_model_directory(project.model)))
-    assert [step.name for step in session.reporter.steps] == ["validation data", "calibration data"]  # and no export
+    steps = [step.name for step in session.reporter.steps]
+    assert steps == ["validation data", "independent samples", "calibration data"], "and no export"
     describe(project.root / "calibration", INPUTS, resembles="set.npz")
     code, document, _ = project.run("calibration", "check", str(project.root / "calibration"))
     assert code == 2

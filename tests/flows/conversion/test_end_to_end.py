@@ -229,6 +229,32 @@ def test_a_policy_of_a_slice_that_the_data_lack_is_refused_before_the_export(tmp
     assert not (project.home / "store" / "records" / "export").exists()
 
 
+def test_a_policy_that_needs_labels_is_refused_before_the_export_where_there_are_none(
+    tmp_path: Path, prefect_url: str
+) -> None:
+    project = write_project(tmp_path / "labels", prefect_url)
+    with np.load(project.model / "validation.npz") as archive:
+        np.savez(project.model / "validation.npz", features=archive["features"])
+    project.edit("policy.yaml", "rules:", "rules:\n  - {output: score, metric: mae_drop, max: 0.1}")
+    code, document, _ = project.convert()
+    assert code == 2
+    assert document["error"].startswith("policy.yaml: rules[0]: score mae_drop compares with labels, and the data have")
+    assert not (project.home / "store" / "records" / "export").exists()
+
+
+def test_samples_that_repeat_count_once_and_a_conversion_says_so(tmp_path: Path, prefect_url: str) -> None:
+    project = write_project(tmp_path / "repeats", prefect_url)
+    with np.load(project.model / "validation.npz") as archive:
+        few = {name: np.tile(archive[name][:40], (10, *[1] * (archive[name].ndim - 1))) for name in archive.files}
+    np.savez(project.model / "validation.npz", **few)
+    code, document, text = project.convert("--precision", "fp32")
+    assert code == 4
+    assert "40 in 400 samples: 360 repeat another exactly" in text
+    assert "40 independent samples (400 rows)" in text
+    rules = document["engines"][0]["rules"]
+    assert {(rule["n"], rule["rows"], rule["outcome"]) for rule in rules} == {(40, 400, "inconclusive")}
+
+
 def damage_int8(project: Project, damage: Callable[[np.ndarray], np.ndarray]) -> None:
     """Change the weights of the converted INT8 model where the next stage will find it, digests and all."""
     store = LocalStore(project.home / "store")

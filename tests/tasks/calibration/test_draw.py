@@ -337,3 +337,15 @@ def test_without_days_those_on_which_the_files_were_written_count(traffic: list[
     assert (found.first, found.last) == (dt.date(2026, 3, 3), dt.date(2026, 3, 12))
     os.utime(traffic[0], (4e9, 4e9))  # in 2096, by a clock that is wrong
     assert take(traffic, tmp_path / "b", collected=None).collected.last <= dt.datetime.now(dt.timezone.utc).date()
+
+
+def test_groups_are_drawn_with_their_samples_where_every_file_has_them(tmp_path: Path) -> None:
+    files = [{**texts(100, 8, seed), "group": 100 * seed + np.arange(100)} for seed in range(2)]
+    take(save(tmp_path / "grouped", *files), tmp_path / "set")
+    drawn = [read_arrays(path) for path in sorted((tmp_path / "set").glob("*.npz"))]
+    known = {(ids.tobytes(), group) for file in files for ids, group in zip(file["ids"], file["group"], strict=True)}
+    found = {(ids.tobytes(), group) for file in drawn for ids, group in zip(file["ids"], file["group"], strict=True)}
+    assert (len(found), found <= known) == (60, True)
+    del files[1]["group"]
+    take(save(tmp_path / "some", *files), tmp_path / "bare")
+    assert all("group" not in read_arrays(path) for path in (tmp_path / "bare").glob("*.npz"))

@@ -134,3 +134,9 @@ def test_markdown_holds_every_finding_and_every_table() -> None:
 def test_names_that_would_break_a_table_do_not() -> None:
     text = markdown_of(report(features=(feature("a|b\nc", ks=0.5),)))
     assert "| ✓ | a/b c | noise=street |" in text
+
+
+def test_the_summary_says_how_many_samples_are_independent_where_some_are_not() -> None:
+    assert "90 samples (30 independent) against" in summary_of(report().model_copy(update={"independent": 30}))
+    for independent in (None, 90):
+        assert "90 samples against" in summary_of(report().model_copy(update={"independent": independent}))

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tasks.records import Override
-from tasks.registry.evidence import find_contradictions, find_objections
+from tasks.records import EngineManifest, Override
+from tasks.registry.evidence import find_contradictions, find_objections, policy_digest
 from tests.tasks.tiny import make_outcome, manifest_of
+from validation.rules import Rule
+from validation.verdict import decide
 
 if TYPE_CHECKING:
     from tasks.store.local import LocalStore
@@ -45,3 +48,31 @@ def test_evidence_of_another_plan_contradicts_the_manifest(store: LocalStore) ->
     other = f"sha256:{'0' * 64}"
     (fault,) = find_contradictions(manifest.model_copy(update={"compared": other}))
     assert fault == f"comparison: is that of plan {other}, and the engine's is {manifest.plan.digest}"
+
+
+def test_a_manifest_of_before_groups_reads_and_verifies(store: LocalStore) -> None:
+    manifest = manifest_of(store, make_outcome(store))
+    content = manifest.model_dump(mode="json")
+    for part in (*content["comparison"]["measurements"], *content["verdict"]["rules"]):
+        del part["rows"]
+    del content["comparison"]["independent"], content["comparison"]["hidden"]
+    assert EngineManifest.model_validate(content) == manifest
+    assert find_contradictions(EngineManifest.model_validate(content)) == []
+
+
+def test_a_manifest_whose_sentences_quote_the_data_as_they_are_verifies(store: LocalStore) -> None:
+    value, rule = "niveau\N{NO-BREAK SPACE}3", Rule(output="score", metric="mae", max=0.1, by="level")
+    manifest = manifest_of(store, make_outcome(store))
+    measured = next(m for m in manifest.comparison.measurements if m.metric == "mae")
+    of_slice = replace(measured, slice="level", group=value)
+    policy = replace(manifest.policy, rules=(rule,))
+    comparison = replace(manifest.comparison, measurements=(of_slice,), defects=())
+    verdict = decide(policy, comparison, precision=manifest.cell.precision.value, speedups=manifest.verdict.speedups)
+    raw = replace(verdict.rules[0], sentence=verdict.rules[0].sentence.replace("\\xa0", "\N{NO-BREAK SPACE}"))
+    assert raw != verdict.rules[0]
+    older = {"policy": policy, "policy_digest": policy_digest(policy), "comparison": comparison}
+    made = manifest.model_copy(update=older | {"verdict": replace(verdict, rules=(raw,))})
+    assert find_contradictions(made) == []
+    other = replace(raw, sentence=f"{raw.sentence} It is fine.")
+    made = manifest.model_copy(update=older | {"verdict": replace(verdict, rules=(other,))})
+    assert find_contradictions(made) != []

@@ -135,9 +135,18 @@ def test_a_label_lets_rules_judge_what_is_lost_against_it(tmp_path: Path) -> Non
     assert judge(tmp_path, {"score": SCORES, "label": SCORES}, SCORES, DROPS).outcome is Outcome.PASS
     verdict = judge(tmp_path, {"score": SCORES, "label": SCORES}, SCORES + 0.02, DROPS)
     assert (verdict.rules[2].outcome, verdict.rules[2].value) == (Outcome.FAIL, pytest.approx(0.02))
-    verdict = judge(tmp_path, SCORES, SCORES, DROPS)
+    verdict = judge(tmp_path, {"score": SCORES, "label": np.ones((400, 2))}, SCORES, DROPS)
     assert "needs labels that fit this output, and there are none" in verdict.rules[2].sentence
     assert verdict.outcome is Outcome.FAIL
+
+
+def test_a_rule_that_can_have_no_value_is_bad_input(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"policy.yaml: rules\[2\]: score mae_drop .* none; add an array `label`"):
+        judge(tmp_path, SCORES, SCORES, DROPS)
+    policy = "outputs: {grade: {kind: logits}}\nrules: [{output: grade, metric: top5_agreement, min: 0.9}]\n"
+    five = {"grade": np.random.default_rng(3).random((400, 5))}
+    with pytest.raises(InputError, match=r"rules\[0\]: grade top5_agreement of 5 classes has no value: .* use top1_"):
+        judge(tmp_path, five, five, policy)
 
 
 @pytest.mark.parametrize("label", [SCORES.astype(str), SCORES[:-1], np.where(SCORES > 0.99, np.nan, SCORES)])

@@ -77,6 +77,17 @@ def test_the_names_of_the_slices_are_told_and_a_slice_that_names_samples_is_refu
         take_in(context, tmp_path, {**kept, "slice.noise": np.arange(5)})
 
 
+def test_a_group_is_an_annotation_of_text_or_whole_numbers(context: StageContext, tmp_path: Path) -> None:
+    kept = {"features": make_features(4), "group": np.array(["a", "b", "a", "c"])}
+    found = take_in(context, tmp_path, kept)
+    annotations = joined(context, found.annotations, tmp_path / "annotations")
+    assert (annotations["group"].tolist(), found.slices) == (["a", "b", "a", "c"], ())
+    with pytest.raises(InputError, match=r"0.npz: group has dtype float64; name each group by text or a whole number"):
+        take_in(context, tmp_path, {**kept, "group": np.arange(4.0)})
+    with pytest.raises(InputError, match=r"1.npz: has neither label, group nor slices.*; every file needs the same"):
+        take_in(context, tmp_path, kept, {"features": make_features(4)})
+
+
 def test_shards_stay_below_their_size(context: StageContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(data, "SHARD_BYTES", 3 * 16)  # a sample has 16 bytes
     found = take_in(context, tmp_path, {"features": make_features(10)})
@@ -167,7 +178,7 @@ def test_lengths_that_disagree_or_leave_the_dims_are_refused(
 
 def test_every_file_needs_the_same_annotations(context: StageContext, tmp_path: Path) -> None:
     first, second = {"features": make_features(2), "label": np.zeros(2)}, {"features": make_features(2)}
-    with pytest.raises(InputError, match=r"1.npz: has neither label nor slices, the files before have label"):
+    with pytest.raises(InputError, match=r"1.npz: has neither label, group nor slices, the files before have label"):
         take_in(context, tmp_path, first, second)
 
 
