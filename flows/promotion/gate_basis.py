@@ -83,7 +83,12 @@ def basis_of(manifest: EngineManifest, beside: EngineManifest | None = None, whe
 def _looser(manifest: EngineManifest, beside: EngineManifest) -> tuple[str, ...]:
     own, other = manifest.comparison.samples, beside.comparison.samples
     fewer = (f"{own:,} samples, {other:,} there",) if own < other else ()
-    return (*find_looser(manifest.policy, beside.policy), *fewer)
+    rules = find_looser(manifest.policy, beside.policy)
+    precisions = [each.cell.precision.value for each in (manifest, beside)]
+    if rules and {manifest.policy_origin, beside.policy_origin} == {"default"} and len(set(precisions)) > 1:
+        # Each precision has its defaults: a line for every limit of INT8 after FP16 would teach people to skip them.
+        rules = ("the default limits of {}, those of {} there".format(*precisions),)
+    return (*rules, *fewer)
 
 
 def basis_document(basis: GateBasis) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import pytest
 
 from flows.promotion.gate_basis import basis_document, basis_of
 from tasks.registry.evidence import policy_digest
+from tasks.specs import Precision
 from tests.tasks.tiny import compare_scores, make_outcome, manifest_of, tiny_policy
 from validation.policy import Policy, Rule
 
@@ -91,3 +92,13 @@ def test_the_same_stands_in_json(manifest: EngineManifest) -> None:
         "looser": basis_of(loosened(manifest), manifest).looser,
     }
     assert tiny_policy() == manifest.policy
+
+
+def test_the_defaults_of_another_precision_are_one_line(manifest: EngineManifest) -> None:
+    fine = manifest.model_copy(update={"policy_origin": "default"})
+    doubled = [replace(rule, **{rule.side: 2 * rule.limit}) for rule in fine.policy.rules if rule.side == "max"]
+    cell = fine.cell.model_copy(update={"precision": Precision.INT8})
+    other = fine.model_copy(update={"policy": replace(fine.policy, rules=tuple(doubled)), "cell": cell})
+    assert basis_of(other, fine, "in staging").looser == (
+        f"the default limits of int8, those of {fine.cell.precision.value} there",
+    )
