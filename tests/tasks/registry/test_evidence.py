@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -28,6 +29,15 @@ def test_a_manifest_that_holds_together_is_admitted_by_a_pass_or_an_override_alo
     manifest = manifest_of(store, make_outcome(store, noise=noise), **changes)
     assert find_contradictions(manifest) == []
     assert find_objections(manifest) == objections
+
+
+def test_another_count_of_samples_that_would_decide_is_no_contradiction(store: LocalStore) -> None:
+    undecided = manifest_of(store, make_outcome(store, noise=0.0118), override=OVERRIDE)
+    rules = undecided.verdict.rules
+    assert any(rule.needed for rule in rules)
+    older = [replace(rule, needed=77, sentence="as said before") if rule.needed else rule for rule in rules]
+    verdict = replace(undecided.verdict, rules=tuple(older))
+    assert find_contradictions(undecided.model_copy(update={"verdict": verdict})) == []
 
 
 def test_an_override_silences_no_contradiction(store: LocalStore) -> None:
