@@ -1,7 +1,7 @@
 """An engine at its limit does not pass on 300 samples because its worst errors happen not to be among them.
 
 A small part of the simulation of `make bench` (docs/statistics.md), with seeds: errors that are rare, or whose tail is
-heavy, and metrics whose resamples alone pass 14 to 40 % of such draws.
+heavy, and metrics that passed in 10 to 59 % of such draws where an unseen error was as bad as the worst that was seen.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ ERRORS: dict[str, Errors] = {
     "t with 2 degrees": lambda g, n: 0.02 * g.standard_t(2, n),
     "t with 3 degrees": lambda g, n: 0.02 * g.standard_t(3, n),
     "lognormal 1.5": lambda g, n: 0.006 * g.lognormal(0, 1.5, n),
-    "lognormal 2.5": lambda g, n: 0.0009 * g.lognormal(0, 2.5, n),
+    "lognormal 2.5": lambda g, n: 0.0001 * g.lognormal(0, 2.5, n),
     "0.5 % wrong by the range": lambda g, n: 0.001 * g.standard_normal(n) + (g.random(n) < 0.005),
     "0.2 % wrong by the range": lambda g, n: 0.001 * g.standard_normal(n) + (g.random(n) < 0.002),
 }
