@@ -84,13 +84,22 @@ class Errors:
         """How many independent samples there were."""
         return self.units.samples
 
-    def readers(self, draws: Draws, plan: Bootstrap, largest: Callable[[], Numbers] | None = None) -> Readers:
-        """Of `mae`, `rmse`, `max_abs`, `p99_abs`, `relative_l2` and `cosine`; `largest`, where that is not kept."""
+    def readers(
+        self,
+        draws: Draws,
+        plan: Bootstrap,
+        largest: Callable[[], Numbers] | None = None,
+        possible: Columns | None = None,
+    ) -> Readers:
+        """Of `mae`, `rmse`, `max_abs`, `p99_abs`, `relative_l2` and `cosine`; `largest`, where that is not kept.
+
+        `possible` are the worst samples that can be: see `unseen`.
+        """
         n = self.samples
         known = Interval(low=self.max_abs, low_seen=self.max_abs)
         found: dict[str, Callable[[], Reading]] = {
-            "mae": lambda: smooth(draws, n, lambda m: m["abs"] / m["elements"]),
-            "rmse": lambda: smooth(draws, n, lambda m: np.sqrt(m["squares"] / m["elements"])),
+            "mae": lambda: smooth(draws, n, lambda m: m["abs"] / m["elements"], possible=possible),
+            "rmse": lambda: smooth(draws, n, lambda m: np.sqrt(m["squares"] / m["elements"]), possible=possible),
             "max_abs": lambda: Reading(value=self.max_abs, n=n, interval=known),
             "p99_abs": lambda: quantile_reading(self.kept, "largest", "p99_abs", plan, largest and largest()),
             "relative_l2": lambda: smooth(
@@ -98,6 +107,7 @@ class Errors:
                 n,
                 lambda m: np.sqrt(m["squares"] / m["reference_squares"]),
                 "undefined: the reference is zero throughout",
+                possible=possible,
             ),
             "cosine": lambda: smooth(
                 draws,
@@ -106,6 +116,7 @@ class Errors:
                     m["products"] / (np.sqrt(m["reference_squares"]) * np.sqrt(m["candidate_squares"])), -1, 1
                 ),
                 "undefined: a side is zero throughout",
+                possible=possible,
             ),
         }
         if draws.value(lambda m: m["elements"]) == 0:
@@ -125,12 +136,14 @@ def smooth(
     *,
     lowest: dict[str, float] | None = None,
     highest: dict[str, float] | None = None,
+    possible: Columns | None = None,
 ) -> Reading:
-    """The reading of a function of means; `lowest` and `highest` as for `Draws.interval`."""
+    """The reading of a function of means; `lowest`, `highest` and `possible` as for `Draws.interval`."""
     value = draws.value(statistic)
     if not np.isfinite(value):
         return undefined(n, why_not)
-    return Reading(value=value, n=n, interval=draws.interval(statistic, lowest=lowest, highest=highest))
+    interval = draws.interval(statistic, lowest=lowest, highest=highest, possible=possible)
+    return Reading(value=value, n=n, interval=interval)
 
 
 def quantile_reading(

@@ -1,10 +1,16 @@
 """Confidence bounds of whatever is a function of means: a seeded, paired Bayesian bootstrap with one sample more.
 
 Every resample weighs the units of samples with independent exponential weights (Rubin 1981); a unit holds both sides
-of its samples, so pairs stay pairs. To these comes one unit that nobody has seen, as bad as the worst that was. For
-the mean of a bounded number, with the worst that can be in its place, this is the bound of Learned-Miller and Thomas
-(2020), and for a proportion the exact one of Clopper and Pearson (1934). Without it a resample of samples that happen
-to be good knows of good ones only, and its bound on a skewed error is too low.
+of its samples, so pairs stay pairs. To these comes one unit that nobody has seen: as bad as the worst that was or,
+where it is known, as the worst that can be (see `unseen`). Without it a resample of samples that happen to be good
+knows of good ones only, and its bound on a skewed error is too low. Of the mean of a bounded number this is the bound
+of Learned-Miller and Thomas (2020), which they prove in part and have seen broken by no distribution; of a proportion
+it is the exact one of Clopper and Pearson (1934).
+
+Betting bounds (Waudby-Smith and Ramdas 2024) and empirical-Bernstein ones (Maurer and Pontil 2009) are proven for every
+distribution, but bound means alone, and where nothing wrong was seen they ask for as much as this one or for more: of n
+samples without a fault none can say less than log(1 / 0.05) / n of those that nobody has seen. Of what is no mean, such
+as a correlation, coverage is measured: docs/statistics.md.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,6 +25,8 @@ _BLOCK = 1 << 19  # Weights drawn at once: 4 MiB.
 
 Statistic = Callable[[Columns], Floats]
 """A function of means by name. They come as arrays of one shape, and so does the result."""
+_Unit = tuple[Floats, float]
+"""The sums of a unit, and its size."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,16 +59,20 @@ class Bootstrap:
     confidence: float = 0.95
     resamples: int = 2000
 
-    def draw(self, units: Units) -> "Draws":
-        """Resample the units; the same units give the same draws."""
-        return Draws(units, self)
+    def draw(self, units: Units, samples_each: float = 1.0) -> "Draws":
+        """Resample the units; the same units give the same draws.
+
+        `samples_each` is how many samples the unit has that nobody has seen: one, or as many as a group on average.
+        """
+        return Draws(units, self, samples_each)
 
 
 class Draws:
     """Weighted sums of units, a row a resample; what several statistics of the same units share."""
 
-    def __init__(self, units: Units, plan: Bootstrap) -> None:
+    def __init__(self, units: Units, plan: Bootstrap, samples_each: float = 1.0) -> None:
         self._plan = plan
+        self._samples_each = samples_each
         self._names = tuple(units.sums)
         self._sums = np.stack(list(units.sums.values()), axis=1)
         self._sizes = units.sizes
@@ -77,18 +89,20 @@ class Draws:
         *,
         lowest: Mapping[str, float] | None = None,
         highest: Mapping[str, float] | None = None,
+        possible: Columns | None = None,
     ) -> Interval:
         """Bounds of a statistic.
 
-        The unit that nobody has seen is the one among those seen whose weight, doubled, moves the statistic most; or
-        one sample with the numbers `lowest` or `highest`, where it is known how bad one can be. A number left out
-        there is the mean.
+        The unit that nobody has seen is the one whose weight, doubled, moves the statistic most, among those seen and
+        the samples that are `possible` (their numbers by name, `[k]` each); or one sample with the numbers `lowest` or
+        `highest`, where it is known how bad one can be. A number left out there is the mean.
         """
         value = self.value(statistic)
         if not np.isfinite(value):
             return NOWHERE
-        down, up = self._extremes(statistic)
-        lower, higher = self._unit(lowest, down), self._unit(highest, up)
+        down, up = self._extremes(statistic, possible)
+        lower = down if lowest is None else self._sample(lowest)
+        higher = up if highest is None else self._sample(highest)
         seen = self._of(statistic, self._weighted, self._weights)
         return Interval(
             low=_bound(self._with(statistic, *lower), -self._plan.confidence, value),
@@ -97,17 +111,26 @@ class Draws:
             high_seen=_bound(seen, self._plan.confidence, value),
         )
 
-    def _extremes(self, statistic: Statistic) -> tuple[int, int]:
-        total, count = self._sums.sum(axis=0), self._sizes.sum()
-        moved = self._of(statistic, total + self._sums, count + self._sizes)
+    def _extremes(self, statistic: Statistic, possible: Columns | None) -> tuple[_Unit, _Unit]:
+        sums, sizes = self._sums, self._sizes
+        if possible is not None:
+            made = self._samples(possible)
+            sums = np.concatenate([sums, made])
+            sizes = np.concatenate([sizes, np.full(len(made), self._samples_each)])
+        moved = self._of(statistic, self._sums.sum(axis=0) + sums, self._sizes.sum() + sizes)
         finite = np.where(np.isfinite(moved), moved, self.value(statistic))
-        return int(finite.argmin()), int(finite.argmax())
+        down, up = int(finite.argmin()), int(finite.argmax())
+        return (sums[down], float(sizes[down])), (sums[up], float(sizes[up]))
 
-    def _unit(self, known: Mapping[str, float] | None, worst: int) -> tuple[Floats, float]:
-        if known is None:
-            return self._sums[worst], float(self._sizes[worst])
+    def _sample(self, numbers: Mapping[str, float]) -> _Unit:
+        return self._samples({name: np.array([number]) for name, number in numbers.items()})[0], self._samples_each
+
+    def _samples(self, numbers: Columns) -> Floats:
+        """The sums of a unit of each of these samples, `[k, names]`."""
+        count = len(next(iter(numbers.values())))
         means = self._sums.sum(axis=0) / self._sizes.sum()
-        return np.array([known.get(name, mean) for name, mean in zip(self._names, means, strict=True)]), 1.0
+        columns = [numbers.get(name, np.full(count, mean)) for name, mean in zip(self._names, means, strict=True)]
+        return self._samples_each * np.stack(columns, axis=1)
 
     def _with(self, statistic: Statistic, sums: Floats, size: float) -> Floats:
         weighted = self._weighted + self._unseen[:, None] * sums

@@ -104,7 +104,9 @@ class ClassAgreement:
             **ks_readers(kept, "confidence_r", "confidence_c", plan),
             "kl": lambda: smooth(draws, n, lambda m: m["kl"] / m["positions"]),
             "kl_p99": lambda: quantile_reading(kept, "kl", "kl_p99", plan),
-            "js": lambda: smooth(draws, n, lambda m: m["js"] / m["positions"]),
+            "js": lambda: smooth(
+                draws, n, lambda m: m["js"] / m["positions"], possible={"js": np.array([np.log(2.0) * positions])}
+            ),
             "top1_agreement": lambda: smooth(draws, n, lambda m: m["top1"] / m["positions"], lowest={"top1": 0.0}),
             "top5_agreement": lambda: self._top5_reading(draws, n),
             **self._label_readers(draws, n, positions),

@@ -301,9 +301,9 @@ def _width(kind: OutputKind, shape: tuple[int, ...]) -> int:
 
 def _make_accumulators(spec: OutputSpec, width: int, *, with_label: bool, keeps: bool) -> list[Accumulator]:
     if spec.kind is OutputKind.SCORE:
-        return [ScoreColumn(with_label=with_label, keeps=keeps) for _ in range(width)]
+        return [ScoreColumn(with_label=with_label, keeps=keeps, ends=spec.ends) for _ in range(width)]
     if spec.kind is OutputKind.EMBEDDING:
-        return [EmbeddingAgreement(keeps=keeps)]
+        return [EmbeddingAgreement(keeps=keeps, ends=spec.ends)]
     if spec.kind is OutputKind.TENSOR:
-        return [TensorErrors(keeps=keeps)]
+        return [TensorErrors(keeps=keeps, ends=spec.ends)]
     return [ClassAgreement(logits=spec.kind is OutputKind.LOGITS, with_label=with_label, keeps=keeps)]

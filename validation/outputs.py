@@ -47,6 +47,11 @@ class OutputSpec:
             raise ValueError(f"range: [{self.low}, {self.high}] is no interval; give two finite numbers, low < high")
 
     @property
+    def ends(self) -> tuple[float, float] | None:
+        """`(low, high)`, or None where no range is declared."""
+        return None if self.low is None or self.high is None else (self.low, self.high)
+
+    @property
     def span(self) -> float | None:
         """`high - low`, in the output's own unit, or None where no range is declared."""
         return None if self.low is None or self.high is None else self.high - self.low

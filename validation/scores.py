@@ -15,6 +15,7 @@ from validation.groups import Members
 from validation.metrics import Reading, undefined
 from validation.reservoir import KeptSamples
 from validation.units import Columns, Floats, units_of
+from validation.unseen import Ends, opposite_scores
 
 MOST_GRADES = 100
 """Labels with more distinct values are no grades."""
@@ -23,12 +24,13 @@ _NO_LABEL = "needs labels that fit this output, and there are none"
 
 
 class ScoreColumn:
-    """See `Accumulator`; both sides are `[n]`."""
+    """See `Accumulator`; both sides are `[n]`, and `ends` are those of the declared range."""
 
-    def __init__(self, *, with_label: bool, keeps: bool) -> None:
+    def __init__(self, *, with_label: bool, keeps: bool, ends: Ends = None) -> None:
         self._errors = Errors(_NAMES, ("r", "c", *(("label",) if with_label else ())), keeps=keeps)
         self._with_label = with_label
         self._pivot: float | None = None  # close to the values, so that their squares keep their digits
+        self._ends = ends
         self._low, self._high = np.full(2, np.inf), np.full(2, -np.inf)
 
     def update(
@@ -61,24 +63,32 @@ class ScoreColumn:
         draws, kept = plan.draw(self._errors.units), self._errors.kept
         r, c = _float(kept, "r"), _float(kept, "c")
         note = drawn(kept)
+        possible = self._possible()
         readers: dict[str, Callable[[], Reading]] = {
-            **self._errors.readers(draws, plan, lambda: np.abs(c.astype(np.float64) - r)),
-            "bias": lambda: smooth(draws, n, lambda m: m["error"]),
+            **self._errors.readers(draws, plan, lambda: np.abs(c.astype(np.float64) - r), possible),
+            "bias": lambda: smooth(draws, n, lambda m: m["error"], possible=possible),
             "pearson": lambda: (
-                self._correlation() or smooth(draws, n, _pearson, "undefined: the variance is too small")
+                self._correlation()
+                or smooth(draws, n, _pearson, "undefined: the variance is too small", possible=possible)
             ),
             "spearman": lambda: _noted(self._correlation() or _spearman_reading(r, c, plan), note),
             **ks_readers(kept, "r", "c", plan),
             "wasserstein": lambda: _noted(_wasserstein_reading(r, c, kept.first_half, plan), note),
-            "smd": lambda: self._no_spread() or smooth(draws, n, _smd),
+            "smd": lambda: self._no_spread() or smooth(draws, n, _smd, possible=possible),
             "kl": lambda: _noted(_kl_reading(r, c, plan, equal=self._errors.max_abs == 0), note),
             "mae_drop": lambda: undefined(n, _NO_LABEL),
             "qwk_drop": lambda: undefined(n, _NO_LABEL),
         }
         if self._with_label:
-            readers["mae_drop"] = lambda: smooth(draws, n, lambda m: m["worse"])
+            readers["mae_drop"] = lambda: smooth(draws, n, lambda m: m["worse"], possible=possible)
             readers["qwk_drop"] = lambda: _noted(_qwk_reading(r, c, _float(kept, "label"), plan), note)
         return read(readers, metrics)
+
+    def _possible(self) -> Columns:
+        low, high = float(self._low.min()), float(self._high.max())
+        if self._ends is not None:
+            low, high = min(low, self._ends[0]), max(high, self._ends[1])
+        return opposite_scores(low, high, self._pivot or 0.0)
 
     def _constant(self) -> list[str]:
         sides = ("reference", "candidate")

@@ -12,17 +12,22 @@ from validation.groups import Members
 from validation.metrics import METRICS, Reading, undefined
 from validation.reservoir import KeptSamples
 from validation.units import Floats, units_of
+from validation.unseen import Ends, turned_round
 
 NEIGHBOURS = 10
 MOST_SEARCHED = 2048
 """Samples among which neighbours are looked for: the work grows with the square."""
+_LOST = -1.0
+"""What a sample adds that is somewhere else: all of its own neighbours are wrong, and it is missing among those of as
+many others."""
 
 
 class TensorErrors:
-    """See `Accumulator`; both sides are `[n, ...]`."""
+    """See `Accumulator`; both sides are `[n, ...]`, and `ends` are those of the declared range."""
 
-    def __init__(self, *, keeps: bool) -> None:
+    def __init__(self, *, keeps: bool, ends: Ends = None) -> None:
         self._errors = Errors(keeps=keeps)
+        self._ends = ends
 
     def update(
         self,
@@ -41,16 +46,19 @@ class TensorErrors:
         """The metrics of any numeric output."""
         if self._errors.samples == 0:
             return {}
-        return read(self._errors.readers(plan.draw(self._errors.units), plan), metrics)
+        draws, possible = plan.draw(self._errors.units), turned_round(self._errors.units, self._ends)
+        return read(self._errors.readers(draws, plan, possible=possible), metrics)
 
 
 class EmbeddingAgreement:
     """See `Accumulator`; both sides are `[n, dimensions]` or `[n, positions, dimensions]`.
 
-    The cosine of a sample is the mean over its positions; neighbours are looked for by the mean vector.
+    The cosine of a sample is the mean over its positions; neighbours are looked for by the mean vector. `ends` are
+    those of the declared range.
     """
 
-    def __init__(self, *, keeps: bool) -> None:
+    def __init__(self, *, keeps: bool, ends: Ends = None) -> None:
+        self._ends = ends
         self._errors = Errors(("angle", "vectors"), ("largest", "cosine"), keeps=keeps)
         self._keeps = keeps
         self._searched = KeptSamples(("r", "c"), MOST_SEARCHED)
@@ -88,13 +96,15 @@ class EmbeddingAgreement:
         if n == 0:
             return {}
         draws = plan.draw(self._errors.units)
+        vectors = draws.value(lambda m: m["vectors"])
+        opposite = {"angle": np.array([-vectors])}
         readers: Readers = {
-            **self._errors.readers(draws, plan),
-            "cosine": lambda: smooth(draws, n, lambda m: m["angle"] / m["vectors"], MASKED),
+            **self._errors.readers(draws, plan, possible=turned_round(self._errors.units, self._ends)),
+            "cosine": lambda: smooth(draws, n, lambda m: m["angle"] / m["vectors"], MASKED, possible=opposite),
             "cosine_p1": lambda: quantile_reading(self._errors.kept, "cosine", "cosine_p1", plan),
             "retrieval_overlap@10": lambda: self._overlap_reading(plan),
         }
-        if draws.value(lambda m: m["vectors"]) == 0:
+        if vectors == 0:
             readers = dict.fromkeys(readers, lambda: undefined(n, MASKED))
         return read(readers, metrics)
 
@@ -103,7 +113,12 @@ class EmbeddingAgreement:
         if len(r) < METRICS["retrieval_overlap@10"].least_n:
             return undefined(len(r), f"undefined: {len(r)} samples are too few for {NEIGHBOURS} neighbours")
         value, terms = _overlap(_neighbours(r), _neighbours(c))
-        found = smooth(plan.draw(units_of({"share": terms})), len(r), lambda m: np.clip(m["share"], 0.0, 1.0))
+        found = smooth(
+            plan.draw(units_of({"share": terms})),
+            len(r),
+            lambda m: np.clip(m["share"], 0.0, 1.0),
+            possible={"share": np.array([_LOST])},
+        )
         return Reading(value=value, n=found.n, interval=found.interval, note=drawn(self._searched))
 
 

@@ -190,10 +190,11 @@ def _judge_measured(rule: Rule, m: Measurement, policy: Policy) -> RuleResult:
             margin=None,
             sentence=sentence,
         )
-    outcome = _outcome(rule, m) if m.n >= policy.min_samples else Outcome.INCONCLUSIVE
+    shown = _outcome(rule, m)
+    outcome = shown if m.n >= policy.min_samples else Outcome.INCONCLUSIVE
     needed = None
     if outcome is Outcome.INCONCLUSIVE:
-        found = needed_samples(rule, m, policy.confidence)
+        found = m.n if shown is Outcome.PASS else needed_samples(rule, m, policy.confidence)
         needed = None if found is None else max(policy.min_samples, found)
     return RuleResult(
         rule=rule,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from tasks.errors import printable
 from tasks.store.digests import artifact_digest, digest_json
 from tasks.timings import PytorchForm
-from validation.verdict import Outcome, decide
+from validation.verdict import Outcome, Verdict, decide
 
 if TYPE_CHECKING:
     from tasks.artifact import Artifact
@@ -67,6 +67,15 @@ def policy_digest(policy: Policy) -> str:
     return digest_json(asdict(policy))
 
 
+def _without_advice(verdict: Verdict) -> Verdict:
+    """The verdict but for how many samples would decide: a later release may count them otherwise."""
+    rules = (
+        replace(rule, needed=None, sentence="") if rule.outcome is Outcome.INCONCLUSIVE else rule
+        for rule in verdict.rules
+    )
+    return replace(verdict, rules=tuple(rules))
+
+
 def _verdict_faults(manifest: EngineManifest) -> list[str]:
     precision, verdict = manifest.cell.precision.value, manifest.verdict
     again = decide(
@@ -76,7 +85,7 @@ def _verdict_faults(manifest: EngineManifest) -> list[str]:
         speedups=verdict.speedups,
         other_pvalues=verdict.other_pvalues,
     )
-    if again != _printable(verdict):
+    if _without_advice(again) != _without_advice(_printable(verdict)):
         return ["verdict: does not follow from the stored comparison under the stored policy"]
     if verdict.speedups is None and manifest.policy.performance_of(precision):
         return ["verdict: was given without the speed-ups that its policy asks for"]

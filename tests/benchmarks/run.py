@@ -28,7 +28,7 @@ import numpy as np
 from calibration_check import calibration_check
 from drift import drift
 from gate.calibration import DRAWS
-from gate.report import calibration, naive_pvalue, size, with_draws
+from gate.report import calibration, naive_pvalue, size, tails, with_draws
 from memory import compare_peak_bytes
 from plan import plan
 from pushes import pushes
@@ -264,6 +264,7 @@ MEASUREMENTS = (
     size,
     naive_pvalue,
     calibration,
+    tails,
     calibration_check,
     drift,
     registry,

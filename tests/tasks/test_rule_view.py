@@ -57,7 +57,7 @@ def test_rules_that_fail_come_first_then_the_undecided_then_those_of_speed_after
 @pytest.mark.parametrize(
     ("rule", "verdict", "words"),
     [
-        (PEARSON, {"noise": 0.0001}, r"score pearson 0\.9999999\d? \(≥ 0\.99\)"),
+        (PEARSON, {"noise": 0.0001, "n": 3_000}, r"score pearson 0\.9999999\d? \(≥ 0\.99\)"),
         (BY_LEVEL, {"n": 400}, r"score mae at level=[01] 0\.00\d+ \(≤ 0\.02\), about 300 samples would decide"),
         (MAE, {"speed": 0.5}, r"speedup_vs_reference 0\.5 \(≥ 1\)"),
         (MAE, {"speed": None}, r"speedup_vs_reference no value \(≥ 1\), not decided"),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from concurrent.futures import Future, ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from statistics import median
 from typing import TYPE_CHECKING
@@ -20,8 +20,8 @@ from zlib import crc32
 import numpy as np
 from gate.engines import KINDS
 from gate.judging import check_weights, judge, loss_of, quick_readings, rule_at, twice
+from gate.tails import TAILS
 
-from validation.bootstrap import Bootstrap
 from validation.metrics import Reading
 from validation.rules import DEFAULT_MIN_SAMPLES, Policy, Rule
 from validation.verdict import Outcome
@@ -31,11 +31,13 @@ if TYPE_CHECKING:
 
     from numpy.random import Generator
 
-SIZES = (DEFAULT_MIN_SAMPLES, 1000)
+ALL = {**KINDS, **TAILS}
+SIZES = (DEFAULT_MIN_SAMPLES, 1000, 3000)
 DRAWS = 1000
 CORES = 2
 _TRUTH_PARTS = 4
-_TRUTH_SAMPLES = {"score": 1 << 20, "logits": 1 << 18, "embedding": 1 << 18}
+_TRUTH_SAMPLES = {"logits": 1 << 18, "classes": 1 << 18, "tensors": 1 << 18, "clusters of scores": 1 << 17}
+_MOST_TRUE = 1 << 20
 _SHARE = 125
 """Draws of one job: so many that both cores have work to the end."""
 _MOST = 20_000
@@ -123,16 +125,16 @@ def _judged(rule: Rule, reading: Reading) -> tuple[Outcome, int | None]:
 def truth(kind: str, engine: str, part: int) -> dict[str, float]:
     """The metrics of a million samples; of embeddings, without their neighbours, which depend on how many there are."""
     generator = _generator("truth", kind, engine, part)
-    if kind == "embedding":
-        return _embedding_truth(engine, generator)
-    accumulator = KINDS[kind].measured(engine, generator, _TRUTH_SAMPLES[kind])
-    readings = accumulator.readings(Bootstrap(resamples=1), KINDS[kind].metrics)
-    return {metric: float(readings[metric].value or 0.0) for metric in KINDS[kind].metrics}
+    if ALL[kind].reference is KINDS["embedding"].reference:
+        return _embedding_truth(kind, engine, generator)
+    accumulator = ALL[kind].measured(engine, generator, _TRUTH_SAMPLES.get(kind, _MOST_TRUE))
+    readings = accumulator.readings(replace(ALL[kind].plan, resamples=1), ALL[kind].metrics)
+    return {metric: float(readings[metric].value or 0.0) for metric in ALL[kind].metrics}
 
 
-def _embedding_truth(engine: str, generator: Generator) -> dict[str, float]:
-    reference = KINDS["embedding"].reference(generator, _TRUTH_SAMPLES["embedding"])
-    candidate = KINDS["embedding"].engines[engine](generator, reference)
+def _embedding_truth(kind: str, engine: str, generator: Generator) -> dict[str, float]:
+    reference = ALL[kind].reference(generator, 1 << 18)
+    candidate = ALL[kind].engines[engine](generator, reference)
     r, c = (side.astype(np.float32).astype(np.float64) for side in (reference, candidate))
     cosines = (r * c).sum(axis=1) / np.sqrt((r * r).sum(axis=1) * (c * c).sum(axis=1))
     return {"cosine": float(cosines.mean()), "cosine_p1": float(np.quantile(cosines, 0.01))}
@@ -140,17 +142,17 @@ def _embedding_truth(engine: str, generator: Generator) -> dict[str, float]:
 
 def draw(kind: str, engine: str, n: int, what: str, draws: range, only: str | None = None) -> Readers:
     """The readings of so many draws of n samples; every fifth draw alone has those that are slow to read."""
-    plan, found = Bootstrap(), []
+    its, found = ALL[kind], []
     for number in draws:
         generator = _generator(what, kind, engine, n, only, number)
-        wanted = (only,) if only else [name for name in KINDS[kind].metrics if number % _SLOW.get(name, 1) == 0]
-        readings = quick_readings(KINDS[kind].measured(engine, generator, n), plan, wanted)
-        found.append({name: readings[name] for name in wanted})
+        wanted = (only,) if only else [name for name in its.metrics if number % _SLOW.get(name, 1) == 0]
+        readings = quick_readings(its.measured(engine, generator, n), its.plan, wanted)
+        found.append({name: replace(readings[name], n=readings[name].n // its.samples_each) for name in wanted})
     return found
 
 
 class Calibration:
-    """Draws, in two processes, what the two tables need."""
+    """Draws, in two processes, what the tables need."""
 
     def __init__(self, pool: ProcessPoolExecutor, kinds: Iterable[str], draws: int) -> None:
         self._pool, self._kinds, self._draws = pool, tuple(kinds), draws
@@ -164,7 +166,7 @@ class Calibration:
         yield self._at_half(drawn)
 
     def _engines(self) -> Iterator[tuple[str, str]]:
-        return ((kind, engine) for kind in self._kinds for engine in KINDS[kind].engines)
+        return ((kind, engine) for kind in self._kinds for engine in ALL[kind].engines)
 
     def _find_limits(self) -> None:
         parts = {
@@ -180,7 +182,7 @@ class Calibration:
                     self._limits[kind, engine, metric] = float(values.mean())
 
     def _draw_all(self) -> Drawn:
-        """Draws of both sizes, and fresh ones of the smaller."""
+        """Draws of every size, and fresh ones of the smallest."""
         jobs = defaultdict(list)
         plan = [(kind, engine, n, "limit") for kind, engine in self._engines() for n in SIZES]
         plan += [(kind, engine, SIZES[0], "fresh") for kind, engine in self._engines()]
@@ -192,7 +194,7 @@ class Calibration:
     def _limited(self, drawn: Drawn, n: int) -> Iterator[tuple[str, str, str, float]]:
         """Kind, engine, metric and its true value; of neighbours, which depend on n, the mean over draws."""
         for kind, engine in self._engines():
-            for metric in KINDS[kind].metrics:
+            for metric in ALL[kind].metrics:
                 if metric in _SLOW:
                     found = _of(metric, drawn[kind, engine, n, "limit"])
                     yield kind, engine, metric, float(np.mean([each.value for each in found]))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from validation.bootstrap import Bootstrap
 from validation.classes import ClassAgreement
 from validation.scores import ScoreColumn
 from validation.vectors import EmbeddingAgreement
@@ -28,17 +29,22 @@ _FEW, _FEWER = 0.05, 0.01
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of output: the metrics that can have a limit, how an engine is wrong, and what measures it."""
+    """A kind of output: the metrics that can have a limit, how an engine is wrong, and what measures it.
+
+    Samples are drawn `samples_each` at a time, and n counts such clusters.
+    """
 
     metrics: tuple[str, ...]
     engines: Mapping[str, Candidate]
     reference: Callable[[Generator, int], Floats]
     label: Callable[[Generator, Floats], NDArray[np.generic]] | None
     accumulator: Callable[[], Accumulator]
+    plan: Bootstrap = field(default_factory=Bootstrap)
+    samples_each: int = 1
 
     def measured(self, engine: str, generator: Generator, n: int) -> Accumulator:
-        """An accumulator that has seen `n` samples of an engine, in float32 as engines yield them."""
-        reference = self.reference(generator, n)
+        """An accumulator that has seen `n` samples (or clusters) of an engine, in float32 as engines yield them."""
+        reference = self.reference(generator, n * self.samples_each)
         candidate = self.engines[engine](generator, reference)
         label = None if self.label is None else self.label(generator, reference)
         found = self.accumulator()
@@ -111,7 +117,7 @@ KINDS: Mapping[str, Kind] = {
         engines=SCORES,
         reference=_scores,
         label=_grades,
-        accumulator=lambda: ScoreColumn(with_label=True, keeps=True),
+        accumulator=lambda: ScoreColumn(with_label=True, keeps=True, ends=(0.0, 1.0)),
     ),
     "logits": Kind(
         metrics=("kl", "kl_p99", "js", "top1_agreement", "top5_agreement", "ks", "accuracy_drop", "ece_drop"),

@@ -9,6 +9,7 @@ from gate.calibration import DRAWS, SIZES, AtHalf, AtLimit, calibrate
 from gate.engines import KINDS
 from gate.naive import naive, table
 from gate.size import MIB, PAIRS, SHARDS, measure
+from gate.tails import TAILS
 from rows import Row
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MOST_PASSING, FEWEST_PASSING = 0.06, 0.9
+TAIL_DRAWS = 400
 _NOTHING = "-"
 
 
@@ -23,6 +25,13 @@ def calibration(_scratch: Path, draws: int = DRAWS) -> list[Row]:
     """How often the gate passes engines at a limit and at half of it."""
     at_limit, at_half = calibrate(draws)
     print("\n".join([*limit_tables(at_limit), *half_tables(at_half), ""]))
+    return [*_limit_rows(at_limit), *_half_rows(at_half)]
+
+
+def tails(_scratch: Path, draws: int = TAIL_DRAWS) -> list[Row]:
+    """The same of engines with rare, heavy-tailed and clustered errors: the table of docs/statistics.md."""
+    at_limit, at_half = calibrate(draws, tuple(TAILS))
+    print("\n".join([*long_tables(at_limit, at_half), ""]))
     return [*_limit_rows(at_limit), *_half_rows(at_half)]
 
 
@@ -69,7 +78,7 @@ def limit_tables(cells: Sequence[AtLimit]) -> list[str]:
     def shown(found: Iterable[AtLimit]) -> str:
         return ", ".join(f"{100 * cell.passes:.1f} / {100 * cell.failed / cell.draws:.1f}" for cell in found)
 
-    sizes = " and ".join(f"{n:,}" for n in SIZES)
+    sizes = ", ".join(f"{n:,}" for n in SIZES)
     title = f"At the limit: per cent of draws that pass / fail on {sizes} samples."
     return ["", title, *_tables(cells, shown)]
 
@@ -85,6 +94,20 @@ def half_tables(cells: Sequence[AtHalf]) -> list[str]:
         " cent that pass on as many."
     )
     return ["", title, *_tables(cells, shown)]
+
+
+def long_tables(at_limit: Sequence[AtLimit], at_half: Sequence[AtHalf]) -> Iterable[str]:
+    """A row an engine and metric: per cent that pass at the limit, by n, and at half of it."""
+    halves = {(cell.kind, cell.engine, cell.metric): cell for cell in at_half}
+    for kind in dict.fromkeys(cell.kind for cell in at_limit):
+        yield from ("", f"**{kind}**", "", f"| metric | engine | {' | '.join(f'{n:,}' for n in SIZES)} | at half |")
+        yield "|---" * (len(SIZES) + 3) + "|"
+        cells = [cell for cell in at_limit if cell.kind == kind]
+        for metric, engine in dict.fromkeys((cell.metric, cell.engine) for cell in cells):
+            found = {c.n: f"{100 * c.passes:.1f}" for c in cells if (c.metric, c.engine) == (metric, engine)}
+            half = halves.get((kind, engine, metric))
+            shown = [found.get(n, _NOTHING) for n in SIZES] + [_half(half) if half else _NOTHING]
+            yield f"| `{metric}` | {engine} | {' | '.join(shown)} |"
 
 
 def _half(cell: AtHalf) -> str:

@@ -242,7 +242,7 @@ def test_an_overridden_engine_is_red_for_ever_in_the_history_and_while_it_is_the
     assert code == 5
     assert row(text, "verdict") == ["✓ pass", "✕ fail"]
     assert row(text, "signature") == ["? unsigned", "? not registered yet"]
-    assert "✕ verdict is fail: score pearson is 0.685" in text
+    assert "✕ verdict is fail: score mae is 0.2326" in text
     arguments = ("promote", *HERE, "--to", "staging", "--engine", BAD, "--yes", "--override", "the demo of Monday")
     code, text = run(*arguments, **color)
     assert code == 0

@@ -33,6 +33,15 @@ def test_a_manifest_that_holds_together_is_admitted_by_a_pass_or_an_override_alo
     assert find_objections(manifest) == objections
 
 
+def test_another_count_of_samples_that_would_decide_is_no_contradiction(store: LocalStore) -> None:
+    undecided = manifest_of(store, make_outcome(store, noise=0.0118), override=OVERRIDE)
+    rules = undecided.verdict.rules
+    assert any(rule.needed for rule in rules)
+    older = [replace(rule, needed=77, sentence="as said before") if rule.needed else rule for rule in rules]
+    verdict = replace(undecided.verdict, rules=tuple(older))
+    assert find_contradictions(undecided.model_copy(update={"verdict": verdict})) == []
+
+
 def test_an_override_silences_no_contradiction(store: LocalStore) -> None:
     failed = manifest_of(store, make_outcome(store, noise=0.3), override=OVERRIDE)
     forged = failed.model_copy(update={"comparison": manifest_of(store, make_outcome(store)).comparison})
