@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
+from functools import partial
 from math import isfinite
 
 from validation.comparison import ComparisonResult, Measurement
@@ -172,19 +173,14 @@ def _badness(result: RuleResult) -> tuple[int, float]:
 
 
 def _judge_measured(rule: Rule, m: Measurement, policy: Policy) -> RuleResult:
-    name = _name(rule, m.column, m.group)
-    note = f" ({m.note})" if m.note else ""
+    name, note = _name(rule, m.column, m.group), f" ({m.note})" if m.note else ""
+    said = partial(RuleResult, rule=rule, column=m.column, group=m.group, n=m.n, rows=m.rows)
     if m.value is None or not isfinite(m.value):
         few = 0 < m.n < METRICS[rule.metric].least_n
         left = "is not decided" if few else "fails"
         sentence = f"{name} has no value {_on(m.n, m.rows)}{note}, so the rule {left}."
-        return RuleResult(
-            rule=rule,
-            column=m.column,
-            group=m.group,
+        return said(
             value=None,
-            n=m.n,
-            rows=m.rows,
             needed=policy.min_samples if few else None,
             outcome=Outcome.INCONCLUSIVE if few else Outcome.FAIL,
             margin=None,
@@ -196,15 +192,10 @@ def _judge_measured(rule: Rule, m: Measurement, policy: Policy) -> RuleResult:
     if outcome is Outcome.INCONCLUSIVE:
         found = m.n if shown is Outcome.PASS else needed_samples(rule, m, policy.confidence)
         needed = None if found is None else max(policy.min_samples, found)
-    return RuleResult(
-        rule=rule,
-        column=m.column,
-        group=m.group,
+    return said(
         value=m.value,
         low=m.low,
         high=m.high,
-        n=m.n,
-        rows=m.rows,
         needed=needed,
         outcome=outcome,
         margin=_margin(rule, m),

@@ -38,12 +38,10 @@ def describe_engine(
     Raises:
         RefusedError: something was not measured, or another plan was compared.
     """
-    evidence = (outcome.typed, outcome.engine, outcome.compared, outcome.verdict, outcome.policy, outcome.benchmark)
-    typed, engine, compared, verdict, policy, benchmark = evidence
+    typed, engine, compared = outcome.typed, outcome.engine, outcome.compared
+    verdict, policy, benchmark = outcome.verdict, outcome.policy, outcome.benchmark
     if not (typed and engine and compared and verdict and policy and benchmark):
-        raise RefusedError(
-            f"{outcome.cell.engine_id}: not everything was measured ({outcome.reason}); it is not registered"
-        )
+        raise _unmeasured(outcome)
     _refuse_another_plan(outcome.cell.engine_id, compared.plan, engine.plan.digest)
     return EngineManifest(
         engine_id=outcome.cell.engine_id,
@@ -75,6 +73,11 @@ def describe_engine(
         who=who,
         created_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
     )
+
+
+def _unmeasured(outcome: EngineOutcome) -> RefusedError:
+    name, why = outcome.cell.engine_id, outcome.reason
+    return RefusedError(f"{name}: not everything was measured ({why}); it is not registered")
 
 
 def _smoke_sources(data: DataArtifact, reference: ReferenceArtifact, compared: ComparedEngine) -> list[SmokeSource]:

@@ -61,14 +61,7 @@ def run_fresh(
         reply = call_with_module(
             context, "tasks.torch_side.torch_fresh:run", request, FreshReply, folder, source=spec.source
         )
-        check = CheckFreshRequest(
-            onnx=onnx_files.fetched_model(context.store.fetch(exported.onnx, folder / "onnx")),
-            inputs=request.inputs,
-            outputs=request.outputs,
-            labels=reply.labels,
-            spec=spec,
-        )
-        difference = context.call_in_child("tasks.graphs.onnx_check:check_fresh", check, float, folder)
+        difference = _check_graph(context, exported, request, reply, folder)
         return FreshArtifact(
             inputs=context.store.put(request.inputs),
             outputs=context.store.put(request.outputs),
@@ -79,3 +72,16 @@ def run_fresh(
         )
 
     return run_cached(context.store, "fresh", key, FreshArtifact, produce)
+
+
+def _check_graph(
+    context: StageContext, exported: ExportedModel, request: FreshRequest, reply: FreshReply, folder: Path
+) -> float:
+    check = CheckFreshRequest(
+        onnx=onnx_files.fetched_model(context.store.fetch(exported.onnx, folder / "onnx")),
+        inputs=request.inputs,
+        outputs=request.outputs,
+        labels=reply.labels,
+        spec=request.module.spec,
+    )
+    return context.call_in_child("tasks.graphs.onnx_check:check_fresh", check, float, folder)

@@ -122,7 +122,17 @@ def mirror_engines(tracking_uri: str, model: str, pointed: Mapping[str, Register
         for alias, engine in pointed.items():
             version = _open_version(client, model, engine)
             if aliases.get(alias) != version:
-                client.set_registered_model_alias(model, alias, version)
+                _set_alias(client, model, alias, version)
+
+
+def _set_alias(client: Any, model: str, alias: str, version: str) -> None:
+    """Point an alias at a version; MLflow looks and then inserts, so of two mirrors at once one is told of an error."""
+    from mlflow.exceptions import MlflowException  # noqa: PLC0415 - as below
+
+    try:
+        client.set_registered_model_alias(model, alias, version)
+    except MlflowException:
+        client.set_registered_model_alias(model, alias, version)  # it is there now, and is moved
 
 
 def _open_model(client: Any, model: str) -> dict[str, str]:

@@ -11,6 +11,7 @@ from uuid import uuid4
 
 import pytest
 from mlflow import set_registry_uri, set_tracking_uri
+from mlflow.exceptions import MlflowException
 from mlflow.server import app
 from mlflow.server.handlers import initialize_backend_stores
 from mlflow.utils.validation import _validate_model_alias_name, _validate_model_alias_name_reserved
@@ -207,6 +208,22 @@ def test_mirrors_that_run_at_once_leave_one_version(
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda _: mirror_engines(uri, model, {"cpu-staging": engine(1)}), range(4)))
     assert [version.tags for version in versions(client, model)] == [engine(1).tags]
+    assert aliases(client, model) == {"cpu-staging": engine(1).engine_id}
+
+
+def test_an_alias_that_another_mirror_made_at_the_same_moment_is_moved_all_the_same(
+    uri: str, client: Any, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, lost = type(client).set_registered_model_alias, [MlflowException("UNIQUE constraint failed")]
+
+    def lose_once(self: Any, *arguments: Any) -> None:
+        if lost:
+            raise lost.pop()
+        real(self, *arguments)
+
+    monkeypatch.setattr(type(client), "set_registered_model_alias", lose_once)
+    mirror_engines(uri, model, {"cpu-staging": engine(1)})
+    assert lost == []
     assert aliases(client, model) == {"cpu-staging": engine(1).engine_id}
 
 
