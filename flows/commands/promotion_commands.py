@@ -17,8 +17,17 @@ from flows.promotion.promotion_report import (
     written_words,
 )
 from tasks.errors import ExitCode, InputError, RefusedError
+from tasks.registry.keys import read_trust
 from tasks.registry.moves import ChannelAddress, ChannelName, Move
-from tasks.release.promote import Proposal, carry_out, propose_promotion, propose_rollback, require_permission
+from tasks.release.promote import (
+    Proposal,
+    ReadChannel,
+    carry_out,
+    propose_promotion,
+    propose_rollback,
+    require_permission,
+)
+from tasks.release.resign import as_before
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,6 +63,13 @@ def _channel_option(name: str, *, required: bool, text: str) -> Callable[[Comman
     "--override", metavar="REASON", help="Break the rules that forbid it; signed into the history, red for ever."
 )
 @_second_key_option
+@click.option(
+    "--withdrawn",
+    type=FilledPath(),
+    multiple=True,
+    metavar="KEY",
+    help="A withdrawn public key that signed the channel's newest move; see `resign`.",
+)
 @_yes_option
 @command_of
 def promote(
@@ -65,6 +81,7 @@ def promote(
     reason: str | None,
     override: str | None,
     second_key: Path | None,
+    withdrawn: tuple[Path, ...],
     yes: bool,
 ) -> tuple[Document, int]:
     """Move a channel of MODEL to an engine: candidate, then staging, then canary, then production.
@@ -74,8 +91,10 @@ def promote(
     """
     address = ChannelAddress(model, target, ChannelName(channel))
     registry = session.open_registry(second_key)
-    proposal = propose_promotion(registry, session.rejected, address, engine)
-    return _move(session, registry, proposal, reason or "", override, yes=yes)
+    keys = tuple(key for path in withdrawn for key in read_trust(path))
+    read = as_before(registry, keys).channels.read if keys else None
+    proposal = propose_promotion(registry, session.rejected, address, engine, read)
+    return _move(session, registry, proposal, reason or "", override, yes=yes, read=read)
 
 
 @click.command()
@@ -124,7 +143,14 @@ def history(session: Session, model: str, target: str, channel: str | None) -> t
 
 
 def _move(
-    session: Session, registry: Registry, proposal: Proposal, reason: str, override: str | None, *, yes: bool
+    session: Session,
+    registry: Registry,
+    proposal: Proposal,
+    reason: str,
+    override: str | None,
+    *,
+    yes: bool,
+    read: ReadChannel | None = None,
 ) -> tuple[Document, int]:
     """Show a proposal, ask, and carry it out."""
     who = actor_of(session)
@@ -136,16 +162,22 @@ def _move(
     if not yes and not agree(session, "Roll back?" if proposal.kind == "rollback" else "Promote?"):
         session.reporter.say("the answer was no; nothing was moved")
         return proposal_document(proposal, None), ExitCode.REFUSED
-    move = _carry_out(session, registry, proposal, reason, override, who)
+    move = _carry_out(session, registry, proposal, reason, override, who, read)
     session.reporter.marked(f"✓ {proposal.address} points at {move.engine_id} (move {written_words(move)})")
     return proposal_document(proposal, move), 0
 
 
 def _carry_out(
-    session: Session, registry: Registry, proposal: Proposal, reason: str, override: str | None, who: str
+    session: Session,
+    registry: Registry,
+    proposal: Proposal,
+    reason: str,
+    override: str | None,
+    who: str,
+    read: ReadChannel | None,
 ) -> Move:
     def work(context: StageContext) -> Move:
-        return carry_out(registry, context, proposal, reason=reason, override=override, who=who)
+        return carry_out(registry, context, proposal, reason=reason, override=override, who=who, read=read)
 
     if proposal.registered:
         return work(session.stage_context())

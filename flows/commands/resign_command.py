@@ -10,7 +10,7 @@ from flows.commands.command import Document, FilledPath, command_of
 from flows.commands.promotion_commands import actor_of, agree
 from flows.promotion.promotion_report import written_words
 from tasks.errors import ExitCode, InputError, RefusedError
-from tasks.registry.keys import read_public
+from tasks.registry.keys import read_trust
 from tasks.release.resign import Resignable, find_resignable, resign_channel, resign_engines
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("withdrawn", type=FilledPath(), nargs=-1, required=True, metavar="WITHDRAWN_KEY...")
+@click.argument("withdrawn", type=FilledPath(), nargs=-1, metavar="[WITHDRAWN_KEY]...")
 @click.option("--model", metavar="MODEL", help="Only this model's engines and channels; left out, all of them.")
 @click.option("--reason", required=True, metavar="TEXT", help="Why; kept in the history of each channel.")
 @click.option("--second-key", type=FilledPath(), metavar="FILE", help="A second person's private key; see `promote`.")
@@ -38,12 +38,14 @@ def resign(
 ) -> tuple[Document, int]:
     """Sign anew, with this host's key, what only withdrawn keys signed: after a key has leaked.
 
-    WITHDRAWN_KEY are public keys that are no longer in ENGINEGATE_TRUST. All that they signed is read and verified
-    first, and shown: look for what you did not make. Engines keep their bytes and channels point where they point.
+    WITHDRAWN_KEY are public keys that are no longer in ENGINEGATE_TRUST, or folders of them with their roles.yaml. All
+    that they signed is read and verified first, and shown: look for what you did not make. Engines keep their bytes and
+    channels point where they point. Without a key it serves where a second key, or the registry's name, is asked for
+    now that was not when a channel moved.
     """
     if not reason.strip():
         raise InputError("--reason: is blank; say why")
-    keys = tuple(read_public(path) for path in withdrawn)
+    keys = tuple(key for path in withdrawn for key in read_trust(path))
     registry = session.open_registry(second_key)
     found = session.reporter.step(
         "read and verify",

@@ -93,7 +93,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         document = _load(text)
     except InputError as error:
         raise InputError(f"{path.name}: {error}") from None
-    except (yaml.YAMLError, TypeError, ValueError) as error:
+    except (yaml.YAMLError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise InputError(f"{path.name}: cannot be read as YAML: {error}") from None
     if not isinstance(document, dict):
         raise InputError(f"{path.name}: must hold keys and values, not {type(document).__name__}")
@@ -127,7 +127,7 @@ def read_leniently(text: str) -> dict[str, Any]:
     """What a checked text holds, whatever else is wrong with it: empty where it is no mapping."""
     try:
         content = _load(text)
-    except (InputError, yaml.YAMLError, ValueError, TypeError):
+    except (InputError, yaml.YAMLError, AttributeError, LookupError, TypeError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
 

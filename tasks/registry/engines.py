@@ -88,6 +88,7 @@ class Engines:
                 engine id is taken by an engine of other content.
         """
         faults = find_contradictions(manifest) + find_objections(manifest)
+        faults += find_future_date(manifest, self._objects.now())
         if faults:
             raise RefusedError(f"{manifest.engine_id} is not registered: {'; '.join(faults)}")
         registered = self.has(manifest.cell)
@@ -179,7 +180,10 @@ class Engines:
             later = self._objects.read(entry.key)
             if later is None:
                 continue
-            resigned = self._signing.unseal("manifest", later.content, f"{cell.engine_id}: {entry.key}")
+            try:
+                resigned = self._signing.unseal("manifest", later.content, f"{cell.engine_id}: {entry.key}")
+            except RefusedError:  # whoever may add an object must not lock an engine that another one vouches for
+                continue
             if resigned.digest == opened.digest and resigned.signature.verified:
                 return resigned, later.content, found.modified
         opened.signature.require_trusted(what)
@@ -197,6 +201,7 @@ class Engines:
             raise RefusedError(f"{engine.manifest.engine_id}: cannot be signed anew; set ENGINEGATE_SIGNING_KEY")
         require_conditions(self._objects)
         self._objects.create(resigned_key(engine.manifest.cell, opened.signature.claimed[0]), sealed)
+        self.read_signed(engine.manifest.cell)  # something else may have lain there
 
     def has(self, cell: Cell) -> bool:
         """Whether an engine is registered; its manifest is not read."""

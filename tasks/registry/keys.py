@@ -11,6 +11,7 @@ roles.yaml every key may sign everything.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any
@@ -114,7 +115,10 @@ def read_trust(path: Path) -> tuple[TrustedKey, ...]:
 
 
 def _read_permissions(path: Path, files: list[Path]) -> dict[str, Permission]:
-    if not path.exists():
+    if not os.path.lexists(path):
+        near = sorted(one.name for one in path.parent.glob("[Rr][Oo][Ll][Ee][Ss].*"))
+        if near:
+            raise InputError(f"ENGINEGATE_TRUST: {near[0]} is not read; call it {ROLES_FILE}")
         return {}
     origin = f"ENGINEGATE_TRUST: {ROLES_FILE}"
     rows, names = read_yaml(path), {file.name for file in files}

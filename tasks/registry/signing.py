@@ -65,7 +65,7 @@ class Signature:
         if self.verified:
             raise RefusedError(
                 f"{what} is an override into production, {self.words} alone; a second trusted key has to sign it:"
-                " add --second-key FILE"
+                " add --second-key FILE, or `enginegate resign` it with both"
             )
         if self.unfit:
             raise RefusedError(
@@ -91,8 +91,10 @@ class Signed:
 class Signing:
     """The keys that sign here, if any, and those whose signatures are trusted, if a trust root is configured."""
 
-    def __init__(self, *signers: CryptoSigner, trusted: tuple[TrustedKey, ...] | None = None) -> None:
-        self._signers, self.trusted = signers, trusted
+    def __init__(
+        self, *signers: CryptoSigner, trusted: tuple[TrustedKey, ...] | None = None, asks_two: bool = True
+    ) -> None:
+        self._signers, self.trusted, self._asks_two = signers, trusted, asks_two
 
     @classmethod
     def from_files(cls, key: Path | None, trust: Path | None) -> Self:
@@ -188,19 +190,20 @@ class Signing:
         if self.trusted is None:
             return Signature(claimed, None)
         signed = [one for one in self.trusted if one.key.keyid in claimed and _has_signed(envelope, one)]
-        fit = sorted((one for one in signed if one.permission.allows(kind, document)), key=lambda one: one.key.keyid)
+        # By key: one that lies there as a key and as a certificate is one person's signature.
+        fit = {one.key.keyid: one for one in signed if one.permission.allows(kind, document)}
         return Signature(
             claimed,
-            tuple(one.key.keyid for one in fit),
-            names=tuple(one.words for one in fit),
-            unfit=tuple(one.words for one in signed if one not in fit),
+            tuple(sorted(fit)),
+            names=tuple(fit[keyid].words for keyid in sorted(fit)),
+            unfit=tuple(one.words for one in signed if one.key.keyid not in fit),
             needed=self._needed(kind, document),
         )
 
     def _needed(self, kind: str, document: dict[str, Any]) -> int:
         """An override into production takes two people, where two keys are trusted to make it."""
         is_override = kind == "move" and document.get("override") is not None
-        if not is_override or document.get("channel") != ChannelName.PRODUCTION.value:
+        if not self._asks_two or not is_override or document.get("channel") != ChannelName.PRODUCTION.value:
             return 1
         able = {one.key.keyid for one in self.trusted or () if one.permission.allows(kind, document)}
         return min(2, max(1, len(able)))

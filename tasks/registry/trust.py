@@ -70,7 +70,17 @@ class TrustedHistory:
                 f" {self._name.text}; it was copied here: do not use it. Where the registry itself moved, set"
                 " ENGINEGATE_REGISTRY_NAME to its name"
             )
+        if move.kind == "resign" and not self._stays(move):
+            raise RefusedError(f"{self._what}: move {number} is a `resign` that goes elsewhere; do not use it")
         self._moves.append(SignedMove(move, signed.digest, signed.signature))
+
+    def _stays(self, move: Move) -> bool:
+        last = self._moves[-1].move if self._moves else None
+        return last is not None and (last.engine_id, last.manifest, last.override) == (
+            move.engine_id,
+            move.manifest,
+            move.override,
+        )
 
     def finish(self) -> tuple[SignedMove, ...]:
         """Take the newest move for final, and hand out the history.
@@ -83,8 +93,8 @@ class TrustedHistory:
             raise RefusedError(f"{self._what} has lost its history; restore it from the bucket's versions or a backup")
         if self._name.is_required and self._moves[-1].move.registry is None:
             raise RefusedError(
-                f"{self._what}: its newest move names no registry, and ENGINEGATE_REGISTRY_NAME is set; move it"
-                " anew, or `enginegate resign` it"
+                f"{self._what}: its newest move names no registry, and ENGINEGATE_REGISTRY_NAME is set;"
+                " `enginegate resign` it"
             )
         self._moves[-1].signature.require_trusted(f"{self._what}: move {len(self._moves)}")
         self._require_past(self._moves[-1].move)

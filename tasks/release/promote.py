@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from tasks.errors import InputError, RefusedError, printable
 from tasks.records import LONGEST_REASON, Override
@@ -28,11 +28,14 @@ from tasks.rule_view import deciding_sentence
 from validation.verdict import Outcome
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tasks.process.context import StageContext
     from tasks.registry.engines import SignedManifest
     from tasks.registry.registry import Registry
     from tasks.release.rejected import RejectedEngines
 
+ReadChannel: TypeAlias = "Callable[[ChannelAddress], Channel]"
 # `candidate` and `staging` take any engine that passed: each of those is a candidate, whichever is the fastest.
 STEPS_NOT_TO_SKIP = (ChannelName.CANARY, ChannelName.PRODUCTION)
 
@@ -69,7 +72,11 @@ class Proposal:
 
 
 def propose_promotion(
-    registry: Registry, kept: RejectedEngines, address: ChannelAddress, engine_id: str | None
+    registry: Registry,
+    kept: RejectedEngines,
+    address: ChannelAddress,
+    engine_id: str | None,
+    read: ReadChannel | None = None,
 ) -> Proposal:
     """What a promotion would do. Nothing is moved.
 
@@ -79,6 +86,7 @@ def propose_promotion(
         address: the channel to move.
         engine_id: the engine; None for what the step before points at. `candidate`, and `staging` where there is no
             candidate, get the best engine that passed of the version that was converted last (see `ranking`).
+        read: reads the channel in place of the registry, where a withdrawn key signed its newest move.
 
     Raises:
         InputError: the engine's id is none or of another model or target, or there is no such engine.
@@ -87,7 +95,7 @@ def propose_promotion(
     """
     _require_trusted_signature(registry, address)
     cell = None if engine_id is None else parse_engine(engine_id, address)
-    channel = registry.channels.read(address)
+    channel = (read or registry.channels.read)(address)
     before = _step_before(registry, address, needed=cell is None)
     if cell is not None:
         proposed, registered = find_engine(registry, kept, cell)
@@ -157,7 +165,14 @@ def require_permission(proposal: Proposal, override: str | None) -> None:
 
 
 def carry_out(
-    registry: Registry, context: StageContext, proposal: Proposal, *, reason: str, override: str | None, who: str
+    registry: Registry,
+    context: StageContext,
+    proposal: Proposal,
+    *,
+    reason: str,
+    override: str | None,
+    who: str,
+    read: ReadChannel | None = None,
 ) -> Move:
     """Move the channel as proposed, if everything is as it was shown; return the move.
 
@@ -171,6 +186,7 @@ def carry_out(
         reason: why, at most 2,000 characters; may be empty.
         override: why a rule may be broken; None where none is.
         who: moves it.
+        read: as for `propose_promotion`.
 
     Raises:
         InputError: a text is too long or holds what is no text.
@@ -202,7 +218,7 @@ def carry_out(
             who=who,
         )
 
-    return registry.channels.move(proposal.address, decide)
+    return registry.channels.move(proposal.address, decide, read)
 
 
 def _step_before(registry: Registry, address: ChannelAddress, *, needed: bool) -> Channel | None:

@@ -8,12 +8,13 @@ channel one more move, to the engine that it points at already.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
 from tasks.errors import InputError, RefusedError
 from tasks.process.child import ignore_progress
 from tasks.registry.channels import Channel, next_move
+from tasks.registry.keys import EVERYTHING, ROLES_FILE
 from tasks.registry.registry import Registry
 from tasks.registry.signing import Signing
 from tasks.registry.survey import survey_registry
@@ -57,7 +58,7 @@ def find_resignable(
     Raises:
         InputError: there is no trust root, or it holds one of these keys still.
     """
-    before = _as_before(registry, withdrawn)
+    before = as_before(registry, withdrawn)
     survey = survey_registry(registry.objects, model)
     engines, channels, faults = [], [], []
     total = len(survey.engines) + len(survey.channels)
@@ -77,7 +78,7 @@ def find_resignable(
     return Resignable(tuple(engines), tuple(channels), tuple(faults))
 
 
-def _as_before(registry: Registry, withdrawn: tuple[TrustedKey, ...]) -> Registry:
+def as_before(registry: Registry, withdrawn: tuple[TrustedKey, ...]) -> Registry:
     """The registry as it was read before the keys were withdrawn."""
     trusted = registry.signing.trusted
     if trusted is None:
@@ -86,7 +87,14 @@ def _as_before(registry: Registry, withdrawn: tuple[TrustedKey, ...]) -> Registr
     for one in withdrawn:
         if one.key.keyid in known:
             raise InputError(f"{one.words} is still trusted; remove it from ENGINEGATE_TRUST first, on every host")
-    return Registry(registry.objects, Signing(trusted=(*trusted, *withdrawn)), name=registry.name)
+        if one.permission is EVERYTHING and any(each.permission is not EVERYTHING for each in trusted):
+            raise InputError(
+                f"{one.words}: nothing says what it was trusted for; name a folder with the key and its row in"
+                f" {ROLES_FILE}"
+            )
+    # As it was read before, also before its name was set or a second key was trusted: what is written keeps all rules.
+    signing = Signing(trusted=(*trusted, *withdrawn), asks_two=False)
+    return Registry(registry.objects, signing, name=replace(registry.name, is_required=False))
 
 
 def _is_trusted(read: Callable[[Item], object], item: Item) -> bool:
@@ -103,7 +111,7 @@ def resign_engines(registry: Registry, withdrawn: tuple[TrustedKey, ...], engine
     Raises:
         RefusedError: this host's key may not sign them, or a manifest changed meanwhile.
     """
-    before = _as_before(registry, withdrawn)
+    before = as_before(registry, withdrawn)
     for cell in engines:
         registry.engines.resign(before.engines.read_signed(cell))
 
@@ -116,7 +124,7 @@ def resign_channel(
     Raises:
         RefusedError: somebody moved the channel since it was shown, or this host's key may not.
     """
-    before = _as_before(registry, withdrawn)
+    before = as_before(registry, withdrawn)
 
     def decide(channel: Channel) -> Move:
         if [one.digest for one in channel.moves] != [one.digest for one in shown.moves] or channel.current is None:

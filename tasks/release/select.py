@@ -91,7 +91,7 @@ def best_of_newest(registry: Registry, address: ChannelAddress) -> SignedManifes
     """
     cells = [cell for cell in registry.engines.list_cells(address.model) if cell.target == address.target]
     found = in_threads(registry.engines.read_signed, cells)
-    passed = [one for one in found if one.manifest.verdict.outcome is Outcome.PASS]
+    passed = [one for one in found if one.manifest.verdict.outcome is Outcome.PASS and not one.faults]
     if not passed:
         raise InputError(
             f"model {address.model} for {address.target}: none of its {len(cells)} registered engines passed; convert"
@@ -116,7 +116,7 @@ def point_candidate(registry: Registry, model: str, version: str, target: str, w
     """
     cells = [cell for cell in registry.engines.list_cells(model) if (cell.version, cell.target) == (version, target)]
     signed = {cell: registry.engines.read_signed(cell) for cell in cells}
-    choice = choose_passing(one.manifest for one in signed.values())
+    choice = choose_passing(one.manifest for one in signed.values() if not one.faults)
     if choice is None:
         return None
     best = choice.manifest

@@ -10,6 +10,7 @@ from click.testing import CliRunner
 
 from flows.commands.cli import main
 from tasks.process.context import StageContext
+from tasks.records import Cell
 from tasks.registry.keys import read_signer
 from tasks.registry.signing import Signing
 from tasks.store.local import LocalStore
@@ -81,8 +82,44 @@ def test_nothing_is_signed_before_somebody_says_yes(home: Path) -> None:
 
 def test_a_key_without_the_role_signs_its_part_and_says_what_is_left(home: Path) -> None:
     (home / "trusted" / "roles.yaml").write_text("lead.pem: {roles: [promote]}\n")
-    code, document, text = run("resign", str(home / "keys" / "leaked.pem"), "--reason", "a leak", "--yes")
+    leaked = home / "keys" / "leaked.pem"
+    code, document, _ = run("resign", str(leaked), "--reason", "a leak", "--yes")
+    assert code == 2
+    assert "nothing says what it was trusted for; name a folder with the key and its row" in document["error"]
+    (home / "withdrawn").mkdir()
+    leaked.rename(home / "withdrawn" / "leaked.pem")
+    (home / "withdrawn" / "roles.yaml").write_text("leaked.pem: {roles: [build, promote]}\n")
+    code, document, text = run("resign", str(home / "withdrawn"), "--reason", "a leak", "--yes")
     assert code == 5
     assert document["resigned"] == ["staging of tiny for cpu"]
     assert len(document["refused"]) == 2
     assert "whose role does not allow it" in text
+
+
+def test_a_channel_that_the_thief_moved_is_promoted_away_without_signing_his_move(home: Path) -> None:
+    leaked = str(home / "keys" / "leaked.pem")
+    assert run("promote", *HERE, "--to", "staging", "--engine", SLOW, "--yes")[0] == 5
+    run("resign", leaked, "--reason", "the engines are ours", "--yes")
+    thief = Shelf(
+        home / "registry", StageContext(LocalStore(home / "store")), Signing(read_signer(home / "keys" / "leaked.key"))
+    )
+    thief.point("staging", thief.registry.engines.read_signed(Cell.parse(FAST)))
+    assert run("promote", *HERE, "--to", "staging", "--engine", SLOW, "--yes")[0] == 5
+    code, _, text = run("promote", *HERE, "--to", "staging", "--engine", SLOW, "--withdrawn", leaked, "--yes")
+    assert code == 0, text
+    moves = run("history", *HERE, "--channel", "staging")[1]["channels"]["staging"]["moves"]
+    assert [move["kind"] for move in moves] == ["promote", "promote", "resign", "promote", "promote"]
+    assert moves[0]["engine_id"] == SLOW
+    assert moves[0]["signature"]["standing"].startswith("signed by lead (")
+    assert moves[1]["signature"]["standing"] == "signed by a key that is not trusted"
+
+
+def test_a_name_that_is_set_later_is_brought_in_by_signing_anew(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run("resign", str(home / "keys" / "leaked.pem"), "--reason", "a leak", "--yes")
+    monkeypatch.setenv("ENGINEGATE_REGISTRY_NAME", "school")
+    code, document, _ = run("history", *HERE, "--channel", "staging")
+    assert code == 5
+    assert "names no registry, and ENGINEGATE_REGISTRY_NAME is set; `enginegate resign` it" in document["damaged"][0]
+    assert run("resign", "--reason", "the registry has a name now", "--yes")[0] == 0
+    (newest, *_) = run("history", *HERE, "--channel", "staging")[1]["channels"]["staging"]["moves"]
+    assert newest["registry"] == "school"

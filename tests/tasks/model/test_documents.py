@@ -39,6 +39,7 @@ BOMB = "\n".join(LINES)  # a thousand million texts in 400 bytes
         ("a: \x01\n", "cannot be read as YAML"),
         ("a: \udcff\n", "is no UTF-8"),
         ("name: &a [*a]\n", "the alias *a names nothing, or what it lies in itself"),
+        *((f"a: !!{kind} maybe\n", "cannot be read as YAML") for kind in ("bool", "timestamp", "float", "int", "set")),
         (BOMB, "is nested too deep, or too large with its aliases"),
         ("a: {<<: {b: 1}}\n#" + "x" * (1 << 20), "has more than 1 MiB"),
     ],

@@ -273,3 +273,25 @@ def test_a_mistake_in_the_roles_trusts_nobody_and_is_named(roles: Path, rows: st
     (roles / "roles.yaml").write_text(rows)
     with pytest.raises(InputError, match=words):
         read_trust(roles)
+
+
+def test_one_key_in_two_files_is_one_person(tmp_path: Path) -> None:
+    write_certificate(tmp_path / "keys" / "ann-certificate.pem", write_key(tmp_path / "keys", "ann"))
+    write_key(tmp_path / "keys", "bob")
+    with pytest.raises(RefusedError, match="alone; a second trusted key has to sign it"):
+        by(tmp_path / "keys", "ann").seal("move", OVERRIDE)
+    assert by(tmp_path / "keys", "ann", "bob").seal("move", OVERRIDE)
+
+
+@pytest.mark.parametrize("name", ["roles.yml", "Roles.yaml"])
+def test_roles_under_another_name_trust_nobody(roles: Path, name: str) -> None:
+    (roles / "roles.yaml").rename(roles / name)
+    with pytest.raises(InputError, match=rf"{name} is not read; call it roles.yaml"):
+        read_trust(roles)
+
+
+def test_roles_behind_a_link_that_leads_nowhere_trust_nobody(roles: Path) -> None:
+    (roles / "roles.yaml").unlink()
+    (roles / "roles.yaml").symlink_to("nowhere")
+    with pytest.raises(InputError, match=r"roles\.yaml: cannot be read"):
+        read_trust(roles)

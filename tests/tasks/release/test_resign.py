@@ -10,6 +10,7 @@ from securesystemslib.signer import CryptoSigner
 
 from tasks.errors import InputError, RefusedError
 from tasks.process.context import StageContext
+from tasks.registry.layout import resigned_key, resigned_keys
 from tasks.registry.registry import Registry
 from tasks.registry.retention import plan_removal
 from tasks.registry.signing import Signing
@@ -150,3 +151,26 @@ def test_gc_takes_an_envelope_with_its_engine(shelf: Shelf, after: Registry) -> 
     assert [engine.cell for engine in plan.engines] == [loose.manifest.cell]
     remove_loose(after, plan)
     assert len([entry for entry in shelf.objects.list("engines/") if "resigned-" in entry.key]) == 2
+
+
+def test_junk_beside_a_manifest_locks_no_engine(shelf: Shelf, after: Registry) -> None:
+    cell = after.engines.list_cells()[0]
+    shelf.objects.create(f"{resigned_keys(cell)}{'0' * 16}.json", b"junk")
+    resign_all(after)
+    assert after.engines.read_signed(cell).signature.verified == (NEW.public_key.keyid,)
+
+
+def test_a_key_whose_place_is_taken_is_told_so(shelf: Shelf, after: Registry) -> None:
+    cell = after.engines.list_cells()[0]
+    shelf.objects.create(resigned_key(cell, NEW.public_key.keyid), b"junk")
+    found = find_resignable(after, WITHDRAWN)
+    with pytest.raises(RefusedError, match="by keys that are not trusted"):
+        resign_engines(after, WITHDRAWN, found.engines)
+
+
+def test_a_move_of_kind_resign_goes_nowhere_else(shelf: Shelf, after: Registry) -> None:
+    resign_all(after)
+    fresh = Shelf(shelf.objects, shelf.context, Signing(NEW, trusted=trust(NEW)))
+    other = next(one for one in engines_of(fresh) if one.manifest.engine_id != fresh.engine_at("staging"))
+    with pytest.raises(RefusedError, match="is a `resign` that goes elsewhere"):
+        fresh.point("staging", other, kind="resign")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING
 
 import pytest
@@ -94,8 +95,9 @@ def test_a_conversion_that_is_run_again_moves_nothing_not_even_what_a_person_too
 
 
 def test_a_date_that_its_signer_made_up_makes_no_version_the_newest(shelf: Shelf) -> None:
-    shelf.put(shelf.engine("fp16", 1).model_copy(update={"created_at": "2099-01-01T00:00:00+00:00"}))
-    shelf.put(shelf.engine("fp32", 3, NEWER).model_copy(update={"created_at": "2099-01-01T00:00:00+00:00"}))
+    now = datetime.now(timezone.utc)
+    for hours, engine in ((20, shelf.engine("fp16", 1)), (10, shelf.engine("fp32", 3, NEWER))):
+        shelf.put(engine.model_copy(update={"created_at": (now + timedelta(hours=hours)).isoformat()}))
     assert best_of_newest(shelf.registry, CANDIDATE).manifest.cell.version == NEWER, "it came last"
 
 
