@@ -29,8 +29,8 @@ from math import sqrt
 from typing import Any
 
 import numpy as np
+import scipy  # loads scipy.special when it is first used: 0.15 s, which a command's help need not take
 from numpy.typing import NDArray
-from scipy.special import betaincinv, chdtrc, kolmogorov
 
 from validation.statistics import binned_kl, decile_edges
 
@@ -244,8 +244,8 @@ def _significant(
     PSI / (1/n + 1/m) is then chi-squared with bins - 1 degrees of freedom (Yurdakul 2018), and D has Smirnov's limit.
     """
     variance = 1 / sizes[0] + 1 / sizes[1]
-    changed = edges > 0 and chdtrc(edges, psi / variance) < significance
-    return bool(changed), bool(kolmogorov(ks / sqrt(variance)) < significance)
+    changed = edges > 0 and scipy.special.chdtrc(edges, psi / variance) < significance
+    return bool(changed), bool(scipy.special.kolmogorov(ks / sqrt(variance)) < significance)
 
 
 def _quantile(resampled: NDArray[np.float64], confidence: float) -> float:
@@ -347,4 +347,4 @@ def unseen_tokens(calibration: TokenCounts, sample: TokenCounts, *, confidence: 
 
 def _proportion_low(share: float, samples: int, confidence: float) -> float:
     hits = share * samples
-    return float(betaincinv(hits, samples - hits + 1, 1 - confidence)) if hits > 0 else 0.0
+    return float(scipy.special.betaincinv(hits, samples - hits + 1, 1 - confidence)) if hits > 0 else 0.0

@@ -9,15 +9,16 @@ import click
 from flows.commands.command import Document, FilledPath, command_of
 from flows.commands.promotion_commands import actor_of, agree
 from flows.promotion.promotion_report import written_words
-from tasks.errors import ExitCode, InputError, RefusedError
+from tasks.errors import ExitCode, RefusedError
 from tasks.registry.keys import read_trust
-from tasks.release.resign import Resignable, find_resignable, resign_channel, resign_engines
+from tasks.release.resign import Resignable, find_resignable, resign_channel, resign_engine
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from flows.session import Session
     from tasks.registry.keys import TrustedKey
+    from tasks.registry.registry import Registry
 
 
 @click.command()
@@ -43,8 +44,6 @@ def resign(
     channels point where they point. Without a key it serves where a second key, or the registry's name, is asked for
     now that was not when a channel moved.
     """
-    if not reason.strip():
-        raise InputError("--reason: is blank; say why")
     keys = tuple(key for path in withdrawn for key in read_trust(path))
     registry = session.open_registry(second_key)
     found = session.reporter.step(
@@ -65,7 +64,7 @@ def resign(
         if not yes and not agree(session, "Sign all of it?"):
             session.reporter.say("the answer was no; nothing was signed")
             return document, ExitCode.REFUSED
-        _sign(session, second_key, keys, found, reason, document)
+        _sign(session, registry, keys, found, reason, document)
     return document, ExitCode.REFUSED if found.faults or document["refused"] else 0
 
 
@@ -82,17 +81,17 @@ def _show(session: Session, found: Resignable) -> None:
 
 def _sign(
     session: Session,
-    second_key: Path | None,
+    registry: Registry,
     keys: tuple[TrustedKey, ...],
     found: Resignable,
     reason: str,
     document: Document,
 ) -> None:
     """Sign what this host's key may; what it may not is told, for whoever holds the role."""
-    registry, who = session.open_registry(second_key), actor_of(session)
+    who = actor_of(session)
     for cell in found.engines:
         try:
-            resign_engines(registry, keys, (cell,))
+            resign_engine(registry, keys, cell)
         except RefusedError as error:
             _refuse(session, document, str(error))
             continue

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 from math import isfinite, sqrt
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,10 +21,13 @@ from tasks.quantization.quantizable import find_quantizable, fold_transposed_wei
 from tasks.samples.data_spec import slices_in
 from tasks.samples.feeds import split_batches
 from tasks.samples.npz import Arrays, load_arrays, shard_paths
-from tasks.specs import Dim, Frozen
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from tasks.calibration.interface import DataSet
+    from tasks.specs import Dim
 
 
 MOST_CALIBRATED, MOST_RUN = 1024, 192
@@ -35,14 +37,6 @@ SEED = 20261123
 CONFIDENCE = 0.95
 _BATCHES = Place(stratum="", value="batches")  # no stratum has that name
 Floats = np.ndarray[Any, np.dtype[np.float64]]
-
-
-class DataSet(Frozen):
-    """A data set laid out on this host: folders of shards alike in number and order."""
-
-    inputs: Path
-    annotations: Path
-    samples: int
 
 
 @dataclass(frozen=True)

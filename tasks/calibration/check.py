@@ -12,9 +12,8 @@ from datetime import date, datetime, timezone
 from importlib import metadata
 from typing import TYPE_CHECKING
 
-from tasks.calibration.activations import DataSet
 from tasks.calibration.findings import FEWEST, count_strata, find_age, find_differences, find_gaps
-from tasks.calibration.measure import MeasureRequest
+from tasks.calibration.interface import DataSet, MeasureRequest
 from tasks.calibration.report import CalibrationReport, Resemblance
 from tasks.errors import InputError
 from tasks.graphs import onnx_files

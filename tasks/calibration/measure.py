@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from itertools import chain, compress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,25 +12,25 @@ from tasks.calibration.activations import (
     MOST_CALIBRATED,
     MOST_RUN,
     Clipping,
-    DataSet,
     Ranges,
     WatchedModel,
     batches,
 )
 from tasks.calibration.features import feature_names, find_masks, sample_digests, sample_features, token_counts
 from tasks.calibration.findings import FEWEST
+from tasks.calibration.interface import DataSet, MeasureRequest
 from tasks.calibration.near_copies import find_near_copies
 from tasks.calibration.reference_scores import join_scores, scores_of
 from tasks.calibration.report import FeatureDrift, Place, Resemblance, TokenCoverage
 from tasks.errors import InputError
 from tasks.samples.data_spec import SLICE, slices_in
 from tasks.samples.npz import FIRST_INDICES, Arrays, load_arrays, shard_paths
-from tasks.specs import Dim, Frozen, InputSpec, OutputDeclaration
 from validation.directions import combine
 from validation.drift import TokenCounts, compare, stratum_weights, unseen_tokens
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -40,24 +39,6 @@ if TYPE_CHECKING:
 
 _PROGRESS = 4
 _LARGEST = float(np.finfo(np.float32).max)
-
-
-class MeasureRequest(Frozen):
-    """What to compare. `validation` is the folder of inputs that no sample of the set may be in.
-
-    `onnx` is the exported reference; without one, neither ranges nor scores are compared. `strata` are names of
-    slices that the set has.
-    """
-
-    calibration: DataSet
-    production: DataSet
-    validation: Path | None
-    inputs: dict[str, InputSpec]
-    batch_dim: str
-    batch: Dim
-    outputs: dict[str, OutputDeclaration]
-    onnx: Path | None
-    strata: tuple[str, ...]
 
 
 @dataclass

@@ -20,7 +20,7 @@ from tasks.errors import RefusedError, StageError
 from tasks.objects.files import check_chunks, chunks_of, make_folders, sync_folder, write_checked, write_new
 from tasks.objects.interface import MAX_READ_BYTES, ChangedError, Entry, Versioned, check_key, check_prefix, is_key
 from tasks.store.blobs import READ_ONLY
-from tasks.store.scratch import ScratchSpace
+from tasks.store.scratch import ScratchSpace, open_no_link
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -202,15 +202,11 @@ def _place(staged: Path, target: Path, key: str) -> bool:
     return True
 
 
-def _open_no_link(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NOFOLLOW)
-
-
 def _read(target: Path) -> Versioned | None:
     if os.path.lexists(target) and not target.is_file() and not target.is_symlink():
         return None  # a folder; or a pipe, which nobody may ever write to
     try:
-        with open(target, "rb", opener=_open_no_link) as stream:
+        with open(target, "rb", opener=open_no_link) as stream:
             content = stream.read(MAX_READ_BYTES + 1)
             written = os.fstat(stream.fileno()).st_mtime
     except (FileNotFoundError, NotADirectoryError):

@@ -15,10 +15,9 @@ if TYPE_CHECKING:
     from tasks.artifact import Artifact
     from tasks.records import EngineManifest
     from validation.policy import Policy
-    from validation.verdict import Verdict
 
 CLOCKS_APART = timedelta(days=1)
-"""So far may the clock of the host that signs a manifest be ahead of the one that dates the store's objects."""
+"""So far may the clock of the host that signs be ahead of that of the store or of a reader."""
 
 
 def find_contradictions(manifest: EngineManifest) -> list[str]:

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timedelta
 from enum import Enum
 from typing import TYPE_CHECKING
 
 from tasks.errors import InputError, RefusedError
 from tasks.process.child import ignore_progress
 from tasks.records import Cell, EngineManifest
-from tasks.registry.evidence import artifacts_of
+from tasks.registry.evidence import artifacts_of, time_of
 from tasks.registry.layout import BLOBS, blob_key, manifest_key
 from tasks.registry.moves import ChannelAddress
 from tasks.registry.survey import Survey, read_channels, read_manifests, survey_registry
@@ -121,7 +121,9 @@ def plan_removal(
     manifest_faults += [fault for cell, one in signed.items() for fault in _faults_of(cell, one)]
     refuse_removal([*survey.faults, *channel_faults, *manifest_faults, *_lost_engines(registry, holds)])
     registered = {
-        cell: max(_time_of(one.manifest.created_at), survey.engines[cell].modified) for cell, one in signed.items()
+        cell: max(time_of(one.manifest.created_at) or modified, modified)
+        for cell, one in signed.items()
+        for modified in (survey.engines[cell].modified,)
     }
     held = {
         cell: holds.get(cell.engine_id) or _held_by_age(cell.engine_id, moment)
@@ -193,19 +195,12 @@ def _faults_of(cell: Cell, signed: SignedManifest) -> list[str]:
         for role, artifact in artifacts_of(signed.manifest).items()
         if artifact_digest(artifact.files) != artifact.digest
     ]
-    try:
-        _time_of(signed.manifest.created_at)
-    except ValueError:
+    if time_of(signed.manifest.created_at) is None:
         faults.append(
             f"{cell.engine_id}: created_at: {signed.manifest.created_at!r} is no date and time, so how old it is cannot"
             " be told; convert the model again"
         )
     return faults
-
-
-def _time_of(text: str) -> datetime:
-    moment = datetime.fromisoformat(text)
-    return moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
 
 
 def _held_by_age(engine_id: str, registered: datetime) -> Held:

@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from tasks.errors import RefusedError
 from tasks.registry.keys import ROLES_FILE, read_signer, read_trust
 from tasks.registry.moves import ChannelName
-from tasks.store.digests import canonical_json
+from tasks.store.digests import canonical_json, digest_bytes
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -130,7 +129,7 @@ class Signing:
         envelope = Envelope(payload, _type(kind), {})
         for signer in self._signers:
             envelope.sign(signer)
-        sealed = canonical_json({**envelope.to_dict(), "digest": _digest(payload)})
+        sealed = canonical_json({**envelope.to_dict(), "digest": digest_bytes(payload)})
         if self.verifies:
             self._require_trusted(kind, sealed)
         return sealed
@@ -177,7 +176,7 @@ class Signing:
             raise RefusedError(f"{what} is damaged; it cannot be read") from None
         if (
             envelope.payload_type != _type(kind)
-            or digest != _digest(envelope.payload)
+            or digest != digest_bytes(envelope.payload)
             or not isinstance(document, dict)
         ):
             raise RefusedError(f"{what} was changed after it was written; do not use it")
@@ -221,7 +220,3 @@ def _has_signed(envelope: Envelope, trusted: TrustedKey) -> bool:
 
 def _type(kind: str) -> str:
     return f"application/vnd.enginegate.{kind}+json"
-
-
-def _digest(payload: bytes) -> str:
-    return f"sha256:{sha256(payload).hexdigest()}"

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
 from tasks.errors import RefusedError, printable
+from tasks.registry.evidence import CLOCKS_APART
 from tasks.registry.moves import UNNAMED, ChannelAddress, Move, RegistryName, SignedMove
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from tasks.registry.signing import Signed
-
-CLOCKS_DIFFER = timedelta(days=1)
 
 
 class TrustedHistory:
@@ -102,7 +101,7 @@ class TrustedHistory:
         return tuple(self._moves)
 
     def _require_past(self, move: Move) -> None:
-        if datetime.fromisoformat(move.when) - datetime.now(timezone.utc) > CLOCKS_DIFFER:
+        if datetime.fromisoformat(move.when) - datetime.now(timezone.utc) > CLOCKS_APART:
             raise RefusedError(
                 f"{self._what}: move {move.number} is dated {move.when}, which is in the future; find out who signed"
                 " it, and see that this host's clock is right"

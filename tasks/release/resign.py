@@ -105,15 +105,13 @@ def _is_trusted(read: Callable[[Item], object], item: Item) -> bool:
     return True
 
 
-def resign_engines(registry: Registry, withdrawn: tuple[TrustedKey, ...], engines: tuple[Cell, ...]) -> None:
-    """Put an envelope of this host's key beside each manifest.
+def resign_engine(registry: Registry, withdrawn: tuple[TrustedKey, ...], cell: Cell) -> None:
+    """Put an envelope of this host's key beside a manifest.
 
     Raises:
-        RefusedError: this host's key may not sign them, or a manifest changed meanwhile.
+        RefusedError: this host's key may not sign it, or it changed meanwhile.
     """
-    before = as_before(registry, withdrawn)
-    for cell in engines:
-        registry.engines.resign(before.engines.read_signed(cell))
+    registry.engines.resign(as_before(registry, withdrawn).engines.read_signed(cell))
 
 
 def resign_channel(

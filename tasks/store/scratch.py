@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 _LOCK = re.compile(r"[0-9a-f]{32}\.lock")
 
 
-def _open_no_link(path: str, flags: int) -> int:
+def open_no_link(path: str, flags: int) -> int:
+    """An opener for `open` that follows no link and waits for no pipe."""
     return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
 
 
@@ -47,7 +48,7 @@ class ScratchSpace:
             if not _LOCK.fullmatch(path.name):
                 continue
             try:
-                with open(path, "rb", opener=_open_no_link) as lock:
+                with open(path, "rb", opener=open_no_link) as lock:
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     shutil.rmtree(path.with_suffix(""), ignore_errors=True)
                     path.unlink(missing_ok=True)

@@ -19,8 +19,8 @@ import onnx.parser
 from onnx import numpy_helper
 from rows import Row
 
-from tasks.calibration.activations import DataSet
-from tasks.calibration.measure import MeasureRequest, measure_in_child
+from tasks.calibration.interface import DataSet, MeasureRequest
+from tasks.calibration.measure import measure_in_child
 from tasks.process.child import ignore_progress
 from tasks.samples.npz import save_shard
 from tasks.specs import Dim, InputSpec, OutputDeclaration

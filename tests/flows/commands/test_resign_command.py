@@ -77,6 +77,7 @@ def test_nothing_is_signed_before_somebody_says_yes(home: Path) -> None:
     code, document, _ = run("resign", str(home / "keys" / "leaked.pem"), "--reason", "a leak")
     assert code == 2
     assert "add --yes to go on without a question" in document["error"]
+    assert CliRunner().invoke(main, ["resign", str(home / "keys" / "leaked.pem"), "--reason", " "]).exit_code == 2
     assert run("history", *HERE)[0] == 5
 
 

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import numpy_helper
 
-from tasks.calibration.activations import Batch, Clipping, DataSet, Ranges, WatchedModel, batches, chance_beyond
+from tasks.calibration.activations import Batch, Clipping, Ranges, WatchedModel, batches, chance_beyond
+from tasks.calibration.interface import DataSet
 from tasks.calibration.report import Place
 from tasks.errors import StageError
 from tasks.samples.npz import save_shard

@@ -9,9 +9,10 @@ import onnx.parser
 import pytest
 from onnx import numpy_helper
 
-from tasks.calibration.activations import MOST_RUN, DataSet
+from tasks.calibration.activations import MOST_RUN
 from tasks.calibration.findings import FEWEST, find_differences
-from tasks.calibration.measure import MeasureRequest, measure_in_child
+from tasks.calibration.interface import DataSet, MeasureRequest
+from tasks.calibration.measure import measure_in_child
 from tasks.calibration.report import Place, Resemblance
 from tasks.errors import InputError, StageError
 from tasks.process.child import ignore_progress

@@ -17,7 +17,7 @@ from tasks.registry.signing import Signing
 from tasks.registry.survey import survey_registry
 from tasks.registry.upkeep import remove_loose
 from tasks.release.promote import propose_promotion, propose_rollback
-from tasks.release.resign import Resignable, find_resignable, resign_channel, resign_engines
+from tasks.release.resign import Resignable, find_resignable, resign_channel, resign_engine
 from tasks.store.local import LocalStore
 from tests.tasks.memory_objects import MemoryObjects
 from tests.tasks.registry.keys import trust
@@ -58,7 +58,8 @@ def engines_of(shelf: Shelf) -> list[SignedManifest]:
 def resign_all(registry: Registry) -> None:
     found = find_resignable(registry, WITHDRAWN)
     assert found.faults == ()
-    resign_engines(registry, WITHDRAWN, found.engines)
+    for cell in found.engines:
+        resign_engine(registry, WITHDRAWN, cell)
     for channel in found.channels:
         resign_channel(registry, WITHDRAWN, channel, reason=REASON, who="bob")
 
@@ -130,7 +131,7 @@ def test_a_host_whose_key_is_not_trusted_signs_nothing(shelf: Shelf) -> None:
         found = find_resignable(registry, WITHDRAWN)
         before = list(shelf.objects.list(""))
         with pytest.raises(RefusedError, match="nothing was written"):
-            resign_engines(registry, WITHDRAWN, found.engines)
+            resign_engine(registry, WITHDRAWN, found.engines[0])
         with pytest.raises(RefusedError, match="nothing was written"):
             resign_channel(registry, WITHDRAWN, found.channels[0], reason=REASON, who="bob")
         assert list(shelf.objects.list("")) == before
@@ -163,9 +164,8 @@ def test_junk_beside_a_manifest_locks_no_engine(shelf: Shelf, after: Registry) -
 def test_a_key_whose_place_is_taken_is_told_so(shelf: Shelf, after: Registry) -> None:
     cell = after.engines.list_cells()[0]
     shelf.objects.create(resigned_key(cell, NEW.public_key.keyid), b"junk")
-    found = find_resignable(after, WITHDRAWN)
     with pytest.raises(RefusedError, match="by keys that are not trusted"):
-        resign_engines(after, WITHDRAWN, found.engines)
+        resign_engine(after, WITHDRAWN, cell)
 
 
 def test_a_move_of_kind_resign_goes_nowhere_else(shelf: Shelf, after: Registry) -> None:
