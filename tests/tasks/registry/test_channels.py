@@ -282,11 +282,11 @@ def test_a_move_that_says_what_no_move_says_is_refused(channels: Channels, chang
 
 
 def race_to(channels: Channels, worker: int) -> list[int]:
-    """Move staging to one's own engines until it has had enough moves; returns the numbers of the moves that won."""
+    """Move staging to one's own engines until it has had enough moves and one of them won; returns their numbers."""
     won: list[int] = []
 
     def decide(channel: Channel) -> Move | None:
-        enough = len(channel.moves) >= MOVES
+        enough = won and len(channel.moves) >= MOVES  # on a busy machine one process may make all of MOVES
         return None if enough else to_engine(channel, worker * 1000 + len(won), who=str(worker))
 
     while True:
@@ -307,12 +307,13 @@ def test_of_many_moves_by_many_processes_none_is_lost_and_the_history_has_the_wi
     unused = Channels(shared_place.open(), signing_as(tmp_path))  # each process makes connections of its own
     wins = [json.loads(text) for text in race([functools.partial(race_to, unused, n) for n in range(PROCESSES)])]
     history = Channels(shared_place.open(), signing_as(tmp_path)).read(STAGING).moves
-    assert [one.move.number for one in history] == list(range(1, MOVES + 1))
+    assert [one.move.number for one in history] == list(range(1, len(history) + 1))
     assert {one.move.number: int(one.move.who) for one in history} == {
         number: worker for worker, numbers in enumerate(wins) for number in numbers
     }
-    assert sum(map(len, wins)) == MOVES  # nobody was told of a win that is not there
-    assert sum(map(bool, wins)) > PROCESSES / 4  # else nobody raced
+    assert sum(map(len, wins)) == len(history)  # nobody was told of a win that is not there
+    assert MOVES <= len(history) < MOVES + PROCESSES
+    assert all(wins)
 
 
 def sign_three_moves(objects: MemoryObjects, folder: Path) -> Path:
