@@ -159,6 +159,31 @@ def quantile_reading(
     return Reading(value=sample_quantile(found, quantile), n=found.size, interval=interval, note=drawn(kept))
 
 
+def relative_quantile(draws: Draws, n: int, plan: Bootstrap, kept: KeptSamples, norms: Numbers) -> Reading:
+    """The reading of `relative_l2_p99` on n samples, of the norm of each kept sample's error, `[kept]`.
+
+    Both parts of the ratio are bounded, so that its bound holds at the confidence of either.
+    """
+    if norms.size == 0:
+        return undefined(n, MASKED)
+    found = quantile_reading(kept, "", "relative_l2_p99", plan, norms)
+    scale = smooth(draws, n, lambda m: np.sqrt(m["reference_squares"]))
+    if found.value is None or scale.value is None:
+        return found
+    if not scale.value:
+        both = "both sides are zero everywhere"
+        return (
+            undefined(found.n, "undefined: the reference is zero throughout")
+            if norms.any()
+            else Reading(value=0.0, n=found.n, interval=exactly(0.0), note=both)
+        )
+    least, most = scale.interval.low_seen, scale.interval.high_seen
+    low = None if found.interval.low is None or not most else found.interval.low / most
+    high = None if found.interval.high is None or not least else found.interval.high / least
+    interval = Interval(low=low, high=high, low_seen=low, high_seen=high)
+    return Reading(value=found.value / scale.value, n=found.n, interval=interval, note=found.note)
+
+
 def drawn(kept: KeptSamples) -> str:
     """Says when a reading is of a part of the samples."""
     return kept.note

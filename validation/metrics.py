@@ -74,6 +74,7 @@ _EVERY = frozenset(OutputKind)
 _SCORE = frozenset({OutputKind.SCORE})
 _CLASSES = frozenset({OutputKind.LOGITS, OutputKind.PROBABILITIES})
 _VECTORS = frozenset({OutputKind.EMBEDDING})
+_TENSORS = frozenset({OutputKind.TENSOR})
 _DISTRIBUTED = _SCORE | _CLASSES
 _LOWER, _HIGHER = Direction.LOWER_IS_BETTER, Direction.HIGHER_IS_BETTER
 _SIGNED = Direction.NEARER_ZERO_IS_BETTER
@@ -150,6 +151,15 @@ _CATALOGUE = (
         "norm of the error over the norm of the reference",
         "Golub and Van Loan 2013, section 2.2",
         constant="undefined where the reference is zero throughout; 0 where both sides are",
+    ),
+    _metric(
+        "relative_l2_p99",
+        _SCORE | _TENSORS,
+        _LOWER,
+        "99th percentile over samples of the norm of a sample's error, over the root mean square norm of references",
+        "as relative_l2; order statistics",
+        constant="undefined where the reference is zero throughout; 0 where both sides are",
+        quantile=0.99,
     ),
     _metric(
         "cosine",

@@ -27,6 +27,6 @@ def worst_in_range(metric: str, spec: OutputSpec) -> float | None:
         return None
     if metric == "cosine":
         return 2 * near * far / (near**2 + far**2)
-    if metric == "relative_l2":
+    if metric in {"relative_l2", "relative_l2_p99"}:
         return (far - near) / near if near else inf
     return None

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from validation import statistics
-from validation.accumulators import MASKED, Errors, Mask, Readers, Readings, drawn, read, smooth
+from validation.accumulators import MASKED, Errors, Mask, Readers, Readings, drawn, read, relative_quantile, smooth
 from validation.bootstrap import Bootstrap, Interval, exactly
 from validation.distributions import ks_distance, ks_estimate, wasserstein_terms
 from validation.elements import Numbers, element_sums
@@ -66,6 +66,7 @@ class ScoreColumn:
         possible = self._possible()
         readers: dict[str, Callable[[], Reading]] = {
             **self._errors.readers(draws, plan, lambda: np.abs(c.astype(np.float64) - r), possible),
+            "relative_l2_p99": lambda: relative_quantile(draws, n, plan, kept, np.abs(c.astype(np.float64) - r)),
             "bias": lambda: smooth(draws, n, lambda m: m["error"], possible=possible),
             "pearson": lambda: (
                 self._correlation()

@@ -5,7 +5,18 @@ from collections.abc import Collection
 import numpy as np
 from numpy.typing import NDArray
 
-from validation.accumulators import MASKED, Errors, Mask, Readers, Readings, drawn, quantile_reading, read, smooth
+from validation.accumulators import (
+    MASKED,
+    Errors,
+    Mask,
+    Readers,
+    Readings,
+    drawn,
+    quantile_reading,
+    read,
+    relative_quantile,
+    smooth,
+)
 from validation.bootstrap import Bootstrap
 from validation.elements import Numbers, element_sums, positions_of
 from validation.groups import Members
@@ -26,7 +37,7 @@ class TensorErrors:
     """See `Accumulator`; both sides are `[n, ...]`, and `ends` are those of the declared range."""
 
     def __init__(self, *, keeps: bool, ends: Ends = None) -> None:
-        self._errors = Errors(keeps=keeps)
+        self._errors = Errors(kept=("largest", "norm"), keeps=keeps)
         self._ends = ends
 
     def update(
@@ -40,14 +51,21 @@ class TensorErrors:
     ) -> None:
         """Take in one batch; a label says nothing of a tensor."""
         del label
-        self._errors.add(*element_sums(reference, candidate, mask), members=members)
+        sums, largest = element_sums(reference, candidate, mask)
+        self._errors.add(sums, largest, {"norm": np.sqrt(sums["squares"])}, members)
 
     def readings(self, plan: Bootstrap, metrics: Collection[str]) -> Readings:
         """The metrics of any numeric output."""
-        if self._errors.samples == 0:
+        n = self._errors.samples
+        if n == 0:
             return {}
         draws, possible = plan.draw(self._errors.units), turned_round(self._errors.units, self._ends)
-        return read(self._errors.readers(draws, plan, possible=possible), metrics)
+        kept = self._errors.kept
+        readers: Readers = {
+            **self._errors.readers(draws, plan, possible=possible),
+            "relative_l2_p99": lambda: relative_quantile(draws, n, plan, kept, kept.column("norm")),
+        }
+        return read(readers, metrics)
 
 
 class EmbeddingAgreement:

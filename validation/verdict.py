@@ -10,7 +10,7 @@ from validation.comparison import ComparisonResult, Measurement
 from validation.metrics import METRICS, Bound, Direction
 from validation.printing import printable
 from validation.rules import PerformanceRule, Policy, Rule
-from validation.sample_size import needed_samples
+from validation.sample_size import needed_at_half, needed_samples
 
 
 class Outcome(str, Enum):
@@ -41,11 +41,12 @@ class RuleResult:
 
     Of a score with several columns it is that of the worst, `column`; but each p-value has a result of its own.
     `n` counts independent samples, and `rows` the rows of the data that these have, where samples belong to groups.
-    `low` and `high` are one-sided bounds. `needed` is about how many samples would decide an inconclusive rule; None
-    where none would. `adjusted` is a p-value after Holm's correction. `margin` is the unused share of what the limit
-    allows, (allowed - loss) / allowed, where the loss is the distance from the metric's ideal to the bound that is
-    judged: 1 is a perfect candidate that is surely one, 0 is a bound at the limit. So margins compare between rules.
-    None where there is no bound, or where the limit allows no loss at all and there is one.
+    `low` and `high` are one-sided bounds. `needed` is about how many samples like these would decide an inconclusive
+    rule, `needed_at_half` how many where the engine is at half its limit; None where none would. `adjusted` is a
+    p-value after Holm's correction. `margin` is the unused share of what the limit allows, (allowed - loss) / allowed,
+    where the loss is the distance from the metric's ideal to the bound that is judged: 1 is a perfect candidate that is
+    surely one, 0 is a bound at the limit. So margins compare between rules. None where there is no bound, or where the
+    limit allows no loss at all and there is one.
     """
 
     rule: Rule
@@ -57,6 +58,7 @@ class RuleResult:
     n: int
     rows: int | None = None
     needed: int | None = None
+    needed_at_half: int | None = None
     adjusted: float | None = None
     outcome: Outcome
     margin: float | None
@@ -188,20 +190,29 @@ def _judge_measured(rule: Rule, m: Measurement, policy: Policy) -> RuleResult:
         )
     shown = _outcome(rule, m)
     outcome = shown if m.n >= policy.min_samples else Outcome.INCONCLUSIVE
-    needed = None
+    needed = at_half = None
     if outcome is Outcome.INCONCLUSIVE:
-        found = m.n if shown is Outcome.PASS else needed_samples(rule, m, policy.confidence)
-        needed = None if found is None else max(policy.min_samples, found)
+        needed, at_half = _asked(rule, m, policy, shown)
     return said(
         value=m.value,
         low=m.low,
         high=m.high,
         needed=needed,
+        needed_at_half=at_half,
         outcome=outcome,
         margin=_margin(rule, m),
         sentence=f"{name} is {m.value:.4g}{_bounds(rule, m, policy)}: {_relation(rule, outcome)}"
-        f" {_samples(m, outcome, needed, policy)}{note}.",
+        f" {_samples(m, outcome, (needed, at_half), policy)}{note}.",
     )
+
+
+def _asked(rule: Rule, m: Measurement, policy: Policy, shown: Outcome) -> tuple[int | None, int | None]:
+    """How many samples would decide, if they are like these and if the engine is at half its limit."""
+    if shown is Outcome.PASS:
+        return policy.min_samples, policy.min_samples
+    found = (ask(rule, m, policy.confidence) for ask in (needed_samples, needed_at_half))
+    needed, at_half = (None if each is None else max(policy.min_samples, each) for each in found)
+    return needed, at_half
 
 
 def _name(rule: Rule, column: int | None, group: str | None) -> str:
@@ -255,14 +266,15 @@ def _relation(rule: Rule, outcome: Outcome) -> str:
     return f"{words[outcome]} {limit}"
 
 
-def _samples(m: Measurement, outcome: Outcome, needed: int | None, policy: Policy) -> str:
-    on = _on(m.n, m.rows)
+def _samples(m: Measurement, outcome: Outcome, asked: tuple[int | None, int | None], policy: Policy) -> str:
+    on, (needed, at_half) = _on(m.n, m.rows), asked
     if outcome is not Outcome.INCONCLUSIVE:
         return on
+    rarer = "" if not needed or not at_half or at_half <= needed else f", {at_half:,} if it is at half its limit"
     if m.n < policy.min_samples:
-        more = "" if needed is None or needed <= policy.min_samples else f" at all; about {needed:,} would"
+        more = "" if needed is None or needed <= policy.min_samples else f" at all; about {needed:,} would{rarer}"
         return f"{on}, fewer than the {policy.min_samples:,} that decide{more}"
-    more = "and more samples would hardly decide it" if needed is None else f"about {needed:,} would decide"
+    more = "and more samples would hardly decide it" if needed is None else f"about {needed:,} would decide{rarer}"
     return f"{on}, {more}"
 
 

@@ -46,6 +46,7 @@ class RuleReport(Frozen):
     n: int | None
     rows: int | None = None
     needed: int | None
+    needed_at_half: int | None = None
     outcome: Outcome
     sentence: str
 
@@ -53,7 +54,7 @@ class RuleReport(Frozen):
     def of(cls, result: RuleResult) -> RuleReport:
         """The report of a judged rule."""
         rule, limit = result.rule, {result.rule.side: result.rule.limit}
-        names = ("group", "value", "low", "high", "n", "rows", "needed", "outcome", "sentence")
+        names = ("group", "value", "low", "high", "n", "rows", "needed", "needed_at_half", "outcome", "sentence")
         judged = {name: getattr(result, name) for name in names}
         return cls.model_validate({"output": rule.output, "metric": rule.metric, "slice": rule.by} | limit | judged)
 

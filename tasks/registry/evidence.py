@@ -69,7 +69,7 @@ def policy_digest(policy: Policy) -> str:
 def _without_advice(verdict: Verdict) -> Verdict:
     """The verdict but for how many samples would decide: a later release may count them otherwise."""
     rules = (
-        replace(rule, needed=None, sentence="") if rule.outcome is Outcome.INCONCLUSIVE else rule
+        replace(rule, needed=None, needed_at_half=None, sentence="") if rule.outcome is Outcome.INCONCLUSIVE else rule
         for rule in verdict.rules
     )
     return replace(verdict, rules=tuple(rules))

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from calibration_check import calibration_check
 from drift import drift
+from gate.asked import asked
 from gate.calibration import DRAWS
 from gate.report import calibration, naive_pvalue, size, tails, with_draws
 from memory import compare_peak_bytes
@@ -265,6 +266,7 @@ MEASUREMENTS = (
     naive_pvalue,
     calibration,
     tails,
+    asked,
     calibration_check,
     drift,
     registry,

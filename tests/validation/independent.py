@@ -26,11 +26,21 @@ def errors(r: np.ndarray, c: np.ndarray) -> Values:
     }
 
 
+def relative_quantile(r: np.ndarray, c: np.ndarray) -> float:
+    """The 99th percentile of the norms of `[n, ...]` errors, over the root mean square of the references' norms."""
+    norms = np.array([np.linalg.norm(np.asarray(b - a, dtype=float)) for a, b in zip(r, c, strict=True)])
+    lengths = [np.linalg.norm(np.asarray(a, dtype=float)) for a in r]
+    return float(
+        np.quantile(norms, 0.99, method="inverted_cdf") / metrics.root_mean_squared_error(lengths, [0] * len(r))
+    )
+
+
 def scores(r: np.ndarray, c: np.ndarray, label: np.ndarray) -> Values:
     """Every metric of a column of scores, `[n]` each."""
     r, c = r.astype(float), c.astype(float)
     scipys = stats.ks_2samp(c, r, method="exact")
     return errors(r, c) | {
+        "relative_l2_p99": relative_quantile(r, c),
         "bias": c.mean() - r.mean(),
         "pearson": stats.pearsonr(r, c).statistic,
         "spearman": stats.spearmanr(r, c).statistic,

@@ -52,8 +52,8 @@ def biased_in_one_level(scores: np.ndarray) -> np.ndarray:
 
 
 def wrong_by_the_whole_range(scores: np.ndarray) -> np.ndarray:
-    """One per cent of samples: what was low is 1 higher, what was high 1 lower."""
-    at = (np.arange(N) % 100 == 50).reshape(-1, *(1,) * (scores.ndim - 1))
+    """Three per cent of samples: what was low is 1 higher, what was high 1 lower."""
+    at = (np.arange(N) % 33 == 5).reshape(-1, *(1,) * (scores.ndim - 1))
     return np.where(at, np.where(scores < 0.5, scores + 1, scores - 1), scores)
 
 
@@ -61,7 +61,7 @@ DAMAGES: dict[str, Callable[[], Scores]] = {
     "columns permuted": lambda: engine() | {"traits": engine()["traits"][:, [1, 0, 2]]},
     "samples permuted": in_both(lambda scores: np.random.default_rng(1).permutation(scores)),
     "one sample late": in_both(lambda scores: np.roll(scores, 1, axis=0)),
-    "1 % wrong by the whole range": in_both(wrong_by_the_whole_range),
+    "3 % wrong by the whole range": in_both(wrong_by_the_whole_range),
     "one level biased, the mean right": in_both(biased_in_one_level),
     "constant": in_both(lambda scores: np.full_like(scores, scores.mean())),
     "upside down": in_both(lambda scores: 1 - scores),
@@ -71,12 +71,14 @@ DAMAGES: dict[str, Callable[[], Scores]] = {
 
 CAUGHT: dict[str, Rules] = {
     "columns permuted": {
-        *(("traits", metric, None) for metric in ("mae", "bias", "pearson", "smd")),
+        *(("traits", metric, None) for metric in ("mae", "bias", "smd")),
         *(("traits", metric, "level") for metric in ("mae", "bias")),
     },
     "samples permuted": {("score", "mae", None), ("score", "pearson", None), ("score", "mae", "level")},
     "one sample late": {("score", "mae", None), ("score", "pearson", None), ("score", "bias", "level")},
-    "1 % wrong by the whole range": {("score", "pearson", None), ("traits", "pearson", None)},
+    "3 % wrong by the whole range": {
+        *((output, metric, None) for output in ("score", "traits") for metric in ("mae", "p99_abs", "pearson")),
+    },
     "one level biased, the mean right": {("score", "mae", "level"), ("score", "bias", "level")},
     "constant": {("score", metric, None) for metric in ("mae", "pearson", "ks")},
     "upside down": {("score", metric, None) for metric in ("mae", "pearson")},
@@ -145,6 +147,21 @@ def test_the_default_policy_as_it_is_passes_the_good_and_fails_the_bad() -> None
         assert decide(policy, comparison.result()).outcome is expected
 
 
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+@pytest.mark.parametrize("kind", OutputKind)
+def test_as_many_samples_as_the_default_asks_for_are_enough_for_an_engine_without_a_fault(
+    kind: OutputKind, precision: str
+) -> None:
+    ends = {"low": 0.0, "high": 1.0} if kind is OutputKind.SCORE else {}
+    policy = default_policy({"out": OutputSpec(kind=kind, **ends)}, precision)
+    reference = make_other(kind)[: policy.min_samples] if kind is not OutputKind.SCORE else REFERENCE["score"][:300]
+    noise = np.random.default_rng(4).normal(0, 1e-6, reference.shape)
+    comparison = Comparison({"out": OutputSpec(kind=kind, **ends)})
+    comparison.update({"out": reference}, {"out": reference + noise})
+    verdict = decide(policy, comparison.result())
+    assert verdict.outcome is Outcome.PASS, verdict.worst_rule.sentence
+
+
 def test_too_few_samples_pass_nothing() -> None:
     policy = replace(default_policy(OUTPUTS, "int8", slices=["level"]), resamples=PLAN.resamples)
     comparison = Comparison(OUTPUTS, by=policy.slices, plan=PLAN)
@@ -154,7 +171,7 @@ def test_too_few_samples_pass_nothing() -> None:
     assert verdict.outcome is Outcome.INCONCLUSIVE
     undecided = [r.rule for r in verdict.rules if r.outcome is Outcome.INCONCLUSIVE]
     assert {r.metric for r in undecided if r.by == "level"} == {"mae", "bias"}
-    assert {r.metric for r in undecided if r.by is None} <= {"pearson"}
+    assert not [r for r in undecided if r.by is None]
 
 
 ANY_SCORE = OutputSpec(kind=OutputKind.SCORE)
@@ -176,15 +193,13 @@ def judge_score_without_a_range(candidate: np.ndarray) -> Outcome:
 
 
 OTHER_KINDS = sorted(set(OutputKind) - {OutputKind.SCORE})
-ENOUGH = {OutputKind.EMBEDDING: 8_000, OutputKind.TENSOR: 120_000}
-"""Samples that FP16's limits take where one that nobody has seen may be turned round: 0.001 of 2, 0.02^2 of 4."""
 
 
 def make_other(kind: OutputKind) -> np.ndarray:
     rng = np.random.default_rng(3)
     if kind is OutputKind.PROBABILITIES:
         return rng.dirichlet(np.ones(8) / 2, 1_000)
-    return rng.normal(0, 4, (ENOUGH.get(kind, 1_000), 8))
+    return rng.normal(0, 4, (1_000, 8))
 
 
 OTHER_DAMAGES: dict[str, Callable[[np.ndarray], np.ndarray]] = {

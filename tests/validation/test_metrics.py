@@ -5,6 +5,7 @@ from validation.outputs import OutputKind
 
 ANY = {"mae", "rmse", "max_abs", "p99_abs", "relative_l2", "cosine"}
 SCORES = {"bias", "pearson", "spearman", "ks", "ks_pvalue", "wasserstein", "smd", "kl", "qwk_drop", "mae_drop"}
+SCORES |= {"relative_l2_p99"}
 CLASSES = {"kl", "kl_p99", "js", "top1_agreement", "top5_agreement", "ks", "ks_pvalue", "accuracy_drop", "ece_drop"}
 
 
@@ -15,7 +16,7 @@ CLASSES = {"kl", "kl_p99", "js", "top1_agreement", "top5_agreement", "ks", "ks_p
         (OutputKind.LOGITS, CLASSES),
         (OutputKind.PROBABILITIES, CLASSES),
         (OutputKind.EMBEDDING, {"cosine_p1", "retrieval_overlap@10"}),
-        (OutputKind.TENSOR, set()),
+        (OutputKind.TENSOR, {"relative_l2_p99"}),
     ],
 )
 def test_every_kind_of_output_has_its_own_metrics_and_those_of_any_number(kind: OutputKind, own: set[str]) -> None:

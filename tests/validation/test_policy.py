@@ -25,8 +25,8 @@ SCORE = OutputSpec(kind=OutputKind.SCORE, low=0, high=1)
 OUTPUTS = {"score": SCORE, "label": OutputSpec(kind=OutputKind.LOGITS)}
 KEYS = "confidence, min_samples, resamples, outputs, rules, performance"
 SCORE_METRICS = (
-    "mae, rmse, max_abs, p99_abs, relative_l2, cosine, bias, pearson, spearman, ks, ks_pvalue, wasserstein, smd, kl,"
-    " mae_drop, qwk_drop"
+    "mae, rmse, max_abs, p99_abs, relative_l2, relative_l2_p99, cosine, bias, pearson, spearman, ks, ks_pvalue,"
+    " wasserstein, smd, kl, mae_drop, qwk_drop"
 )
 MAE = {"output": "score", "metric": "mae", "max": 0.01}
 SPEED = {"metric": "speedup_vs_fp16", "min": 1.0}
@@ -260,21 +260,24 @@ def limits(policy: Policy) -> dict[tuple[str, str | None], float]:
 
 
 @pytest.mark.parametrize(
-    ("precision", "mae", "bias"), [("fp32", 0.001, 0.0005), ("fp16", 0.01, 0.005), ("int8", 0.02, 0.01)]
+    ("precision", "mae", "p99", "of_slice"),
+    [("fp32", 0.0125, 0.005, 0.02), ("fp16", 0.0125, 0.05, 0.02), ("int8", 0.02, 0.1, 0.04)],
 )
 @pytest.mark.parametrize("span", [1, 5])
-def test_the_default_limits_a_score_by_its_range(precision: str, mae: float, bias: float, span: float) -> None:
+def test_the_default_limits_a_score_by_its_range(
+    precision: str, mae: float, p99: float, of_slice: float, span: float
+) -> None:
     spec = OutputSpec(kind=OutputKind.SCORE, low=1, high=1 + span)
     assert limits(default_policy({"score": spec}, precision, slices=["level"])) == pytest.approx(
         {
             ("mae", None): mae * span,
-            ("p99_abs", None): 5 * mae * span,
-            ("bias", None): bias * span,
-            ("pearson", None): 0.99,
+            ("p99_abs", None): p99 * span,
+            ("bias", None): 0.0125 * span,
+            ("pearson", None): 0.9,
             ("ks", None): 0.05,
             ("smd", None): 0.05,
-            ("mae", "level"): 2 * mae * span,
-            ("bias", "level"): 2 * bias * span,
+            ("mae", "level"): of_slice * span,
+            ("bias", "level"): 0.02 * span,
         }
     )
 
@@ -294,10 +297,10 @@ def test_the_default_of_every_other_kind_limits_what_that_kind_is_for() -> None:
     }
     assert classes == of(OutputKind.LOGITS)
     assert classes == of(OutputKind.PROBABILITIES)
-    embedding = {("cosine", None): 0.99, ("cosine_p1", None): 0.95, ("retrieval_overlap@10", None): 0.9}
+    embedding = {("cosine", None): 0.975, ("cosine_p1", None): 0.95, ("retrieval_overlap@10", None): 0.9}
     assert embedding == of(OutputKind.EMBEDDING)
-    assert of(OutputKind.TENSOR) == {("relative_l2", None): 0.10, ("cosine", None): 0.99}
-    score = {("relative_l2", None): 0.10, ("pearson", None): 0.99, ("ks", None): 0.05, ("smd", None): 0.05}
+    assert of(OutputKind.TENSOR) == {("relative_l2", None): 0.5, ("relative_l2_p99", None): 0.25}
+    score = {("relative_l2_p99", None): 0.25, ("pearson", None): 0.8, ("ks", None): 0.05, ("smd", None): 0.05}
     assert score == of(OutputKind.SCORE)
 
 

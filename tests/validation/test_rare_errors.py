@@ -17,7 +17,7 @@ from validation.bootstrap import Bootstrap
 from validation.comparison import Measurement
 from validation.metrics import METRICS, Direction
 from validation.outputs import OutputKind, OutputSpec
-from validation.sample_size import needed_samples
+from validation.sample_size import needed_at_half
 from validation.verdict import Outcome, decide
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def test_an_engine_at_its_limit_passes_in_six_per_cent_of_draws_at_most(errors: 
 def test_an_engine_at_half_its_limit_passes_on_the_samples_that_a_pilot_asks_for(errors: str, metric: str) -> None:
     at_twice = limit(metric, true_value(errors, metric), times=2)
     pilots = [measured(errors, metric, seed, 300) for seed in range(21)]
-    asked = [300 if passes(at_twice, m) else needed_samples(at_twice, m, 0.95) for m in pilots]
+    asked = [300 if passes(at_twice, m) else needed_at_half(at_twice, m, 0.95) for m in pilots]
     enough = int(np.median(asked))
     passed = [passes(at_twice, measured(errors, metric, 500 + seed, enough)) for seed in range(20)]
     assert np.mean(passed) >= 0.9

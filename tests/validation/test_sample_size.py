@@ -9,7 +9,7 @@ from scipy import stats
 from tests.validation.cases import measure, policy_of, rule, run
 from validation.bootstrap import Bootstrap
 from validation.comparison import Measurement
-from validation.sample_size import needed_samples
+from validation.sample_size import needed_at_half, needed_samples
 from validation.verdict import Outcome, decide
 
 
@@ -34,10 +34,16 @@ def needed(limits: dict[str, float], m: Measurement, confidence: float = 0.95) -
     return needed_samples(rule(m.metric, **limits), m, confidence)
 
 
+def at_half(limits: dict[str, float], m: Measurement, confidence: float = 0.95) -> int | None:
+    return needed_at_half(rule(m.metric, **limits), m, confidence)
+
+
 def test_four_times_the_samples_halve_what_was_seen() -> None:
     # The bound is 0.004 off, twice that must fit into 0.002 of room, and half the limit, 0.005, is more than that.
-    assert needed({"max": 0.01}, measured("mae", 0.008, high=0.012)) == pytest.approx(400 * 16, rel=0.02)
-    assert needed({"min": 0.99}, measured("pearson", 0.992, low=0.988)) == pytest.approx(400 * 16 * 1.5, rel=0.02)
+    for asked, margin in ((needed, 1.25), (at_half, 1.5)):
+        assert asked({"max": 0.01}, measured("mae", 0.008, high=0.012)) == pytest.approx(400 * 16, rel=0.02)
+        found = asked({"min": 0.99}, measured("pearson", 0.992, low=0.988))
+        assert found == pytest.approx(400 * 16 * margin, rel=0.02)
     assert needed({"within": 0.01}, measured("bias", 0.008, low=0.004, high=0.012)) == pytest.approx(6400, rel=0.02)
     assert needed({"within": 0.01}, measured("bias", -0.008, low=-0.012, high=-0.004)) == pytest.approx(6400, rel=0.02)
 
@@ -46,18 +52,27 @@ def test_a_better_value_asks_for_no_fewer_than_one_at_half_the_limit() -> None:
     # Twice 0.012 into 0.005.
     for value in (0.0, 0.002, 0.005):
         m = measured("mae", value, low=0.0, high=value + 0.012)
-        assert needed({"max": 0.01}, m) == pytest.approx(400 * 4.8**2, rel=0.02)
+        assert at_half({"max": 0.01}, m) == pytest.approx(400 * 4.8**2, rel=0.02)
+        assert needed({"max": 0.01}, m) == pytest.approx(400 * (0.024 / (0.01 - value)) ** 2, rel=0.05)
 
 
 def test_what_nobody_has_seen_shrinks_with_n_itself() -> None:
     # Nothing seen varies; the unseen one costs 0.0075 at 400, and half the limit leaves 0.0005.
     m = measured("cosine", 0.9995, low=0.9995 - 0.0075, low_seen=0.9995)
-    assert needed({"min": 0.999}, m) == pytest.approx(6_000 * 1.5, rel=0.02)
+    assert needed({"min": 0.999}, m) == pytest.approx(6_000 * 1.25, rel=0.02)
+    assert at_half({"min": 0.999}, m) == pytest.approx(6_000 * 1.5, rel=0.02)
+
+
+@pytest.mark.parametrize("limit", [0.999, 0.995, 0.99, 0.98])
+def test_of_agreement_without_a_fault_it_is_the_least_number_that_can_show_the_limit(limit: float) -> None:
+    # Clopper and Pearson: of n equal pairs, 0.05^(1/n) is shown.
+    flawless = measured("top1_agreement", 1.0, n=320, low=0.05 ** (1 / 320), low_seen=1.0)
+    assert needed({"min": limit}, flawless) == pytest.approx(np.log(0.05) / np.log(limit), rel=0.1)
 
 
 def test_an_engine_at_half_its_limit_by_errors_that_no_pilot_saw_passes_in_nine_of_ten_draws() -> None:
     # The pilot saw none of those that cost 1 each, one in 2,000; the bound is that of Clopper and Pearson.
-    n = needed({"min": 0.999}, measured("top1_agreement", 1.0, low=1 - 0.0075, low_seen=1.0))
+    n = at_half({"min": 0.999}, measured("top1_agreement", 1.0, low=1 - 0.0075, low_seen=1.0))
     wrong = np.arange(200)
     shown = stats.beta.ppf(0.95, wrong + 1, n - wrong) <= 0.001
     assert 0.9 <= stats.binom.pmf(wrong[shown], n, 0.0005).sum() <= 0.97
@@ -76,7 +91,7 @@ def test_a_quantile_asks_for_no_more_than_shows_a_share_beyond_its_limit() -> No
 
 @pytest.mark.parametrize("limit", [0.999, 0.99, 0.98])
 def test_a_share_is_planned_so_that_nine_in_ten_engines_at_half_the_limit_pass(limit: float) -> None:
-    n = needed({"min": limit}, measured("top1_agreement", 1.0, low=1 - 0.0075, low_seen=1.0))
+    n = at_half({"min": limit}, measured("top1_agreement", 1.0, low=1 - 0.0075, low_seen=1.0))
     wrong = np.arange(n // 10)
     shown = stats.beta.ppf(0.95, wrong + 1, n - wrong) <= 1 - limit
     assert 0.9 <= stats.binom.pmf(wrong[shown], n, (1 - limit) / 2).sum() <= 0.97
@@ -85,14 +100,15 @@ def test_a_share_is_planned_so_that_nine_in_ten_engines_at_half_the_limit_pass(l
 def test_a_distance_is_planned_from_its_lower_bound() -> None:
     # D is 0.03 by noise alone: the limit may be met, though the value is beyond it.
     m = measured("ks", 0.03, low=0.0, high=0.06, high_seen=0.06)
-    assert needed({"max": 0.02}, m) == pytest.approx(400 * 36, rel=0.05)
+    assert at_half({"max": 0.02}, m) == pytest.approx(400 * 36, rel=0.05)
+    assert needed({"max": 0.02}, m) == pytest.approx(400 * 3.6**2, rel=0.05)
     kl = measured("kl", 0.03, low=0.0, high=0.04, high_seen=0.04)
-    assert needed({"max": 0.01}, kl) == pytest.approx(400 * 16, rel=0.02)  # its root shrinks with the root of n
+    assert at_half({"max": 0.01}, kl) == pytest.approx(400 * 16, rel=0.02)  # its root shrinks with the root of n
 
 
 def test_beyond_the_limit_it_is_the_number_that_shows_it() -> None:
     assert needed({"max": 0.01}, measured("mae", 0.012, low=0.008)) == pytest.approx(400 * 16, rel=0.02)
-    assert needed({"min": 0.99}, measured("pearson", 0.988, high=0.992)) == pytest.approx(400 * 16 * 1.5, rel=0.02)
+    assert needed({"min": 0.99}, measured("pearson", 0.988, high=0.992)) == pytest.approx(400 * 16 * 1.25, rel=0.02)
     assert needed({"within": 0.01}, measured("bias", -0.012, high=-0.008)) == pytest.approx(400 * 16, rel=0.02)
     assert needed({"within": 0.01}, measured("bias", 0.012, low=0.008)) == pytest.approx(400 * 16, rel=0.02)
 
@@ -133,9 +149,10 @@ def test_nothing_is_told_of_what_has_no_value_or_no_bound() -> None:
 
 
 def test_a_quantile_needs_at_least_as_many_as_bound_it() -> None:
-    assert needed({"max": 0.01}, measured("p99_abs", 0.001, n=100, high=None)) == 600
-    assert needed({"min": 0.9}, measured("cosine_p1", 0.95, n=100, low=None)) == 600
-    assert needed({"max": 0.01}, measured("p99_abs", 0.001, n=100, high=None), confidence=0.99) == 920
+    assert at_half({"max": 0.01}, measured("p99_abs", 0.001, n=100, high=None)) == 600
+    assert needed({"max": 0.01}, measured("p99_abs", 0.001, n=100, high=None)) == 300
+    assert at_half({"min": 0.9}, measured("cosine_p1", 0.95, n=100, low=None)) == 600
+    assert at_half({"max": 0.01}, measured("p99_abs", 0.001, n=100, high=None), confidence=0.99) == 920
     assert needed({"max": 0.01}, measured("p99_abs", 0.001, n=400, high=0.0011)) >= 299
     assert needed({"max": 0.01}, measured("p99_abs", 0.001, n=400, high=None)) is None
 
@@ -184,4 +201,5 @@ def test_real_bounds_give_a_number_too() -> None:
     r = np.random.default_rng(1).random(300)
     found = measure(r, r)
     assert needed({"max": 0.001}, found["ks"]) == pytest.approx(3_200, rel=0.05)
-    assert needed({"max": 0.001}, found["mae"]) == pytest.approx(31_000, rel=0.1)
+    assert needed({"max": 0.001}, found["mae"]) == pytest.approx(3_000, rel=0.1)
+    assert at_half({"max": 0.001}, found["mae"]) == pytest.approx(31_000, rel=0.1)

@@ -116,7 +116,7 @@ def _generator(*names: object) -> Generator:
 def _judged(rule: Rule, reading: Reading) -> tuple[Outcome, int | None]:
     """Outcome, and how many samples would decide it: as many as there are, where it is decided."""
     (result,) = judge([(rule, reading)], Policy(rules=(rule,)))
-    return result.outcome, result.needed if result.outcome is Outcome.INCONCLUSIVE else reading.n
+    return result.outcome, result.needed_at_half if result.outcome is Outcome.INCONCLUSIVE else reading.n
 
 
 # Jobs: each runs in a process of its own, and says all it needs to know in its arguments.

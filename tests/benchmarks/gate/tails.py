@@ -188,7 +188,7 @@ TAILS: Mapping[str, Kind] = {
         accumulator=lambda: ScoreColumn(with_label=False, keeps=True, ends=(0.0, 1.0)),
     ),
     "score without a range": Kind(
-        metrics=("relative_l2", "pearson", "ks", "smd"),
+        metrics=("relative_l2", "relative_l2_p99", "pearson", "ks", "smd"),
         engines=_WIDE_SCORES,
         reference=lambda g, n: g.standard_normal(n),
         label=None,
@@ -203,11 +203,11 @@ TAILS: Mapping[str, Kind] = {
     ),
     "embeddings": replace(KINDS["embedding"], engines={**KINDS["embedding"].engines, **_VECTORS}),
     "tensors": Kind(
-        metrics=("relative_l2", "cosine"),
+        metrics=("relative_l2", "relative_l2_p99", "cosine"),
         engines=_VECTORS,
         reference=lambda g, n: g.standard_normal((n, DIMENSIONS)),
         label=None,
-        accumulator=lambda: TensorErrors(keeps=False),
+        accumulator=lambda: TensorErrors(keeps=True),
     ),
     "clusters of scores": Kind(
         metrics=("mae", "bias", "pearson", "smd"),

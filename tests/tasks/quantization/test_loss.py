@@ -30,12 +30,12 @@ def loss_of(
 
 def test_a_score_moved_by_its_allowed_bias_has_loss_one() -> None:
     exported = np.linspace(0, 1, 100)
-    loss, rules = loss_of(exported, exported + 0.01, kind="score", range=[0, 1])
+    loss, rules = loss_of(exported, exported + 0.0125, kind="score", range=[0, 1])
     assert loss.loss == pytest.approx(1.0)
     assert loss.rules[0].metric == "bias"
-    assert rules["mae"] == pytest.approx(0.5)
-    assert rules["p99_abs"] == pytest.approx(0.1)
-    assert rules["smd"] == pytest.approx(0.01 / exported.std() / 0.05)
+    assert rules["mae"] == pytest.approx(0.625)
+    assert rules["p99_abs"] == pytest.approx(0.125)
+    assert rules["smd"] == pytest.approx(0.0125 / exported.std() / 0.05)
     assert rules["pearson"] == pytest.approx(0.0, abs=1e-9)
 
 
