@@ -81,14 +81,15 @@ def engines(context: click.Context, model: str | None, as_json: bool) -> None:
     help="Only what was registered and written before.",
 )
 @click.option("--delete", is_flag=True, help="Remove it; left out, nothing changes.")
+@click.option("--idle", is_flag=True, help="Nothing was written for DAYS, and the clock is right.")
 @command_of
-def gc(session: Session, days: int, delete: bool) -> tuple[Document, int]:
+def gc(session: Session, days: int, delete: bool, idle: bool) -> tuple[Document, int]:
     """Show, and with --delete remove, what no channel, no history of a channel and no age holds.
 
     An engine stays that a channel points at or ever pointed at, or that is younger than DAYS; a file stays that such an
     engine needs, or that is younger. Nothing is removed while any channel or manifest cannot be read and verified.
     """
-    before = moment_ago(session.registry.objects, timedelta(days=days))
+    before = moment_ago(session.registry.objects, timedelta(days=days), idle=idle or not delete)
     plan = session.reporter.step(
         "read the registry",
         lambda progress: plan_removal(session.registry, before, progress),

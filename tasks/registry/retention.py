@@ -84,11 +84,15 @@ class RemovalPlan:
         return sum(one.hold is hold for one in self.kept)
 
 
-def moment_ago(objects: ObjectStore, age: timedelta) -> datetime:
+def moment_ago(objects: ObjectStore, age: timedelta, *, idle: bool = True) -> datetime:
     """When it was `age` ago, by the clock that dates a registry's objects.
 
+    A clock that runs ahead makes everything old. A folder is dated by this host's clock, and cannot tell that from
+    having been `idle` for so long; somebody who knows must say so.
+
     Raises:
-        RefusedError: an object is dated after that clock's present, so that no age can be told.
+        RefusedError: an object is dated after that clock's present, so that no age can be told; or all of them are
+            older than `age`, though the registry is not said to be idle.
     """
     now = objects.now()
     newest = max(objects.list(""), key=lambda entry: entry.modified, default=None)
@@ -97,6 +101,12 @@ def moment_ago(objects: ObjectStore, age: timedelta) -> datetime:
             f"{objects.address}: {newest.key} was written at {newest.modified.isoformat(timespec='seconds')}, and there"
             f" it is {now.isoformat(timespec='seconds')} only: its clock was set back, so nothing is removed; set it"
             " right and try again"
+        )
+    if newest is not None and newest.modified < now - age and not idle:
+        raise RefusedError(
+            f"{objects.address}: by its clock it is {now.isoformat(timespec='seconds')}, and nothing was written there"
+            f" for {(now - newest.modified).days} days, so all of it would count as old: see that the clock is right."
+            " If it is, and nobody worked with it for so long, add --idle"
         )
     return now - age
 

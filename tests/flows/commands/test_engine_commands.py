@@ -229,7 +229,7 @@ def test_gc_is_dry_and_says_what_would_go_and_why_the_rest_stays(site: Site) -> 
 
 
 def test_gc_with_delete_removes_that_and_a_second_one_finds_nothing(site: Site) -> None:
-    code, document, text = site.run("engines", "gc", "--delete")
+    code, document, text = site.run("engines", "gc", "--delete", "--idle")
     assert code == 0
     assert "will delete 1 engine" in text
     assert re.search(rf"✓ remove +1 engine, {len(document['files'])} files, 0.0 MB ", text)
@@ -239,9 +239,17 @@ def test_gc_with_delete_removes_that_and_a_second_one_finds_nothing(site: Site) 
     assert document["deleted"]["spared"] == []
     assert site.run("verify", site.id_of(PASSED), site.id_of(FAILED))[0] == 0
     assert site.run("verify", site.id_of(OTHER))[0] == 2
-    code, text = site.say("engines", "gc", "--delete")
+    code, text = site.say("engines", "gc", "--delete", "--idle")
     assert code == 0
     assert text.endswith("(channels 2, history 0, younger than 30 days 0), nothing to delete\n")
+
+
+def test_gc_removes_nothing_where_all_is_older_than_the_clock_says_unless_it_is_told_that_this_is_so(site: Site) -> None:
+    code, text = site.say("engines", "gc", "--delete")
+    assert code == 5
+    assert "nothing was written there for 100 days, so all of it would count as old" in text
+    assert "add --idle" in text
+    assert len(site.registry.engines.list_cells()) == 3
 
 
 def test_gc_holds_what_is_younger_than_it_is_told(site: Site) -> None:
@@ -400,7 +408,7 @@ def test_an_engine_that_passed_by_a_loosened_policy_stands_out_in_the_list_and_w
     row = re.split(r" {2,}", line_of(text, f"{loosened.engine_id}  ").strip())
     shown = f"{loosened.policy_digest[:19]}, the model's own"
     assert row[1:4] == ["pass", shown, "0.95, on 400 samples (1 needed)"]
-    words = "? looser than in staging: score mae max 1e+09, 0.01 there"
+    words = "? looser than in staging: score mae max 1e+09, 0.0125 there"
     lines = text.splitlines()
     start = lines.index(f"? {loosened.engine_id}")
     assert f"    {words}" in lines[start:]
@@ -411,6 +419,6 @@ def test_an_engine_that_passed_by_a_loosened_policy_stands_out_in_the_list_and_w
     documents = {one["engine_id"]: one for one in site.run("engines")[1]["engines"]}
     found = documents[loosened.engine_id]["basis"]
     assert (found["origin"], found["beside"], found["unjudged"]) == ("own", "in staging", [])
-    assert found["looser"][:2] == ["min_samples 1, 300 there", "score mae max 1e+09, 0.01 there"]
+    assert found["looser"][:2] == ["min_samples 1, 300 there", "score mae max 1e+09, 0.0125 there"]
     assert site.run("verify", loosened.engine_id)[1]["details"][loosened.engine_id]["basis"] == found
     assert documents[site.id_of(PASSED)]["basis"]["looser"] == []
