@@ -159,29 +159,22 @@ def quantile_reading(
     return Reading(value=sample_quantile(found, quantile), n=found.size, interval=interval, note=drawn(kept))
 
 
-def relative_quantile(draws: Draws, n: int, plan: Bootstrap, kept: KeptSamples, norms: Numbers) -> Reading:
-    """The reading of `relative_l2_p99` on n samples, of the norm of each kept sample's error, `[kept]`.
+def scaled_quantile(reading: Reading, draws: Draws, scale: Statistic, why_not: str, *, equal: bool = False) -> Reading:
+    """The reading of a quantile over a scale, which is a function of means: both are bounded, so its bound is too.
 
-    Both parts of the ratio are bounded, so that its bound holds at the confidence of either.
+    Where the scale is 0 it is undefined, `why_not`, or 0 where the sides are `equal`.
     """
-    if norms.size == 0:
-        return undefined(n, MASKED)
-    found = quantile_reading(kept, "", "relative_l2_p99", plan, norms)
-    scale = smooth(draws, n, lambda m: np.sqrt(m["reference_squares"]))
-    if found.value is None or scale.value is None:
-        return found
-    if not scale.value:
-        both = "both sides are zero everywhere"
-        return (
-            undefined(found.n, "undefined: the reference is zero throughout")
-            if norms.any()
-            else Reading(value=0.0, n=found.n, interval=exactly(0.0), note=both)
-        )
-    least, most = scale.interval.low_seen, scale.interval.high_seen
-    low = None if found.interval.low is None or not most else found.interval.low / most
-    high = None if found.interval.high is None or not least else found.interval.high / least
+    size = smooth(draws, reading.n, scale)
+    if reading.value is None or size.value is None:
+        return reading
+    least, most = size.interval.low_seen, size.interval.high_seen
+    if not size.value or not least or not most:
+        both = Reading(value=0.0, n=reading.n, interval=exactly(0.0), note="both sides are equal throughout")
+        return both if equal else undefined(reading.n, why_not)
+    low = None if reading.interval.low is None else reading.interval.low / most
+    high = None if reading.interval.high is None else reading.interval.high / least
     interval = Interval(low=low, high=high, low_seen=low, high_seen=high)
-    return Reading(value=found.value / scale.value, n=found.n, interval=interval, note=found.note)
+    return Reading(value=reading.value / size.value, n=reading.n, interval=interval, note=reading.note)
 
 
 def drawn(kept: KeptSamples) -> str:

@@ -153,8 +153,17 @@ _CATALOGUE = (
         constant="undefined where the reference is zero throughout; 0 where both sides are",
     ),
     _metric(
+        "p99_sd",
+        _SCORE,
+        _LOWER,
+        "99th percentile over samples of the absolute error, in standard deviations of the reference",
+        "as p99_abs, over the scale of smd",
+        constant="undefined where the reference is constant; 0 where the candidate equals it",
+        quantile=0.99,
+    ),
+    _metric(
         "relative_l2_p99",
-        _SCORE | _TENSORS,
+        _TENSORS,
         _LOWER,
         "99th percentile over samples of the norm of a sample's error, over the root mean square norm of references",
         "as relative_l2; order statistics",

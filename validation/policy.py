@@ -116,7 +116,7 @@ _SCORE_P99 = (0.005, 0.05, 0.10)
 _SCORE_BIAS = 0.0125
 _SLICE_ERROR = (0.02, 0.02, 0.04)
 _SLICE_BIAS = 0.02
-_PEARSON, _PEARSON_WITHOUT_RANGE = 0.9, 0.8
+_SCORE_P99_SD = (0.02, 0.1, 0.5)  # of the reference's spread
 _RELATIVE_ERROR, _RELATIVE_P99 = 0.5, (0.01, 0.05, 0.25)
 _COSINE, _COSINE_P1 = 0.975, (0.9995, 0.995, 0.95)
 _AGREEMENT = (0.99, 0.99, 0.98)
@@ -137,14 +137,14 @@ def _default_limits(spec: OutputSpec, level: int, slices: Collection[str]) -> It
 
 
 def _score_limits(span: float | None, level: int, slices: Collection[str]) -> Iterable[tuple[str | None, Limits]]:
-    shape = (("ks", 0.05), ("smd", 0.05))
+    shape = (("p99_sd", _SCORE_P99_SD[level]), ("ks", 0.05), ("smd", 0.05))
     if span is None:  # no unit to judge an absolute error in
-        yield None, (("relative_l2_p99", _RELATIVE_P99[level]), ("pearson", _PEARSON_WITHOUT_RANGE), *shape)
-    else:
-        yield None, (("mae", _SCORE_ERROR[level] * span), ("p99_abs", _SCORE_P99[level] * span))
-        yield None, (("bias", _SCORE_BIAS * span), ("pearson", _PEARSON), *shape)
-        for name in slices:
-            yield name, (("mae", _SLICE_ERROR[level] * span), ("bias", _SLICE_BIAS * span))
+        yield None, shape
+        return
+    error = (("mae", _SCORE_ERROR[level] * span), ("p99_abs", _SCORE_P99[level] * span), ("bias", _SCORE_BIAS * span))
+    yield None, (*error, *shape)
+    for name in slices:
+        yield name, (("mae", _SLICE_ERROR[level] * span), ("bias", _SLICE_BIAS * span))
 
 
 def _limit(output: str, metric: str, limit: float, *, by: str | None) -> Rule:

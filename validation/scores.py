@@ -7,7 +7,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from validation import statistics
-from validation.accumulators import MASKED, Errors, Mask, Readers, Readings, drawn, read, relative_quantile, smooth
+from validation.accumulators import (
+    MASKED,
+    Errors,
+    Mask,
+    Readers,
+    Readings,
+    drawn,
+    quantile_reading,
+    read,
+    scaled_quantile,
+    smooth,
+)
 from validation.bootstrap import Bootstrap, Interval, exactly
 from validation.distributions import ks_distance, ks_estimate, wasserstein_terms
 from validation.elements import Numbers, element_sums
@@ -66,7 +77,13 @@ class ScoreColumn:
         possible = self._possible()
         readers: dict[str, Callable[[], Reading]] = {
             **self._errors.readers(draws, plan, lambda: np.abs(c.astype(np.float64) - r), possible),
-            "relative_l2_p99": lambda: relative_quantile(draws, n, plan, kept, np.abs(c.astype(np.float64) - r)),
+            "p99_sd": lambda: scaled_quantile(
+                quantile_reading(kept, "r", "p99_sd", plan, np.abs(c.astype(np.float64) - r)),
+                draws,
+                lambda m: np.sqrt(_variance(m["rr"], m["r"])),
+                "undefined: the reference is constant",
+                equal=self._errors.max_abs == 0,
+            ),
             "bias": lambda: smooth(draws, n, lambda m: m["error"], possible=possible),
             "pearson": lambda: (
                 self._correlation()

@@ -14,7 +14,7 @@ from validation.accumulators import (
     drawn,
     quantile_reading,
     read,
-    relative_quantile,
+    scaled_quantile,
     smooth,
 )
 from validation.bootstrap import Bootstrap
@@ -62,9 +62,17 @@ class TensorErrors:
         draws, possible = plan.draw(self._errors.units), turned_round(self._errors.units, self._ends)
         kept = self._errors.kept
         readers: Readers = {
+            "relative_l2_p99": lambda: scaled_quantile(
+                quantile_reading(kept, "norm", "relative_l2_p99", plan),
+                draws,
+                lambda m: np.sqrt(m["reference_squares"]),
+                "undefined: the reference is zero throughout",
+                equal=self._errors.max_abs == 0,
+            ),
             **self._errors.readers(draws, plan, possible=possible),
-            "relative_l2_p99": lambda: relative_quantile(draws, n, plan, kept, kept.column("norm")),
         }
+        if draws.value(lambda m: m["elements"]) == 0:
+            readers = dict.fromkeys(readers, lambda: undefined(n, MASKED))
         return read(readers, metrics)
 
 

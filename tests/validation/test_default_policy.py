@@ -74,15 +74,15 @@ CAUGHT: dict[str, Rules] = {
         *(("traits", metric, None) for metric in ("mae", "bias", "smd")),
         *(("traits", metric, "level") for metric in ("mae", "bias")),
     },
-    "samples permuted": {("score", "mae", None), ("score", "pearson", None), ("score", "mae", "level")},
-    "one sample late": {("score", "mae", None), ("score", "pearson", None), ("score", "bias", "level")},
+    "samples permuted": {("score", "mae", None), ("score", "p99_sd", None), ("score", "mae", "level")},
+    "one sample late": {("score", "mae", None), ("score", "p99_sd", None), ("score", "bias", "level")},
     "3 % wrong by the whole range": {
-        *((output, metric, None) for output in ("score", "traits") for metric in ("mae", "p99_abs", "pearson")),
+        *((output, metric, None) for output in ("score", "traits") for metric in ("mae", "p99_abs", "p99_sd")),
     },
     "one level biased, the mean right": {("score", "mae", "level"), ("score", "bias", "level")},
-    "constant": {("score", metric, None) for metric in ("mae", "pearson", "ks")},
-    "upside down": {("score", metric, None) for metric in ("mae", "pearson")},
-    "negated": {("score", metric, None) for metric in ("mae", "bias", "pearson", "ks", "smd")},
+    "constant": {("score", metric, None) for metric in ("mae", "p99_sd", "ks")},
+    "upside down": {("score", metric, None) for metric in ("mae", "p99_sd")},
+    "negated": {("score", metric, None) for metric in ("mae", "bias", "p99_sd", "ks", "smd")},
     "saturated above 0.85": {("score", "ks", None), ("score", "bias", "level")},
 }
 """Rules that fail by FP16's limits and by INT8's."""
@@ -122,7 +122,7 @@ def test_permuted_columns_leave_the_score_alone() -> None:
 
 def test_permuted_samples_are_seen_by_what_pairs_samples_alone() -> None:
     found = failing(judge("samples permuted", "fp16"))
-    assert {metric for _, metric, by in found if by is None} == {"mae", "p99_abs", "pearson"}
+    assert {metric for _, metric, by in found if by is None} == {"mae", "p99_abs", "p99_sd"}
 
 
 def test_one_biased_level_is_seen_in_that_level_alone() -> None:

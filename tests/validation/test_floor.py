@@ -65,9 +65,10 @@ def test_a_loose_policy_gets_the_floor_s_numbers_and_each_is_told() -> None:
 def test_a_policy_that_is_stricter_already_stays_as_it_is() -> None:
     floor = floor_from_mapping({key: value for key, value in FLOOR.items() if key != "performance"})
     default = default_policy(OUTPUTS, "fp16")
-    stricter = {"pearson": {"min": 0.99}, "bias": {"within": 0.01}}
+    pearson = Rule(output="score", metric="pearson", min=0.99)
+    stricter = {"bias": {"within": 0.01}}
     rules = (replace(rule, **stricter.get(rule.metric, {})) for rule in default.rules)
-    policy = replace(default, rules=tuple(rules))
+    policy = replace(default, rules=(*rules, pearson))
     held = tighten(policy, floor, OUTPUTS)
     assert (held.policy, held.changes) == (policy, ())
 

@@ -5,7 +5,7 @@ from validation.outputs import OutputKind
 
 ANY = {"mae", "rmse", "max_abs", "p99_abs", "relative_l2", "cosine"}
 SCORES = {"bias", "pearson", "spearman", "ks", "ks_pvalue", "wasserstein", "smd", "kl", "qwk_drop", "mae_drop"}
-SCORES |= {"relative_l2_p99"}
+SCORES |= {"p99_sd"}
 CLASSES = {"kl", "kl_p99", "js", "top1_agreement", "top5_agreement", "ks", "ks_pvalue", "accuracy_drop", "ece_drop"}
 
 

@@ -25,7 +25,7 @@ SCORE = OutputSpec(kind=OutputKind.SCORE, low=0, high=1)
 OUTPUTS = {"score": SCORE, "label": OutputSpec(kind=OutputKind.LOGITS)}
 KEYS = "confidence, min_samples, resamples, outputs, rules, performance"
 SCORE_METRICS = (
-    "mae, rmse, max_abs, p99_abs, relative_l2, relative_l2_p99, cosine, bias, pearson, spearman, ks, ks_pvalue,"
+    "mae, rmse, max_abs, p99_abs, relative_l2, p99_sd, cosine, bias, pearson, spearman, ks, ks_pvalue,"
     " wasserstein, smd, kl, mae_drop, qwk_drop"
 )
 MAE = {"output": "score", "metric": "mae", "max": 0.01}
@@ -260,12 +260,12 @@ def limits(policy: Policy) -> dict[tuple[str, str | None], float]:
 
 
 @pytest.mark.parametrize(
-    ("precision", "mae", "p99", "of_slice"),
-    [("fp32", 0.0125, 0.005, 0.02), ("fp16", 0.0125, 0.05, 0.02), ("int8", 0.02, 0.1, 0.04)],
+    ("precision", "mae", "p99", "p99_sd", "of_slice"),
+    [("fp32", 0.0125, 0.005, 0.02, 0.02), ("fp16", 0.0125, 0.05, 0.1, 0.02), ("int8", 0.02, 0.1, 0.5, 0.04)],
 )
 @pytest.mark.parametrize("span", [1, 5])
 def test_the_default_limits_a_score_by_its_range(
-    precision: str, mae: float, p99: float, of_slice: float, span: float
+    precision: str, mae: float, p99: float, p99_sd: float, of_slice: float, span: float
 ) -> None:
     spec = OutputSpec(kind=OutputKind.SCORE, low=1, high=1 + span)
     assert limits(default_policy({"score": spec}, precision, slices=["level"])) == pytest.approx(
@@ -273,7 +273,7 @@ def test_the_default_limits_a_score_by_its_range(
             ("mae", None): mae * span,
             ("p99_abs", None): p99 * span,
             ("bias", None): 0.0125 * span,
-            ("pearson", None): 0.9,
+            ("p99_sd", None): p99_sd,
             ("ks", None): 0.05,
             ("smd", None): 0.05,
             ("mae", "level"): of_slice * span,
@@ -300,7 +300,7 @@ def test_the_default_of_every_other_kind_limits_what_that_kind_is_for() -> None:
     embedding = {("cosine", None): 0.975, ("cosine_p1", None): 0.95, ("retrieval_overlap@10", None): 0.9}
     assert embedding == of(OutputKind.EMBEDDING)
     assert of(OutputKind.TENSOR) == {("relative_l2", None): 0.5, ("relative_l2_p99", None): 0.25}
-    score = {("relative_l2_p99", None): 0.25, ("pearson", None): 0.8, ("ks", None): 0.05, ("smd", None): 0.05}
+    score = {("p99_sd", None): 0.5, ("ks", None): 0.05, ("smd", None): 0.05}
     assert score == of(OutputKind.SCORE)
 
 

@@ -30,7 +30,7 @@ _MOST, _STEP = 30_000, 1.15
 _CELLS = (
     *(("score in [0, 1]", "t, 3 degrees", metric) for metric in ("mae", "bias", "pearson", "ks", "smd")),
     *(("score in [0, 1]", "2 % at the other end", metric) for metric in ("mae", "bias", "pearson", "smd")),
-    *(("score without a range", "t, 3 degrees", metric) for metric in ("relative_l2_p99", "pearson", "ks")),
+    *(("score without a range", "t, 3 degrees", metric) for metric in ("p99_sd", "pearson", "ks")),
     *(("tensors", "lognormal 1.5", metric) for metric in ("relative_l2", "relative_l2_p99")),
     *(("classes", "normal noise", metric) for metric in ("top1_agreement", "js", "ks")),
     *(("classes", "2 % turned round", metric) for metric in ("top1_agreement", "js")),

@@ -177,7 +177,7 @@ def _clustered_scores(generator: Generator, n: int) -> Floats:
     return np.asarray(1 / (1 + np.exp(-0.3 - 0.8 * shared - 0.6 * generator.standard_normal(n))))
 
 
-_OF_SCORES = ("mae", "p99_abs", "bias", "pearson", "ks", "smd")
+_OF_SCORES = ("mae", "p99_abs", "p99_sd", "bias", "pearson", "ks", "smd")
 
 TAILS: Mapping[str, Kind] = {
     "score in [0, 1]": Kind(
@@ -188,7 +188,7 @@ TAILS: Mapping[str, Kind] = {
         accumulator=lambda: ScoreColumn(with_label=False, keeps=True, ends=(0.0, 1.0)),
     ),
     "score without a range": Kind(
-        metrics=("relative_l2", "relative_l2_p99", "pearson", "ks", "smd"),
+        metrics=("relative_l2", "p99_sd", "pearson", "ks", "smd"),
         engines=_WIDE_SCORES,
         reference=lambda g, n: g.standard_normal(n),
         label=None,

@@ -244,7 +244,9 @@ def test_gc_with_delete_removes_that_and_a_second_one_finds_nothing(site: Site) 
     assert text.endswith("(channels 2, history 0, younger than 30 days 0), nothing to delete\n")
 
 
-def test_gc_removes_nothing_where_all_is_older_than_the_clock_says_unless_it_is_told_that_this_is_so(site: Site) -> None:
+def test_gc_removes_nothing_where_all_is_older_than_the_clock_says_unless_it_is_told_that_this_is_so(
+    site: Site,
+) -> None:
     code, text = site.say("engines", "gc", "--delete")
     assert code == 5
     assert "nothing was written there for 100 days, so all of it would count as old" in text
