@@ -5,7 +5,7 @@ HOME_FOLDER := $(or $(ENGINEGATE_HOME),.enginegate)
 INSTALLED := .venv/.installed
 SOURCES := flows tasks validation tests examples
 
-.PHONY: demo test hardship lint bench ui install
+.PHONY: demo test hardship zoo lint bench ui install
 .DELETE_ON_ERROR:
 
 install: $(INSTALLED)
@@ -30,6 +30,9 @@ test: $(INSTALLED)  ## run every test
 
 hardship: $(INSTALLED)  ## races and kill loops with their large numbers, before a release
 	$(BIN)/pytest --numprocesses auto --dist worksteal --hardship -m hardship
+
+zoo: $(INSTALLED)  ## convert 30 kinds of models, and hold their verdicts against the right ones; half an hour
+	$(BIN)/python tests/zoo/run.py
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check $(SOURCES)
