@@ -175,7 +175,7 @@ def judge_score_without_a_range(candidate: np.ndarray) -> Outcome:
     return decide(policy, run(REFERENCE["score"], candidate, plan=PLAN)).outcome
 
 
-OTHER_KINDS = sorted(set(OutputKind) - {OutputKind.SCORE})
+OTHER_KINDS = (OutputKind.EMBEDDING, OutputKind.LOGITS, OutputKind.PROBABILITIES, OutputKind.TENSOR)
 ENOUGH = {OutputKind.EMBEDDING: 8_000, OutputKind.TENSOR: 120_000}
 """Samples that FP16's limits take where one that nobody has seen may be turned round: 0.001 of 2, 0.02^2 of 4."""
 
