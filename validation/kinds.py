@@ -380,7 +380,7 @@ def elements_are_positions(spec: OutputSpec, output: np.ndarray[Any, Any]) -> bo
 def decisions_of(spec: OutputSpec, output: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """What an output of `DECISIONS`, its classes on the last axis, decides: labels, classes, or which of them hold."""
     threshold = DEFAULT_THRESHOLD if spec.threshold is None else spec.threshold
-    if output.dtype.kind in _WHOLE:
+    if spec.kind is OutputKind.LABELS or output.dtype.kind in _WHOLE:
         return output
     if spec.kind is OutputKind.BOXES:
         return np.asarray(output[..., boxes.SCORE] >= threshold)

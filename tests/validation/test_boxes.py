@@ -64,7 +64,7 @@ def test_precision_without_a_miss_is_that_of_scikit_learn() -> None:
     """Where every right box is found, average precision is that of a ranking."""
     rng = np.random.default_rng(0)
     right = np.array([[4 * k, 0, 4 * k + 2, 2, 0] for k in range(5)], dtype=float)
-    wrong = right + [0, 50, 0, 50, 0]
+    wrong = right + np.array([0, 50, 0, 50, 0])
     both = np.insert(np.concatenate([right, wrong]), 4, rng.random(10), axis=1)
     whole = np.insert(right, 4, 1.0, axis=1)
     label = np.repeat(right[None], 20, axis=0)
