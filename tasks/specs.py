@@ -17,7 +17,8 @@ from pydantic import (
 )
 
 from tasks.runtimes import RUNTIMES
-from validation.kinds import KEYS, find_wrong_key
+from validation.kinds import KEYS
+from validation.layouts import find_wrong_key
 from validation.outputs import OutputKind, OutputSpec
 
 NAME_LENGTH = 64

@@ -8,9 +8,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
 from types import MappingProxyType
-from typing import Any
-
-import numpy as np
 
 from validation import boxes, ctc, labels, language, multilabel, segmentation
 from validation.accumulators import Accumulator
@@ -22,26 +19,12 @@ from validation.populations import MOST_COLUMNS, ScorePopulation
 from validation.scores import ScoreColumn
 from validation.vectors import EmbeddingAgreement, TensorErrors
 
-__all__ = [
-    "DECISIONS",
-    "KEYS",
-    "KINDS",
-    "Default",
-    "Kind",
-    "Making",
-    "are_numbers_of_classes",
-    "classes_last",
-    "decisions_of",
-    "elements_are_positions",
-    "find_misfit",
-    "find_wrong_key",
-]
-
 DEFAULT_THRESHOLD, DEFAULT_BLANK = 0.5, 0
 KEYS = ("axis", "threshold", "blank")
 """What only some kinds can be told beside a range and a mask."""
-_FLOATS, _WHOLE = "f", "iub"
-_SAMPLES_AND_CLASSES = 2
+FLOATS, WHOLE = "f", "iub"
+"""Kinds of numpy dtypes."""
+SAMPLES_AND_CLASSES = 2
 Shape = tuple[int, ...]
 
 
@@ -114,7 +97,7 @@ def _columns(output: Numbers) -> int:
 
 
 def _of_classes(output: Numbers) -> int:
-    return 1 if output.dtype.kind in _WHOLE else _last(output)
+    return 1 if output.dtype.kind in WHOLE else _last(output)
 
 
 def _no_label(_label: Shape, _output: Shape) -> bool:
@@ -141,7 +124,7 @@ def _label_of_map(label: Shape, output: Shape) -> bool:
 
 
 def _label_of_rows(label: Shape, output: Shape) -> bool:
-    return len(label) == _SAMPLES_AND_CLASSES and label[0] == output[0]
+    return len(label) == SAMPLES_AND_CLASSES and label[0] == output[0]
 
 
 def _label_of_boxes(label: Shape, output: Shape) -> bool:
@@ -161,7 +144,7 @@ def _make_classes(made: Making) -> list[Accumulator]:
 
 
 def _make_map(made: Making) -> list[Accumulator]:
-    classes = None if made.first.dtype.kind in _WHOLE else made.width
+    classes = None if made.first.dtype.kind in WHOLE else made.width
     return [segmentation.MapAgreement(threshold=made.threshold, classes=classes, with_label=made.with_label)]
 
 
@@ -172,7 +155,7 @@ def _make_text(made: Making) -> list[Accumulator]:
 
 _CLASSES = Kind(
     shape="[n], [n, classes], or more axes with `axis`",
-    holds=_FLOATS,
+    holds=FLOATS,
     axes=(1, None),
     width=_last,
     takes_label=_label_of_positions,
@@ -195,7 +178,7 @@ KINDS: Mapping[OutputKind, Kind] = MappingProxyType(
         OutputKind.PROBABILITIES: _CLASSES,
         OutputKind.EMBEDDING: Kind(
             shape="[n, dimensions] or [n, positions, dimensions]",
-            holds=_FLOATS,
+            holds=FLOATS,
             axes=(1, None),
             width=_last,
             takes_label=_no_label,
@@ -203,7 +186,7 @@ KINDS: Mapping[OutputKind, Kind] = MappingProxyType(
         ),
         OutputKind.TENSOR: Kind(
             shape="[n, ...]",
-            holds=_FLOATS,
+            holds=FLOATS,
             axes=(1, None),
             width=_one,
             takes_label=_no_label,
@@ -211,7 +194,7 @@ KINDS: Mapping[OutputKind, Kind] = MappingProxyType(
         ),
         OutputKind.LABELS: Kind(
             shape="[n, ...] of whole numbers, or true and false",
-            holds=_WHOLE,
+            holds=WHOLE,
             axes=(1, None),
             width=_one,
             takes_label=_label_of_elements,
@@ -222,7 +205,7 @@ KINDS: Mapping[OutputKind, Kind] = MappingProxyType(
         ),
         OutputKind.MULTILABEL: Kind(
             shape="[n, labels], or more axes with `axis`",
-            holds=_FLOATS,
+            holds=FLOATS,
             axes=(2, None),
             width=_last,
             takes_label=lambda label, output: label == output,
@@ -239,7 +222,7 @@ KINDS: Mapping[OutputKind, Kind] = MappingProxyType(
         ),
         OutputKind.SEGMENTATION: Kind(
             shape="[n, ..., classes] or [n, classes, ...] with `axis`, or a map [n, ...] of whole numbers",
-            holds=_FLOATS + "iu",
+            holds=FLOATS + "iu",
             axes=(2, None),
             width=_of_classes,
             takes_label=_label_of_map,
@@ -254,7 +237,7 @@ KINDS: Mapping[OutputKind, Kind] = MappingProxyType(
         ),
         OutputKind.BOXES: Kind(
             shape="[n, boxes, 5 or 6]: left, top, right, bottom, score, class",
-            holds=_FLOATS,
+            holds=FLOATS,
             axes=(3, 3),
             width=_last,
             takes_label=_label_of_boxes,
@@ -268,7 +251,7 @@ KINDS: Mapping[OutputKind, Kind] = MappingProxyType(
         ),
         OutputKind.CTC: Kind(
             shape="[n, frames, symbols] or [n, symbols, frames], with `axis` or a mask of frames",
-            holds=_FLOATS,
+            holds=FLOATS,
             axes=(3, 3),
             width=_last,
             takes_label=_label_of_rows,
@@ -283,7 +266,7 @@ KINDS: Mapping[OutputKind, Kind] = MappingProxyType(
         ),
         OutputKind.LANGUAGE: Kind(
             shape="[n, positions, vocabulary], or with `axis`",
-            holds=_FLOATS,
+            holds=FLOATS,
             axes=(2, None),
             width=_last,
             takes_label=_label_of_positions,
@@ -300,98 +283,3 @@ KINDS: Mapping[OutputKind, Kind] = MappingProxyType(
     }
 )
 """Every kind's row."""
-
-
-DECISIONS = frozenset(
-    {OutputKind.LABELS, OutputKind.MULTILABEL, OutputKind.SEGMENTATION, OutputKind.BOXES, OutputKind.CTC}
-)
-"""Kinds of which it counts what is decided."""
-
-
-def find_wrong_key(spec: OutputSpec) -> str | None:
-    """What is wrong with the keys of an output, as `field: reason; remedy`; None if nothing is."""
-    row = KINDS[spec.kind]
-    for key in KEYS:
-        if getattr(spec, key) is not None and key not in row.keys:
-            having = ", ".join(kind.value for kind, other in KINDS.items() if key in other.keys)
-            return f"{key}: kind {spec.kind.value} has none; remove it, or take one of {having}"
-    if spec.mask is not None and spec.kind is OutputKind.BOXES:
-        return f"mask: boxes are left out by their score, not by {spec.mask}; remove it"
-    if spec.axis == 0:
-        return "axis: 0 is that of the samples; write the one that holds the classes, 1 or -1 for instance"
-    return None
-
-
-def find_misfit(spec: OutputSpec, output: np.ndarray[Any, Any], mask_axes: int | None = None) -> str | None:
-    """Why an output is not of its kind, and what to write instead; None where it is one.
-
-    `mask_axes` is how many axes its mask has, where it has one.
-    """
-    row = KINDS[spec.kind]
-    if output.dtype.kind in _FLOATS + _WHOLE and output.dtype.kind not in row.holds:
-        return _wrong_numbers(spec.kind, output.dtype)
-    least, most = row.axes
-    if output.ndim < least or (most is not None and output.ndim > most):
-        return f"has shape {list(output.shape)}, and kind {spec.kind.value} is {row.shape}; declare another kind"
-    if spec.kind is OutputKind.BOXES and output.shape[-1] not in boxes.COLUMNS:
-        return f"has {output.shape[-1]} columns, and kind boxes is {row.shape}; bring it into that order"
-    return _wrong_axis(spec, output, mask_axes) if row.has_classes else None
-
-
-def _wrong_numbers(kind: OutputKind, dtype: np.dtype[Any]) -> str:
-    if dtype.kind in _FLOATS:
-        return (
-            f"holds {dtype}, and kind {kind.value} is of whole numbers, or true and false; write kind: tensor, or have"
-            " the module return whole numbers"
-        )
-    what = "true and false" if dtype.kind == "b" else "whole numbers"
-    score = "" if dtype.kind == "b" else ", or kind: score, where a difference between two of them has a size"
-    return (
-        f"holds {dtype}, {what}, and kind {kind.value} measures sizes; write kind: labels, which counts how many are"
-        f" equal{score}"
-    )
-
-
-def _wrong_axis(spec: OutputSpec, output: np.ndarray[Any, Any], mask_axes: int | None) -> str | None:
-    if are_numbers_of_classes(spec, output):
-        return None if spec.axis is None else f"holds {output.dtype}, a class for each position; remove axis"
-    axis = spec.axis
-    if axis is not None and not (1 <= axis < output.ndim or 1 - output.ndim <= axis < 0):
-        return f"has {output.ndim} axes {list(output.shape)}, and axis {axis} is none of its classes; correct axis"
-    said = axis is not None or spec.kind is OutputKind.LANGUAGE or mask_axes == output.ndim - 1
-    if output.ndim <= _SAMPLES_AND_CLASSES or said:
-        return None
-    return (
-        f"has {output.ndim} axes {list(output.shape)}, and nothing says which of them holds the classes; write axis: 1"
-        " where they come right after the samples, as in NCHW, or axis: -1 where they come last"
-    )
-
-
-def are_numbers_of_classes(spec: OutputSpec, output: np.ndarray[Any, Any]) -> bool:
-    """Whether an output is a map of the numbers of classes, and so has no axis of classes."""
-    return spec.kind is OutputKind.SEGMENTATION and output.dtype.kind in _WHOLE
-
-
-def elements_are_positions(spec: OutputSpec, output: np.ndarray[Any, Any]) -> bool:
-    """Whether a mask may leave out each element on its own; else what a position has lies on the last axis."""
-    return spec.kind in {OutputKind.TENSOR, OutputKind.LABELS} or are_numbers_of_classes(spec, output)
-
-
-def decisions_of(spec: OutputSpec, output: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """What an output of `DECISIONS`, its classes on the last axis, decides: labels, classes, or which of them hold."""
-    threshold = DEFAULT_THRESHOLD if spec.threshold is None else spec.threshold
-    if spec.kind is OutputKind.LABELS or output.dtype.kind in _WHOLE:
-        return output
-    if spec.kind is OutputKind.BOXES:
-        return np.asarray(output[..., boxes.SCORE] >= threshold)
-    if spec.kind is OutputKind.MULTILABEL or output.shape[-1] == 1:
-        return np.asarray(output >= threshold)
-    return np.asarray(output.argmax(axis=-1))
-
-
-def classes_last(spec: OutputSpec, output: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """A view of an output with its classes on the last axis, where it has any; see `find_misfit`."""
-    axis = spec.axis
-    if axis is None or are_numbers_of_classes(spec, output) or not -output.ndim <= axis < output.ndim:
-        return output
-    return np.moveaxis(output, axis, -1)

@@ -12,7 +12,7 @@ from tasks.model.set_manifest import CalibrationManifest, read_manifest
 from tasks.samples.regular import refuse_special
 from tasks.specs import ModelSpec, Precision
 from tasks.store.digests import digest_once
-from validation.kinds import find_misfit
+from validation.layouts import find_misfit
 from validation.metrics import METRICS
 from validation.policy import Policy, PolicyError, default_policy, policy_from_mapping
 from validation.rules import suggest

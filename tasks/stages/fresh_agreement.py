@@ -22,7 +22,7 @@ from tasks.samples.feeds import run_shard
 from tasks.samples.npz import load_arrays, save_shard, shard_paths
 from tasks.specs import Dim, Frozen, OutputDeclaration, Precision
 from tasks.store.stage_cache import StageResult, run_cached
-from validation.kinds import DECISIONS, classes_last, decisions_of
+from validation.layouts import DECISIONS, classes_last, decisions_of
 from validation.outputs import OutputKind
 
 if TYPE_CHECKING:

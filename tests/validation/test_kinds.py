@@ -10,7 +10,8 @@ import pytest
 
 from tests.validation.cases import AXES, FEW, measure, pair_of, run, values, whole
 from validation.comparison import Comparison
-from validation.kinds import KINDS, classes_last, find_misfit, find_wrong_key
+from validation.kinds import KINDS
+from validation.layouts import classes_last, find_misfit, find_wrong_key
 from validation.metrics import METRICS
 from validation.outputs import OutputKind, OutputSpec
 from validation.policy import Policy, PolicyError, default_policy, outputs_from_mapping
