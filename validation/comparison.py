@@ -1,6 +1,6 @@
 """Compares a candidate's outputs with the reference's, batch by batch, in bounded memory."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
@@ -21,7 +21,7 @@ from validation.metrics import Metric, metrics_of
 from validation.outputs import OutputKind, OutputSpec
 from validation.units import Floats
 
-__all__ = ["Comparison", "ComparisonResult", "Hidden", "Measurement"]
+__all__ = ["Comparison", "ComparisonResult", "Hidden", "Measurement", "Population"]
 
 _NONE: Mapping[str, Numbers] = MappingProxyType({})
 _NO_SLICES: Mapping[str, Mapping[str, Collection[str]]] = MappingProxyType({})
@@ -38,11 +38,20 @@ class Hidden:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Population:
+    """A score whose `columns` are so many that they are judged together."""
+
+    output: str
+    columns: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class ComparisonResult:
     """All that was measured; `samples` counts those seen, fit to compare or not.
 
     `independent` counts the independent ones among them, where that differs; `hidden` has an entry for each output
-    with a mask. The bounds hold at one-sided `confidence`, by `resamples` resamples.
+    with a mask, and `populations` one for each score that is one. The bounds hold at one-sided `confidence`, by
+    `resamples` resamples.
     """
 
     samples: int
@@ -54,6 +63,7 @@ class ComparisonResult:
     worst: tuple[WorstSample, ...]
     independent: int | None = None
     hidden: tuple[Hidden, ...] = ()
+    populations: tuple[Population, ...] = ()
 
 
 class Comparison:
@@ -233,7 +243,7 @@ class Comparison:
             return
         flat = (len(reference), -1)
         wanted = None if label is None else label.reshape(flat)
-        if len(columns) < self._width[name]:  # one population
+        if self._is_population(name, columns):
             sides = (side.reshape(flat) for side in (reference, candidate))
             columns[0].update(*sides, label=wanted, mask=part.mask, members=members)
             return
@@ -245,6 +255,9 @@ class Comparison:
                 mask=part.mask,
                 members=members,
             )
+
+    def _is_population(self, name: str, columns: Sequence[Accumulator]) -> bool:
+        return self._outputs[name].kind is OutputKind.SCORE and 0 < len(columns) < self._width[name]
 
     def result(self) -> ComparisonResult:
         """What was measured so far; more batches may follow."""
@@ -260,6 +273,11 @@ class Comparison:
             hidden=tuple(
                 Hidden(output=name, hidden=int(hidden), positions=int(positions))
                 for name, (hidden, positions) in self._hidden.items()
+            ),
+            populations=tuple(
+                Population(output=name, columns=self._width[name])
+                for name, places in self._accumulators.items()
+                if self._is_population(name, places.get(None, []))
             ),
         )
 

@@ -5,7 +5,7 @@ import pytest
 
 from tests.validation.cases import run, whole
 from tests.validation.independent import scores
-from validation.comparison import Comparison
+from validation.comparison import Comparison, Population
 from validation.outputs import OutputKind, OutputSpec
 from validation.populations import MOST_COLUMNS
 
@@ -20,6 +20,7 @@ def test_up_to_sixty_four_columns_each_is_judged_on_its_own_and_beyond_all_toget
     own, together = (run(*sides(width)) for width in (MOST_COLUMNS, MOST_COLUMNS + 1))
     assert {m.column for m in own.measurements} == {None, *range(MOST_COLUMNS)}
     assert {m.column for m in together.measurements} == {None}
+    assert (own.populations, together.populations) == ((), (Population(output="out", columns=MOST_COLUMNS + 1),))
     assert all("65 columns as one population" in m.note for m in together.measurements if m.value is not None)
 
 
