@@ -146,6 +146,15 @@ def test_true_and_false_are_labels_alone(kind: OutputKind) -> None:
     assert find_misfit(OutputSpec(kind=OutputKind.LABELS), NUMBERS["bool"]) is None
 
 
+def test_whole_numbers_beside_a_reference_that_was_stored_as_floats_are_a_defect() -> None:
+    """References of before were float32 throughout."""
+    r = np.arange(400)
+    (defect,) = run(r.astype(np.float32), r, OutputKind.TENSOR).defects
+    assert defect.startswith(
+        "out: the candidate holds int64, whole numbers, and kind tensor measures sizes; write kind"
+    )
+
+
 def test_floats_are_no_labels() -> None:
     misfit = find_misfit(OutputSpec(kind=OutputKind.LABELS), NUMBERS["float"])
     assert misfit is not None
