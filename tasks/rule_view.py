@@ -125,13 +125,17 @@ def samples_in_words(comparison: ComparisonResult) -> str:
     return f"{comparison.independent:,} independent samples ({comparison.samples:,} rows)"
 
 
-def hidden_in_words(comparison: ComparisonResult) -> tuple[str, ...]:
-    """For each output with a mask, how much of it is left out."""
-    return tuple(
+def told_of_outputs(comparison: ComparisonResult) -> tuple[str, ...]:
+    """For each output with a mask how much of it is left out, and which scores are judged as one population."""
+    hidden = tuple(
         printable(f"{each.output}: its mask hides {100 * each.hidden / each.positions:.3g} % of it")
         for each in comparison.hidden
         if each.positions
     )
+    populations = (
+        f"{each.output}: its {each.columns:,} columns are judged as one population" for each in comparison.populations
+    )
+    return (*hidden, *map(printable, populations))
 
 
 def _others(verdict: Verdict) -> str:

@@ -6,9 +6,19 @@ import re
 from enum import Enum
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from tasks.runtimes import RUNTIMES
+from validation.kinds import KEYS
+from validation.layouts import find_wrong_key
 from validation.outputs import OutputKind, OutputSpec
 
 NAME_LENGTH = 64
@@ -103,12 +113,23 @@ class InputSpec(Declared):
 class OutputDeclaration(Declared):
     """What an output means; it selects the metrics. `range` is the closed interval of a score, in its own unit.
 
-    `mask` names an input that is zero where the output belongs to padding, which then counts for nothing.
+    `mask` names an input that is zero where the output belongs to padding, which then counts for nothing. `axis` is the
+    one that holds the classes, `threshold` the score from which on a label or a box holds, and `blank` the number of
+    CTC's blank. Of these, one that is not given is not written either: what was written before there were any is the
+    same.
     """
 
     kind: Annotated[OutputKind, Field(strict=False)]
     range: Annotated[tuple[float, float] | None, Field(strict=False)] = None
     mask: ArrayName | None = None
+    axis: int | None = None
+    threshold: float | None = None
+    blank: Annotated[int, Field(ge=0)] | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_empty_keys(self, serialize: SerializerFunctionWrapHandler) -> dict[str, object]:
+        content: dict[str, object] = serialize(self)
+        return {name: value for name, value in content.items() if name not in KEYS or value is not None}
 
     @model_validator(mode="after")
     def _range_is_an_interval(self) -> OutputDeclaration:
@@ -124,10 +145,18 @@ class OutputDeclaration(Declared):
             raise ValueError(f"mask: a score has no positions for {self.mask} to leave out; remove it")
         return self
 
+    @model_validator(mode="after")
+    def _keys_belong_to_the_kind(self) -> OutputDeclaration:
+        problem = find_wrong_key(self.as_output_spec())
+        if problem is not None:
+            raise ValueError(problem)
+        return self
+
     def as_output_spec(self) -> OutputSpec:
         """The same declaration in the words of the validation room."""
         low, high = self.range or (None, None)
-        return OutputSpec(kind=self.kind, low=low, high=high, mask=self.mask)
+        keys = {key: getattr(self, key) for key in KEYS}
+        return OutputSpec(kind=self.kind, low=low, high=high, mask=self.mask, **keys)
 
 
 class CalibrationMethod(str, Enum):

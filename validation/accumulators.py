@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from validation.bootstrap import Bootstrap, Draws, Interval, Statistic, exactly
+from validation.catalogue import Reading, undefined
 from validation.distributions import quantile_interval, sample_quantile
 from validation.elements import NAMES, Numbers
 from validation.groups import Members
-from validation.metrics import METRICS, Reading, undefined
 from validation.reservoir import KeptSamples
 from validation.units import Columns, Floats, Units
 
@@ -101,7 +101,7 @@ class Errors:
             "mae": lambda: smooth(draws, n, lambda m: m["abs"] / m["elements"], possible=possible),
             "rmse": lambda: smooth(draws, n, lambda m: np.sqrt(m["squares"] / m["elements"]), possible=possible),
             "max_abs": lambda: Reading(value=self.max_abs, n=n, interval=known),
-            "p99_abs": lambda: quantile_reading(self.kept, "largest", "p99_abs", plan, largest and largest()),
+            "p99_abs": lambda: quantile_reading(self.kept, "largest", 0.99, plan, largest and largest()),
             "relative_l2": lambda: smooth(
                 draws,
                 n,
@@ -147,12 +147,10 @@ def smooth(
 
 
 def quantile_reading(
-    kept: KeptSamples, column: str, metric: str, plan: Bootstrap, values: Numbers | None = None
+    kept: KeptSamples, column: str, quantile: float, plan: Bootstrap, values: Numbers | None = None
 ) -> Reading:
     """The reading of a quantile of what is kept of a column, or of `values` made of what is kept."""
     found = np.asarray(kept.column(column) if values is None else values, dtype=np.float64)
-    quantile = METRICS[metric].quantile
-    assert quantile is not None  # noqa: S101 - the catalogue has it for these metrics
     if found.size == 0:
         return undefined(0, MASKED)
     interval = quantile_interval(found, quantile, plan.confidence)

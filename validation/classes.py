@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 from validation import statistics
 from validation.accumulators import MASKED, Errors, Mask, Readers, Readings, quantile_reading, read, smooth
 from validation.bootstrap import Bootstrap, Draws
+from validation.catalogue import Reading, undefined
 from validation.elements import Numbers, element_sums, positions_of, row_sums
 from validation.groups import Members
-from validation.metrics import Reading, undefined
 from validation.scores import ks_readers
 from validation.units import Columns, Floats
 
@@ -30,10 +30,10 @@ class ClassAgreement:
     a softmax over it would be 1 whatever the candidate yields.
     """
 
-    def __init__(self, *, logits: bool, with_label: bool, keeps: bool) -> None:
+    def __init__(self, *, logits: bool, with_label: bool, keeps: bool, further: tuple[str, ...] = ()) -> None:
         self._logits, self._with_label = logits, with_label
-        own = (*_SHARES, *(_BINS if with_label else ()))
-        self._errors = Errors(("positions", *own), ("largest", "kl", "confidence_r", "confidence_c"), keeps=keeps)
+        self._own = ("positions", *_SHARES, *(_BINS if with_label else ()), *further)
+        self._errors = Errors(self._own, ("largest", "kl", "confidence_r", "confidence_c"), keeps=keeps)
         self._classes = 0
 
     def update(
@@ -53,7 +53,7 @@ class ClassAgreement:
         r, c = (side.reshape(n, -1, classes) for side in (reference, candidate))
         wanted = None if label is None else label.reshape(n, -1)
         counted = positions_of(mask, reference.shape)
-        own = {name: np.zeros(n) for name in ("positions", *_SHARES, *(_BINS if self._with_label else ()))}
+        own = {name: np.zeros(n) for name in self._own}
         per_row = r.shape[1] * classes
         rows, width = max(1, _BLOCK // per_row), max(1, _BLOCK // classes)
         for row in range(0, n, rows):
@@ -84,7 +84,18 @@ class ClassAgreement:
             "right_r": np.zeros(first_r.shape) if label is None else first_r == label,
             "right_c": np.zeros(first_r.shape) if label is None else first_c == label,
         }
-        return found if label is None else found | _calibration_bins(found)
+        every = found | self._further(r_log, c_log, label)
+        return every if label is None else every | _calibration_bins(found)
+
+    def _further(self, r_log: statistics.Floats, c_log: statistics.Floats, label: Numbers | None) -> dict[str, Floats]:
+        """Numbers of every position that a kind has beyond, of the logarithms of both sides' probabilities."""
+        del r_log, c_log, label
+        return {}
+
+    def _readers_of_kind(self, draws: Draws, n: int) -> Readers:
+        """How the metrics are read that a kind has beyond."""
+        del draws, n
+        return {}
 
     def _complete(self, values: Numbers) -> Floats:
         wide = values.astype(np.float64, order="C")
@@ -103,13 +114,14 @@ class ClassAgreement:
             **self._errors.readers(draws, plan),
             **ks_readers(kept, "confidence_r", "confidence_c", plan),
             "kl": lambda: smooth(draws, n, lambda m: m["kl"] / m["positions"]),
-            "kl_p99": lambda: quantile_reading(kept, "kl", "kl_p99", plan),
+            "kl_p99": lambda: quantile_reading(kept, "kl", 0.99, plan),
             "js": lambda: smooth(
                 draws, n, lambda m: m["js"] / m["positions"], possible={"js": np.array([np.log(2.0) * positions])}
             ),
             "top1_agreement": lambda: smooth(draws, n, lambda m: m["top1"] / m["positions"], lowest={"top1": 0.0}),
             "top5_agreement": lambda: self._top5_reading(draws, n),
             **self._label_readers(draws, n, positions),
+            **self._readers_of_kind(draws, n),
         }
         if positions == 0:
             readers = dict.fromkeys(readers, lambda: undefined(n, MASKED))

@@ -1,6 +1,6 @@
 """Compares a candidate's outputs with the reference's, batch by batch, in bounded memory."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
@@ -11,17 +11,17 @@ from numpy.typing import NDArray
 from validation.accumulators import Accumulator, Mask
 from validation.bootstrap import Bootstrap
 from validation.breakdowns import SliceError, SliceErrors, WorstSample, WorstSamples
-from validation.classes import ClassAgreement
 from validation.defects import BatchCheck, DefectLog, count_samples
 from validation.elements import Numbers, element_sums, unmasked
 from validation.groups import GroupNumbers, Members, Numbering
+from validation.kinds import KINDS, Making
+from validation.layouts import classes_last, find_misfit
 from validation.measurements import Measurement, Place, measurements_of
 from validation.metrics import Metric, metrics_of
 from validation.outputs import OutputKind, OutputSpec
-from validation.scores import ScoreColumn
-from validation.vectors import EmbeddingAgreement, TensorErrors
+from validation.units import Floats
 
-__all__ = ["Comparison", "ComparisonResult", "Hidden", "Measurement"]
+__all__ = ["Comparison", "ComparisonResult", "Hidden", "Measurement", "Population"]
 
 _NONE: Mapping[str, Numbers] = MappingProxyType({})
 _NO_SLICES: Mapping[str, Mapping[str, Collection[str]]] = MappingProxyType({})
@@ -38,11 +38,20 @@ class Hidden:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Population:
+    """A score whose `columns` are so many that they are judged together."""
+
+    output: str
+    columns: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class ComparisonResult:
     """All that was measured; `samples` counts those seen, fit to compare or not.
 
     `independent` counts the independent ones among them, where that differs; `hidden` has an entry for each output
-    with a mask. The bounds hold at one-sided `confidence`, by `resamples` resamples.
+    with a mask, and `populations` one for each score that is one. The bounds hold at one-sided `confidence`, by
+    `resamples` resamples.
     """
 
     samples: int
@@ -54,6 +63,7 @@ class ComparisonResult:
     worst: tuple[WorstSample, ...]
     independent: int | None = None
     hidden: tuple[Hidden, ...] = ()
+    populations: tuple[Population, ...] = ()
 
 
 class Comparison:
@@ -126,18 +136,26 @@ class Comparison:
         for name, spec in self._outputs.items():
             if name not in reference or name not in candidate:
                 continue
-            mask = (
-                None
-                if spec.mask is None
-                else check.mask(
-                    name, spec.mask, masks, reference[name], of_positions=spec.kind is not OutputKind.TENSOR
-                )
-            )
+            sides = (reference[name], candidate[name])
+            r, c = (classes_last(spec, side) if isinstance(side, np.ndarray) else side for side in sides)
+            mask = None if spec.mask is None else check.mask(name, spec, masks, r)
             unusable = spec.mask is not None and mask is None
-            if check.pair(name, reference[name], candidate[name], mask) and not unusable and len(reference[name]):
-                batch = _Batch(reference[name], candidate[name], labels, right, mask, groups)
-                self._compare(name, batch, check)
+            fits = unusable or self._of_their_kind(name, *sides, mask, check)
+            if fits and check.pair(name, r, c, mask) and not unusable and len(r):
+                self._compare(name, _Batch(r, c, labels, right, mask, groups), check)
         self._samples += count
+
+    def _of_their_kind(self, name: str, reference: Numbers, candidate: Numbers, mask: Mask, check: BatchCheck) -> bool:
+        """Whether both sides are what their kind holds; what is against it is noted."""
+        fits = True
+        for side, array in (("reference", reference), ("candidate", candidate)):
+            mask_axes = None if mask is None else mask.ndim
+            numbers = isinstance(array, np.ndarray) and array.ndim > 0
+            misfit = find_misfit(self._outputs[name], array, mask_axes) if numbers else None
+            if misfit is not None:
+                check.note(name, f"the {side} {misfit}", problem=f"kind of the {side}")
+                fits = False
+        return fits
 
     def _require_groups(self, groups: GroupNumbers | None, count: int) -> None:
         wanted = None if self._weights is None else (count,)
@@ -154,7 +172,7 @@ class Comparison:
 
     def _compare(self, name: str, batch: "_Batch", check: BatchCheck) -> None:
         reference = batch.reference
-        width = _width(self._outputs[name].kind, reference.shape)
+        width = KINDS[self._outputs[name].kind].width(reference)
         if self._width.setdefault(name, width) != width:
             check.note(name, f"{width} columns, where the first batch has {self._width[name]}")
             return
@@ -170,7 +188,7 @@ class Comparison:
     def _take(self, name: str, first: int, part: "_Batch") -> None:
         """Take in a part of a batch, whose first sample is number `first`."""
         self._accumulate(name, None, part)
-        sums, largest = element_sums(part.reference, part.candidate, part.mask)
+        sums, largest = self._element_errors(name, part)
         errors = sums["abs"] / np.maximum(sums["elements"], 1.0)
         for slice_name, values in part.labels.items():
             for value in np.unique(values).tolist():
@@ -183,6 +201,13 @@ class Comparison:
         columns = self._outputs[name].kind is OutputKind.SCORE and self._width[name] > 1
         self._worst.update(name, r, c, largest, start=first, columns=columns)
 
+    def _element_errors(self, name: str, part: "_Batch") -> tuple[Mapping[str, Floats], Floats]:
+        """See `element_sums`; elements that are names are wrong by 1, whatever their numbers."""
+        if not KINDS[self._outputs[name].kind].are_names:
+            return element_sums(part.reference, part.candidate, part.mask)
+        differ = part.reference != part.candidate
+        return element_sums(np.zeros_like(differ), differ, part.mask)
+
     def _members(self, place: Place, groups: GroupNumbers | None) -> Members | None:
         if groups is None or self._weights is None:
             return None
@@ -190,15 +215,8 @@ class Comparison:
 
     def _fitting_label(self, name: str, reference: Numbers, label: Numbers | None, check: BatchCheck) -> Numbers | None:
         """The label, if it is one of this output: of each score, or of each position of classes."""
-        kind = self._outputs[name].kind
-        wanted: tuple[tuple[int, ...], ...] = ()
-        if kind is OutputKind.SCORE:
-            n = len(reference)
-            wanted = ((n,), (n, 1), reference.shape) if self._width[name] == 1 else (reference.shape,)
-        elif kind in {OutputKind.LOGITS, OutputKind.PROBABILITIES}:
-            wanted = (reference.shape[:-1], reference.shape[:1]) if reference.ndim > 1 else (reference.shape,)
-            wanted = wanted if int(np.prod(reference.shape[1:-1])) == 1 else wanted[:1]
-        fits = label is not None and label.shape in wanted
+        row = KINDS[self._outputs[name].kind]
+        fits = label is not None and row.takes_label(label.shape, reference.shape)
         if self._labels.setdefault(name, fits) != fits:
             check.note(name, "labels that fit this output in some batches only", problem="labels")
         return label if fits and self._labels[name] else None
@@ -210,9 +228,9 @@ class Comparison:
             return  # noted as a defect
         if not columns:
             keeps = not all(metric.sums for metric in self._metrics(name, place))
-            columns.extend(
-                _make_accumulators(self._outputs[name], self._width[name], with_label=with_label, keeps=keeps)
-            )
+            spec, width = self._outputs[name], self._width[name]
+            making = Making(spec=spec, first=part.reference, width=width, with_label=with_label, keeps=keeps)
+            columns.extend(KINDS[spec.kind].make(making))
         reference, candidate, label, members = (
             part.reference,
             part.candidate,
@@ -225,6 +243,10 @@ class Comparison:
             return
         flat = (len(reference), -1)
         wanted = None if label is None else label.reshape(flat)
+        if self._is_population(name, columns):
+            sides = (side.reshape(flat) for side in (reference, candidate))
+            columns[0].update(*sides, label=wanted, mask=part.mask, members=members)
+            return
         for column, accumulator in enumerate(columns):
             accumulator.update(
                 reference.reshape(flat)[:, column],
@@ -233,6 +255,9 @@ class Comparison:
                 mask=part.mask,
                 members=members,
             )
+
+    def _is_population(self, name: str, columns: Sequence[Accumulator]) -> bool:
+        return self._outputs[name].kind is OutputKind.SCORE and 0 < len(columns) < self._width[name]
 
     def result(self) -> ComparisonResult:
         """What was measured so far; more batches may follow."""
@@ -248,6 +273,11 @@ class Comparison:
             hidden=tuple(
                 Hidden(output=name, hidden=int(hidden), positions=int(positions))
                 for name, (hidden, positions) in self._hidden.items()
+            ),
+            populations=tuple(
+                Population(output=name, columns=self._width[name])
+                for name, places in self._accumulators.items()
+                if self._is_population(name, places.get(None, []))
             ),
         )
 
@@ -290,20 +320,3 @@ class _Batch:
             None if self.mask is None else self.mask[rows],
             None if self.groups is None else self.groups[rows],
         )
-
-
-def _width(kind: OutputKind, shape: tuple[int, ...]) -> int:
-    """What must be the same in every batch: a score's columns, the classes, an embedding's dimensions."""
-    if kind is OutputKind.SCORE:
-        return int(np.prod(shape[1:]))
-    return shape[-1] if kind is not OutputKind.TENSOR and len(shape) > 1 else 1
-
-
-def _make_accumulators(spec: OutputSpec, width: int, *, with_label: bool, keeps: bool) -> list[Accumulator]:
-    if spec.kind is OutputKind.SCORE:
-        return [ScoreColumn(with_label=with_label, keeps=keeps, ends=spec.ends) for _ in range(width)]
-    if spec.kind is OutputKind.EMBEDDING:
-        return [EmbeddingAgreement(keeps=keeps, ends=spec.ends)]
-    if spec.kind is OutputKind.TENSOR:
-        return [TensorErrors(keeps=keeps, ends=spec.ends)]
-    return [ClassAgreement(logits=spec.kind is OutputKind.LOGITS, with_label=with_label, keeps=keeps)]

@@ -7,6 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from validation.elements import Numbers
+from validation.layouts import elements_are_positions
+from validation.outputs import OutputSpec
 from validation.printing import printable
 
 LARGEST_MAGNITUDE = 1e140
@@ -110,19 +112,22 @@ class BatchCheck:
         return label
 
     def mask(
-        self, output: str, name: str, masks: Mapping[str, Numbers], reference: Numbers, *, of_positions: bool
+        self, output: str, spec: OutputSpec, masks: Mapping[str, Numbers], reference: Numbers
     ) -> NDArray[np.bool_] | None:
         """The mask of an output as booleans; None, and a defect, where it is missing or does not fit.
 
-        `of_positions` says that the output's last axis is what a position has, which no mask may part.
+        What a position has lies on the output's last axis, but where each element is one.
         """
+        name = spec.mask
+        if name is None:
+            return None
         if name not in masks:
             self._log.add(output, f"its mask {name} is missing", self._all)
             return None
         mask = np.asarray(masks[name])
         if not isinstance(reference, np.ndarray):
             return None  # noted as not numeric
-        most = max(1, np.ndim(reference) - 1) if of_positions else np.ndim(reference)
+        most = np.ndim(reference) if elements_are_positions(spec, reference) else max(1, np.ndim(reference) - 1)
         fits = 0 < mask.ndim <= most and mask.shape == np.shape(reference)[: mask.ndim]
         if mask.dtype.kind not in _NUMERIC_KINDS + "b" or not fits:
             text = f"its mask {name} has shape {mask.shape} and dtype {mask.dtype}, the output {np.shape(reference)}"
@@ -131,7 +136,7 @@ class BatchCheck:
         return np.asarray(mask != 0)
 
     def _is_numeric(self, output: str, side: str, array: object) -> bool:
-        if isinstance(array, np.ndarray) and array.dtype.kind in _NUMERIC_KINDS:
+        if isinstance(array, np.ndarray) and array.dtype.kind in _NUMERIC_KINDS + "b":
             return True
         what = f"dtype {array.dtype}" if isinstance(array, np.ndarray) else f"type {type(array).__name__}"
         self._log.add(output, f"the {side} is not numeric: {what}", self._all)

@@ -1,142 +1,46 @@
 """The catalogue of metrics: what each one means, which way is better, and where it comes from."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from enum import Enum
 from types import MappingProxyType
 
-from validation.bootstrap import NOWHERE, Interval
+from validation.catalogue import Bound, Direction, Metric, Reading, entry, undefined
+from validation.kinds import KINDS
 from validation.outputs import OutputKind
 
+__all__ = ["METRICS", "Bound", "Direction", "Metric", "Reading", "metrics_of", "undefined"]
 
-class Direction(str, Enum):
-    """Which way a metric improves."""
-
-    LOWER_IS_BETTER = "lower_is_better"
-    HIGHER_IS_BETTER = "higher_is_better"
-    NEARER_ZERO_IS_BETTER = "nearer_zero_is_better"
-
-
-class Bound(str, Enum):
-    """How sure one is of a metric, and so what its rule asks for."""
-
-    INTERVAL = "interval"
-    """The far bound must clear the limit."""
-    OBSERVED = "observed"
-    """The samples as they are; nothing can be said of those that nobody has seen."""
-    PVALUE = "pvalue"
-    """It is a p-value: below the limit after Holm's correction, the rule fails."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Metric:
-    """One entry of the catalogue.
-
-    `ideal` is the value of a candidate equal to its reference, `worst` the worst possible value (None: unbounded).
-    `least_n` is the number of samples below which the metric is undefined. `constant` says what becomes of it where a
-    side does not vary. `quantile` is set for quantiles, whose bound needs enough samples beyond it. Of a `share`, the
-    sample that nobody has seen is a wrong one, so its bound never reaches the ideal. `sums` says that sums tell it, so
-    that no sample needs to be kept.
-    """
-
-    name: str
-    direction: Direction
-    kinds: frozenset[OutputKind]
-    least_n: int
-    ideal: float
-    worst: float | None
-    description: str
-    source: str
-    constant: str
-    needs_label: bool
-    bound: Bound
-    quantile: float | None
-    share: bool
-    sums: bool
-
-
-@dataclass(frozen=True, kw_only=True)
-class Reading:
-    """A metric's value on `n` samples with its interval; `value` is None where it is undefined, and `note` says why."""
-
-    value: float | None
-    n: int
-    interval: Interval = NOWHERE
-    note: str = ""
-
-
-def undefined(n: int, why: str) -> Reading:
-    """The reading of a metric that has no value."""
-    return Reading(value=None, n=n, note=why)
-
-
-_EVERY = frozenset(OutputKind)
 _SCORE = frozenset({OutputKind.SCORE})
-_CLASSES = frozenset({OutputKind.LOGITS, OutputKind.PROBABILITIES})
+_CLASSES = frozenset({OutputKind.LOGITS, OutputKind.PROBABILITIES, OutputKind.LANGUAGE})
+_ANSWERS = _CLASSES | {OutputKind.LABELS}
 _VECTORS = frozenset({OutputKind.EMBEDDING})
 _TENSORS = frozenset({OutputKind.TENSOR})
 _DISTRIBUTED = _SCORE | _CLASSES
+_EVERY = _DISTRIBUTED | _VECTORS | {OutputKind.TENSOR, OutputKind.MULTILABEL}
 _LOWER, _HIGHER = Direction.LOWER_IS_BETTER, Direction.HIGHER_IS_BETTER
 _SIGNED = Direction.NEARER_ZERO_IS_BETTER
 _LN2 = 0.6931471805599453
-
-
-def _metric(
-    name: str,
-    kinds: frozenset[OutputKind],
-    direction: Direction,
-    description: str,
-    source: str,
-    *,
-    worst: float | None = None,
-    least_n: int = 1,
-    constant: str = "as any other",
-    needs_label: bool = False,
-    bound: Bound = Bound.INTERVAL,
-    quantile: float | None = None,
-    share: bool = False,
-    sums: bool = True,
-) -> Metric:
-    return Metric(
-        name=name,
-        direction=direction,
-        kinds=kinds,
-        least_n=least_n,
-        ideal=1.0 if direction is _HIGHER else 0.0,
-        worst=worst,
-        description=description,
-        source=source,
-        constant=constant,
-        needs_label=needs_label,
-        bound=bound,
-        quantile=quantile,
-        share=share,
-        sums=sums and quantile is None,
-    )
-
-
 _CORRELATION = "undefined where a side is constant; 1 where both are, and equal"
 
 _CATALOGUE = (
-    _metric(
+    entry(
         "mae", _EVERY, _LOWER, "mean absolute error, in the output's unit", "Willmott and Matsuura 2005, Clim. Res. 30"
     ),
-    _metric(
+    entry(
         "rmse",
         _EVERY,
         _LOWER,
         "root mean square error, in the output's unit",
         "Chai and Draxler 2014, Geosci. Model Dev. 7",
     ),
-    _metric(
+    entry(
         "max_abs",
-        _EVERY,
+        _EVERY | {OutputKind.LABELS},
         _LOWER,
         "largest absolute error of any element, in the output's unit; judged as observed, since no sample bounds it",
         "Chebyshev distance",
         bound=Bound.OBSERVED,
     ),
-    _metric(
+    entry(
         "p99_abs",
         _EVERY,
         _LOWER,
@@ -144,7 +48,7 @@ _CATALOGUE = (
         "order statistics, Thompson 1936, Ann. Math. Stat. 7",
         quantile=0.99,
     ),
-    _metric(
+    entry(
         "relative_l2",
         _EVERY,
         _LOWER,
@@ -152,16 +56,17 @@ _CATALOGUE = (
         "Golub and Van Loan 2013, section 2.2",
         constant="undefined where the reference is zero throughout; 0 where both sides are",
     ),
-    _metric(
+    entry(
         "p99_sd",
         _SCORE,
         _LOWER,
-        "99th percentile over samples of the absolute error, in standard deviations of the reference",
+        "99th percentile over samples of a sample's largest absolute error, in standard deviations of the reference",
         "as p99_abs, over the scale of smd",
+        least_n=3,
         constant="undefined where the reference is constant; 0 where the candidate equals it",
         quantile=0.99,
     ),
-    _metric(
+    entry(
         "relative_l2_p99",
         _TENSORS,
         _LOWER,
@@ -170,7 +75,7 @@ _CATALOGUE = (
         constant="undefined where the reference is zero throughout; 0 where both sides are",
         quantile=0.99,
     ),
-    _metric(
+    entry(
         "cosine",
         _EVERY,
         _HIGHER,
@@ -180,10 +85,8 @@ _CATALOGUE = (
         constant="undefined where a side is zero throughout, 1 where both are; an embedding's zero vector has 0 with"
         " any but another zero vector",
     ),
-    _metric(
-        "bias", _SCORE, _SIGNED, "mean of candidate minus reference, in the output's unit", "Bland and Altman 1986"
-    ),
-    _metric(
+    entry("bias", _SCORE, _SIGNED, "mean of candidate minus reference, in the output's unit", "Bland and Altman 1986"),
+    entry(
         "pearson",
         _SCORE,
         _HIGHER,
@@ -193,7 +96,7 @@ _CATALOGUE = (
         least_n=3,
         constant=_CORRELATION,
     ),
-    _metric(
+    entry(
         "spearman",
         _SCORE,
         _HIGHER,
@@ -204,7 +107,7 @@ _CATALOGUE = (
         constant=_CORRELATION,
         sums=False,
     ),
-    _metric(
+    entry(
         "ks",
         _DISTRIBUTED,
         _LOWER,
@@ -214,7 +117,7 @@ _CATALOGUE = (
         share=True,
         sums=False,
     ),
-    _metric(
+    entry(
         "ks_pvalue",
         _DISTRIBUTED,
         _HIGHER,
@@ -224,7 +127,7 @@ _CATALOGUE = (
         bound=Bound.PVALUE,
         sums=False,
     ),
-    _metric(
+    entry(
         "wasserstein",
         _SCORE,
         _LOWER,
@@ -232,7 +135,7 @@ _CATALOGUE = (
         "Kantorovich and Rubinstein 1958; bounds: validation/distributions.py",
         sums=False,
     ),
-    _metric(
+    entry(
         "smd",
         _SCORE,
         _SIGNED,
@@ -241,18 +144,18 @@ _CATALOGUE = (
         least_n=2,
         constant="undefined where both sides are constant; 0 where they are equal",
     ),
-    _metric(
+    entry(
         "kl",
         _DISTRIBUTED,
         _LOWER,
         "KL(reference || candidate) in nats: of a score's values in bins at the reference's deciles; of logits and"
-        " probabilities the mean over samples, classes on the last axis",
+        " probabilities the mean over samples, classes on their axis",
         "Kullback and Leibler 1951, Ann. Math. Stat. 22; deciles: Siddiqi 2006; half a count a bin: Krichevsky and"
         " Trofimov 1981",
         constant="undefined where a score's reference is constant; 0 where the candidate equals it",
         sums=False,
     ),
-    _metric(
+    entry(
         "kl_p99",
         _CLASSES,
         _LOWER,
@@ -260,7 +163,7 @@ _CATALOGUE = (
         "as kl; order statistics",
         quantile=0.99,
     ),
-    _metric(
+    entry(
         "js",
         _CLASSES,
         _LOWER,
@@ -268,7 +171,7 @@ _CATALOGUE = (
         "Lin 1991, IEEE Trans. Inf. Theory 37",
         worst=_LN2,
     ),
-    _metric(
+    entry(
         "top1_agreement",
         _CLASSES,
         _HIGHER,
@@ -277,7 +180,7 @@ _CATALOGUE = (
         worst=0.0,
         share=True,
     ),
-    _metric(
+    entry(
         "top5_agreement",
         _CLASSES,
         _HIGHER,
@@ -286,7 +189,7 @@ _CATALOGUE = (
         worst=0.0,
         share=True,
     ),
-    _metric(
+    entry(
         "cosine_p1",
         _VECTORS,
         _HIGHER,
@@ -295,7 +198,7 @@ _CATALOGUE = (
         worst=-1.0,
         quantile=0.01,
     ),
-    _metric(
+    entry(
         "retrieval_overlap@10",
         _VECTORS,
         _HIGHER,
@@ -305,7 +208,7 @@ _CATALOGUE = (
         least_n=12,
         sums=False,
     ),
-    _metric(
+    entry(
         "mae_drop",
         _SCORE,
         _LOWER,
@@ -313,7 +216,7 @@ _CATALOGUE = (
         "as mae",
         needs_label=True,
     ),
-    _metric(
+    entry(
         "qwk_drop",
         _SCORE,
         _LOWER,
@@ -327,9 +230,9 @@ _CATALOGUE = (
         share=True,
         sums=False,
     ),
-    _metric(
+    entry(
         "accuracy_drop",
-        _CLASSES,
+        _ANSWERS,
         _LOWER,
         "the reference's share of right answers minus the candidate's",
         "accuracy",
@@ -337,7 +240,7 @@ _CATALOGUE = (
         needs_label=True,
         share=True,
     ),
-    _metric(
+    entry(
         "ece_drop",
         _CLASSES,
         _LOWER,
@@ -348,7 +251,9 @@ _CATALOGUE = (
     ),
 )
 
-METRICS: Mapping[str, Metric] = MappingProxyType({metric.name: metric for metric in _CATALOGUE})
+METRICS: Mapping[str, Metric] = MappingProxyType(
+    {metric.name: metric for metric in (*_CATALOGUE, *(own for row in KINDS.values() for own in row.metrics))}
+)
 """Every metric by name, in the order in which they are reported."""
 
 

@@ -11,20 +11,34 @@ class OutputKind(str, Enum):
     SCORE = "score"
     """One number per sample, or a few columns of them, `[n]` or `[n, columns]`; every column is judged on its own."""
     LOGITS = "logits"
-    """Unnormalised log-probabilities over the last axis; `[n]` or `[n, 1]` is the logit of one of two classes."""
+    """Unnormalised log-probabilities of classes; `[n]` or `[n, 1]` is the logit of one of two classes."""
     PROBABILITIES = "probabilities"
-    """Probabilities over the last axis; `[n]` or `[n, 1]` is the probability of one of two classes."""
+    """Probabilities of classes; `[n]` or `[n, 1]` is the probability of one of two classes."""
     EMBEDDING = "embedding"
     """A vector per sample (or per position) whose direction and length carry the meaning."""
     TENSOR = "tensor"
-    """Any other numeric array."""
+    """Any other array of numbers with a fraction."""
+    LABELS = "labels"
+    """Whole numbers, or true and false, each of which names something: they are equal or not."""
+    MULTILABEL = "multilabel"
+    """A score for each of several labels, every one of which holds where its score is at the threshold or above."""
+    SEGMENTATION = "segmentation"
+    """The class of each position: logits or probabilities of the classes, or a map of their numbers."""
+    BOXES = "boxes"
+    """Found objects, `[n, boxes, 5 or 6]`: left, top, right, bottom, score and class."""
+    CTC = "ctc"
+    """Logits or probabilities of the symbols of each frame, among them the blank, whose greedy text counts."""
+    LANGUAGE = "language"
+    """Logits of the next token at each position, `[n, positions, vocabulary]`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class OutputSpec:
     """One output: its kind and, where declared, the closed interval `[low, high]` that its values live in.
 
-    `mask` names an array, `[n]` or `[n, positions]`, that is zero where the output belongs to padding.
+    `mask` names an array, `[n]` or `[n, positions]`, that is zero where the output belongs to padding. `axis` is the
+    one that holds the classes, `threshold` the score from which on a label or a box holds (0.5 unless given), and
+    `blank` the number of CTC's blank (0 unless given). `kinds` says which kind takes which.
 
     Raises:
         ValueError: when only one of `low` and `high` is given, or they are not finite and in order, or when a score
@@ -35,6 +49,9 @@ class OutputSpec:
     low: float | None = None
     high: float | None = None
     mask: str | None = None
+    axis: int | None = None
+    threshold: float | None = None
+    blank: int | None = None
 
     def __post_init__(self) -> None:
         if self.mask is not None and self.kind is OutputKind.SCORE:

@@ -3,6 +3,8 @@
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
+from validation.kinds import KEYS, KINDS
+from validation.layouts import find_wrong_key
 from validation.metrics import METRICS, Direction
 from validation.outputs import OutputKind, OutputSpec
 from validation.range_limits import worst_in_range
@@ -34,7 +36,7 @@ __all__ = [
 _POLICY_KEYS = ("confidence", "min_samples", "resamples", "outputs", "rules", "performance")
 _RULE_KEYS = ("output", "metric", "max", "min", "within", "by")
 _PERFORMANCE_KEYS = ("metric", "min", "precision")
-_OUTPUT_KEYS = ("kind", "range", "mask")
+_OUTPUT_KEYS = ("kind", "range", "mask", *KEYS)
 
 Limits = tuple[tuple[str, float], ...]
 
@@ -132,8 +134,18 @@ def _default_limits(spec: OutputSpec, level: int, slices: Collection[str]) -> It
             yield name, (("top1_agreement", 1 - 2 * (1 - _AGREEMENT[level])),)
     elif spec.kind is OutputKind.EMBEDDING:
         yield None, (("cosine", _COSINE), ("cosine_p1", _COSINE_P1[level]), ("retrieval_overlap@10", 0.9))
-    else:
+    elif spec.kind is OutputKind.TENSOR:
         yield None, (("relative_l2", _RELATIVE_ERROR), ("relative_l2_p99", _RELATIVE_P99[level]))
+    else:
+        yield from _limits_of_row(spec, level, slices)
+
+
+def _limits_of_row(spec: OutputSpec, level: int, slices: Collection[str]) -> Iterable[tuple[str | None, Limits]]:
+    for default in KINDS[spec.kind].defaults:
+        limit, ideal = (default.limits or _AGREEMENT)[level], METRICS[default.metric].ideal
+        yield None, ((default.metric, limit),)
+        for name in slices if default.by_slice else ():
+            yield name, ((default.metric, ideal + 2 * (limit - ideal)),)
 
 
 def _score_limits(span: float | None, level: int, slices: Collection[str]) -> Iterable[tuple[str | None, Limits]]:
@@ -227,9 +239,22 @@ def _output(entry: Any, where: str) -> OutputSpec:
     low, high = _range(spec["range"], where) if "range" in spec else (None, None)
     mask = _mask(spec, where)
     try:
-        return OutputSpec(kind=OutputKind(spec["kind"]), low=low, high=high, mask=mask)
+        made = OutputSpec(kind=OutputKind(spec["kind"]), low=low, high=high, mask=mask, **_own_keys(spec, where))
     except ValueError as error:
         raise PolicyError(f"{where}.{error}") from None
+    problem = find_wrong_key(made)
+    if problem is not None:
+        raise PolicyError(f"{where}.{problem}")
+    return made
+
+
+def _own_keys(spec: Mapping[str, Any], where: str) -> dict[str, Any]:
+    for key in KEYS:
+        number = finite_number(spec.get(key))
+        if key in spec and (number is None or (key != "threshold" and not isinstance(spec[key], int))):
+            kind = "number" if key == "threshold" else "whole number"
+            raise PolicyError(f"{where}.{key}: {shown(spec[key])} is no {kind}; give one")
+    return {key: spec[key] for key in KEYS if key in spec}
 
 
 def _mask(spec: Mapping[str, Any], where: str) -> str | None:

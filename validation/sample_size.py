@@ -1,7 +1,7 @@
 """How many samples would decide a rule that is inconclusive."""
 
 from collections.abc import Callable, Mapping
-from math import ceil, floor, inf, isfinite, isinf, log10, sqrt
+from math import ceil, floor, inf, isfinite, isinf, log, log10, sqrt
 
 from validation.comparison import Measurement
 from validation.distributions import smallest_n
@@ -25,11 +25,11 @@ _MARGINS: Mapping[str, float] = {"qwk_drop": 1.5, "pearson": 1.5, "cosine": 1.5,
 """So many times what is found. Rare errors by the whole range decide over kappa, and a small sample has seen a few of
 them at best: of engines at half the limit 83 % passed without it, and 92 % do (240 draws). What one sample can cost the
 others grows with n where no range is declared, and hardly shrinks where it decides over all of a small sample."""
-_MARGIN = 1.25
-"""The same, if samples are like those that were seen: by simulation 0.8 to 1.0 of what it takes, without it."""
-_POWER_OF_DISTANCE = 1.2
-"""Of a distance, whose bound is that of the largest of many gaps, which varies less than one: 2 asks for three times
-what it takes (by simulation)."""
+_MARGIN_OF_CORRELATION = 1.15
+"""Of a correlation, beside what the interval of values grows by with n (see `_margin`): right within 1.5 times then."""
+_POWER_OF_DISTANCE = 1.5
+"""Of a distance, whose bound is that of the largest of many gaps, which varies less than one: 2 asks for twice what it
+takes (by simulation)."""
 _MOST = 1e9
 _DIGITS = 2
 
@@ -68,12 +68,18 @@ def _needed(rule: Rule, m: Measurement, confidence: float, *, at_half: bool) -> 
         found = _for_distance(rule, m, _POWER if at_half else _POWER_OF_DISTANCE)
     else:
         found = _for_value(rule, m, m.value, at_half=at_half)
-    if rule.metric in _MARGINS:
-        found *= _MARGINS[rule.metric] if at_half else _MARGIN
+    found *= _MARGINS.get(rule.metric, 1.0) if at_half else _margin(rule, m, found)
     if metric.quantile is not None and rule.floor <= m.value <= rule.ceiling:
         # An order statistic jumps: it tells of samples beyond the limit, which are a share that `1 - quantile` allows.
         found = min(found, _SHARE_AT_HALF / min(metric.quantile, 1 - metric.quantile))
     return None if found > _MOST else _rounded(max(found, least))
+
+
+def _margin(rule: Rule, m: Measurement, found: float) -> float:
+    """The square of the interval that values are seen in grows with the logarithm of n, where tails are normal."""
+    if rule.metric != "pearson" or found <= m.n:
+        return 1.0
+    return _MARGIN_OF_CORRELATION * log(min(found, _MOST)) / log(m.n + 1)
 
 
 def _for_value(rule: Rule, m: Measurement, value: float, *, at_half: bool) -> float:

@@ -20,10 +20,10 @@ from validation.accumulators import (
     smooth,
 )
 from validation.bootstrap import Bootstrap, Interval, exactly
+from validation.catalogue import Reading, undefined
 from validation.distributions import ks_distance, ks_estimate, wasserstein_terms
 from validation.elements import Numbers, element_sums
 from validation.groups import Members
-from validation.metrics import Reading, undefined
 from validation.reservoir import KeptSamples
 from validation.units import Columns, Floats, units_of
 from validation.unseen import Ends, opposite_scores
@@ -37,8 +37,10 @@ _NO_LABEL = "needs labels that fit this output, and there are none"
 class ScoreColumn:
     """See `Accumulator`; both sides are `[n]`, and `ends` are those of the declared range."""
 
+    _KEPT: tuple[str, ...] = ("r", "c")
+
     def __init__(self, *, with_label: bool, keeps: bool, ends: Ends = None) -> None:
-        self._errors = Errors(_NAMES, ("r", "c", *(("label",) if with_label else ())), keeps=keeps)
+        self._errors = Errors(_NAMES, (*self._KEPT, *(("label",) if with_label else ())), keeps=keeps)
         self._with_label = with_label
         self._pivot: float | None = None  # close to the values, so that their squares keep their digits
         self._ends = ends
@@ -62,7 +64,7 @@ class ScoreColumn:
         self._high = np.maximum(self._high, [r.max(), c.max()])
         if self._pivot is None:
             self._pivot = float(r[0])
-        own = _moments(r, c, self._pivot, label)
+        own = moments(r, c, self._pivot, label)
         kept = {"r": reference, "c": candidate} | ({"label": label} if label is not None else {})
         self._errors.add({**sums, **own}, largest, kept, members)
 
@@ -74,33 +76,43 @@ class ScoreColumn:
         draws, kept = plan.draw(self._errors.units), self._errors.kept
         r, c = _float(kept, "r"), _float(kept, "c")
         note = drawn(kept)
-        possible = self._possible()
+        possible, mean, largest = self._possible(), self._mean, self._largest(r, c)
         readers: dict[str, Callable[[], Reading]] = {
-            **self._errors.readers(draws, plan, lambda: np.abs(c.astype(np.float64) - r), possible),
+            **self._errors.readers(draws, plan, largest, possible),
             "p99_sd": lambda: scaled_quantile(
-                quantile_reading(kept, "r", "p99_sd", plan, np.abs(c.astype(np.float64) - r)),
+                quantile_reading(kept, "largest", 0.99, plan, largest and largest()),
                 draws,
-                lambda m: np.sqrt(_variance(m["rr"], m["r"])),
+                lambda m: np.sqrt(_variance(mean(m)["rr"], mean(m)["r"])),
                 "undefined: the reference is constant",
                 equal=self._errors.max_abs == 0,
             ),
-            "bias": lambda: smooth(draws, n, lambda m: m["error"], possible=possible),
+            "bias": lambda: smooth(draws, n, lambda m: mean(m)["error"], possible=possible),
             "pearson": lambda: (
                 self._correlation()
-                or smooth(draws, n, _pearson, "undefined: the variance is too small", possible=possible)
+                or smooth(
+                    draws, n, lambda m: _pearson(mean(m)), "undefined: the variance is too small", possible=possible
+                )
             ),
             "spearman": lambda: _noted(self._correlation() or _spearman_reading(r, c, plan), note),
             **ks_readers(kept, "r", "c", plan),
             "wasserstein": lambda: _noted(_wasserstein_reading(r, c, kept.first_half, plan), note),
-            "smd": lambda: self._no_spread() or smooth(draws, n, _smd, possible=possible),
+            "smd": lambda: self._no_spread() or smooth(draws, n, lambda m: _smd(mean(m)), possible=possible),
             "kl": lambda: _noted(_kl_reading(r, c, plan, equal=self._errors.max_abs == 0), note),
             "mae_drop": lambda: undefined(n, _NO_LABEL),
             "qwk_drop": lambda: undefined(n, _NO_LABEL),
         }
         if self._with_label:
-            readers["mae_drop"] = lambda: smooth(draws, n, lambda m: m["worse"], possible=possible)
+            readers["mae_drop"] = lambda: smooth(draws, n, lambda m: mean(m)["worse"], possible=possible)
             readers["qwk_drop"] = lambda: _noted(_qwk_reading(r, c, _float(kept, "label"), plan), note)
         return read(readers, metrics)
+
+    def _mean(self, m: Columns) -> Columns:
+        """The means of a score, of what is summed of a sample."""
+        return m
+
+    def _largest(self, r: NDArray[np.floating], c: NDArray[np.floating]) -> Callable[[], Numbers] | None:
+        """The largest error of each sample, where it follows from what is kept of both sides."""
+        return lambda: np.abs(c.astype(np.float64) - r)
 
     def _possible(self) -> Columns:
         low, high = float(self._low.min()), float(self._high.max())
@@ -132,7 +144,8 @@ class ScoreColumn:
         return None
 
 
-def _moments(r: Floats, c: Floats, pivot: float, label: Numbers | None) -> dict[str, Floats]:
+def moments(r: Floats, c: Floats, pivot: float, label: Numbers | None) -> dict[str, Floats]:
+    """The numbers of each score, of both sides less `pivot`; arrays of one shape."""
     x, y = r - pivot, c - pivot
     worse = np.zeros_like(r)
     if label is not None:

@@ -18,14 +18,16 @@ from validation.accumulators import (
     smooth,
 )
 from validation.bootstrap import Bootstrap
+from validation.catalogue import Reading, undefined
 from validation.elements import Numbers, element_sums, positions_of
 from validation.groups import Members
-from validation.metrics import METRICS, Reading, undefined
 from validation.reservoir import KeptSamples
 from validation.units import Floats, units_of
 from validation.unseen import Ends, turned_round
 
 NEIGHBOURS = 10
+LEAST_SEARCHED = 12
+"""Fewer samples have no ten neighbours among which one could be lost."""
 MOST_SEARCHED = 2048
 """Samples among which neighbours are looked for: the work grows with the square."""
 _LOST = -1.0
@@ -63,7 +65,7 @@ class TensorErrors:
         kept = self._errors.kept
         readers: Readers = {
             "relative_l2_p99": lambda: scaled_quantile(
-                quantile_reading(kept, "norm", "relative_l2_p99", plan),
+                quantile_reading(kept, "norm", 0.99, plan),
                 draws,
                 lambda m: np.sqrt(m["reference_squares"]),
                 "undefined: the reference is zero throughout",
@@ -127,7 +129,7 @@ class EmbeddingAgreement:
         readers: Readers = {
             **self._errors.readers(draws, plan, possible=turned_round(self._errors.units, self._ends)),
             "cosine": lambda: smooth(draws, n, lambda m: m["angle"] / m["vectors"], MASKED, possible=opposite),
-            "cosine_p1": lambda: quantile_reading(self._errors.kept, "cosine", "cosine_p1", plan),
+            "cosine_p1": lambda: quantile_reading(self._errors.kept, "cosine", 0.01, plan),
             "retrieval_overlap@10": lambda: self._overlap_reading(plan),
         }
         if vectors == 0:
@@ -136,7 +138,7 @@ class EmbeddingAgreement:
 
     def _overlap_reading(self, plan: Bootstrap) -> Reading:
         r, c = (self._searched.column(side).astype(np.float64) for side in "rc")
-        if len(r) < METRICS["retrieval_overlap@10"].least_n:
+        if len(r) < LEAST_SEARCHED:
             return undefined(len(r), f"undefined: {len(r)} samples are too few for {NEIGHBOURS} neighbours")
         value, terms = _overlap(_neighbours(r), _neighbours(c))
         found = smooth(

@@ -11,7 +11,7 @@ import click
 from flows.commands.command import Document, command_of
 from flows.console import MARKS
 from tasks.errors import VERDICT_CODES, printable
-from tasks.rule_view import hidden_in_words, samples_in_words
+from tasks.rule_view import samples_in_words, told_of_outputs
 from tasks.stages.gate import judge_files
 from validation.near_repeats import near_in_words
 
@@ -44,7 +44,7 @@ def gate(session: Session, reference: Path, candidate: Path, policy: Path) -> tu
     session.reporter.say(_samples(judged))
     if near := near_in_words(judged.near, judged.searched):
         session.reporter.say(f"! {near}")
-    for sentence in hidden_in_words(judged.comparison):
+    for sentence in told_of_outputs(judged.comparison):
         session.reporter.say(f"- {sentence}")
     if judged.unjudged:
         names = printable(", ".join(judged.unjudged))

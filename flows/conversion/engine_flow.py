@@ -13,7 +13,7 @@ from flows.session import Session, current_session
 from flows.stage import run_stage
 from tasks.errors import EnginegateError, InputError, StageError
 from tasks.records import BuiltEngine, ComparedEngine, EngineJob, EngineOutcome
-from tasks.rule_view import hidden_in_words, samples_in_words
+from tasks.rule_view import samples_in_words, told_of_outputs
 from tasks.stages.benchmark import benchmark_engine
 from tasks.stages.build import build_engine
 from tasks.stages.compare import compare_engine
@@ -77,7 +77,7 @@ def _describe_build(built: BuiltEngine) -> str:
 
 
 def _describe_comparison(compared: ComparedEngine) -> str:
-    return "; ".join((samples_in_words(compared.comparison), *hidden_in_words(compared.comparison)))
+    return "; ".join((samples_in_words(compared.comparison), *told_of_outputs(compared.comparison)))
 
 
 def _describe_benchmark(timed: Benchmark) -> str:

@@ -14,6 +14,7 @@ from tasks.samples.feeds import split_batches
 from tasks.samples.npz import FIRST_INDICES, Arrays, load_arrays, shard_paths
 from tasks.specs import Dim, Frozen, ModelSpec, OutputDeclaration
 from validation.elements import positions_of, unmasked
+from validation.layouts import classes_last
 from validation.outputs import OutputKind
 from validation.statistics import log_probabilities, log_softmax
 
@@ -133,9 +134,10 @@ def scores_of(outputs: Arrays, kinds: Mapping[str, OutputDeclaration], inputs: A
             single = columns.shape[1] == 1
             found |= {name if single else f"{name}[{number}]": column for number, column in enumerate(columns.T)}
             continue
+        values = classes_last(declaration.as_output_spec(), values)
         mask = _mask_of(name, declaration.mask, values, inputs)
-        if declaration.kind in {OutputKind.LOGITS, OutputKind.PROBABILITIES}:
-            logits = declaration.kind is OutputKind.LOGITS
+        if declaration.kind in {OutputKind.LOGITS, OutputKind.PROBABILITIES, OutputKind.LANGUAGE}:
+            logits = declaration.kind is not OutputKind.PROBABILITIES
             found[f"{name} confidence"] = _confidence(values, mask, logits=logits)
         else:
             found[f"{name} norm"] = _norm(values, mask)

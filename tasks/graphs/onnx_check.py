@@ -11,7 +11,7 @@ import onnxruntime as ort
 from tasks.errors import StageError
 from tasks.graphs.interface import CheckExportRequest, CheckFreshRequest, CheckTypedRequest, export_steps
 from tasks.graphs.onnx_files import check_external_data, opset_of
-from tasks.samples.differences import allowed_difference, largest_difference
+from tasks.samples.differences import allowed_difference, are_whole, difference_in_words, largest_difference
 from tasks.samples.feeds import run_shard
 from tasks.samples.npz import Arrays, load_arrays, shard_paths
 from tasks.samples.shapes import check_shapes, feeds_at, optimal_extents, shape_label
@@ -108,9 +108,11 @@ def _difference(
     largest, allowed = largest_difference(found, expected), allowed_difference(expected, slack)
     if not largest <= allowed:
         times = "" if slack == 1 else f"{slack:g} times "
+        why = "" if are_whole(expected) else f" ({times}1e-5 + 1e-4 of the largest value)"
+        far, most = (difference_in_words(number, expected) for number in (largest, allowed))
         raise StageError(
-            f"export: output {name}: the graph differs from the module by {largest:.3g} at {label}, more than"
-            f" {allowed:.3g} ({times}1e-5 + 1e-4 of the largest value).\n{_REMEDY}"
+            f"export: output {name}: the graph differs from the module by {far} at {label}, more than {most}{why}."
+            f"\n{_REMEDY}"
         )
     return largest
 

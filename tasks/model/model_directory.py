@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tasks.errors import InputError
 from tasks.model.documents import parse, read_yaml
@@ -12,13 +12,15 @@ from tasks.model.set_manifest import CalibrationManifest, read_manifest
 from tasks.samples.regular import refuse_special
 from tasks.specs import ModelSpec, Precision
 from tasks.store.digests import digest_once
+from validation.layouts import find_misfit
 from validation.metrics import METRICS
 from validation.policy import Policy, PolicyError, default_policy, policy_from_mapping
 from validation.rules import suggest
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Mapping
 
+    import numpy as np
 
 SPEC_FILE = "model.yaml"
 WEIGHTS_SUFFIX = ".safetensors"
@@ -110,6 +112,15 @@ def refuse_rules_on_labels(policy: Policy, origin: str) -> None:
                 f"{origin}: rules[{index}]: {rule.output} {rule.metric} compares with labels, and the data have none;"
                 " add an array `label` to them, or remove the rule"
             )
+
+
+def require_kinds(outputs: Mapping[str, np.ndarray[Any, Any]], spec: ModelSpec) -> None:
+    """Raise InputError for the first output of the reference that is not what its declared kind holds."""
+    for name, declared in spec.outputs.items():
+        mask_axes = None if declared.mask is None else len(spec.inputs[declared.mask].shape)
+        misfit = find_misfit(declared.as_output_spec(), outputs[name], mask_axes)
+        if misfit is not None:
+            raise InputError(f"{SPEC_FILE}: outputs.{name}: {misfit}")
 
 
 def read_model_directory(path: Path) -> ModelDirectory:

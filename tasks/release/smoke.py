@@ -14,6 +14,7 @@ from tasks.backends import backend_of
 from tasks.errors import StageError
 from tasks.process.child import call_in_child
 from tasks.records import SmokeArtifact
+from tasks.samples.differences import are_whole, largest_difference
 from tasks.samples.feeds import run_shard, split_batches
 from tasks.samples.npz import Arrays, load_arrays, save_shard, shard_paths
 from tasks.specs import Dim, Frozen
@@ -184,13 +185,18 @@ def _error(name: str, found: list[Arrays], reference: list[Arrays], candidate: l
 
 
 def _largest_value(name: str, shards: list[Arrays]) -> float:
-    """The largest finite magnitude of an output: an infinite one would allow any error."""
+    """The largest finite magnitude of an output, 1 of whole numbers: an infinite one would allow any error."""
+    if are_whole(shards[0][name]):
+        return 1.0
     values = [shard[name].astype(np.float64) for shard in shards]
     return max(float(np.max(np.abs(value[np.isfinite(value)]), initial=0.0)) for value in values)
 
 
 def _largest_error(name: str, found: list[Arrays], reference: list[Arrays]) -> float | None:
-    """Largest |found - reference| over all shards, where both are finite; None where one cannot be compared."""
+    """Largest |found - reference| over all shards, where both are finite; None where one cannot be compared.
+
+    Of whole numbers, and of true and false, it is the share of elements that differ.
+    """
     largest = 0.0
     for shard, right in zip(found, reference, strict=True):
         error = _shard_error(shard.get(name), right[name])
@@ -203,6 +209,8 @@ def _largest_error(name: str, found: list[Arrays], reference: list[Arrays]) -> f
 def _shard_error(found: np.ndarray[Any, Any] | None, reference: np.ndarray[Any, Any]) -> float | None:
     if found is None or found.shape != reference.shape:
         return None
+    if are_whole(reference):
+        return largest_difference(found, reference)
     ours, theirs = found.astype(np.float64), reference.astype(np.float64)
     finite = np.isfinite(theirs)
     if not np.array_equal(ours[~finite], theirs[~finite], equal_nan=True) or not np.isfinite(ours[finite]).all():

@@ -1,4 +1,7 @@
-"""How far two arrays that should hold the same numbers are apart, and how far rounding may take them."""
+"""How far two arrays that should hold the same numbers are apart, and how far rounding may take them.
+
+Whole numbers, and true and false, are equal or not: between them the difference is the share of elements that differ.
+"""
 
 from __future__ import annotations
 
@@ -13,20 +16,41 @@ if TYPE_CHECKING:
 # encoders were measured at up to 1e-5. A dimension fixed in tracing, or a lost mask, is off by far more than this.
 RELATIVE_TOLERANCE = 1e-4
 ABSOLUTE_TOLERANCE = 1e-5
+# Rounding moves a whole number where two classes are as likely, or a score is at its threshold, to seven digits: one
+# element in a million or so. A wrong graph moves far more than one in a thousand.
+DIFFERING_TOLERANCE = 1e-3
 
 
 def largest_difference(found: Array, expected: Array) -> float:
     """The largest |found - expected| of two arrays of one shape; NaN or Inf where one is not finite.
 
-    NaN or Inf that both have in the same place is agreement; anything else of them is not.
+    NaN or Inf that both have in the same place is agreement; anything else of them is not. Where `expected` holds no
+    floats it is the share of elements that differ.
     """
+    if are_whole(expected):
+        return float((found != expected).mean()) if expected.size else 0.0
     with np.errstate(invalid="ignore"):
         difference = np.abs(found.astype(np.float64) - expected.astype(np.float64))
     difference[(found == expected) | (np.isnan(found) & np.isnan(expected))] = 0
     return float(difference.max(initial=0))
 
 
+def are_whole(array: Array) -> bool:
+    """Whether an array holds whole numbers, or true and false."""
+    return array.dtype.kind in "iub"
+
+
+def difference_in_words(difference: float, expected: Array) -> str:
+    """`0.02`, or `2 % of its elements`."""
+    return f"{100 * difference:.3g} % of its elements" if are_whole(expected) else f"{difference:.3g}"
+
+
 def allowed_difference(expected: Array, slack: float = 1.0) -> float:
-    """1e-5 + 1e-4 of the largest finite magnitude, in the array's own unit; `slack` times as much where asked."""
+    """1e-5 + 1e-4 of the largest finite magnitude, in the array's own unit; `slack` times as much where asked.
+
+    Of whole numbers, and of true and false, one element in a thousand.
+    """
+    if are_whole(expected):
+        return slack * DIFFERING_TOLERANCE
     finite = np.abs(expected[np.isfinite(expected)])
     return slack * (ABSOLUTE_TOLERANCE + RELATIVE_TOLERANCE * float(finite.max(initial=0)))

@@ -22,6 +22,7 @@ from tasks.samples.feeds import run_shard
 from tasks.samples.npz import load_arrays, save_shard, shard_paths
 from tasks.specs import Dim, Frozen, OutputDeclaration, Precision
 from tasks.store.stage_cache import StageResult, run_cached
+from validation.layouts import DECISIONS, classes_last, decisions_of
 from validation.outputs import OutputKind
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ MEAN_ERROR = "mean |error| as a share of the range"
 RELATIVE_L2 = "relative L2 error"
 VARIATION = "mean total variation of the probabilities"
 COSINE = "mean 1 - cosine"
+DISAGREEMENT = "share of labels that are not the reference's"
 
 # FP32, FP16, INT8. Each is some five times what the default policy lets the same kind of output err on the validation
 # samples (`validation.policy`); README, "Inputs that are in no file", has the table, and what was measured.
@@ -45,6 +47,7 @@ LIMITS: dict[str, tuple[float, float, float]] = {
     RELATIVE_L2: (0.01, 0.10, 0.50),
     VARIATION: (0.005, 0.05, 0.10),
     COSINE: (0.0005, 0.005, 0.05),
+    DISAGREEMENT: (0.025, 0.10, 0.30),  # a class is drawn by lot where a model was never trained
 }
 
 
@@ -166,7 +169,14 @@ class _Sum:
         if found is None or found.shape != reference.shape or not np.isfinite(_kept(found, mask)).all():
             self.is_comparable = False
             return
-        ours, theirs = (_kept(side, mask).astype(np.float64) for side in (found, reference))
+        if measure_of(output) == DISAGREEMENT:
+            differ = _differ(output, found, reference, mask)
+            self.error += float(differ.sum())
+            self.weight += differ.size
+            return
+        ours, theirs = (
+            _kept(classes_last(output.as_output_spec(), side), mask).astype(np.float64) for side in (found, reference)
+        )
         if measure_of(output) == RELATIVE_L2:
             self.error += float(np.square(ours - theirs).sum())
             self.weight += float(np.square(theirs).sum())
@@ -190,9 +200,18 @@ def measure_of(output: OutputDeclaration) -> str:
     """What agreement of an output is measured by: a key of LIMITS."""
     if output.kind is OutputKind.SCORE and output.range is not None:
         return MEAN_ERROR
-    if output.kind in {OutputKind.LOGITS, OutputKind.PROBABILITIES}:
+    if output.kind in {OutputKind.LOGITS, OutputKind.PROBABILITIES, OutputKind.LANGUAGE}:
         return VARIATION
+    if output.kind in DECISIONS:
+        return DISAGREEMENT
     return COSINE if output.kind is OutputKind.EMBEDDING else RELATIVE_L2
+
+
+def _differ(output: OutputDeclaration, ours: Array, theirs: Array, mask: Array | None) -> Array:
+    """Of what is decided, whether it differs from the reference's."""
+    spec = output.as_output_spec()
+    own, other = (decisions_of(spec, classes_last(spec, side)) for side in (ours, theirs))
+    return np.asarray(_kept(own, mask) != _kept(other, mask))
 
 
 def _kept(array: Array, mask: Array | None) -> Array:
@@ -208,7 +227,7 @@ def _errors(output: OutputDeclaration, ours: Array, theirs: Array) -> Array:
         return np.asarray(np.abs(ours - theirs) / (high - low))
     if output.kind is OutputKind.EMBEDDING:
         return _apart(ours, theirs)
-    own, other = (_probabilities(side, logits=output.kind is OutputKind.LOGITS) for side in (ours, theirs))
+    own, other = (_probabilities(side, logits=output.kind is not OutputKind.PROBABILITIES) for side in (ours, theirs))
     return np.asarray(0.5 * np.abs(own - other).sum(axis=-1))
 
 

@@ -17,6 +17,7 @@ from validation.classes import TOP
 from validation.comparison import Comparison, ComparisonResult
 from validation.defects import count_samples
 from validation.groups import GROUP_KINDS, Groups, keys_of_rows, keys_of_values
+from validation.layouts import classes_last, find_misfit
 from validation.near_repeats import MOST_SEARCHED, NearRepeats
 from validation.outputs import OutputKind
 from validation.policy import Policy, PolicyError, outputs_from_mapping, policy_from_mapping
@@ -63,7 +64,8 @@ def judge_files(
 
     Raises:
         InputError: a file cannot be read, the two have different shards, shards differ in what they hold beside
-            outputs, or the policy has a mistake, or names what is not there: a slice, a label, a sixth class.
+            outputs, or the policy has a mistake, or names what is not there: a slice, a label, a sixth class, or an
+            output is not of its kind.
     """
     outputs, policy = _read_policy(policy_file)
     tightened: tuple[str, ...] = ()
@@ -147,16 +149,26 @@ class _Files:
     def refuse_what_has_no_value(self, policy: Policy, origin: str) -> None:
         """Raise InputError for a rule that can have no value, whatever the candidate is."""
         first = next(self.shards())
+        self._refuse_other_kinds(first, origin)
         refuse_unknown_slices(policy, slices_in(first.beside), origin)
         if LABEL not in first.beside:
             refuse_rules_on_labels(policy, origin)
         for index, rule in enumerate(policy.rules):
             found = first.reference.get(rule.output)
+            found = None if found is None else classes_last(self.outputs[rule.output], found)
             if rule.metric == "top5_agreement" and found is not None and found.ndim and _classes(found) <= TOP:
                 raise InputError(
                     f"{origin}: rules[{index}]: {rule.output} top5_agreement of {_classes(found)} classes has no value:"
                     f" it needs more than {TOP}; use top1_agreement"
                 )
+
+    def _refuse_other_kinds(self, shard: _Shard, origin: str) -> None:
+        for name, spec in self.outputs.items():
+            array = shard.reference.get(name)
+            mask_axes = shard.beside[spec.mask].ndim if spec.mask in shard.beside else None
+            misfit = find_misfit(spec, array, mask_axes) if array is not None and array.ndim else None
+            if misfit is not None:
+                raise InputError(f"{origin}: outputs.{name}: the reference {misfit}")
 
     def groups(self) -> tuple[Groups | None, bool, NearRepeats]:
         """The groups of the samples, None where each is one of its own; whether the data name them; near repeats."""

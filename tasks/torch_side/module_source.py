@@ -16,6 +16,7 @@ from tasks.records import ModuleArtifact
 from tasks.sources import source_of
 from tasks.sources.interface import SOURCE_FOLDER, ModuleRequest
 from tasks.store.stage_cache import StageResult, run_cached
+from validation.kinds import KINDS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,8 +38,15 @@ def module_key(directory: ModelDirectory) -> dict[str, object]:
         **source.key(directory),
         "inputs": {name: tensor.model_dump(mode="json") for name, tensor in spec.inputs.items()},
         "outputs": list(spec.outputs),
+        **_names(spec),
         "versions": package_versions(*source.packages),
     }
+
+
+def _names(spec: ModelSpec) -> dict[str, object]:
+    """The outputs that may hold names, where there are any: what they hold was float32 before they had a kind."""
+    names = [name for name, output in spec.outputs.items() if KINDS[output.kind].holds_names]
+    return {"names": names} if names else {}
 
 
 def store_module(context: StageContext, directory: ModelDirectory) -> StageResult[ModuleArtifact]:

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from tasks.errors import InputError
-from tasks.model.model_directory import SPEC_FILE
-from tasks.samples.differences import allowed_difference, largest_difference
+from tasks.model.model_directory import SPEC_FILE, require_kinds
+from tasks.samples.differences import allowed_difference, difference_in_words, largest_difference
 from tasks.sources import source_of
 from tasks.sources.interface import ORIGIN, ModuleRequest, explain
 
@@ -103,10 +103,11 @@ def as_tensors(feeds: Arrays) -> tuple[Tensor, ...]:
 
 
 def run_module(module: PositionalModule, request: ModuleRequest, feeds: Arrays, label: str) -> Arrays:
-    """Run the module once; return its outputs by name, as float32 arrays.
+    """Run the module once; return its outputs by name: floats as float32, all else as it is.
 
     Raises:
-        InputError: forward raised, or its outputs are not the declared ones with the samples on the first axis.
+        InputError: forward raised, or its outputs are not the declared ones with the samples on the first axis, or one
+            is not of its kind.
     """
     ordered = {name: feeds[name] for name in request.spec.inputs}
     try:
@@ -118,7 +119,9 @@ def run_module(module: PositionalModule, request: ModuleRequest, feeds: Arrays, 
             " mend the module, or narrow dims to what it takes"
         ) from None
     samples = len(next(iter(ordered.values())))
-    return _named(outputs, tuple(request.spec.outputs), samples)
+    found = _named(outputs, tuple(request.spec.outputs), samples)
+    require_kinds(found, request.spec)
+    return found
 
 
 def refuse_other_outputs(request: ModuleRequest, first: Arrays, again: Arrays, label: str) -> None:
@@ -131,9 +134,10 @@ def refuse_other_outputs(request: ModuleRequest, first: Arrays, again: Arrays, l
         found, allowed = again[name], allowed_difference(expected)
         largest = largest_difference(found, expected) if found.shape == expected.shape else math.inf
         if not largest <= allowed:
+            far, most = (difference_in_words(number, expected) for number in (largest, allowed))
             raise InputError(
                 f"{SPEC_FILE}: source: {request.spec.source} is not a function of its inputs: called twice on the same"
-                f" {label}, output {name} differs by {largest:.3g}, and {allowed:.3g} is the most that rounding"
+                f" {label}, output {name} differs by {far}, and {most} is the most that rounding"
                 " explains. Call eval(), and take out what is random at inference (dropout, noise) and what is kept"
                 " from one call to the next"
             )
@@ -157,4 +161,9 @@ def _named(outputs: Sequence[Any], names: Sequence[str], samples: int) -> dict[s
                 f"{SPEC_FILE}: outputs.{name}: has shape {_shape(output)} for {samples} samples;"
                 " the first axis must be the samples"
             )
-    return {name: output.to(torch.float32).numpy() for name, output in found.items()}
+    return {name: _as_array(output) for name, output in found.items()}
+
+
+def _as_array(output: Tensor) -> np.ndarray[Any, Any]:
+    whole = not (output.is_floating_point() or output.is_complex())
+    return np.asarray(output.numpy() if whole else output.to(torch.float32).numpy())

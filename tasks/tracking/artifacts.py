@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tasks.rule_view import JudgedRule, deciding_words, judged_rules
 from tasks.tracking.figures import Pairs, draw_agreement, draw_distribution, draw_error_by_slice
-from tasks.tracking.paired_samples import Key, PairSample, annotate, sample_pairs
+from tasks.tracking.paired_samples import OF_CONFIDENCE, Key, PairSample, annotate, sample_pairs
 from tasks.tracking.rule_figure import draw_rules
 from tasks.tracking.run_content import (
     LAYERS,
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from validation.comparison import ComparisonResult
 
 SHARE_DIGITS = 4
-_DRAWN = {OutputKind.SCORE: "", OutputKind.LOGITS: ", top-1 confidence", OutputKind.PROBABILITIES: ", top-1 confidence"}
+_DRAWN = {OutputKind.SCORE: "", **dict.fromkeys(OF_CONFIDENCE, ", top-1 confidence")}
 # What the figures of a confidence must not quote: these metrics are of the raw numbers.
 _OF_RAW_NUMBERS = frozenset({"mae", "max_abs"})
 
@@ -142,7 +142,7 @@ def _pairs(engine_id: str, key: Key, sample: PairSample, spec: OutputSpec, compa
     drawn = _DRAWN.get(spec.kind, ", elements")
     padding = "" if spec.mask is None else ", padding included"
     measured = {m.metric: m.value for m in comparison.measurements if (m.output, m.column, m.slice) == (*key, None)}
-    if spec.kind in {OutputKind.LOGITS, OutputKind.PROBABILITIES}:
+    if spec.kind in OF_CONFIDENCE:
         measured = {name: value for name, value in measured.items() if name not in _OF_RAW_NUMBERS}
     return Pairs(
         engine_id=engine_id,

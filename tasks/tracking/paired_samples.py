@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tasks.errors import StageError
+from validation.layouts import classes_last
 from validation.outputs import OutputKind, OutputSpec
+from validation.populations import MOST_COLUMNS
 from validation.statistics import log_probabilities, log_softmax
 
 if TYPE_CHECKING:
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from tasks.tracking.interface import EngineRecord
     from validation.breakdowns import WorstSample
 
+OF_CONFIDENCE = frozenset({OutputKind.LOGITS, OutputKind.PROBABILITIES, OutputKind.LANGUAGE})
+"""Kinds of which the top-1 confidence is drawn."""
 MOST_KEPT = 200_000
 """Pairs kept of a column, 5 MB."""
 _BLOCK = 1 << 18
@@ -103,22 +107,23 @@ def sample_pairs(
             candidate = _load(record.candidate / shard.name, name)
             if reference is None or candidate is None or reference.shape != candidate.shape or reference.size == 0:
                 continue
-            for column, r, c in _drawn(name, spec.kind, reference, candidate):
+            for column, r, c in _drawn(name, spec, reference, candidate):
                 found.setdefault(column, PairSample(limit)).add(r, c)
     return {key: sample for key, sample in found.items() if sample.reference.size > 0}
 
 
 def _drawn(
-    name: str, kind: OutputKind, reference: NDArray[Any], candidate: NDArray[Any]
+    name: str, spec: OutputSpec, reference: NDArray[Any], candidate: NDArray[Any]
 ) -> Iterator[tuple[Key, NDArray[Any], NDArray[Any]]]:
-    if kind in {OutputKind.LOGITS, OutputKind.PROBABILITIES}:
-        logits = kind is OutputKind.LOGITS
-        yield (name, None), _confidence(reference, logits=logits), _confidence(candidate, logits=logits)
-        return
-    if kind is not OutputKind.SCORE:
-        yield (name, None), reference, candidate
+    if spec.kind in OF_CONFIDENCE:
+        logits = spec.kind is not OutputKind.PROBABILITIES
+        r, c = (_confidence(classes_last(spec, side), logits=logits) for side in (reference, candidate))
+        yield (name, None), r, c
         return
     r, c = reference.reshape(len(reference), -1), candidate.reshape(len(candidate), -1)
+    if spec.kind is not OutputKind.SCORE or r.shape[1] > MOST_COLUMNS:
+        yield (name, None), reference, candidate
+        return
     columns: list[int | None] = list(range(r.shape[1])) if r.shape[1] > 1 else [None]
     for column in columns:
         yield (name, column), r[:, column or 0], c[:, column or 0]

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tasks.rule_view import deciding_sentence, deciding_words, judged_rules, worst_first
+from tasks.rule_view import deciding_sentence, deciding_words, judged_rules, told_of_outputs, worst_first
 from validation.bootstrap import Bootstrap
 from validation.comparison import Comparison
 from validation.outputs import OutputKind, OutputSpec
@@ -79,3 +79,10 @@ def test_a_defect_decides_before_any_rule() -> None:
 def test_sentences_are_sorted_by_outcome_and_else_stay_in_order() -> None:
     said = [(Outcome.PASS, "a"), (Outcome.FAIL, "b"), (Outcome.INCONCLUSIVE, "c"), (Outcome.FAIL, "d")]
     assert "".join(sentence for _, sentence in worst_first(said)) == "bdca"
+
+
+def test_a_score_that_is_one_population_is_told() -> None:
+    comparison = Comparison(SPEC, plan=Bootstrap(resamples=200))
+    mask = np.random.default_rng(0).random((9, 64, 64))
+    comparison.update({"score": mask}, {"score": mask})
+    assert told_of_outputs(comparison.result()) == ("score: its 4,096 columns are judged as one population",)

@@ -119,6 +119,17 @@ def test_specs_cannot_be_changed() -> None:
         ({"outputs": {"score": {"kind": "tensor", "mask": "mask"}}}, ["outputs.score.mask", "name one of features"]),
         ({"outputs": {"score": {"kind": "tensor", "mask": 3}}}, ["outputs.score.mask"]),
         ({"outputs": {"score": {"kind": "rank"}}}, ["outputs.score.kind", "'logits'", "'rank'"]),
+        (
+            {"outputs": {"score": {"kind": "tensor", "axis": 1}}},
+            ["outputs.score", "axis: kind tensor has none", "logits"],
+        ),
+        ({"outputs": {"score": {"kind": "logits", "axis": 0}}}, ["outputs.score", "axis: 0 is that of the samples"]),
+        ({"outputs": {"score": {"kind": "logits", "axis": "1"}}}, ["outputs.score.axis", "valid integer"]),
+        ({"outputs": {"score": {"kind": "ctc", "blank": -1}}}, ["outputs.score.blank", "greater than or equal to 0"]),
+        (
+            {"outputs": {"score": {"kind": "logits", "threshold": 0.5}}},
+            ["threshold: kind logits has none", "multilabel"],
+        ),
         ({"name": "Tiny Scorer"}, ["name", "pattern"]),
         ({"name": "a" * 65}, ["name", "64"]),
         ({"source": "model:build"}, ["source", "pattern"]),
@@ -251,3 +262,14 @@ def test_the_headline_is_the_latency_at_the_opt_batch(store: LocalStore) -> None
 def test_an_output_s_mask_is_handed_on() -> None:
     spec = tiny_spec(outputs={"states": {"kind": "tensor", "mask": "features"}})
     assert spec.output_specs()["states"].mask == "features"
+
+
+def test_what_only_some_kinds_have_is_written_where_it_is_said_alone() -> None:
+    """So that versions, keys and manifests of before are the same."""
+    plain = tiny_spec(outputs={"y": {"kind": "logits"}})
+    assert plain.model_dump(mode="json")["outputs"]["y"] == {"kind": "logits", "range": None, "mask": None}
+    said = tiny_spec(outputs={"y": {"kind": "multilabel", "axis": -1, "threshold": 0.3}})
+    assert said.model_dump(mode="json")["outputs"]["y"].items() >= {"axis": -1, "threshold": 0.3}.items()
+    assert ModelSpec.model_validate(said.model_dump(mode="json")) == said
+    spec = said.output_specs()["y"]
+    assert (spec.axis, spec.threshold, spec.blank) == (-1, 0.3, None)

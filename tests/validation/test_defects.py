@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from tests.validation.cases import FEW, measure, run, whole
+from tests.validation.cases import FEW, measure, pair_of, run, whole
+from tests.validation.test_properties import OF_THEIR_OWN
 from validation.breakdowns import LARGEST_SLICE
 from validation.comparison import Comparison, ComparisonResult
 from validation.metrics import METRICS
@@ -45,7 +46,13 @@ def after_a_good_batch(reference: object, candidate: object) -> ComparisonResult
         (GOOD[:, 0], "score: the reference has shape (8, 1), the candidate (8,) (8 samples: 8, 9, 10, 11, 12, …)"),
         (GOOD.astype(object), "score: the candidate is not numeric: dtype object (8 samples: 8, 9, 10, 11, 12, …)"),
         (GOOD.astype(str), "score: the candidate is not numeric: dtype <U32 (8 samples: 8, 9, 10, 11, 12, …)"),
-        (GOOD > 0, "score: the candidate is not numeric: dtype bool (8 samples: 8, 9, 10, 11, 12, …)"),
+        (
+            GOOD > 0,
+            (
+                "score: the candidate holds bool, true and false, and kind score measures sizes; write kind: labels,"
+                " which counts how many are equal (8 samples: 8, 9, 10, 11, 12, …)"
+            ),
+        ),
         (GOOD + 1j, "score: the candidate is not numeric: dtype complex128 (8 samples: 8, 9, 10, 11, 12, …)"),
         (GOOD.tolist(), "score: the candidate is not numeric: type list (8 samples: 8, 9, 10, 11, 12, …)"),
         (None, "score: the candidate is not numeric: type NoneType (8 samples: 8, 9, 10, 11, 12, …)"),
@@ -166,10 +173,11 @@ def test_an_empty_batch_against_a_full_one_is_a_defect() -> None:
 
 @pytest.mark.parametrize("kind", OutputKind)
 def test_an_empty_batch_on_both_sides_changes_nothing(kind: OutputKind) -> None:
-    r = np.random.default_rng(0).random((20, 6))
-    label = np.arange(20) % 6
-    mask = None if kind is OutputKind.SCORE else np.ones(20)
+    r, label = np.random.default_rng(0).random((20, 6)), np.arange(20) % 6
     slices = {"level": label}
+    if kind in OF_THEIR_OWN:
+        r, _, label = pair_of(kind, 0, 20)
+    mask = None if kind in {OutputKind.SCORE, OutputKind.BOXES} else np.ones(20)
     whole_ = run(r, r, kind, label=label, mask=mask, slices=slices)
     assert run(r, r, kind, label=label, mask=mask, slices=slices, cuts=[0, 20]) == whole_
     assert whole_.defects == ()
@@ -239,7 +247,9 @@ def one_batch(label: object) -> ComparisonResult:
 
 
 PADDED = np.random.default_rng(0).random((8, 3, 6))
-MASKED = {kind: OutputSpec(kind=kind, mask="padding") for kind in set(OutputKind) - {OutputKind.SCORE}}
+MASKED = {
+    kind: OutputSpec(kind=kind, mask="padding") for kind in set(OutputKind) - {OutputKind.SCORE, OutputKind.BOXES}
+}
 
 
 @pytest.mark.parametrize("kind", sorted(MASKED))
@@ -305,14 +315,15 @@ def test_a_mask_of_positions_holds_for_all_that_a_position_has(kind: OutputKind)
     r = np.random.default_rng(0).random((20, 3, 2, 6))
     mask = np.arange(3) <= (np.arange(20) % 3)[:, None]
     c = np.where(mask[:, :, None, None], r + 0.25, 9)
-    assert measure(r, c, kind, mask=mask)["mae"].value == pytest.approx(0.25)
+    keys = {"axis": 3} if kind is OutputKind.LOGITS else {}
+    assert measure(r, c, kind, mask=mask, **keys)["mae"].value == pytest.approx(0.25)
 
 
 def test_what_a_mask_leaves_out_may_be_nan() -> None:
     c = PADDED.copy()
     c[:, 2] = np.nan
     mask = np.array([[1, 1, 0]] * 8)
-    for kind in MASKED:
+    for kind in (OutputKind.LOGITS, OutputKind.PROBABILITIES, OutputKind.EMBEDDING, OutputKind.TENSOR):
         result = run(PADDED, c, kind, mask=mask)
         assert result.defects == ()
         assert whole(result)["mae"].value == 0

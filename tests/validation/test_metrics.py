@@ -1,5 +1,6 @@
 import pytest
 
+from validation.kinds import KINDS
 from validation.metrics import METRICS, Bound, Direction, Metric, metrics_of, undefined
 from validation.outputs import OutputKind
 
@@ -17,10 +18,29 @@ CLASSES = {"kl", "kl_p99", "js", "top1_agreement", "top5_agreement", "ks", "ks_p
         (OutputKind.PROBABILITIES, CLASSES),
         (OutputKind.EMBEDDING, {"cosine_p1", "retrieval_overlap@10"}),
         (OutputKind.TENSOR, {"relative_l2_p99"}),
+        (OutputKind.MULTILABEL, {"decision_agreement", "set_agreement", "f1_agreement", "f1_drop"}),
+        (OutputKind.LANGUAGE, CLASSES | {"perplexity_ratio", "nll_drop"}),
     ],
 )
-def test_every_kind_of_output_has_its_own_metrics_and_those_of_any_number(kind: OutputKind, own: set[str]) -> None:
+def test_every_kind_of_numbers_has_its_own_metrics_and_those_of_any_number(kind: OutputKind, own: set[str]) -> None:
     assert {metric.name for metric in metrics_of(kind)} == ANY | own
+
+
+@pytest.mark.parametrize(
+    ("kind", "own"),
+    [
+        (OutputKind.LABELS, {"agreement", "max_abs", "accuracy_drop"}),
+        (OutputKind.SEGMENTATION, {"agreement", "iou_agreement", "class_agreement", "iou_drop"}),
+        (OutputKind.BOXES, {"box_f1", "box_quality", "box_f1_drop", "map_drop"}),
+        (OutputKind.CTC, {"agreement", "text_agreement", "edit_distance", "error_rate_drop"}),
+    ],
+)
+def test_what_is_decided_has_no_metric_of_sizes(kind: OutputKind, own: set[str]) -> None:
+    assert {metric.name for metric in metrics_of(kind)} == own
+
+
+def test_every_kind_has_a_row() -> None:
+    assert set(KINDS) == set(OutputKind)
 
 
 @pytest.mark.parametrize("metric", METRICS.values(), ids=list(METRICS))
@@ -30,7 +50,8 @@ def test_a_metric_declares_what_a_reader_needs(metric: Metric) -> None:
     assert metric.source
     assert metric.constant
     assert metric.least_n >= 1
-    assert metric.ideal == (1.0 if metric.direction is Direction.HIGHER_IS_BETTER else 0.0)
+    is_one = metric.direction is Direction.HIGHER_IS_BETTER or metric.name.endswith("_ratio")
+    assert metric.ideal == (1.0 if is_one else 0.0)
     assert metric.worst is None or (metric.worst < metric.ideal) == (metric.direction is Direction.HIGHER_IS_BETTER)
     assert metric.needs_label == metric.name.endswith("_drop")
     assert (metric.quantile is not None) == ("p99" in metric.name or "p1" in metric.name.split("_"))

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import special
 
-from tests.validation.cases import measure, run, values
+from tests.validation.cases import measure, pair_of, run, values
 from validation.bootstrap import Bootstrap
 from validation.metrics import METRICS, Bound, Direction, metrics_of
 from validation.outputs import OutputKind
@@ -22,13 +22,25 @@ SIZES = st.integers(12, 60)
 SYMMETRIC = {
     *("mae", "rmse", "max_abs", "p99_abs", "cosine", "cosine_p1", "pearson", "spearman", "ks", "ks_pvalue"),
     *("wasserstein", "js", "retrieval_overlap@10"),
+    *("agreement", "decision_agreement", "set_agreement", "f1_agreement", "iou_agreement"),
+    *("text_agreement", "edit_distance"),
 }
-TURNED_ROUND = {"bias", "smd", "mae_drop", "qwk_drop", "accuracy_drop", "ece_drop"}
-ONE_SIDED = {"relative_l2", "p99_sd", "relative_l2_p99", "kl", "kl_p99", "top1_agreement", "top5_agreement"}
+TURNED_ROUND = {"bias", "smd", "mae_drop", "qwk_drop", "accuracy_drop", "ece_drop"} | {
+    *("f1_drop", "iou_drop", "box_f1_drop", "map_drop", "error_rate_drop", "nll_drop"),
+}
+ONE_SIDED = {"relative_l2", "p99_sd", "relative_l2_p99", "kl", "kl_p99", "top1_agreement", "top5_agreement"} | {
+    *("class_agreement", "box_f1", "box_quality", "perplexity_ratio"),
+}
+OF_THEIR_OWN = {
+    *(OutputKind.LABELS, OutputKind.MULTILABEL, OutputKind.SEGMENTATION),
+    *(OutputKind.BOXES, OutputKind.CTC, OutputKind.LANGUAGE),
+}
 
 
 def make_pair(kind: OutputKind, seed: int, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """Two sides that differ somewhat, with ties, and labels where the kind has any."""
+    if kind in OF_THEIR_OWN:
+        return pair_of(kind, seed, n)
     rng = np.random.default_rng(seed)
     width = {OutputKind.SCORE: (), OutputKind.TENSOR: (2, 3)}.get(kind, (7,))
     r = rng.normal(0, 2, (n, *width))

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 from tests.validation.cases import measure, policy_of, rule, run
-from validation import comparison
 from validation.bootstrap import Bootstrap
 from validation.comparison import Measurement
 from validation.metrics import METRICS, Direction
 from validation.outputs import OutputKind, OutputSpec
 from validation.sample_size import needed_at_half
+from validation.scores import ScoreColumn
 from validation.verdict import Outcome, decide
 
 if TYPE_CHECKING:
@@ -41,12 +41,16 @@ ERRORS: dict[str, Errors] = {
 }
 
 
+def one_column() -> ScoreColumn:
+    return ScoreColumn(with_label=False, keeps=False, ends=UNIT.ends)  # one metric alone
+
+
 def measured(errors: str, metric: str, seed: int, n: int) -> Measurement:
     generator = np.random.default_rng(seed)
     reference = 1 / (1 + np.exp(-0.3 - generator.standard_normal(n)))
     wrong = reference + ERRORS[errors](generator, n)
     candidate = wrong if "range" in errors else np.clip(wrong, 0, 1)
-    (column,) = comparison._make_accumulators(UNIT, 1, with_label=False, keeps=False)  # noqa: SLF001 - one metric alone
+    column = one_column()
     column.update(reference, candidate, label=None, mask=None)
     return Measurement.of("out", metric, column.readings(PLAN, {metric})[metric])
 
@@ -88,7 +92,7 @@ def test_an_engine_at_half_its_limit_passes_on_the_samples_that_a_pilot_asks_for
 def test_a_range_bounds_what_a_sample_can_be_wrong_by() -> None:
     reference = np.linspace(0.3, 0.7, 300)
     plan = Bootstrap(resamples=2_000)
-    (column,) = comparison._make_accumulators(UNIT, 1, with_label=False, keeps=False)  # noqa: SLF001
+    column = one_column()
     column.update(reference, reference, label=None, mask=None)
     ranged = column.readings(plan, {"mae", "bias"})
     assert ranged["mae"].interval.high == pytest.approx(1 - 0.05 ** (1 / 300), rel=0.1)
@@ -100,7 +104,7 @@ def test_a_range_bounds_what_a_sample_can_be_wrong_by() -> None:
 
 def test_outputs_beyond_their_range_widen_it() -> None:
     reference = np.linspace(0, 1, 300)
-    (column,) = comparison._make_accumulators(UNIT, 1, with_label=False, keeps=False)  # noqa: SLF001
+    column = one_column()
     column.update(reference, np.where(np.arange(300) == 7, 3.0, reference), label=None, mask=None)
     reading = column.readings(PLAN, {"mae"})["mae"]
     assert reading.interval.high > 3 * 4 / 300

@@ -33,8 +33,9 @@ def test_every_metric_takes_one_side_and_no_other(metric: object) -> None:
         Direction.HIGHER_IS_BETTER: "min",
         Direction.NEARER_ZERO_IS_BETTER: "within",
     }[metric.direction]
-    made = Rule(output="score", metric=metric.name, **{right: 0.4})
-    assert (made.side, made.limit) == (right, 0.4)
+    limit = 1.4 if metric.name.endswith("_ratio") else 0.4
+    made = Rule(output="score", metric=metric.name, **{right: limit})
+    assert (made.side, made.limit) == (right, limit)
     for wrong in {"max", "min", "within"} - {right}:
         with pytest.raises(PolicyError, match=f"{wrong}: of {metric.name}, .* use {right}"):
             Rule(output="score", metric=metric.name, **{wrong: 0.4})

@@ -40,7 +40,7 @@ def at_half(limits: dict[str, float], m: Measurement, confidence: float = 0.95) 
 
 def test_four_times_the_samples_halve_what_was_seen() -> None:
     # The bound is 0.004 off, twice that must fit into 0.002 of room, and half the limit, 0.005, is more than that.
-    for asked, margin in ((needed, 1.25), (at_half, 1.5)):
+    for asked, margin in ((needed, 1.15 * np.log(6_400) / np.log(401)), (at_half, 1.5)):
         assert asked({"max": 0.01}, measured("mae", 0.008, high=0.012)) == pytest.approx(400 * 16, rel=0.02)
         found = asked({"min": 0.99}, measured("pearson", 0.992, low=0.988))
         assert found == pytest.approx(400 * 16 * margin, rel=0.02)
@@ -59,7 +59,7 @@ def test_a_better_value_asks_for_no_fewer_than_one_at_half_the_limit() -> None:
 def test_what_nobody_has_seen_shrinks_with_n_itself() -> None:
     # Nothing seen varies; the unseen one costs 0.0075 at 400, and half the limit leaves 0.0005.
     m = measured("cosine", 0.9995, low=0.9995 - 0.0075, low_seen=0.9995)
-    assert needed({"min": 0.999}, m) == pytest.approx(6_000 * 1.25, rel=0.02)
+    assert needed({"min": 0.999}, m) == pytest.approx(6_000, rel=0.02)
     assert at_half({"min": 0.999}, m) == pytest.approx(6_000 * 1.5, rel=0.02)
 
 
@@ -101,14 +101,16 @@ def test_a_distance_is_planned_from_its_lower_bound() -> None:
     # D is 0.03 by noise alone: the limit may be met, though the value is beyond it.
     m = measured("ks", 0.03, low=0.0, high=0.06, high_seen=0.06)
     assert at_half({"max": 0.02}, m) == pytest.approx(400 * 36, rel=0.05)
-    assert needed({"max": 0.02}, m) == pytest.approx(400 * 3.6**2, rel=0.05)
+    assert needed({"max": 0.02}, m) == pytest.approx(400 * 4.5**2, rel=0.05)
     kl = measured("kl", 0.03, low=0.0, high=0.04, high_seen=0.04)
     assert at_half({"max": 0.01}, kl) == pytest.approx(400 * 16, rel=0.02)  # its root shrinks with the root of n
 
 
 def test_beyond_the_limit_it_is_the_number_that_shows_it() -> None:
     assert needed({"max": 0.01}, measured("mae", 0.012, low=0.008)) == pytest.approx(400 * 16, rel=0.02)
-    assert needed({"min": 0.99}, measured("pearson", 0.988, high=0.992)) == pytest.approx(400 * 16 * 1.25, rel=0.02)
+    assert needed({"min": 0.99}, measured("pearson", 0.988, high=0.992)) == pytest.approx(
+        400 * 16 * 1.15 * np.log(6_400) / np.log(401), rel=0.02
+    )
     assert needed({"within": 0.01}, measured("bias", -0.012, high=-0.008)) == pytest.approx(400 * 16, rel=0.02)
     assert needed({"within": 0.01}, measured("bias", 0.012, low=0.008)) == pytest.approx(400 * 16, rel=0.02)
 

@@ -47,6 +47,11 @@ SPECS: dict[str, dict[str, Any]] = {
         "dims": {"batch": {"min": 1, "opt": 4, "max": 9}},
         "outputs": {"score": {"kind": "score", "range": [0, 1]}},
     },
+    "names": {
+        "inputs": {"features": {"dtype": "float32", "shape": ["batch", 24]}},
+        "dims": {"batch": {"min": 1, "opt": 4, "max": 9}},
+        "outputs": {name: {"kind": "labels"} for name in ("level", "accept", "key")},
+    },
     "broken": {
         "inputs": {"features": {"dtype": "float32", "shape": ["batch", 24]}},
         "dims": {"batch": {"min": 1, "opt": 4, "max": 9}},

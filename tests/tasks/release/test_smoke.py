@@ -217,3 +217,20 @@ def test_each_bucket_of_the_batch_is_tried_and_the_first_calls_are_alike(
     monkeypatch.setattr("tasks.release.smoke.backend_of", lambda _runtime: backend)
     assert run(write(tmp_path / "smoke", [np.zeros(4), np.zeros(4)]), Dim(min=1, opt=4, max=4, buckets=(1, 4))).ok
     assert backend.sizes == [4, 4, 1, 3, 1, 3]
+
+
+# Names
+
+
+def test_labels_are_right_or_wrong_whatever_their_numbers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    right = np.array([[3, 90_000, 17, 5]] * 4)
+    folder = write(tmp_path, [{"label": right}])
+    assert run_with(monkeypatch, folder, lambda batch: {"label": right[: len(batch)]}).ok
+    (error,) = run_with(monkeypatch, folder, lambda batch: {"label": right[: len(batch)] + (right[:1] == 17)}).errors
+    assert (error.here, error.compared, error.allowed, error.ok) == (0.25, 0.0, 0.001, False)
+
+
+def test_true_and_false_are_tried_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    folder = write(tmp_path, [{"accept": np.array([True, False])}])
+    assert run_with(monkeypatch, folder, lambda batch: {"accept": np.array([True, False])[: len(batch)]}).ok
+    assert not run_with(monkeypatch, folder, lambda batch: {"accept": np.array([True, True])[: len(batch)]}).ok

@@ -16,6 +16,7 @@ from tasks.stages.build import build_engine
 from tasks.stages.compare import compare_engine
 from tasks.stages.fresh_agreement import (
     COSINE,
+    DISAGREEMENT,
     LIMITS,
     MEAN_ERROR,
     RELATIVE_L2,
@@ -26,6 +27,7 @@ from tasks.stages.fresh_agreement import (
     run_in_child,
 )
 from tests.tasks.tiny import SCORER, job, make_features, put_data, put_model, put_shards, score
+from validation.outputs import OutputKind
 from validation.verdict import Outcome, decide
 
 if TYPE_CHECKING:
@@ -108,6 +110,11 @@ def test_a_job_of_before_has_no_fresh_inputs_and_is_compared_as_it_was(here: InP
 # Figures
 
 
+def numbers_of(values: Any) -> np.ndarray[Any, Any]:
+    array = np.asarray(values)
+    return array.astype(np.float32) if array.dtype.kind == "f" else array
+
+
 def figures(
     monkeypatch: pytest.MonkeyPatch,
     folder: Path,
@@ -125,14 +132,14 @@ def figures(
             return self
 
         def run(self, _feeds: Arrays) -> Arrays:
-            return {} if found is None else {"y": np.asarray(found, np.float32)}
+            return {} if found is None else {"y": numbers_of(found)}
 
     for name in ("inputs", "reference", "candidate"):
         (folder / name).mkdir()
     rows = len(reference)
     inputs = {"x": np.zeros((rows, 2), np.float32)} | ({} if mask is None else {"mask": np.asarray(mask)})
     save_shard(folder / "inputs", 0, inputs)
-    save_shard(folder / "reference", 0, {"y": np.asarray(reference, np.float32)})
+    save_shard(folder / "reference", 0, {"y": numbers_of(reference)})
     monkeypatch.setattr("tasks.stages.fresh_agreement.backend_of", lambda _runtime: Scripted())
     declared = OutputDeclaration.model_validate(output | ({} if mask is None else {"mask": "mask"}))
     request = TryRequest(
@@ -155,6 +162,17 @@ def figures(
         ({"kind": "logits"}, [0.0], [1000.0], VARIATION, 0.5),
         ({"kind": "embedding"}, [[1.0, 0.0]], [[0.0, 2.0]], COSINE, 1.0),
         ({"kind": "embedding"}, [[0.0, 0.0], [1, 1]], [[0.0, 0.0], [2, 2]], COSINE, 0.0),
+        ({"kind": "logits", "axis": 1}, [[[1000.0], [0.0]]], [[[0.0], [1000.0]]], VARIATION, 1.0),
+        ({"kind": "language"}, [[[1000.0, 0.0]]], [[[0.0, 1000.0]]], VARIATION, 1.0),
+        ({"kind": "labels"}, [[2**60, 1]], [[2**60 + 1, 1]], DISAGREEMENT, 0.5),
+        ({"kind": "labels"}, [True, True], [True, True], DISAGREEMENT, 0.0),
+        ({"kind": "labels"}, [3, 4], [3.0, 4.0], DISAGREEMENT, 0.0),
+        ({"kind": "multilabel"}, [[0.4, 0.6]], [[0.6, 0.6]], DISAGREEMENT, 0.5),
+        ({"kind": "multilabel", "threshold": 0.2}, [[0.4, 0.6]], [[0.6, 0.6]], DISAGREEMENT, 0.0),
+        ({"kind": "segmentation", "axis": 1}, [[[1.0, 0.0], [0.0, 1.0]]], [[[1.0, 2], [0, 1]]], DISAGREEMENT, 0.5),
+        ({"kind": "segmentation"}, [[1, 2]], [[1, 3]], DISAGREEMENT, 0.5),
+        ({"kind": "boxes"}, [[[0.0, 0, 1, 1, 0.9]]], [[[0.0, 0, 1, 1, 0.1]]], DISAGREEMENT, 1.0),
+        ({"kind": "ctc", "axis": 2}, [[[0.0, 1.0], [1, 0]]], [[[0.0, 3.0], [0, 1]]], DISAGREEMENT, 0.5),
     ],
 )
 def test_each_kind_has_its_figure(
@@ -175,10 +193,7 @@ def test_each_kind_has_its_figure(
 def test_every_kind_has_limits_that_rise_from_fp32_to_int8() -> None:
     for limits in LIMITS.values():
         assert list(limits) == sorted(limits)
-    assert {measure_of(OutputDeclaration.model_validate({"kind": kind})) for kind in KINDS} < set(LIMITS)
-
-
-KINDS = ("score", "logits", "probabilities", "embedding", "tensor")
+    assert {measure_of(OutputDeclaration.model_validate({"kind": kind})) for kind in OutputKind} < set(LIMITS)
 
 
 @pytest.mark.parametrize("found", [None, [[1.0, 2.0]] * 2, [1.0, float("nan")], [1.0, float("inf")]])

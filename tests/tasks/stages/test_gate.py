@@ -252,3 +252,40 @@ def test_a_comparison_with_itself_is_refused(tmp_path: Path) -> None:
     judge(tmp_path, [SCORES], [SCORES])
     with pytest.raises(InputError, match=r"compared with itself"):
         judge_files(tmp_path / "reference", tmp_path / "reference", tmp_path / "policy.yaml")
+
+
+@pytest.mark.parametrize(
+    ("output", "array", "words"),
+    [
+        ("{kind: tensor}", SCORES > 0.5, "the reference holds bool, true and false, .* write kind: labels"),
+        ("{kind: tensor}", np.arange(400), "the reference holds int64, whole numbers, .* write kind: labels"),
+        ("{kind: logits}", np.ones((400, 3, 2, 2)), "the reference has 4 axes .* write axis: 1 where"),
+    ],
+)
+def test_a_reference_that_is_not_of_its_kind_is_bad_input(
+    tmp_path: Path, output: str, array: np.ndarray[Any, Any], words: str
+) -> None:
+    policy = f"outputs: {{score: {output}}}\nrules:\n  - {{output: score, metric: cosine, min: 0.9}}\n"
+    with pytest.raises(InputError, match=f"policy.yaml: outputs.score: {words}"):
+        judge(tmp_path, array, array, policy)
+
+
+@pytest.mark.parametrize("axis", [1, -1])
+def test_classes_may_lie_on_any_axis_that_is_said(tmp_path: Path, axis: int) -> None:
+    logits = np.random.default_rng(0).normal(size=(400, 3, 3, 8))
+    moved = np.moveaxis(logits, -1, axis)
+    np.savez(tmp_path / "reference.npz", score=moved)
+    np.savez(tmp_path / "candidate.npz", score=moved)
+    policy = f"outputs: {{score: {{kind: logits, axis: {axis}}}}}\nrules:\n"
+    policy += "  - {output: score, metric: top1_agreement, min: 0.9}\n"
+    policy += "  - {output: score, metric: top5_agreement, min: 0.9}\n"
+    (tmp_path / "policy.yaml").write_text(policy)
+    judged = judge_files(tmp_path / "reference.npz", tmp_path / "candidate.npz", tmp_path / "policy.yaml")
+    assert judged.verdict.outcome is Outcome.PASS
+
+
+def test_a_mask_of_sixty_four_by_sixty_four_is_one_population_and_says_so(tmp_path: Path) -> None:
+    mask = np.random.default_rng(0).random((320, 1, 64, 64)).astype(np.float32)
+    verdict = judge(tmp_path, mask, mask, POLICY)
+    assert verdict.outcome is Outcome.PASS
+    assert all("on 320 samples (4,096 columns as one population)" in rule.sentence for rule in verdict.rules)

@@ -64,3 +64,48 @@ def test_nan_in_the_reference_names_output_shard_and_sample(tmp_path: Path, here
     with pytest.raises(InputError, match=r"outputs.score: .*NaN or Inf for 1 samples of shard 00001, first sample 7"):
         run_reference(here, directory, data)
     assert not list((tmp_path / "store").glob("records/reference/*"))
+
+
+def test_whole_numbers_and_booleans_keep_their_dtype(tmp_path: Path, here: InProcess) -> None:
+    directory, features = write_directory(tmp_path, "names"), make_features()
+    found = run_reference(here, directory, store_shards(here.store, [features])).result
+    with np.load(here.store.fetch(found.outputs, tmp_path / "out") / "00000.npz") as outputs:
+        assert {name: outputs[name].dtype.name for name in outputs.files} == {
+            "level": "int64",
+            "accept": "bool",
+            "key": "int64",
+        }
+        expected = (features["features"][:, :2] * np.float32(100)).astype(np.int64) + 2**40
+        np.testing.assert_array_equal(outputs["key"], expected)
+
+
+@pytest.mark.parametrize("kind", ["tensor", "embedding", "logits"])
+def test_whole_numbers_of_another_kind_are_refused_in_words_that_say_what_to_write(
+    tmp_path: Path, here: InProcess, kind: str
+) -> None:
+    outputs = {"level": {"kind": kind}, "accept": {"kind": "labels"}, "key": {"kind": "labels"}}
+    directory = write_directory(tmp_path, "names", outputs=outputs)
+    with pytest.raises(InputError, match=r"model.yaml: outputs.level: holds int64, .* write kind: labels"):
+        run_reference(here, directory, store_shards(here.store, [make_features()]))
+
+
+def test_whole_numbers_may_be_a_score(tmp_path: Path, here: InProcess) -> None:
+    outputs = {"level": {"kind": "score", "range": [0, 23]}, "accept": {"kind": "labels"}, "key": {"kind": "labels"}}
+    directory = write_directory(tmp_path, "names", outputs=outputs)
+    assert run_reference(here, directory, store_shards(here.store, [make_features()])).result.outputs.files
+
+
+def test_classes_whose_axis_is_not_said_are_refused_where_the_reference_is_known_too(
+    tmp_path: Path, here: InProcess
+) -> None:
+    data = store_shards(here.store, [make_features()])
+
+    def reference(name: str, **output: object) -> bool:
+        (tmp_path / name).mkdir()
+        directory = write_directory(tmp_path / name, "names", build="build_classes", outputs={"logits": output})
+        return run_reference(here, directory, data).cached
+
+    assert not reference("before", kind="tensor")
+    with pytest.raises(InputError, match=r"outputs.logits: has 4 axes \[12, 4, 2, 3\].* write axis: 1 where"):
+        reference("unsaid", kind="logits")
+    assert reference("said", kind="logits", axis=1)

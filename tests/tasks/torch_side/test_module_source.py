@@ -8,7 +8,7 @@ import pytest
 from tasks.errors import InputError, RefusedError
 from tasks.model.model_directory import read_model_directory
 from tasks.sources import interface
-from tasks.torch_side.module_source import fetch_module, store_module, store_plugins
+from tasks.torch_side.module_source import fetch_module, module_key, store_module, store_plugins
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -132,3 +132,11 @@ def test_plugins_are_stored_under_their_names(context: StageContext, write_model
 
 def test_a_model_without_plugins_stores_none(context: StageContext, write_model: WriteModel) -> None:
     assert store_plugins(context, read_model_directory(write_model())) is None
+
+
+def test_outputs_that_may_hold_names_are_a_part_of_the_key_and_others_leave_it_as_it_was(
+    write: Callable[..., ModelDirectory],
+) -> None:
+    assert "names" not in module_key(write())
+    outputs = {"score": {"kind": "labels"}, "map": {"kind": "segmentation"}, "other": {"kind": "tensor"}}
+    assert module_key(write(outputs=outputs))["names"] == ["score", "map"]

@@ -96,6 +96,21 @@ def test_classes_are_drawn_by_their_top_confidence(
     np.testing.assert_allclose(found["out", None].reference, confidence)
 
 
+def test_classes_on_another_axis_are_drawn_by_their_top_confidence(case: Case, tmp_path: Path) -> None:
+    values = np.array([[[0.2, 0.6], [0.8, 0.4]]])
+    record = _record(case, tmp_path, {"out": values}, {"out": values})
+    found = sample_pairs(record, {"out": OutputSpec(kind=OutputKind.PROBABILITIES, axis=1)})
+    np.testing.assert_allclose(found["out", None].reference, [0.8, 0.6])
+
+
+def test_a_score_that_is_one_population_is_one_figure(case: Case, tmp_path: Path) -> None:
+    values = np.random.default_rng(0).random((3, 1, 8, 9))
+    record = _record(case, tmp_path, {"out": values}, {"out": values})
+    found = sample_pairs(record, {"out": OutputSpec(kind=OutputKind.SCORE)})
+    assert list(found) == [("out", None)]
+    assert found["out", None].seen == values.size
+
+
 def test_a_tensor_is_drawn_by_its_elements(case: Case, tmp_path: Path) -> None:
     values = np.arange(24.0).reshape(2, 3, 4)
     record = _record(case, tmp_path, {"out": values}, {"out": values})
