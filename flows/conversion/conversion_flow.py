@@ -10,7 +10,7 @@ from prefect import flow
 
 from flows.conversion.calibration_sets import count_groups, sample_of, take_data
 from flows.conversion.checked_calibration import Calibration, calibrate, read_calibration
-from flows.conversion.conversion_plan import ConversionPlan, plan_conversion, version_of
+from flows.conversion.conversion_plan import ConversionPlan, plan_conversion, refuse_changes
 from flows.conversion.engine_flow import make_engine
 from flows.conversion.precision_search import Retrying, retry_failed
 from flows.conversion.publication import publish_all, require_registry
@@ -19,7 +19,7 @@ from flows.runners.dispatch import dispatched, targets_elsewhere
 from flows.runners.handover import leave_job
 from flows.session import Session, current_session
 from flows.stage import in_flow, run_stage
-from tasks.errors import InputError, StageError
+from tasks.errors import StageError
 from tasks.model.model_directory import read_model_directory
 from tasks.records import DataArtifact, EngineJob, EngineOutcome, ExportedModel, ReferenceArtifact, TypedModel
 from tasks.specs import Precision
@@ -92,9 +92,7 @@ def convert_model(
         calibration = calibrate(session, directory, data, exported, accept_calibration)
     work = _Conversion(session, plan, elsewhere, data, exported, reference, calibration, counted.groups)
     outcomes = work.make_all(policies)
-    # Every stage read its own files of the directory: only if all of it is still the same do they belong together.
-    if version_of(read_model_directory(Path(model_directory)), floor) != plan.version:
-        raise InputError(f"{model_directory}: changed while it was converted; run the conversion again")
+    refuse_changes(plan, model_directory)
     publish_all(session, plan, outcomes, data, reference, work.track(outcomes))
     return outcomes
 

@@ -8,13 +8,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from flows.console import short_commit
-from flows.conversion.conversion_plan import ConversionPlan, plan_conversion
+from flows.conversion.conversion_plan import ConversionPlan, plan_conversion, refuse_changes
 from flows.conversion.conversion_report import ConversionReport
 from flows.prefect_api import prefect_api, set_prefect_defaults
 from flows.session import Session, use_session
 from tasks.backends import CPU
 from tasks.errors import VERDICT_CODES, ExitCode, InputError, worst_of
 from tasks.model.model_directory import read_model_directory
+from tasks.torch_side.torch_python import torch_versions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,9 +52,12 @@ def run_conversion(
     if source_commit is not None:
         plan = replace(plan, source_commit=_checked_commit(source_commit))
     _refuse_targets_without_runner(plan)
+    if session.settings.torch_python is not None:
+        torch_versions(session.settings.torch_python)  # where it lacks a package, before the builds and not after
     for line in plan.lines:
         session.reporter.say(line)
-    with prefect_api(session.settings.home.resolve() / "prefect-server.log") as wait_until_it_answers:
+    log = session.settings.home.resolve() / "prefect-server.log"
+    with prefect_api(log, session.reporter.say) as wait_until_it_answers:
         from flows.conversion.conversion_flow import convert_model, prepare  # noqa: PLC0415 - Prefect reads its settings when imported
 
         # Prefect's server and MLflow start while the input is read and exported, which only shows whether it is any
@@ -62,6 +66,7 @@ def run_conversion(
             connecting = pool.submit(session.tracker.connect)
             prepare(session, plan)
             connecting.result()
+        refuse_changes(plan, str(directory))  # before the long work
         wait_until_it_answers()
         with use_session(session), _tagged(plan):
             outcomes = convert_model(

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from tasks.errors import InputError
 from tasks.model.documents import parse, read_yaml
+from tasks.model.own_output import is_own_output
 from tasks.model.set_manifest import CalibrationManifest, read_manifest
+from tasks.samples.lfs_pointer import refuse_pointer
 from tasks.samples.regular import refuse_special
 from tasks.specs import ModelSpec, Precision
 from tasks.store.digests import digest_once
@@ -17,9 +19,9 @@ from validation.policy import Policy, PolicyError, default_policy, policy_from_m
 from validation.rules import suggest
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Callable, Collection
 
-
+Found = TypeVar("Found")
 SPEC_FILE = "model.yaml"
 WEIGHTS_SUFFIX = ".safetensors"
 
@@ -36,7 +38,8 @@ class CalibrationFolder:
 class ModelDirectory:
     """A model directory whose files were found. All paths are resolved; none leaves `root` but the calibration set.
 
-    `calibration` is that set's folder and its manifest; its files are read when they are needed.
+    `calibration` is that set's folder and its manifest, None where that folder is not there yet, or empty: INT8 alone
+    needs it, and `require_calibration` asks for it. Its files are read when they are needed.
     """
 
     root: Path
@@ -54,8 +57,12 @@ class ModelDirectory:
     def source_paths(self) -> dict[str, Path]:
         """Every file that the module's code may read, by its path relative to `root`.
 
-        That is every file of the directory but model.yaml, the weights, the data, the policy, hidden files and
-        compiled Python. The export child gets a copy of just these, so nothing that it depends on goes unnoticed.
+        That is every file of the directory but model.yaml, the weights, the data, the policy, hidden files, compiled
+        Python and what this command prints into. The export child gets a copy of just these, so nothing that it
+        depends on goes unnoticed.
+
+        Raises:
+            InputError: a link leads out of the directory, or a file is a pointer of git LFS.
         """
         others = {self.root / SPEC_FILE, self.weights, self.policy_file}
         others |= {*self.validation, *self.plugins}
@@ -66,7 +73,10 @@ class ModelDirectory:
             if any(part.startswith(".") or part == "__pycache__" for part in relative.parts):
                 continue
             inside(self.root, str(relative), "source", folder_too=True)
-            if path.is_file() and path not in others and not any(path.is_relative_to(folder) for folder in shared):
+            if not path.is_file() or path in others or any(path.is_relative_to(folder) for folder in shared):
+                continue
+            if not is_own_output(path):
+                refuse_pointer(path, relative.as_posix())
                 files[relative.as_posix()] = path
         return files
 
@@ -123,29 +133,68 @@ def read_model_directory(path: Path) -> ModelDirectory:
     if not spec_file.is_file():
         raise InputError(f"{path}: has no {SPEC_FILE}; name a model directory (examples/ has one)")
     spec = parse(ModelSpec, read_yaml(spec_file), SPEC_FILE)
-    weights = None
-    inside(root, spec.source.rpartition(":")[0], "source")
-    if spec.weights is not None:
-        if not spec.weights.endswith(WEIGHTS_SUFFIX):
-            raise InputError(
-                f"{SPEC_FILE}: weights: {spec.weights} is not {WEIGHTS_SUFFIX}; a pickle can run code when it is"
-                " read, so save the state dict with safetensors.torch.save_file"
-            )
-        weights = inside(root, spec.weights, "weights")
+    problems: list[str] = []
+    _tried(problems, lambda: inside(root, spec.source.rpartition(":")[0], "source"))
     directory = ModelDirectory(
         root=root,
         spec=spec,
-        weights=weights,
-        validation=data_files(
-            inside(root, spec.validation.data, "validation.data", folder_too=True), "validation.data"
-        ),
-        policy_file=inside(root, spec.validation.policy, "validation.policy") if spec.validation.policy else None,
-        calibration=_calibration_folder(root, spec),
-        plugins=_plugin_files(root, spec),
+        weights=_tried(problems, lambda: _weights_file(root, spec)),
+        validation=_tried(problems, lambda: _validation_files(root, spec)) or (),
+        policy_file=_tried(problems, lambda: _policy_file(root, spec)),
+        calibration=_tried(problems, lambda: _calibration_folder(root, spec)),
+        plugins=_tried(problems, lambda: _plugin_files(root, spec)) or (),
     )
-    for precision in spec.precisions:
-        directory.policy(precision)  # a bad policy is refused before any work
+    for precision in spec.precisions:  # a bad policy is refused before any work
+        _tried(problems, lambda precision=precision: directory.policy(precision))  # type: ignore[misc]
+    if problems:
+        raise InputError("\n".join(dict.fromkeys(problems)))
     return directory
+
+
+def require_calibration(directory: ModelDirectory) -> CalibrationFolder:
+    """The calibration set that a model names, which INT8 needs.
+
+    Raises:
+        InputError: the model names none, or its folder is not there.
+    """
+    if directory.calibration is not None:
+        return directory.calibration
+    if directory.spec.calibration is None:
+        raise InputError(
+            f"{SPEC_FILE}: calibration: missing, and precision int8 needs it; name a calibration set, or drop int8"
+        )
+    raise InputError(
+        f"{SPEC_FILE}: calibration.set: {directory.spec.calibration.set} is no folder with a calibration set, which"
+        " int8 needs; make it with `enginegate calibration draw`, name another, or choose --precision"
+    )
+
+
+def _tried(problems: list[str], find: Callable[[], Found]) -> Found | None:
+    """What is found; None where it is at fault, which is added to `problems`."""
+    try:
+        return find()
+    except InputError as error:
+        problems.append(str(error))
+        return None
+
+
+def _weights_file(root: Path, spec: ModelSpec) -> Path | None:
+    if spec.weights is None:
+        return None
+    if not spec.weights.endswith(WEIGHTS_SUFFIX):
+        raise InputError(
+            f"{SPEC_FILE}: weights: {spec.weights} is not {WEIGHTS_SUFFIX}; a pickle can run code when it is"
+            " read, so save the state dict with safetensors.torch.save_file"
+        )
+    return inside(root, spec.weights, "weights")
+
+
+def _validation_files(root: Path, spec: ModelSpec) -> tuple[Path, ...]:
+    return data_files(inside(root, spec.validation.data, "validation.data", folder_too=True), "validation.data")
+
+
+def _policy_file(root: Path, spec: ModelSpec) -> Path | None:
+    return None if spec.validation.policy is None else inside(root, spec.validation.policy, "validation.policy")
 
 
 def _calibration_folder(root: Path, spec: ModelSpec) -> CalibrationFolder | None:
@@ -153,8 +202,10 @@ def _calibration_folder(root: Path, spec: ModelSpec) -> CalibrationFolder | None
     if spec.calibration is None:
         return None
     folder = (root / spec.calibration.set).resolve()
-    if not folder.is_dir():
+    if folder.exists() and not folder.is_dir():
         raise InputError(f"{SPEC_FILE}: calibration.set: {spec.calibration.set} is no folder; name a calibration set")
+    if not folder.exists() or not any(folder.iterdir()):
+        return None  # `calibration draw` is yet to make it
     try:
         return CalibrationFolder(folder, read_manifest(folder))
     except InputError as error:
@@ -184,6 +235,7 @@ def inside(root: Path, relative: str, field: str, *, folder_too: bool = False) -
         )
     if not found:
         raise InputError(f"{SPEC_FILE}: {field}: {relative} is no file; correct the path (relative to the directory)")
+    refuse_pointer(path, f"{SPEC_FILE}: {field}: {relative}")
     return path
 
 
@@ -200,6 +252,7 @@ def data_files(path: Path, field: str) -> tuple[Path, ...]:
         files = (path,) if path.suffix == ".npz" else ()
     for file in files:
         refuse_special(file, f"{SPEC_FILE}: {field}: {file.name}")
+        refuse_pointer(file, f"{SPEC_FILE}: {field}: {file.name}")
     if not files:
         raise InputError(f"{SPEC_FILE}: {field}: {path.name} holds no .npz file; save arrays with numpy.savez")
     return files
