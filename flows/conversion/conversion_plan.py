@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING
 from flows.console import short_commit
 from tasks.errors import EnginegateError, InputError
 from tasks.git.call import call_git
-from tasks.model.model_directory import read_model_directory, require_calibration
+from tasks.model.model_directory import read_model_directory
 from tasks.model.version import ModelContent, content_of_directory
 from tasks.model.version import version_of as version_of_content
 from tasks.records import Cell
-from tasks.specs import Precision
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
 
     from tasks.model.model_directory import ModelDirectory
     from tasks.model.policy_floor import OrganisationFloor
+    from tasks.specs import Precision
     from validation.policy import Policy
 
 
@@ -109,8 +109,6 @@ def plan_conversion(
             planned = ", ".join(cell.engine_id for cell in cells)
             raise InputError(f"--only {only}: this directory makes {planned}; name one of these")
         cells = (wanted,)
-    if any(cell.precision is Precision.INT8 for cell in cells):
-        require_calibration(directory)
     commit = source_commit(directory.root)
     return ConversionPlan(directory, version, commit, cells, floor, content)
 

@@ -8,14 +8,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from flows.console import short_commit
-from flows.conversion.conversion_plan import ConversionPlan, plan_conversion, refuse_changes
+from flows.conversion.conversion_plan import ConversionPlan, refuse_changes
 from flows.conversion.conversion_report import ConversionReport
-from flows.prefect_api import prefect_api, set_prefect_defaults
+from flows.conversion.preflight import Preflight
+from flows.prefect_api import prefect_api
 from flows.session import Session, use_session
-from tasks.backends import CPU
 from tasks.errors import VERDICT_CODES, ExitCode, InputError, worst_of
-from tasks.model.model_directory import read_model_directory
-from tasks.torch_side.torch_python import torch_versions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,13 +45,13 @@ def run_conversion(
     if time_limit_s is not None:
         settings = session.settings.model_copy(update={"time_limit_s": time_limit_s})
         session = Session(settings, session.reporter)
-    found, floor = read_model_directory(directory), session.policy_floor
-    plan = plan_conversion(found, targets=targets, precisions=precisions, only=only, floor=floor)
+    look = Preflight.begin(session, directory, targets=targets, precisions=precisions, only=only)
+    if look.stops:  # then nothing is started, and what else there is to correct is told with it
+        look.examine()
+        look.refuse()
+    plan = look.plan
     if source_commit is not None:
         plan = replace(plan, source_commit=_checked_commit(source_commit))
-    _refuse_targets_without_runner(plan)
-    if session.settings.torch_python is not None:
-        torch_versions(session.settings.torch_python)  # where it lacks a package, before the builds and not after
     for line in plan.lines:
         session.reporter.say(line)
     log = session.settings.home.resolve() / "prefect-server.log"
@@ -64,7 +62,7 @@ def run_conversion(
         # good; and an address that is wrong shows before the long work, not after it.
         with ThreadPoolExecutor(1) as pool:
             connecting = pool.submit(session.tracker.connect)
-            prepare(session, plan)
+            prepare(session, plan, look)
             connecting.result()
         refuse_changes(plan, str(directory))  # before the long work
         wait_until_it_answers()
@@ -94,12 +92,3 @@ def _tagged(plan: ConversionPlan) -> AbstractContextManager[object]:
 
     commit = () if plan.source_commit is None else (f"commit:{short_commit(plan.source_commit)}",)
     return tags(f"model:{plan.directory.spec.name}", *commit)
-
-
-def _refuse_targets_without_runner(plan: ConversionPlan) -> None:
-    if any(cell.target != CPU for cell in plan.cells):
-        set_prefect_defaults()
-
-        from flows.runners.dispatch import targets_elsewhere  # noqa: PLC0415 - as above
-
-        targets_elsewhere(plan.cells)

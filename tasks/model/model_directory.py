@@ -126,7 +126,19 @@ def read_model_directory(path: Path) -> ModelDirectory:
     """Read and check `path`/model.yaml and find the files it names.
 
     Raises:
-        InputError: naming the file and the field.
+        InputError: naming the file and the field, of each mistake.
+    """
+    directory, problems = survey_model_directory(path)
+    if problems:
+        raise InputError("\n".join(problems))
+    return directory
+
+
+def survey_model_directory(path: Path) -> tuple[ModelDirectory, tuple[str, ...]]:
+    """A model directory as far as its files were found, and what is wrong with the others and with the policy.
+
+    Raises:
+        InputError: model.yaml itself is missing, or has a mistake.
     """
     root = path.resolve()
     spec_file = root / SPEC_FILE
@@ -146,9 +158,7 @@ def read_model_directory(path: Path) -> ModelDirectory:
     )
     for precision in spec.precisions:  # a bad policy is refused before any work
         _tried(problems, lambda precision=precision: directory.policy(precision))  # type: ignore[misc]
-    if problems:
-        raise InputError("\n".join(dict.fromkeys(problems)))
-    return directory
+    return directory, tuple(dict.fromkeys(problems))
 
 
 def require_calibration(directory: ModelDirectory) -> CalibrationFolder:
