@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,13 +10,15 @@ import click
 from flows.commands.command import Document, command_of
 from flows.console import QuietReporter
 from flows.conversion.preflight import MARKS, Preflight
+from flows.session import Session
 from tasks.checks.remarks import Level, stops_of
 from tasks.errors import ExitCode, InputError
 from tasks.specs import Precision
 
 if TYPE_CHECKING:
-    from flows.session import Session
     from tasks.checks.remarks import Remark
+
+MINUTE_S, DAY_S = 60.0, 24 * 3600
 
 
 @click.command()
@@ -30,15 +31,24 @@ if TYPE_CHECKING:
     type=click.Choice([precision.value for precision in Precision]),
     help="Only this precision; may be repeated.",
 )
+@click.option(
+    "--time-limit",
+    type=click.FloatRange(min=0, min_open=True, max=DAY_S),
+    default=MINUTE_S,
+    show_default=True,
+    metavar="SECONDS",
+    help="Longest time for which the module may run; `convert` has a limit of its own.",
+)
 @command_of
 def check(
-    session: Session, directory: Path, targets: tuple[str, ...], precisions: tuple[str, ...]
+    session: Session, directory: Path, targets: tuple[str, ...], precisions: tuple[str, ...], time_limit: float
 ) -> tuple[Document, int]:
     """Say what would stop or spoil a conversion of DIRECTORY, all at once and before any long work.
 
     ✕ stops it, and the command ends with 2; ! does not, and is worth a look. `convert` begins with the same.
     """
-    quiet = replace(session, reporter=QuietReporter(to_stderr=True))
+    settings = session.settings.model_copy(update={"time_limit_s": min(time_limit, session.settings.time_limit_s)})
+    quiet = Session(settings, QuietReporter(to_stderr=True))
     try:
         look = Preflight.begin(quiet, directory, targets=targets, precisions=precisions, only=None)
     except InputError as error:

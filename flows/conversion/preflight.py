@@ -63,7 +63,11 @@ class Preflight:
             InputError: model.yaml itself cannot be read, or the narrowing names what the model does not have.
         """
         directory, problems = survey_model_directory(path)
-        plan = plan_conversion(directory, targets=targets, precisions=precisions, only=only, floor=session.policy_floor)
+        floor = session.policy_floor
+        try:
+            plan = plan_conversion(directory, targets=targets, precisions=precisions, only=only, floor=floor)
+        except InputError as error:
+            raise InputError("\n".join((*problems, str(error)))) from None
         begun = cls(session, plan)
         if problems:
             begun.remarks += stops_of("model.yaml", InputError("\n".join(problems)))
@@ -83,12 +87,14 @@ class Preflight:
         self._try("registry", lambda: require_registry(session, plan))
         self._add("precisions", lambda: check_precisions(spec, plan.precisions))
         data = self._try("data", lambda: self._data(directory)) if directory.validation else None
-        probed = self._try("module", lambda: self._module(directory, data))
+        counted = None
         if data is not None:
             counted = self._try("data", lambda: count_groups(session, "samples", spec, data))
-            self._judge(data, counted, probed)
         if Precision.INT8 in plan.precisions:
             self._add("calibration", lambda: self._calibration(data))
+        probed = self._try("module", lambda: self._module(directory, data))
+        if data is not None:
+            self._judge(data, counted, probed)
 
     def refuse(self) -> None:
         """Raise what stops the conversion, if anything does.
@@ -159,7 +165,7 @@ class Preflight:
         if counted is None:
             return
         policies = self._try("policy", lambda: policies_of(self.plan, data, counted))
-        if policies is not None and probed is not None and not self.stops:
+        if policies is not None and probed is not None and not any(stop.subject == "outputs" for stop in self.stops):
             context, spec = self._session.stage_context(), self.plan.directory.spec
             self._add("policy", lambda: check_policies(context, spec, policies, data, counted.groups, probed))
 

@@ -21,7 +21,7 @@ from tasks.store.digests import statistics_digest
 from tasks.store.stage_cache import run_cached
 from tasks.torch_side.interface import MASK
 from validation.metrics import METRICS
-from validation.verdict import Outcome, decide
+from validation.verdict import SEVERITY, Outcome, decide
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from tasks.stages.probe import ProbedModule
     from validation.comparison import ComparisonResult
     from validation.policy import Policy
+    from validation.verdict import RuleResult
 
 SUBJECT = "policy"
 RECIPE = 1
@@ -82,17 +83,25 @@ def _remarks_on(policy: Policy, precision: Precision, found: ComparisonResult) -
     for defect in verdict.defects:
         yield warning(SUBJECT, f"{precision.value}: no engine passes: {defect}")
     never = [
-        result.sentence
+        result
         for result in verdict.rules
         if result.outcome is not Outcome.PASS and (with_labels or not METRICS[result.rule.metric].needs_label)
     ]
-    for sentence in never[:SHOWN]:
-        yield warning(SUBJECT, f"{precision.value}: even an engine that equals PyTorch does not pass: {sentence}")
-    if len(never) > SHOWN:
-        yield warning(SUBJECT, f"{precision.value}: nor does it pass {len(never) - SHOWN} more of {len(verdict.rules)}")
+    if never:
+        worst = min(never, key=lambda result: SEVERITY[result.outcome])
+        others = list(dict.fromkeys(_name(result) for result in never if _name(result) != _name(worst)))
+        more = f" and {len(others) - SHOWN} more" if len(others) > SHOWN else ""
+        nor = f" Nor {', '.join(others[:SHOWN])}{more}." if others else ""
+        text = f"{precision.value}: even an engine that equals PyTorch does not pass: {worst.sentence}{nor}"
+        yield warning(SUBJECT, text)
     if not never and not verdict.defects:
         samples = found.samples if found.independent is None else found.independent
         yield good(SUBJECT, f"{precision.value}: {samples:,} independent samples can pass its {_rules(policy)}")
+
+
+def _name(result: RuleResult) -> str:
+    by = "" if result.rule.by is None else f" by {result.rule.by}"
+    return f"{result.rule.output} {result.rule.metric}{by}"
 
 
 def _measure(

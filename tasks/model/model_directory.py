@@ -65,7 +65,7 @@ class ModelDirectory:
             InputError: a link leads out of the directory, or a file is a pointer of git LFS.
         """
         others = {self.root / SPEC_FILE, self.weights, self.policy_file}
-        others |= {*self.validation, *self.plugins}
+        others |= {*self.validation, *self.plugins, *self._not_found()}
         shared = () if self.calibration is None else (self.calibration.path,)
         files = {}
         for path in sorted(self.root.rglob("*")):
@@ -79,6 +79,16 @@ class ModelDirectory:
                 refuse_pointer(path, relative.as_posix())
                 files[relative.as_posix()] = path
         return files
+
+    def _not_found(self) -> set[Path]:
+        """Files that have another use and are at fault, which `survey_model_directory` tells: they are no source."""
+        spec = self.spec
+        found = {
+            spec.weights: self.weights is not None,
+            spec.validation.data: bool(self.validation),
+            spec.validation.policy: self.policy_file is not None,
+        }
+        return {self.root / name for name, is_found in found.items() if name is not None and not is_found}
 
     def policy(self, precision: Precision, slices: Collection[str] | None = None, *, labelled: bool = True) -> Policy:
         """The policy of an engine of `precision`: the model's own, or the default of its outputs' kinds.
@@ -245,7 +255,8 @@ def inside(root: Path, relative: str, field: str, *, folder_too: bool = False) -
         )
     if not found:
         raise InputError(f"{SPEC_FILE}: {field}: {relative} is no file; correct the path (relative to the directory)")
-    refuse_pointer(path, f"{SPEC_FILE}: {field}: {relative}")
+    if not folder_too:
+        refuse_pointer(path, f"{SPEC_FILE}: {field}: {relative}")
     return path
 
 

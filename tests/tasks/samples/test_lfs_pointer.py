@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tasks.errors import InputError
-from tasks.model.model_directory import read_model_directory
+from tasks.model.model_directory import read_model_directory, survey_model_directory
 from tasks.samples.formats import read_arrays
 from tasks.samples.lfs_pointer import refuse_pointer
 from tasks.samples.npz import load_arrays
@@ -31,6 +31,10 @@ def test_a_pointer_anywhere_in_a_model_directory_is_named(write_model: Callable[
     (folder / name).write_text(POINTER)
     with pytest.raises(InputError, match=rf"{name}: is a pointer of git LFS.*run `git lfs pull`"):
         read_model_directory(folder).source_files()
+    directory, problems = survey_model_directory(folder)
+    assert len(problems) == (field != "source")
+    if problems:
+        assert directory.source_files().keys() == {"model.py"}, "what has another use is told once"
 
 
 def test_a_small_file_is_no_pointer(tmp_path: Path) -> None:
