@@ -26,7 +26,7 @@ from tasks.model.model_directory import survey_model_directory
 from tasks.samples.npz import load_arrays, shard_paths
 from tasks.specs import Precision
 from tasks.stages.independence import independence_in_words
-from tasks.stages.probe import ProbedModule, load_alone, probe_module
+from tasks.stages.probe import ProbedModule, ProbeError, load_alone, probe_module
 from tasks.torch_side.torch_python import torch_versions
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from flows.session import Session
+    from tasks.artifact import Artifact
     from tasks.model.model_directory import ModelDirectory
     from tasks.records import DataArtifact
     from tasks.stages.independence import IndependentSamples
@@ -92,9 +93,9 @@ class Preflight:
             counted = self._try("data", lambda: count_groups(session, "samples", spec, data))
         if Precision.INT8 in plan.precisions:
             self._add("calibration", lambda: self._calibration(data))
-        probed = self._try("module", lambda: self._module(directory, data))
+        seen = self._try("module", lambda: self._module(directory, data))
         if data is not None:
-            self._judge(data, counted, probed)
+            self._judge(data, counted, seen)
 
     def refuse(self) -> None:
         """Raise what stops the conversion, if anything does.
@@ -145,29 +146,35 @@ class Preflight:
     def _data(self, directory: ModelDirectory) -> DataArtifact:
         return take_data(self._session, "validation data", directory.spec, directory.validation, "validation.data")
 
-    def _module(self, directory: ModelDirectory, data: DataArtifact | None) -> ProbedModule | None:
+    def _module(self, directory: ModelDirectory, data: DataArtifact | None) -> Artifact | None:
+        """The module's outputs on some samples, where it gave any."""
         if directory.weights is None and directory.spec.weights is not None:
             return None  # they are missing, which was remarked
         if data is None:
             load_alone(self._session.stage_context(), directory)
             self.remarks.append(warning("module", "it loads; without data it is not run"))
             return None
-        return run_stage(self._session, "module", probe_module, describe_probe, directory, data)
+        try:
+            probed = run_stage(self._session, "module", probe_module, describe_probe, directory, data)
+        except ProbeError as error:
+            self.remarks += stops_of("module", error)
+            return error.seen
+        self._remark_on_module(probed)
+        return probed.seen
 
-    def _judge(self, data: DataArtifact, counted: IndependentSamples | None, probed: ProbedModule | None) -> None:
+    def _judge(self, data: DataArtifact, counted: IndependentSamples | None, seen: Artifact | None) -> None:
         """Remark on the data, the outputs and the policy."""
         if counted is not None:
             few = counted.near > CLOSE * counted.searched or (not counted.named and counted.groups is not None)
             self.remarks.append((warning if few else good)("data", independence_in_words(counted)))
-        if probed is not None:
-            self._remark_on_module(probed)
-            self._add("outputs", lambda: self._outputs(probed))
+        if seen is not None:
+            self._add("outputs", lambda: self._outputs(seen))
         if counted is None:
             return
         policies = self._try("policy", lambda: policies_of(self.plan, data, counted))
-        if policies is not None and probed is not None and not any(stop.subject == "outputs" for stop in self.stops):
+        if policies is not None and seen is not None and not any(stop.subject == "outputs" for stop in self.stops):
             context, spec = self._session.stage_context(), self.plan.directory.spec
-            self._add("policy", lambda: check_policies(context, spec, policies, data, counted.groups, probed))
+            self._add("policy", lambda: check_policies(context, spec, policies, data, counted.groups, seen))
 
     def _remark_on_module(self, probed: ProbedModule) -> None:
         self.remarks.append(good("module", describe_probe(probed)))
@@ -177,12 +184,10 @@ class Preflight:
         for reason in probed.fresh.refused:
             self.remarks.append(warning("module", f"left out of what engines are tried on: {reason}"))
 
-    def _outputs(self, probed: ProbedModule) -> Iterable[Remark]:
+    def _outputs(self, seen: Artifact) -> Iterable[Remark]:
         with self._session.store.scratch() as folder:
-            seen = self._session.store.fetch(probed.seen, folder / "seen")
-            yield from check_outputs(
-                self.plan.directory.spec.outputs, [load_arrays(path) for path in shard_paths(seen)]
-            )
+            paths = shard_paths(self._session.store.fetch(seen, folder / "seen"))
+            yield from check_outputs(self.plan.directory.spec.outputs, [load_arrays(path) for path in paths])
 
     def _calibration(self, validation: DataArtifact | None) -> Iterable[Remark]:
         directory = self.plan.directory

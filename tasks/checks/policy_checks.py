@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from tasks.process.context import StageContext
     from tasks.records import DataArtifact
     from tasks.specs import ModelSpec, Precision
-    from tasks.stages.probe import ProbedModule
     from validation.comparison import ComparisonResult
     from validation.policy import Policy
     from validation.verdict import RuleResult
@@ -49,7 +48,7 @@ def check_policies(
     policies: Mapping[Precision, Policy],
     data: DataArtifact,
     groups: Artifact | None,
-    probed: ProbedModule,
+    seen: Artifact,
 ) -> Iterator[Remark]:
     """Of each precision's policy, the rules that a perfect engine could not pass on these data.
 
@@ -59,11 +58,11 @@ def check_policies(
         policies: the policy of each precision.
         data: the validation data.
         groups: the groups that its samples belong to; None where each is one of its own.
-        probed: the module's outputs on some of them.
+        seen: the module's outputs on some of them, as `probe` leaves them.
     """
     for precision, policy in policies.items():
         try:
-            measured = _measure(context, spec, policy, data, groups, probed)
+            measured = _measure(context, spec, policy, data, groups, seen)
         except StageError as error:
             yield warning(SUBJECT, f"{precision.value}: could not be tried on equal outputs: {error}")
             continue
@@ -110,21 +109,21 @@ def _measure(
     policy: Policy,
     data: DataArtifact,
     groups: Artifact | None,
-    probed: ProbedModule,
+    seen: Artifact,
 ) -> ComparisonResult | None:
     plan = plan_of(policy)
     key: dict[str, object] = {
         "recipe": RECIPE,
         "statistics": statistics_digest(),
-        "seen": probed.seen.digest,
+        "seen": seen.digest,
         "annotations": data.annotations.digest,
         "groups": None if groups is None else groups.digest,
         "outputs": {name: output.model_dump(mode="json") for name, output in spec.outputs.items()},
         **plan,
     }
     with context.store.scratch() as folder:
-        seen = _largest(context.store.fetch(probed.seen, folder / "seen"))
-        if data.samples * sum(array[:1].size for array in seen.values()) > MOST_VALUES:
+        outputs = _largest(context.store.fetch(seen, folder / "seen"))
+        if data.samples * sum(array[:1].size for array in outputs.values()) > MOST_VALUES:
             return None
 
     def produce(folder: Path) -> Measured:
@@ -138,7 +137,7 @@ def _measure(
             **plan,
         )
         annotations = context.store.fetch(data.annotations, folder / "annotations")
-        _lay_out(seen, context.store.fetch(data.inputs, folder / "samples"), annotations, folder)
+        _lay_out(outputs, context.store.fetch(data.inputs, folder / "samples"), annotations, folder)
         entry = "tasks.stages.compare:measure_in_child"
         return context.call_in_child(entry, request, Measured, folder)
 

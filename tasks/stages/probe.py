@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tasks.artifact import Artifact
+from tasks.errors import InputError
 from tasks.specs import Frozen
 from tasks.stages.export import fetch_some
 from tasks.store.stage_cache import StageResult, run_cached
@@ -40,12 +41,21 @@ class ProbedModule(Frozen):
     seen: Artifact
 
 
+class ProbeError(InputError):
+    """What is wrong with a module, a line each; `seen` are its outputs on samples, None where it gave none."""
+
+    def __init__(self, message: str, seen: Artifact | None) -> None:
+        super().__init__(message)
+        self.seen = seen
+
+
 def probe_module(context: StageContext, directory: ModelDirectory, data: DataArtifact) -> StageResult[ProbedModule]:
     """Run the module of `directory` wherever it promises to run, before it is exported.
 
     Raises:
-        InputError: source or weights are at fault, forward raises at a shape, the module takes no other inputs than
-            the samples, or it gives others when it is called again. All of it at once, a line each.
+        InputError: source or weights are at fault.
+        ProbeError: forward raises at a shape, the module takes no other inputs than the samples, or it gives other
+            outputs when it is called again; all of it at once.
     """
     module = module_key(directory)
     key: dict[str, object] = {
@@ -67,14 +77,16 @@ def probe_module(context: StageContext, directory: ModelDirectory, data: DataArt
             outputs=folder / "outputs",
         )
         reply = _ask(context, directory, ProbeRequest(module=laid_out, fresh=fresh, seen=folder / "seen"), folder)
-        assert reply.fresh is not None  # noqa: S101 - as data were given
+        seen = context.store.put(folder / "seen") if any((folder / "seen").iterdir()) else None
+        if reply.problems or reply.fresh is None or seen is None:
+            raise ProbeError("\n".join(reply.problems), seen)
         return ProbedModule(
             shapes=reply.shapes,
             untried=reply.untried,
             inputs=context.store.put(fresh.inputs),
             outputs=context.store.put(fresh.outputs),
             fresh=reply.fresh,
-            seen=context.store.put(folder / "seen"),
+            seen=seen,
         )
 
     return run_cached(context.store, "probe", key, ProbedModule, produce)

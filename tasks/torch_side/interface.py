@@ -66,8 +66,12 @@ class FreshReply(Frozen):
 
 
 class ProbeReply(Frozen):
-    """The shapes at which the module ran, those for which there was no time, and of fresh inputs what there is."""
+    """The shapes at which the module ran, those for which there was no time, and of fresh inputs what there is.
+
+    `problems` says what is wrong with it; the outputs on samples are there all the same, where it ran on them.
+    """
 
     shapes: tuple[str, ...] = ()
     untried: tuple[str, ...] = ()
     fresh: FreshReply | None = None
+    problems: tuple[str, ...] = ()

@@ -46,11 +46,12 @@ def probe(raw: dict[str, Any], progress: Callable[[int, int], None]) -> ProbeRep
             fresh = run_fresh_inputs(module, request.fresh)
         except InputError as error:
             problems["fresh inputs"] = str(error)
-    if problems:
-        raise InputError("\n".join(_joined(problems)))
     progress(len(shapes) + 1, steps)
-    _save_seen(module, request, shard_paths(request.fresh.samples))
-    return ProbeReply(shapes=tuple(tried), untried=tuple(untried), fresh=fresh)
+    try:
+        _save_seen(module, request, shard_paths(request.fresh.samples))
+    except InputError as error:
+        problems["samples"] = str(error)
+    return ProbeReply(shapes=tuple(tried), untried=tuple(untried), fresh=fresh, problems=tuple(_joined(problems)))
 
 
 def _run_shapes(

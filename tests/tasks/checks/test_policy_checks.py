@@ -10,8 +10,6 @@ from tasks.checks.policy_checks import check_policies
 from tasks.checks.remarks import Level, Remark
 from tasks.specs import Precision
 from tasks.stages.independence import count_independent
-from tasks.stages.probe import ProbedModule
-from tasks.torch_side.interface import FreshReply
 from tests.tasks.tiny import make_features, put_data, put_shards, score, tiny_spec
 from validation.policy import default_policy
 from validation.rules import Policy, Rule
@@ -36,16 +34,8 @@ def remarks_on(here: InProcess, policy: Policy, samples: int, **beside: np.ndarr
         [{name: array[half] for name, array in beside.items()} for half in halves],
     )
     seen = put_shards(here.store, [{"score": score(features[:10])}])
-    probed = ProbedModule(
-        shapes=("batch=1",),
-        untried=(),
-        inputs=seen,
-        outputs=seen,
-        fresh=FreshReply(labels=(), draws=(), samples=1, refused=()),
-        seen=seen,
-    )
     groups = count_independent(here, SPEC, data).result.groups
-    return list(check_policies(here, SPEC, {Precision.FP16: policy}, data, groups, probed))
+    return list(check_policies(here, SPEC, {Precision.FP16: policy}, data, groups, seen))
 
 
 def test_enough_samples_can_pass(here: InProcess) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from tasks.errors import InputError
 from tasks.samples.npz import load_arrays, shard_paths
-from tasks.stages.probe import load_alone, probe_module
+from tasks.stages.probe import ProbeError, load_alone, probe_module
 from tasks.torch_side import torch_probe
 from tests.tasks.models import mlp
 from tests.tasks.models.directories import make_features, make_texts, store_shards, write_directory
@@ -46,8 +46,9 @@ def test_shapes_that_a_module_does_not_take_are_named_in_one_error_with_what_els
 ) -> None:
     directory = write_directory(tmp_path, "mlp", build="build_narrow")
     data = store_shards(here.store, [make_features(40)])
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(ProbeError) as caught:
         probe_module(here, directory, data)
+    assert caught.value.seen is not None, "what it gave all the same"
     assert str(caught.value).count("forward raised") == 1
     assert "9 are too many" in str(caught.value)
     assert "on inputs of batch=9;" in str(caught.value)
