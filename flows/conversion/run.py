@@ -54,8 +54,7 @@ def run_conversion(
         plan = replace(plan, source_commit=_checked_commit(source_commit))
     for line in plan.lines:
         session.reporter.say(line)
-    log = session.settings.home.resolve() / "prefect-server.log"
-    with prefect_api(log, session.reporter.say) as wait_until_it_answers:
+    with prefect_api(session.server_log, session.reporter.say) as wait_until_it_answers:
         from flows.conversion.conversion_flow import convert_model, prepare  # noqa: PLC0415 - Prefect reads its settings when imported
 
         # Prefect's server and MLflow start while the input is read and exported, which only shows whether it is any
