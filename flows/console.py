@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import textwrap
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
@@ -28,7 +29,7 @@ Result = TypeVar("Result")
 PASSED, FAILED, UNDECIDED, ELSEWHERE = "✓", "✕", "?", "→"
 MARKS = {"pass": PASSED, "fail": FAILED, "inconclusive": UNDECIDED}
 """A mark by verdict."""
-COLOURS = {PASSED: "green", FAILED: "red", UNDECIDED: "yellow", ELSEWHERE: "cyan"}
+COLOURS = {PASSED: "green", FAILED: "red", UNDECIDED: "yellow", ELSEWHERE: "cyan", "!": "yellow"}
 STEP_WIDTH = 34
 REASON_CHARACTERS = 60
 # Wider than any line: an engine id that is cut off cannot be copied. A terminal wraps what is too long for it.
@@ -42,6 +43,10 @@ class Step:
     name: str
     cached: bool
     seconds: float
+
+
+CHECK_WIDTH = 80
+SUBJECT_WIDTH = 12
 
 
 class Reporter:
@@ -149,6 +154,18 @@ class Reporter:
         console = self._console if self._console.is_terminal else self._tables
         console.print(table, soft_wrap=False)
 
+    def remark(self, mark: str, subject: str, text: str) -> None:
+        """Print how a subject stands: folded to 80 columns, and further lines below the first one's text."""
+        indent = " " * (SUBJECT_WIDTH + 3)
+        lines = [
+            folded
+            for line in printable_lines(text)
+            for folded in textwrap.wrap(line, CHECK_WIDTH - len(indent), break_on_hyphens=False) or [""]
+        ]
+        shown = Text(f"{mark} ", style=COLOURS.get(mark, ""))
+        shown.append(f"{subject:<{SUBJECT_WIDTH}} " + f"\n{indent}".join(lines), style="default")
+        self._console.print(shown)
+
     def ask(self, question: str) -> bool:
         """Ask for a yes on the terminal; anything else, the end of input and Ctrl-C too, is a no."""
         try:
@@ -159,8 +176,34 @@ class Reporter:
 
     def error(self, message: str) -> None:
         """Print an error in full."""
-        shown = "\n".join(printable(line) for line in str(message).splitlines())
+        shown = "\n".join(printable_lines(message))
         self._console.print(Text(f"error: {shown}", style="red"))
+
+
+class QuietReporter(Reporter):
+    """Tells of no step but by its bar: for a command whose last report says it all."""
+
+    def say(self, text: str = "") -> None:
+        """Print nothing."""
+
+    def step(
+        self,
+        name: str,
+        work: Callable[[Callable[[int, int], None]], Result],
+        describe: Callable[[Result], str],
+        *,
+        tells_why: bool = True,
+    ) -> Result:
+        """Run `work`; its line is not printed."""
+        del describe, tells_why
+        with self._bar(name) as progress:
+            bar = progress.add_task(name, total=None)
+            return work(lambda done, total: progress.update(bar, completed=done, total=total))
+
+
+def printable_lines(message: object) -> list[str]:
+    """The lines of a message, without what would steer a terminal."""
+    return [printable(line) for line in str(message).splitlines()]
 
 
 def short_commit(commit: str) -> str:

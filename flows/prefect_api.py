@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 HOST = "127.0.0.1"
-START_LIMIT_S = 120.0
+TOLD_EVERY_S = 30.0
 STOP_LIMIT_S = 5.0
 POLL_S = 0.05
 ANSWER_LIMIT_S = 5.0
@@ -70,10 +70,11 @@ def require_configured_api() -> bool:
 
 
 @contextmanager
-def prefect_api(log: Path) -> Iterator[Callable[[], None]]:
+def prefect_api(log: Path, say: Callable[[str], None]) -> Iterator[Callable[[], None]]:
     """Start a temporary server, unless one is configured, for the flows run inside; yield what waits for its answer.
 
-    The server's output goes to the file `log`. It is stopped when this process exits, after Prefect has flushed.
+    The server's output goes to the file `log`, and while it is waited for, `say` is told now and then. It is stopped
+    when this process exits, after Prefect has flushed.
     """
     set_prefect_defaults()
 
@@ -109,7 +110,7 @@ def prefect_api(log: Path) -> Iterator[Callable[[], None]]:
     # A heartbeat tells a server that outlives the flow that the flow has died. This one does not outlive it, and
     # waiting for the heartbeat's thread costs a second at the end of every flow.
     with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
-        yield lambda: _wait(process, port, log)
+        yield lambda: _wait(process, port, log, say)
 
 
 def _free_port() -> int:
@@ -118,16 +119,25 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _wait(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
-    deadline = time.monotonic() + START_LIMIT_S
-    while time.monotonic() < deadline and process.poll() is None:
+def _wait(process: subprocess.Popen[bytes], port: int, log: Path, say: Callable[[str], None]) -> None:
+    """Wait for as long as the server's process lives: on a busy host it may take minutes to answer."""
+    started = time.monotonic()
+    told = 0.0
+    while process.poll() is None:
         if _answers(f"http://{HOST}:{port}/api"):
             return
+        waited = time.monotonic() - started
+        if waited >= told + TOLD_EVERY_S:
+            told = waited
+            say(
+                f"! the temporary Prefect server is starting, {waited:.0f} s by now: this host is busy, or the home"
+                " folder is slow. Ctrl-C ends the wait; PREFECT_API_URL names a server that runs already"
+            )
         time.sleep(POLL_S)
     last = "".join(f"\n    | {line}" for line in log.read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:])
     raise EnginegateError(
-        "the temporary Prefect server did not start: (1) remove prefect.db beside its log in the home folder, a run"
-        " killed while it was made leaves it broken; (2) or set PREFECT_API_URL to a running server;"
+        "the temporary Prefect server ended before it answered: (1) remove prefect.db beside its log in the home"
+        " folder, a run killed while it was made leaves it broken; (2) or set PREFECT_API_URL to a running server;"
         f" (3) or mend what its log says{last}"
     )
 

@@ -89,6 +89,11 @@ class Session:
         """Folder of files that were fetched, by digest."""
         return self.settings.home.resolve() / "downloads"
 
+    @property
+    def server_log(self) -> Path:
+        """What the temporary Prefect server says."""
+        return self.settings.home.resolve() / "prefect-server.log"
+
     @cached_property
     def tracker(self) -> Tracker:
         """The tracker."""

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @click.argument("sample", type=FilledPath())
 @click.option("--size", type=click.IntRange(min=LEAST_SAMPLES), required=True, metavar="N", help="Samples to draw.")
 @click.option(
-    "--by", multiple=True, required=True, metavar="STRATUM", help="Draw alike from its values; may be repeated."
+    "--by", multiple=True, metavar="STRATUM", help="Draw alike from its values; may be repeated. Left out, by chance."
 )
 @click.option("--out", type=FilledPath(), required=True, metavar="SET", help="The folder to make.")
 @click.option(

@@ -8,6 +8,7 @@ from flows.commands.lazy_group import LazyGroup, Row
 
 COMMANDS = {
     "convert": Row("flows.commands.convert_command:convert", "Make the engines of a model directory, and judge them."),
+    "check": Row("flows.commands.check_command:check", "Say what would stop or spoil a conversion."),
     "plan": Row("flows.commands.plan_command:plan", "Say which models a push changed, and what that takes."),
     "convert-commit": Row("flows.commands.commit_commands:convert_commit", "Convert the models that a commit changed."),
     "runs": Row("flows.commands.commit_commands:runs", "List the conversions that commits asked for."),

@@ -16,7 +16,7 @@ from tasks.calibration.sets import CalibrationSet, count_strata, read_set
 from tasks.errors import InputError, StageError
 from tasks.model.model_directory import SPEC_FILE, ModelDirectory, read_model_directory
 from tasks.model.set_manifest import CalibrationManifest, data_files_in
-from tasks.samples.data_spec import BareSpec, DataSpec
+from tasks.samples.data_spec import SLICE, BareSpec, DataSpec
 from tasks.samples.formats import DATA_SUFFIXES, read_arrays
 from tasks.stages.export import export_onnx
 from tasks.stages.independence import IndependentSamples, count_independent, independence_in_words
@@ -208,6 +208,7 @@ def draw_from(
         raise InputError(f"{sample}: no model.yaml near it; name the model with --model, whose samples these are")
     spec = directory.spec
     data = take_data(session, "production sample", spec, files, sample.name)
+    _refuse_unknown_strata(sample.name, by, data.slices)  # before the reference is run
     validation = take_data(session, "validation data", spec, directory.validation, "validation.data")
     exported = run_stage(session, "export", export_onnx, lambda _: "the reference as ONNX", directory, validation)
     return draw_set(
@@ -229,6 +230,15 @@ def draw_from(
         resembles=os.path.relpath(sample.resolve(), out.resolve()),
         collected=collected,
     )
+
+
+def _refuse_unknown_strata(sample: str, by: Sequence[str], slices: Sequence[str]) -> None:
+    there = ", ".join(f"{SLICE}{name}" for name in slices) or "no slice"
+    for stratum in by:
+        if stratum not in slices:
+            raise InputError(
+                f"{sample}: has no {SLICE}{stratum} to draw by ({there} found); add the array, or leave out --by"
+            )
 
 
 def _set_name(out: Path) -> str:

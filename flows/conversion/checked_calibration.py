@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from flows.conversion.calibration_sets import judge_set, sample_files, sample_of, take_data, take_set
 from tasks.calibration.check import Production
 from tasks.calibration.sets import CalibrationSet, read_set
-from tasks.errors import InputError
+from tasks.model.model_directory import require_calibration
 from tasks.records import CalibrationRecord, DataArtifact, ExportedModel
 
 if TYPE_CHECKING:
@@ -56,9 +56,7 @@ def read_calibration(session: Session, directory: ModelDirectory) -> tuple[Calib
         InputError: the model names none, or the set cannot be used, or is not of this model.
         RefusedError: a file has another digest than the manifest says.
     """
-    if directory.calibration is None:
-        raise InputError("model.yaml: calibration: missing, and precision int8 needs it; name a calibration set")
-    checked = read_set(directory.calibration.path, session.downloads)
+    checked = read_set(require_calibration(directory).path, session.downloads)
     return checked, take_set(session, checked, directory.spec)
 
 

@@ -8,18 +8,19 @@ from typing import TYPE_CHECKING
 
 from prefect import flow
 
-from flows.conversion.calibration_sets import count_groups, sample_of, take_data
-from flows.conversion.checked_calibration import Calibration, calibrate, read_calibration
-from flows.conversion.conversion_plan import ConversionPlan, plan_conversion, version_of
+from flows.conversion.calibration_sets import count_groups, take_data
+from flows.conversion.checked_calibration import Calibration, calibrate
+from flows.conversion.conversion_plan import ConversionPlan, plan_conversion, refuse_changes
 from flows.conversion.engine_flow import make_engine
 from flows.conversion.precision_search import Retrying, retry_failed
+from flows.conversion.preflight import Preflight, policies_of
 from flows.conversion.publication import publish_all, require_registry
 from flows.conversion.verdicts import judge_together
 from flows.runners.dispatch import dispatched, targets_elsewhere
 from flows.runners.handover import leave_job
 from flows.session import Session, current_session
 from flows.stage import in_flow, run_stage
-from tasks.errors import InputError, StageError
+from tasks.errors import StageError
 from tasks.model.model_directory import read_model_directory
 from tasks.records import DataArtifact, EngineJob, EngineOutcome, ExportedModel, ReferenceArtifact, TypedModel
 from tasks.specs import Precision
@@ -34,24 +35,21 @@ from validation.verdict import Outcome
 if TYPE_CHECKING:
     from tasks.artifact import Artifact
     from tasks.fresh_records import FreshArtifact
-    from tasks.stages.independence import IndependentSamples
     from validation.policy import Policy
 
 
-def prepare(session: Session, plan: ConversionPlan) -> None:
-    """Read the data and export the module outside Prefect: what the flow's own tasks then find done.
+def prepare(session: Session, plan: ConversionPlan, begun: Preflight | None = None) -> None:
+    """Look at all that could stop the conversion, and export the module, outside Prefect: the flow finds it done.
 
     Raises:
-        InputError: the data, the source or the weights cannot be used, or the policy names a slice or needs a label
-            that is not there.
+        EnginegateError: what stops it, all in one, before the export; or the export failed.
     """
-    require_registry(session, plan)
+    look = begun or Preflight(session, plan)
+    look.examine()
+    look.refuse()
+    look.tell_warnings()
     directory = plan.directory
     data = take_data(session, "validation data", directory.spec, directory.validation, "validation.data")
-    _policies(plan, data, count_groups(session, "samples", directory.spec, data))
-    if Precision.INT8 in plan.precisions:
-        checked, _ = read_calibration(session, directory)
-        sample_of(checked)  # one that is not there shows before the long work
     run_stage(session, "export", export_onnx, _describe_export, directory, data)
 
 
@@ -82,7 +80,7 @@ def convert_model(
     elsewhere = targets_elsewhere(plan.cells)
     data = take_data(session, "validation data", directory.spec, directory.validation, "validation.data")
     counted = count_groups(session, "samples", directory.spec, data)
-    policies = _policies(plan, data, counted)
+    policies = policies_of(plan, data, counted)
     exported = run_stage(session, "export", export_onnx, _describe_export, directory, data)
     reference = run_stage(session, "reference", run_reference, lambda _: "PyTorch FP32 outputs", directory, data)
     fresh = run_stage(session, "fresh inputs", run_fresh, _describe_fresh, directory, data, exported)
@@ -92,15 +90,9 @@ def convert_model(
         calibration = calibrate(session, directory, data, exported, accept_calibration)
     work = _Conversion(session, plan, elsewhere, data, exported, reference, calibration, counted.groups)
     outcomes = work.make_all(policies)
-    # Every stage read its own files of the directory: only if all of it is still the same do they belong together.
-    if version_of(read_model_directory(Path(model_directory)), floor) != plan.version:
-        raise InputError(f"{model_directory}: changed while it was converted; run the conversion again")
+    refuse_changes(plan, model_directory)
     publish_all(session, plan, outcomes, data, reference, work.track(outcomes))
     return outcomes
-
-
-def _policies(plan: ConversionPlan, data: DataArtifact, counted: IndependentSamples) -> dict[Precision, Policy]:
-    return {precision: plan.policy(precision, data.slices, labelled=counted.labelled) for precision in plan.precisions}
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from flows.console import short_commit
 from tasks.errors import EnginegateError, InputError
 from tasks.git.call import call_git
-from tasks.model.version import content_of_directory
+from tasks.model.model_directory import read_model_directory
+from tasks.model.version import ModelContent, content_of_directory
 from tasks.model.version import version_of as version_of_content
 from tasks.records import Cell
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 class ConversionPlan:
     """A conversion before it starts: the directory as read, its version, and the cells to make.
 
-    `floor` is what the model's policy may not fall short of.
+    `floor` is what the model's policy may not fall short of, `content` what the version was computed of.
     """
 
     directory: ModelDirectory
@@ -34,6 +35,7 @@ class ConversionPlan:
     source_commit: str | None
     cells: tuple[Cell, ...]
     floor: OrganisationFloor | None = None
+    content: ModelContent | None = None
 
     @property
     def precisions(self) -> tuple[Precision, ...]:
@@ -93,7 +95,8 @@ def plan_conversion(
     Raises:
         InputError: the narrowing names what the model does not have.
     """
-    version = version_of(directory, floor)
+    content = content_of_directory(directory)
+    version = version_of_content(content, None if floor is None else floor.digest)
     spec = directory.spec
     cells = tuple(
         Cell(model=spec.name, target=target, precision=precision, version=version)
@@ -106,9 +109,23 @@ def plan_conversion(
             planned = ", ".join(cell.engine_id for cell in cells)
             raise InputError(f"--only {only}: this directory makes {planned}; name one of these")
         cells = (wanted,)
-    return ConversionPlan(
-        directory=directory, version=version, source_commit=source_commit(directory.root), cells=cells, floor=floor
-    )
+    commit = source_commit(directory.root)
+    return ConversionPlan(directory, version, commit, cells, floor, content)
+
+
+def refuse_changes(plan: ConversionPlan, shown: str) -> None:
+    """Refuse a directory, called `shown`, that is no longer as it was planned: every stage reads its own files of it.
+
+    Raises:
+        InputError: naming what changed.
+    """
+    now = content_of_directory(read_model_directory(plan.directory.root))
+    changed = () if plan.content is None else now.differences(plan.content)
+    if changed:
+        raise InputError(
+            f"{shown}: {', '.join(changed)} changed while it was converted, and every file there is part of the model;"
+            " keep logs and notebooks elsewhere, or under a name that begins with a dot, and run the conversion again"
+        )
 
 
 def _narrow(field: str, declared: Sequence[str], wanted: Sequence[str]) -> list[str]:

@@ -17,6 +17,7 @@ from tasks.rule_view import samples_in_words, told_of_outputs
 from tasks.stages.benchmark import benchmark_engine
 from tasks.stages.build import build_engine
 from tasks.stages.compare import compare_engine
+from tasks.torch_side.torch_python import torch_versions
 from validation.verdict import Outcome, decide
 
 if TYPE_CHECKING:
@@ -54,6 +55,8 @@ def _make(session: Session, job: EngineJob) -> EngineOutcome:
     label = label_of(job.cell)
     made = _failed(job, "")
     try:
+        if session.settings.torch_python is not None:  # where it lacks a package, before the build and not after
+            torch_versions(session.settings.torch_python)
         engine = run_stage(session, f"build {label}", build_engine, _describe_build, job)
         made = made.model_copy(update={"engine": engine})
         compared = run_stage(

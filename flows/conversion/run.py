@@ -8,13 +8,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from flows.console import short_commit
-from flows.conversion.conversion_plan import ConversionPlan, plan_conversion
+from flows.conversion.conversion_plan import ConversionPlan, refuse_changes
 from flows.conversion.conversion_report import ConversionReport
-from flows.prefect_api import prefect_api, set_prefect_defaults
+from flows.conversion.preflight import Preflight
+from flows.prefect_api import prefect_api
 from flows.session import Session, use_session
-from tasks.backends import CPU
 from tasks.errors import VERDICT_CODES, ExitCode, InputError, worst_of
-from tasks.model.model_directory import read_model_directory
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,22 +45,25 @@ def run_conversion(
     if time_limit_s is not None:
         settings = session.settings.model_copy(update={"time_limit_s": time_limit_s})
         session = Session(settings, session.reporter)
-    found, floor = read_model_directory(directory), session.policy_floor
-    plan = plan_conversion(found, targets=targets, precisions=precisions, only=only, floor=floor)
+    look = Preflight.begin(session, directory, targets=targets, precisions=precisions, only=only)
+    if look.stops:  # then nothing is started, and what else there is to correct is told with it
+        look.examine()
+        look.refuse()
+    plan = look.plan
     if source_commit is not None:
         plan = replace(plan, source_commit=_checked_commit(source_commit))
-    _refuse_targets_without_runner(plan)
     for line in plan.lines:
         session.reporter.say(line)
-    with prefect_api(session.settings.home.resolve() / "prefect-server.log") as wait_until_it_answers:
+    with prefect_api(session.server_log, session.reporter.say) as wait_until_it_answers:
         from flows.conversion.conversion_flow import convert_model, prepare  # noqa: PLC0415 - Prefect reads its settings when imported
 
         # Prefect's server and MLflow start while the input is read and exported, which only shows whether it is any
         # good; and an address that is wrong shows before the long work, not after it.
         with ThreadPoolExecutor(1) as pool:
             connecting = pool.submit(session.tracker.connect)
-            prepare(session, plan)
+            prepare(session, plan, look)
             connecting.result()
+        refuse_changes(plan, str(directory))  # before the long work
         wait_until_it_answers()
         with use_session(session), _tagged(plan):
             outcomes = convert_model(
@@ -89,12 +91,3 @@ def _tagged(plan: ConversionPlan) -> AbstractContextManager[object]:
 
     commit = () if plan.source_commit is None else (f"commit:{short_commit(plan.source_commit)}",)
     return tags(f"model:{plan.directory.spec.name}", *commit)
-
-
-def _refuse_targets_without_runner(plan: ConversionPlan) -> None:
-    if any(cell.target != CPU for cell in plan.cells):
-        set_prefect_defaults()
-
-        from flows.runners.dispatch import targets_elsewhere  # noqa: PLC0415 - as above
-
-        targets_elsewhere(plan.cells)

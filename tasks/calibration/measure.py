@@ -16,15 +16,15 @@ from tasks.calibration.activations import (
     WatchedModel,
     batches,
 )
-from tasks.calibration.features import feature_names, find_masks, sample_digests, sample_features, token_counts
+from tasks.calibration.features import feature_names, find_masks, sample_features, token_counts
 from tasks.calibration.findings import FEWEST
 from tasks.calibration.interface import DataSet, MeasureRequest
-from tasks.calibration.near_copies import find_near_copies
+from tasks.calibration.near_copies import shared_in_words
 from tasks.calibration.reference_scores import join_scores, scores_of
 from tasks.calibration.report import FeatureDrift, Place, Resemblance, TokenCoverage
 from tasks.errors import InputError
 from tasks.samples.data_spec import SLICE, slices_in
-from tasks.samples.npz import FIRST_INDICES, Arrays, load_arrays, shard_paths
+from tasks.samples.npz import Arrays, load_arrays, shard_paths
 from validation.directions import combine
 from validation.drift import TokenCounts, compare, stratum_weights, unseen_tokens
 
@@ -116,28 +116,9 @@ def _shards(data: DataSet) -> Iterator[dict[str, np.ndarray[Any, Any]]]:
 def _refuse_shared(request: MeasureRequest) -> None:
     if request.validation is None:
         return
-    held_out = set(_digests(request.validation, request))
-    own = _digests(request.calibration.inputs, request)
-    shared = [number for number, digest in enumerate(own) if digest in held_out]
+    shared = shared_in_words(request.calibration.inputs, request.validation, request.inputs, request.batch_dim)
     if shared:
-        first = ", ".join(map(str, shared[:FIRST_INDICES]))
-        raise InputError(
-            f"calibration.set: {len(shared)} of its {len(own)} samples (first: {first}, in the order of its files) are"
-            " in the validation data too; what an engine is tuned on cannot judge it: take other samples"
-        )
-    near = find_near_copies(request.calibration.inputs, request.validation, request.inputs, request.batch_dim)
-    if near.ours:
-        first = ", ".join(map(str, near.ours[:FIRST_INDICES]))
-        raise InputError(
-            f"calibration.set: {len(near.ours)} of its {len(own)} samples (first: {first}, in the order of its files)"
-            f" are near copies of {len(near.theirs)} samples of the validation data: their values differ by less than"
-            f" {near.within:.2g} of the range; what an engine is tuned on cannot judge it: take other samples"
-        )
-
-
-def _digests(inputs: Path, request: MeasureRequest) -> list[str]:
-    found = (sample_digests(load_arrays(path), request.inputs, request.batch_dim) for path in shard_paths(inputs))
-    return [digest for shard in found for digest in shard]
+        raise InputError(shared)
 
 
 def _read(request: MeasureRequest, data: DataSet, masks: frozenset[str]) -> _Side:

@@ -17,7 +17,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from tasks.calibration.features import sample_digests
-from tasks.samples.npz import Arrays, load_arrays, shard_paths
+from tasks.samples.npz import FIRST_INDICES, Arrays, load_arrays, shard_paths
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -65,6 +65,33 @@ def find_near_copies(ours: Path, theirs: Path, inputs: Mapping[str, InputSpec], 
     near = np.isfinite(tree.query(own, distance_upper_bound=within)[0])
     back = np.isfinite(cKDTree(own).query(held_out, distance_upper_bound=within)[0])
     return NearCopies(tuple(np.flatnonzero(near).tolist()), tuple(np.flatnonzero(back).tolist()), within)
+
+
+def shared_in_words(ours: Path, theirs: Path, inputs: Mapping[str, InputSpec], batch_dim: str) -> str:
+    """What a set shares with the validation data, in two folders of shards: nothing, or why it cannot be used."""
+    held_out = set(_digests(theirs, inputs, batch_dim))
+    own = _digests(ours, inputs, batch_dim)
+    shared = [number for number, digest in enumerate(own) if digest in held_out]
+    if shared:
+        first = ", ".join(map(str, shared[:FIRST_INDICES]))
+        return (
+            f"calibration.set: {len(shared)} of its {len(own)} samples (first: {first}, in the order of its files) are"
+            " in the validation data too; what an engine is tuned on cannot judge it: take other samples"
+        )
+    near = find_near_copies(ours, theirs, inputs, batch_dim)
+    if near.ours:
+        first = ", ".join(map(str, near.ours[:FIRST_INDICES]))
+        return (
+            f"calibration.set: {len(near.ours)} of its {len(own)} samples (first: {first}, in the order of its files)"
+            f" are near copies of {len(near.theirs)} samples of the validation data: their values differ by less than"
+            f" {near.within:.2g} of the range; what an engine is tuned on cannot judge it: take other samples"
+        )
+    return ""
+
+
+def _digests(folder: Path, inputs: Mapping[str, InputSpec], batch_dim: str) -> list[str]:
+    found = (sample_digests(load_arrays(path), inputs, batch_dim) for path in shard_paths(folder))
+    return [digest for shard in found for digest in shard]
 
 
 def _is_float(spec: InputSpec) -> bool:

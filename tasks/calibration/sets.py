@@ -20,6 +20,7 @@ from tasks.model.set_manifest import (
     read_manifest,
 )
 from tasks.samples.data_spec import SLICE
+from tasks.samples.lfs_pointer import refuse_pointer
 from tasks.store.blobs import link_or_copy
 from tasks.store.digests import CHUNK_BYTES, digest_file
 from tasks.store.scratch import ScratchSpace
@@ -99,6 +100,7 @@ def _find(root: Path, manifest: CalibrationManifest, file: SetFile) -> Path:
         raise InputError(f"{_at(manifest, file)} is a link out of the set's folder; copy the file into it")
     if not there:
         raise InputError(f"{_at(manifest, file)} is no file; correct the path, or put the file there")
+    refuse_pointer(path, _at(manifest, file))
     return path
 
 

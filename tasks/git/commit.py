@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from tasks.errors import InputError
-from tasks.git.lfs import read_pointer
 from tasks.git.tree import Tree, is_hidden, join
 from tasks.model.documents import MOST_BYTES, checked_text, read_leniently
 from tasks.model.model_directory import SPEC_FILE
 from tasks.model.set_manifest import MANIFEST_FILE
+from tasks.samples.lfs_pointer import read_pointer
 
 if TYPE_CHECKING:
     from tasks.git.repository import Repository

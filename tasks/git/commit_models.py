@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 from tasks.errors import InputError
 from tasks.git.commit import Commit, Outline, model_directories
 from tasks.git.skeleton import skeleton_of
-from tasks.model.model_directory import read_model_directory
+from tasks.model.model_directory import read_model_directory, require_calibration
 from tasks.model.version import ModelContent, read_content, version_of
+from tasks.specs import Precision
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -107,4 +108,7 @@ def content_at(commit: Commit, directory: str) -> ModelContent:
         def digest(path: Path) -> str:
             return commit.repository.digest(commit.tree.entries[path.resolve().relative_to(root).as_posix()].oid)
 
-        return read_content(read_model_directory(root / directory), digest)
+        found = read_model_directory(root / directory)
+        if Precision.INT8 in found.spec.precisions:
+            require_calibration(found)
+        return read_content(found, digest)

@@ -13,8 +13,8 @@ from tasks.errors import InputError
 from tasks.git.call import Answer, call_git, git_command, git_environment, trusted_directories
 from tasks.git.cat_file import BlobReader
 from tasks.git.extract import LfsSource, write_files
-from tasks.git.lfs import LONGEST_POINTER, Pointer, read_pointer
 from tasks.git.tree import Entry, Tree
+from tasks.samples.lfs_pointer import LONGEST_POINTER, Pointer, read_pointer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from tasks.errors import InputError
 from tasks.model.documents import parse, read_yaml
+from tasks.model.own_output import is_own_output
 from tasks.model.set_manifest import CalibrationManifest, read_manifest
+from tasks.samples.lfs_pointer import refuse_pointer
 from tasks.samples.regular import refuse_special
 from tasks.specs import ModelSpec, Precision
 from tasks.store.digests import digest_once
@@ -18,10 +20,11 @@ from validation.policy import Policy, PolicyError, default_policy, policy_from_m
 from validation.rules import suggest
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
     import numpy as np
 
+Found = TypeVar("Found")
 SPEC_FILE = "model.yaml"
 WEIGHTS_SUFFIX = ".safetensors"
 
@@ -38,7 +41,8 @@ class CalibrationFolder:
 class ModelDirectory:
     """A model directory whose files were found. All paths are resolved; none leaves `root` but the calibration set.
 
-    `calibration` is that set's folder and its manifest; its files are read when they are needed.
+    `calibration` is that set's folder and its manifest, None where that folder is not there yet, or empty: INT8 alone
+    needs it, and `require_calibration` asks for it. Its files are read when they are needed.
     """
 
     root: Path
@@ -56,11 +60,15 @@ class ModelDirectory:
     def source_paths(self) -> dict[str, Path]:
         """Every file that the module's code may read, by its path relative to `root`.
 
-        That is every file of the directory but model.yaml, the weights, the data, the policy, hidden files and
-        compiled Python. The export child gets a copy of just these, so nothing that it depends on goes unnoticed.
+        That is every file of the directory but model.yaml, the weights, the data, the policy, hidden files, compiled
+        Python and what this command prints into. The export child gets a copy of just these, so nothing that it
+        depends on goes unnoticed.
+
+        Raises:
+            InputError: a link leads out of the directory, or a file is a pointer of git LFS.
         """
         others = {self.root / SPEC_FILE, self.weights, self.policy_file}
-        others |= {*self.validation, *self.plugins}
+        others |= {*self.validation, *self.plugins, *self._not_found()}
         shared = () if self.calibration is None else (self.calibration.path,)
         files = {}
         for path in sorted(self.root.rglob("*")):
@@ -68,9 +76,22 @@ class ModelDirectory:
             if any(part.startswith(".") or part == "__pycache__" for part in relative.parts):
                 continue
             inside(self.root, str(relative), "source", folder_too=True)
-            if path.is_file() and path not in others and not any(path.is_relative_to(folder) for folder in shared):
+            if not path.is_file() or path in others or any(path.is_relative_to(folder) for folder in shared):
+                continue
+            if not is_own_output(path):
+                refuse_pointer(path, relative.as_posix())
                 files[relative.as_posix()] = path
         return files
+
+    def _not_found(self) -> set[Path]:
+        """Files that have another use and are at fault, which `survey_model_directory` tells: they are no source."""
+        spec = self.spec
+        found = {
+            spec.weights: self.weights is not None,
+            spec.validation.data: bool(self.validation),
+            spec.validation.policy: self.policy_file is not None,
+        }
+        return {self.root / name for name, is_found in found.items() if name is not None and not is_found}
 
     def policy(self, precision: Precision, slices: Collection[str] | None = None, *, labelled: bool = True) -> Policy:
         """The policy of an engine of `precision`: the model's own, or the default of its outputs' kinds.
@@ -115,48 +136,100 @@ def refuse_rules_on_labels(policy: Policy, origin: str) -> None:
 
 
 def require_kinds(outputs: Mapping[str, np.ndarray[Any, Any]], spec: ModelSpec) -> None:
-    """Raise InputError for the first output of the reference that is not what its declared kind holds."""
+    """Raise InputError for all outputs of the reference that are not what their declared kinds hold."""
+    problems = []
     for name, declared in spec.outputs.items():
         mask_axes = None if declared.mask is None else len(spec.inputs[declared.mask].shape)
         misfit = find_misfit(declared.as_output_spec(), outputs[name], mask_axes)
         if misfit is not None:
-            raise InputError(f"{SPEC_FILE}: outputs.{name}: {misfit}")
+            problems.append(f"{SPEC_FILE}: outputs.{name}: {misfit}")
+    if problems:
+        raise InputError("\n".join(problems))
 
 
 def read_model_directory(path: Path) -> ModelDirectory:
     """Read and check `path`/model.yaml and find the files it names.
 
     Raises:
-        InputError: naming the file and the field.
+        InputError: naming the file and the field, of each mistake.
+    """
+    directory, problems = survey_model_directory(path)
+    if problems:
+        raise InputError("\n".join(problems))
+    return directory
+
+
+def survey_model_directory(path: Path) -> tuple[ModelDirectory, tuple[str, ...]]:
+    """A model directory as far as its files were found, and what is wrong with the others and with the policy.
+
+    Raises:
+        InputError: model.yaml itself is missing, or has a mistake.
     """
     root = path.resolve()
     spec_file = root / SPEC_FILE
     if not spec_file.is_file():
         raise InputError(f"{path}: has no {SPEC_FILE}; name a model directory (examples/ has one)")
     spec = parse(ModelSpec, read_yaml(spec_file), SPEC_FILE)
-    weights = None
-    inside(root, spec.source.rpartition(":")[0], "source")
-    if spec.weights is not None:
-        if not spec.weights.endswith(WEIGHTS_SUFFIX):
-            raise InputError(
-                f"{SPEC_FILE}: weights: {spec.weights} is not {WEIGHTS_SUFFIX}; a pickle can run code when it is"
-                " read, so save the state dict with safetensors.torch.save_file"
-            )
-        weights = inside(root, spec.weights, "weights")
+    problems: list[str] = []
+    _tried(problems, lambda: inside(root, spec.source.rpartition(":")[0], "source"))
     directory = ModelDirectory(
         root=root,
         spec=spec,
-        weights=weights,
-        validation=data_files(
-            inside(root, spec.validation.data, "validation.data", folder_too=True), "validation.data"
-        ),
-        policy_file=inside(root, spec.validation.policy, "validation.policy") if spec.validation.policy else None,
-        calibration=_calibration_folder(root, spec),
-        plugins=_plugin_files(root, spec),
+        weights=_tried(problems, lambda: _weights_file(root, spec)),
+        validation=_tried(problems, lambda: _validation_files(root, spec)) or (),
+        policy_file=_tried(problems, lambda: _policy_file(root, spec)),
+        calibration=_tried(problems, lambda: _calibration_folder(root, spec)),
+        plugins=_tried(problems, lambda: _plugin_files(root, spec)) or (),
     )
-    for precision in spec.precisions:
-        directory.policy(precision)  # a bad policy is refused before any work
-    return directory
+    for precision in spec.precisions:  # a bad policy is refused before any work
+        _tried(problems, lambda precision=precision: directory.policy(precision))  # type: ignore[misc]
+    return directory, tuple(dict.fromkeys(problems))
+
+
+def require_calibration(directory: ModelDirectory) -> CalibrationFolder:
+    """The calibration set that a model names, which INT8 needs.
+
+    Raises:
+        InputError: the model names none, or its folder is not there.
+    """
+    if directory.calibration is not None:
+        return directory.calibration
+    if directory.spec.calibration is None:
+        raise InputError(
+            f"{SPEC_FILE}: calibration: missing, and precision int8 needs it; name a calibration set, or drop int8"
+        )
+    raise InputError(
+        f"{SPEC_FILE}: calibration.set: {directory.spec.calibration.set} is no folder with a calibration set, which"
+        " int8 needs; make it with `enginegate calibration draw`, name another, or choose --precision"
+    )
+
+
+def _tried(problems: list[str], find: Callable[[], Found]) -> Found | None:
+    """What is found; None where it is at fault, which is added to `problems`."""
+    try:
+        return find()
+    except InputError as error:
+        problems.append(str(error))
+        return None
+
+
+def _weights_file(root: Path, spec: ModelSpec) -> Path | None:
+    if spec.weights is None:
+        return None
+    if not spec.weights.endswith(WEIGHTS_SUFFIX):
+        raise InputError(
+            f"{SPEC_FILE}: weights: {spec.weights} is not {WEIGHTS_SUFFIX}; a pickle can run code when it is"
+            " read, so save the state dict with safetensors.torch.save_file"
+        )
+    return inside(root, spec.weights, "weights")
+
+
+def _validation_files(root: Path, spec: ModelSpec) -> tuple[Path, ...]:
+    return data_files(inside(root, spec.validation.data, "validation.data", folder_too=True), "validation.data")
+
+
+def _policy_file(root: Path, spec: ModelSpec) -> Path | None:
+    return None if spec.validation.policy is None else inside(root, spec.validation.policy, "validation.policy")
 
 
 def _calibration_folder(root: Path, spec: ModelSpec) -> CalibrationFolder | None:
@@ -164,8 +237,10 @@ def _calibration_folder(root: Path, spec: ModelSpec) -> CalibrationFolder | None
     if spec.calibration is None:
         return None
     folder = (root / spec.calibration.set).resolve()
-    if not folder.is_dir():
+    if folder.exists() and not folder.is_dir():
         raise InputError(f"{SPEC_FILE}: calibration.set: {spec.calibration.set} is no folder; name a calibration set")
+    if not folder.exists() or not any(folder.iterdir()):
+        return None  # `calibration draw` is yet to make it
     try:
         return CalibrationFolder(folder, read_manifest(folder))
     except InputError as error:
@@ -195,6 +270,8 @@ def inside(root: Path, relative: str, field: str, *, folder_too: bool = False) -
         )
     if not found:
         raise InputError(f"{SPEC_FILE}: {field}: {relative} is no file; correct the path (relative to the directory)")
+    if not folder_too:
+        refuse_pointer(path, f"{SPEC_FILE}: {field}: {relative}")
     return path
 
 
@@ -211,6 +288,7 @@ def data_files(path: Path, field: str) -> tuple[Path, ...]:
         files = (path,) if path.suffix == ".npz" else ()
     for file in files:
         refuse_special(file, f"{SPEC_FILE}: {field}: {file.name}")
+        refuse_pointer(file, f"{SPEC_FILE}: {field}: {file.name}")
     if not files:
         raise InputError(f"{SPEC_FILE}: {field}: {path.name} holds no .npz file; save arrays with numpy.savez")
     return files

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tasks.errors import InputError
+from tasks.samples.lfs_pointer import refuse_pointer
 from tasks.samples.npz import FIRST_INDICES, Arrays, load_arrays
 from tasks.samples.regular import refuse_special
 
@@ -36,6 +37,7 @@ def read_arrays(path: Path) -> Arrays:
             number, boolean or text, a null, rows of differing lengths.
     """
     refuse_special(path, path.name)
+    refuse_pointer(path, path.name)
     if path.suffix == ".npz":
         return load_arrays(path)
     if path.suffix == ".safetensors":

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tasks.errors import InputError
+from tasks.samples.lfs_pointer import refuse_pointer
 from tasks.samples.regular import refuse_special
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ def load_arrays(path: Path) -> Arrays:
         InputError: naming the file, and the array where one is at fault.
     """
     refuse_special(path, path.name)
+    refuse_pointer(path, path.name)
     try:
         content = np.load(path, allow_pickle=False)
         if isinstance(content, np.ndarray):

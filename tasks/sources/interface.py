@@ -62,7 +62,9 @@ def copy_file(source: Path, target: Path, digest: str) -> None:
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     if not copy_checked(source, target, digest):
-        raise InputError(f"{source.name}: changed while it was read; run the conversion again")
+        raise InputError(
+            f"{source.name}: changed while it was read; run the conversion again, and keep logs and notebooks elsewhere"
+        )
 
 
 def explain(error: BaseException, request: ModuleRequest) -> str:

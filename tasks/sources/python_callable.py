@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import difflib
+import importlib.machinery
 import importlib.util
 import re
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from tasks.errors import InputError
 from tasks.sources.interface import ORIGIN, SOURCE_FOLDER, ModuleRequest, copy_file, explain
@@ -18,6 +20,9 @@ if TYPE_CHECKING:
 
     from tasks.model.model_directory import ModelDirectory
 
+Made = TypeVar("Made")
+ROOT_PACKAGE = "model_source"
+"""The package that a model directory is where its source imports relatively."""
 WRITTEN = re.compile(r"[^:]+\.py:[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -65,6 +70,8 @@ def _find_callable(request: ModuleRequest) -> Callable[[], object]:
     # As a script would: what lies beside the source can be imported.
     sys.path[:0] = dict.fromkeys((str(path.parent), str(request.folder)))
     module_name = path.stem if path.stem not in sys.modules else f"model_source_{path.stem}"
+    if _imports_relatively(path):
+        module_name = _call(request, relative, lambda: f"{_package_of(request.folder, path)}.{path.stem}")
     specification = importlib.util.spec_from_file_location(module_name, path)
     assert specification is not None  # noqa: S101 - the path ends in .py
     assert specification.loader is not None  # noqa: S101 - as above
@@ -81,7 +88,32 @@ def _find_callable(request: ModuleRequest) -> Callable[[], object]:
     return found  # type: ignore[no-any-return]  # callable() does not say what it returns
 
 
-def _call(request: ModuleRequest, what: str, function: Callable[[], object]) -> object:
+def _imports_relatively(path: Path) -> bool:
+    """Whether a source has `from . import x`; what Python says of one that is no Python is left to its import."""
+    try:
+        nodes = ast.walk(ast.parse(path.read_bytes()))
+    except (SyntaxError, ValueError):
+        return False
+    return any(isinstance(node, ast.ImportFrom) and node.level > 0 for node in nodes)
+
+
+def _package_of(root: Path, path: Path) -> str:
+    """The package that a source lies in, imported: that of its folders, and above all of them the model directory."""
+    package = ROOT_PACKAGE
+    top = importlib.machinery.ModuleSpec(package, None, is_package=True)
+    if (root / "__init__.py").is_file():
+        top = importlib.util.spec_from_file_location(package, root / "__init__.py") or top
+    top.submodule_search_locations = [str(root)]
+    sys.modules[package] = importlib.util.module_from_spec(top)
+    if top.loader is not None:
+        top.loader.exec_module(sys.modules[package])
+    for part in path.parent.relative_to(root).parts:
+        package = f"{package}.{part}"
+        importlib.import_module(package)
+    return package
+
+
+def _call(request: ModuleRequest, what: str, function: Callable[[], Made]) -> Made:
     try:
         return function()
     except (Exception, SystemExit) as error:  # noqa: BLE001 - user code can raise anything

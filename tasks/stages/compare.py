@@ -148,7 +148,7 @@ def _run_engine(context: StageContext, job: EngineJob, engine: BuiltEngine) -> S
 def _measure(context: StageContext, job: EngineJob, candidate: Artifact) -> StageResult[Measured]:
     data, outputs = job.data, job.spec.outputs
     masks = data.inputs if any(output.mask for output in outputs.values()) else None
-    plan = _plan_of(job.policy)
+    plan = plan_of(job.policy)
     key: dict[str, object] = {
         "recipe": MEASURE_RECIPE,
         "statistics": statistics_digest(),
@@ -182,7 +182,7 @@ def _measure(context: StageContext, job: EngineJob, candidate: Artifact) -> Stag
     return run_cached(context.store, "measure", key, Measured, produce)
 
 
-def _plan_of(policy: Policy) -> dict[str, Any]:
+def plan_of(policy: Policy) -> dict[str, Any]:
     """What a policy asks of the measurement: its limits are no part of it."""
     slices = {
         output: {name: tuple(sorted(metrics)) for name, metrics in slices.items()}

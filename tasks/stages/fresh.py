@@ -2,7 +2,7 @@
 
 An engine that is right on the validation samples alone, by a table or by a branch that was taken while the module was
 traced, would pass every check that is made on them. So the reference runs on inputs made for this, in a process that
-exports nothing, and the graph now and every engine later (`fresh_agreement`) is compared with that.
+exports nothing (`probe`), and the graph now and every engine later (`fresh_agreement`) is compared with that.
 """
 
 from __future__ import annotations
@@ -13,10 +13,9 @@ from tasks.fresh_records import FreshArtifact
 from tasks.graphs import onnx_files
 from tasks.graphs.interface import CheckFreshRequest
 from tasks.model.toolchain import package_versions
-from tasks.stages.export import fetch_some
+from tasks.stages.probe import ProbedModule, probe_module
 from tasks.store.stage_cache import StageResult, run_cached
-from tasks.torch_side.interface import FreshReply, FreshRequest
-from tasks.torch_side.module_source import call_with_module, lay_out, module_key
+from tasks.torch_side.module_source import module_key
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from tasks.model.model_directory import ModelDirectory
     from tasks.process.context import StageContext
     from tasks.records import DataArtifact, ExportedModel
+    from tasks.specs import ModelSpec
 
 RECIPE = 1
 
@@ -31,7 +31,7 @@ RECIPE = 1
 def run_fresh(
     context: StageContext, directory: ModelDirectory, data: DataArtifact, exported: ExportedModel
 ) -> StageResult[FreshArtifact]:
-    """Make inputs that are in no file out of `data`, run the module of `directory` on them, and check the graph.
+    """Check the graph on inputs that are in no file, made of `data`, with what the module gave on them (`probe`).
 
     Raises:
         InputError: source or weights are at fault, the module takes none of the inputs, or it is not a function of
@@ -50,38 +50,27 @@ def run_fresh(
     }
 
     def produce(folder: Path) -> FreshArtifact:
-        for name in ("inputs", "outputs"):
-            (folder / name).mkdir()
-        request = FreshRequest(
-            module=lay_out(directory, folder, module),
-            samples=fetch_some(context, data, folder / "samples"),
-            inputs=folder / "inputs",
-            outputs=folder / "outputs",
-        )
-        reply = call_with_module(
-            context, "tasks.torch_side.torch_fresh:run", request, FreshReply, folder, source=spec.source
-        )
-        difference = _check_graph(context, exported, request, reply, folder)
+        probed = probe_module(context, directory, data).result
         return FreshArtifact(
-            inputs=context.store.put(request.inputs),
-            outputs=context.store.put(request.outputs),
-            draws=reply.draws,
-            samples=reply.samples,
-            refused=reply.refused,
-            difference=difference,
+            inputs=probed.inputs,
+            outputs=probed.outputs,
+            draws=probed.fresh.draws,
+            samples=probed.fresh.samples,
+            refused=probed.fresh.refused,
+            difference=_check_graph(context, exported, probed, spec, folder),
         )
 
     return run_cached(context.store, "fresh", key, FreshArtifact, produce)
 
 
 def _check_graph(
-    context: StageContext, exported: ExportedModel, request: FreshRequest, reply: FreshReply, folder: Path
+    context: StageContext, exported: ExportedModel, probed: ProbedModule, spec: ModelSpec, folder: Path
 ) -> float:
     check = CheckFreshRequest(
         onnx=onnx_files.fetched_model(context.store.fetch(exported.onnx, folder / "onnx")),
-        inputs=request.inputs,
-        outputs=request.outputs,
-        labels=reply.labels,
-        spec=request.module.spec,
+        inputs=context.store.fetch(probed.inputs, folder / "inputs"),
+        outputs=context.store.fetch(probed.outputs, folder / "outputs"),
+        labels=probed.fresh.labels,
+        spec=spec,
     )
     return context.call_in_child("tasks.graphs.onnx_check:check_fresh", check, float, folder)

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 RECIPE = 2
 SHARD_BYTES = 16 << 20
 SHARD_SAMPLES = 1024
+MOST_PROBLEMS = 20
+"""So many things that are wrong with the data are told at once."""
 
 
 def ingest(context: StageContext, spec: DataSpec, files: Sequence[Path], field: str) -> StageResult[DataArtifact]:
@@ -102,107 +104,125 @@ class _Checker:
     origin: str
 
     def check(self, arrays: Arrays) -> int:
-        """Return the number of samples; raise InputError on the first thing that is wrong."""
-        self._check_names(arrays)
+        """Return the number of samples; raise InputError with all that is wrong, a line each."""
         extents: dict[str, tuple[int, str]] = {}
+        problems = list(self._find_in_names(arrays))
         for name in self.spec.inputs:
-            self._check_input(name, arrays[name], extents)
-        samples = extents[self.spec.batch_dim][0]
+            if name in arrays:
+                problems += self._find_in_input(name, arrays[name], extents)
+        samples, _ = extents.get(self.spec.batch_dim, (None, ""))
         for name, array in arrays.items():
-            if name not in self.spec.inputs:
-                self._check_annotation(name, array, samples)
+            if self._is_annotation(name) and samples is not None:
+                problems += self._find_in_annotation(name, array, samples)
         if samples == 0:
-            raise self._error("holds no samples; remove the file or fill it")
+            problems.append("holds no samples; remove the file or fill it")
+        if problems or samples is None:
+            raise InputError("\n".join(f"{self.origin}: {problem}" for problem in problems))
         return samples
 
-    def _error(self, message: str) -> InputError:
-        return InputError(f"{self.origin}: {message}")
+    def _is_annotation(self, name: str) -> bool:
+        named = name in {LABEL, GROUP} or (name.startswith(SLICE) and name != SLICE)
+        return named and name not in self.spec.inputs
 
-    def _check_names(self, arrays: Arrays) -> None:
+    def _find_in_names(self, arrays: Arrays) -> Iterator[str]:
         for name in self.spec.inputs:
             if name not in arrays:
                 found = ", ".join(sorted(arrays)) or "none"
-                raise self._error(f"input {name!r} is missing (arrays found: {found}); save it under that name")
+                yield f"input {name!r} is missing (arrays found: {found}); save it under that name"
         for name in arrays:
-            annotation = name in {LABEL, GROUP} or (name.startswith(SLICE) and name != SLICE)
-            if name not in self.spec.inputs and not annotation:
+            if name not in self.spec.inputs and not self._is_annotation(name):
                 nearest = difflib.get_close_matches(name, [*self.spec.inputs, LABEL, GROUP, SLICE], n=1)
                 hint = f"did you mean {nearest[0]!r}?" if nearest else "remove it"
-                raise self._error(f"array {name!r} is no input of model.yaml, no label, group or slice.<name>; {hint}")
+                yield f"array {name!r} is no input of model.yaml, no label, group or slice.<name>; {hint}"
 
-    def _check_input(self, name: str, array: np.ndarray[Any, Any], extents: dict[str, tuple[int, str]]) -> None:
+    def _find_in_input(
+        self, name: str, array: np.ndarray[Any, Any], extents: dict[str, tuple[int, str]]
+    ) -> Iterator[str]:
         declared = self.spec.inputs[name]
         if array.dtype.name != declared.dtype:
-            raise self._error(f"{name} is {array.dtype.name}, model.yaml says {declared.dtype}; convert one of them")
-        if not array.dtype.isnative:
-            raise self._error(
-                f"{name} has the byte order of another machine; convert it with .astype('{declared.dtype}')"
-            )
+            yield f"{name} is {array.dtype.name}, model.yaml says {declared.dtype}; convert one of them"
+        elif not array.dtype.isnative:
+            yield f"{name} has the byte order of another machine; convert it with .astype('{declared.dtype}')"
         if array.ndim != len(declared.shape):
-            raise self._error(
+            yield (
                 f"{name} has {array.ndim} axes {array.shape}, model.yaml says {len(declared.shape)}:"
                 f" [{', '.join(map(str, declared.shape))}]"
             )
+            return
         for axis, (extent, dimension) in enumerate(zip(array.shape, declared.shape, strict=True)):
-            self._check_extent(name, axis, extent, dimension, extents)
+            yield from self._find_in_extent(name, axis, extent, dimension, extents)
         if array.dtype.kind == "f":
-            self._check_finite(name, array)
+            yield from _find_not_finite(name, array)
 
-    def _check_extent(
+    def _find_in_extent(
         self, name: str, axis: int, extent: int, dimension: str | int, extents: dict[str, tuple[int, str]]
-    ) -> None:
+    ) -> Iterator[str]:
         if isinstance(dimension, int):
             if extent != dimension:
-                raise self._error(f"{name} has extent {extent} on axis {axis}, model.yaml says {dimension}")
+                yield f"{name} has extent {extent} on axis {axis}, model.yaml says {dimension}"
             return
         known, where = extents.setdefault(dimension, (extent, name))
         if known != extent:
             what = "samples" if dimension == self.spec.batch_dim else f"as {dimension}"
-            raise self._error(f"{name} has {extent} {what}, but {where} has {known}; they must agree")
+            yield f"{name} has {extent} {what}, but {where} has {known}; they must agree"
         bounds = self.spec.dims[dimension]
         if dimension != self.spec.batch_dim and not bounds.min <= extent <= bounds.max:
-            raise self._error(
+            yield (
                 f"{name} has {dimension} {extent}, outside dims.{dimension} {bounds.min}..{bounds.max} of model.yaml;"
                 " widen the dim or leave those samples out"
             )
 
-    def _check_finite(self, name: str, array: np.ndarray[Any, Any]) -> None:
-        bad = np.flatnonzero(~np.isfinite(array).all(axis=tuple(range(1, array.ndim))))
-        if len(bad):
-            first = ", ".join(map(str, bad[:FIRST_INDICES]))
-            raise self._error(f"{name} holds NaN or Inf in {len(bad)} samples (first: {first}); remove or mend them")
-
-    def _check_annotation(self, name: str, array: np.ndarray[Any, Any], samples: int) -> None:
+    def _find_in_annotation(self, name: str, array: np.ndarray[Any, Any], samples: int) -> Iterator[str]:
         # A label may be one for each column or position of an output; the comparison says whose it can be.
         if array.ndim == 0 or (array.ndim > 1 and name != LABEL) or len(array) != samples:
-            raise self._error(
-                f"{name} has shape {array.shape}, but there are {samples} samples; give one value for each"
-            )
+            yield f"{name} has shape {array.shape}, but there are {samples} samples; give one value for each"
+            return
         if array.dtype.kind not in "biufU":
-            raise self._error(f"{name} has dtype {array.dtype.name}; use numbers or text (numpy's str dtype)")
-        if name == GROUP and array.dtype.kind not in GROUP_KINDS:
-            raise self._error(f"group has dtype {array.dtype.name}; name each group by text or a whole number")
+            yield f"{name} has dtype {array.dtype.name}; use numbers or text (numpy's str dtype)"
+        elif name == GROUP and array.dtype.kind not in GROUP_KINDS:
+            yield f"group has dtype {array.dtype.name}; name each group by text or a whole number"
         if name == LABEL and array.dtype.kind == "U":
-            raise self._error("label is text; give the right score, or the number of the right class")
+            yield "label is text; give the right score, or the number of the right class"
         if array.dtype.kind == "f":
-            self._check_finite(name, array)
+            yield from _find_not_finite(name, array)
+
+
+def _find_not_finite(name: str, array: np.ndarray[Any, Any]) -> Iterator[str]:
+    bad = np.flatnonzero(~np.isfinite(array).all(axis=tuple(range(1, array.ndim))))
+    if len(bad):
+        first = ", ".join(map(str, bad[:FIRST_INDICES]))
+        yield f"{name} holds NaN or Inf in {len(bad)} samples (first: {first}); remove or mend them"
 
 
 def _shards(spec: DataSpec, files: Sequence[Path], field: str) -> Iterator[Arrays]:
+    """The shards of all files; once something is wrong, what else is.
+
+    Raises:
+        InputError: what is wrong, a line each, at the end.
+    """
     annotations: set[str] | None = None
+    problems: list[str] = []
     for path in files:
-        arrays = read_arrays(path)
-        samples = _Checker(spec, f"{field}: {path.name}").check(arrays)
+        try:
+            arrays = read_arrays(path)
+            samples = _Checker(spec, f"{field}: {path.name}").check(arrays)
+        except InputError as error:
+            problems += str(error).splitlines()
+            continue
         names = set(arrays) - set(spec.inputs)
         if annotations is not None and names != annotations:
-            raise InputError(
+            problems.append(
                 f"{field}: {path.name}: has {_listed(names)}, the files before have {_listed(annotations)};"
                 " every file needs the same label, group and slices"
             )
         annotations = names
         rows = _rows_per_shard(arrays, samples)
-        for start in range(0, samples, rows):
+        for start in range(0, 0 if problems else samples, rows):
             yield {name: array[start : start + rows] for name, array in sorted(arrays.items())}
+    if problems:
+        more = len(problems) - MOST_PROBLEMS
+        told = problems[:MOST_PROBLEMS] + ([f"{field}: and {more} more such lines"] if more > 0 else [])
+        raise InputError("\n".join(told))
 
 
 def _listed(names: set[str]) -> str:

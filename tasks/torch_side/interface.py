@@ -8,6 +8,8 @@ from tasks.sources.interface import ModuleRequest
 from tasks.specs import Frozen
 
 PLAIN, SIMPLIFIED = "plain", "simplified"
+MASK = "mask."
+"""Begins the name of an input that an output names as its mask, beside the outputs on samples."""
 
 
 class ExportRequest(Frozen):
@@ -46,6 +48,14 @@ class FreshRequest(Frozen):
     outputs: Path
 
 
+class ProbeRequest(Frozen):
+    """The module; with data, what its fresh inputs are made of, and an empty folder for outputs on real samples."""
+
+    module: ModuleRequest
+    fresh: FreshRequest | None
+    seen: Path
+
+
 class FreshReply(Frozen):
     """Of each shard that was written its label and how it was made, and why others were left out."""
 
@@ -53,3 +63,15 @@ class FreshReply(Frozen):
     draws: tuple[str, ...]
     samples: int
     refused: tuple[str, ...]
+
+
+class ProbeReply(Frozen):
+    """The shapes at which the module ran, those for which there was no time, and of fresh inputs what there is.
+
+    `problems` says what is wrong with it; the outputs on samples are there all the same, where it ran on them.
+    """
+
+    shapes: tuple[str, ...] = ()
+    untried: tuple[str, ...] = ()
+    fresh: FreshReply | None = None
+    problems: tuple[str, ...] = ()

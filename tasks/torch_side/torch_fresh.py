@@ -1,8 +1,8 @@
-"""The torch child of the fresh stage: makes inputs that are in no file, and runs the module on them, twice."""
+"""The fresh part of the probe's torch child: makes inputs that are in no file, and runs the module on them, twice."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -12,19 +12,16 @@ from tasks.samples.feeds import split_batches
 from tasks.samples.fresh_inputs import FreshShard, fresh_shards
 from tasks.samples.npz import Arrays, save_shard
 from tasks.torch_side.interface import FreshReply, FreshRequest
-from tasks.torch_side.torch_module import PositionalModule, load_module, refuse_other_outputs, run_module
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from tasks.torch_side.torch_module import PositionalModule, refuse_other_outputs, run_module
 
 
-def run(raw: dict[str, Any], progress: Callable[[int, int], None]) -> FreshReply:
-    """Serve a FreshRequest; see `tasks.stages.fresh`."""
-    request = FreshRequest.model_validate(raw)
-    progress(0, 2)
-    module = load_module(request.module)
+def run_fresh_inputs(module: PositionalModule, request: FreshRequest) -> FreshReply:
+    """Serve a FreshRequest with the module that was loaded for it.
+
+    Raises:
+        InputError: it takes none of the inputs, or gives other outputs when it is called again.
+    """
     ran, refused = _run_all(module, request)
-    progress(1, 2)
     _run_again(module, request, ran)
     labels, draws, samples = [], [], 0
     for number, (shard, outputs) in enumerate(ran):
@@ -33,7 +30,6 @@ def run(raw: dict[str, Any], progress: Callable[[int, int], None]) -> FreshReply
         labels.append(shard.label)
         draws.append(shard.draw.value)
         samples += len(next(iter(outputs.values())))
-    progress(2, 2)
     return FreshReply(labels=tuple(labels), draws=tuple(draws), samples=samples, refused=tuple(refused))
 
 

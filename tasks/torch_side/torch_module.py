@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from tasks.samples.npz import Arrays
 
 SEED = 0
+NARROW_OR_WIDE = ("BFloat16", "Half", "Double")
+"""Types as torch's errors name them, which the module's parameters no longer have."""
 
 
 class PositionalModule(nn.Module):
@@ -39,8 +41,12 @@ class PositionalModule(nn.Module):
         self.output_names = tuple(request.spec.outputs)
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """Return one tensor per declared output."""
-        return _as_tuple(self.module(**dict(zip(self.input_names, inputs, strict=True))), self.output_names)
+        """Return one tensor per declared output; neither numpy nor ONNX Runtime's Python API has bfloat16."""
+        outputs = _as_tuple(self.module(**dict(zip(self.input_names, inputs, strict=True))), self.output_names)
+        return tuple(
+            output.float() if isinstance(output, Tensor) and output.dtype is torch.bfloat16 else output
+            for output in outputs
+        )
 
 
 def _as_tuple(outputs: Any, names: Sequence[str]) -> tuple[Tensor, ...]:
@@ -115,13 +121,21 @@ def run_module(module: PositionalModule, request: ModuleRequest, feeds: Arrays, 
             outputs = module(*as_tensors(ordered))
     except (Exception, SystemExit) as error:  # noqa: BLE001 - user code can raise anything
         raise InputError(
-            f"{ORIGIN}: the module's forward raised {explain(error, request)} on inputs of {label};"
-            " mend the module, or narrow dims to what it takes"
+            f"{ORIGIN}: the module's forward raised {explain(error, request)} on inputs of {label}; {_remedy(error)}"
         ) from None
     samples = len(next(iter(ordered.values())))
     found = _named(outputs, tuple(request.spec.outputs), samples)
     require_kinds(found, request.spec)
     return found
+
+
+def _remedy(error: BaseException) -> str:
+    if isinstance(error, RuntimeError) and any(name in str(error) for name in NARROW_OR_WIDE):
+        return (
+            "the reference is run in float32, whatever its weights were: cast to the dtype of the module's weights,"
+            " as by x.to(self.layer.weight.dtype), and not to one by name, or declare float inputs as float32"
+        )
+    return "mend the module, or narrow dims to what it takes"
 
 
 def refuse_other_outputs(request: ModuleRequest, first: Arrays, again: Arrays, label: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from typing import TYPE_CHECKING, Any
 
 import boto3
@@ -334,6 +335,25 @@ def test_a_set_that_was_drawn_passes_and_is_drawn_the_same_again(project: Projec
     other = draw(project, tmp_path / "traffic.npz", tmp_path / "other", "--seed", "1")[1]
     assert again["files"] == document["files"]
     assert other["files"] != document["files"]
+
+
+def test_the_set_that_a_model_names_may_be_the_one_that_is_drawn(project: Project, tmp_path: Path) -> None:
+    shutil.copytree(project.model, tmp_path / "model")  # whose calibration set, ../calibration, is not there
+    samples = make_samples(seed=6, samples=900)
+    np.savez(tmp_path / "traffic.npz", features=samples["features"])
+    arguments = ("--size", "64", "--model", str(tmp_path / "model"), "--out", str(tmp_path / "calibration"))
+    code, document, text = project.run("calibration", "draw", str(tmp_path / "traffic.npz"), *arguments)
+    assert code == 0, text
+    assert (document["name"], document["samples"], document["strata"]) == ("calibration", 64, {})
+    assert "64 of 900 samples drawn by chance" in document["source"]
+
+
+def test_a_stratum_that_the_sample_lacks_is_told_before_the_reference_is_run(project: Project, tmp_path: Path) -> None:
+    np.savez(tmp_path / "traffic.npz", features=make_samples(seed=6)["features"])
+    _, document, text = draw(project, tmp_path / "traffic.npz", tmp_path / "set")
+    assert "has no slice.level to draw by (no slice found); add the array, or leave out --by" in document["error"]
+    assert "export" not in text
+    assert "scores" not in text
 
 
 def test_a_draw_says_where_and_when_samples_come_from(project: Project, tmp_path: Path) -> None:

@@ -169,7 +169,7 @@ def test_a_sample_that_is_not_there_or_is_the_set_itself_is_refused(project: Pro
     with pytest.raises(InputError, match="does not exist"):
         prepare(session, plan_conversion(read_model_directory(project.model)))
     steps = [step.name for step in session.reporter.steps]
-    assert steps == ["validation data", "independent samples", "calibration data"], "and no export"
+    assert steps == ["validation data", "independent samples", "calibration data", "module"], "and no export"
     describe(project.root / "calibration", INPUTS, resembles="set.npz")
     code, document, _ = project.run("calibration", "check", str(project.root / "calibration"))
     assert code == 2

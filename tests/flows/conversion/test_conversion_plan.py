@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import yaml
 
-from flows.conversion.conversion_plan import plan_conversion, source_commit, version_of
+from flows.conversion.conversion_plan import plan_conversion, refuse_changes, source_commit, version_of
 from tasks.errors import InputError
 from tasks.model import toolchain
 from tasks.model.model_directory import read_model_directory
@@ -357,3 +357,14 @@ def test_a_policy_floor_is_part_of_the_version_by_what_it_asks_for(tmp_path: Pat
     assert versions[0] == version(folder)
     assert versions[1] == versions[2]
     assert len(set(versions)) == 3
+
+
+def test_what_changed_meanwhile_is_named_with_what_to_do(tmp_path: Path) -> None:
+    folder = write(tmp_path)
+    (folder / "notes.txt").write_text("before")
+    found = plan(folder)
+    refuse_changes(found, "model")
+    (folder / "notes.txt").write_text("after, and longer")
+    (folder / "train.log").write_text("new")
+    with pytest.raises(InputError, match=r"^model: notes.txt, train.log changed while .* name that begins with a dot"):
+        refuse_changes(found, "model")

@@ -46,6 +46,23 @@ def test_work_for_another_gpu_is_refused_and_the_reason_is_left_as_its_outcome(
     assert (left.outcome, left.reason) == (Outcome.FAIL, str(refused.value))
 
 
+def test_a_python_for_torch_that_lacks_a_package_fails_before_the_build(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\necho \'{"python": "3.12", "torch": "2.9"}\'\n')
+    python.chmod(0o700)
+    session = Session(Settings(home=tmp_path / "home", torch_python=python), Reporter())
+    monkeypatch.setenv("PREFECT__RUNTIME__FLOW_RUN__ID", RUN)
+    asked = job(session.store, put_model(session.store, tmp_path))
+    with use_session(session):
+        outcome = make_engine.fn(asked.cell.engine_id, leave_job(session.store, asked))
+    assert outcome.outcome is Outcome.FAIL
+    assert "ENGINEGATE_TORCH_PYTHON" in outcome.reason
+    assert "has no safetensors, numpy, pydantic, pyyaml" in outcome.reason
+    assert session.reporter.steps == [], "nothing was built"
+
+
 def test_a_job_of_another_store_is_refused_and_leaves_no_outcome(session: Session, tmp_path: Path) -> None:
     other = LocalStore(tmp_path / "other")
     asked = job(other, put_model(other, tmp_path), target="t4")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tasks.errors import InputError
-from tasks.model.model_directory import read_model_directory
+from tasks.model.model_directory import read_model_directory, require_calibration
 from tasks.specs import Precision
 
 if TYPE_CHECKING:
@@ -170,13 +170,35 @@ def test_data_without_npz_is_refused(write_model: WriteModel, data: str) -> None
     assert f"validation.data: {data} holds no .npz file; save arrays with numpy.savez" in refusal(folder)
 
 
-@pytest.mark.parametrize(("set_", "words"), [("../nowhere", "is no folder"), ("../empty", "has no manifest.yaml")])
+@pytest.mark.parametrize(
+    ("set_", "words"), [("model.py", "is no folder"), ("../data", "has no manifest.yaml"), ("../x", "no: unknown key")]
+)
 def test_a_calibration_set_that_is_none_is_named(write_model: WriteModel, set_: str, words: str) -> None:
     folder = write_model(calibration={"set": set_})
-    (folder.parent / "empty").mkdir()
+    for name, file in (("data", "set.npz"), ("x", "manifest.yaml")):
+        (folder.parent / name).mkdir()
+        (folder.parent / name / file).write_text("no: such one")
     text = refusal(folder)
     assert "model.yaml: calibration.set: " in text
     assert words in text
+
+
+@pytest.mark.parametrize("set_", ["../nowhere", "../empty"])
+def test_a_calibration_set_that_is_yet_to_be_drawn_is_missed_by_int8_alone(write_model: WriteModel, set_: str) -> None:
+    folder = write_model(calibration={"set": set_})
+    (folder.parent / "empty").mkdir()
+    found = read_model_directory(folder)
+    assert found.calibration is None
+    with pytest.raises(InputError, match=r"calibration.set: .* is no folder with .* int8 needs; .*calibration draw"):
+        require_calibration(found)
+
+
+def test_all_mistakes_of_a_directory_are_told_at_once(write_model: WriteModel) -> None:
+    folder = write_model(weights="model.bin", calibration={"set": "model.py"}, build={"plugins": ["nowhere.so"]})
+    (folder / "validation.npz").unlink()
+    (folder / "model.py").unlink()
+    told = refusal(folder).splitlines()
+    assert [line.split(": ")[1] for line in told] == ["source", "weights", "validation.data", "build.plugins"]
 
 
 def test_a_bad_policy_is_refused_before_any_work(write_model: WriteModel) -> None:

@@ -107,6 +107,13 @@ def test_a_module_that_changes_its_inputs_changes_a_copy(here: InProcess, tmp_pa
     assert run_fresh(here, learnt.directory, learnt.data, exported).result.difference < 1e-5
 
 
+def test_outputs_in_bfloat16_are_those_of_float32_in_the_graph(here: InProcess, tmp_path: Path) -> None:
+    directory = write_directory(tmp_path, "mlp", build="build_brief", export=TORCHSCRIPT)
+    data = store_shards(here.store, [make_features(40)])
+    exported = export_onnx(here, directory, data).result
+    assert run_fresh(here, directory, data, exported).result.refused == ()
+
+
 def alike(here: InProcess, folder: Path, build: str) -> StageResult[FreshArtifact]:
     """Fresh inputs for a picky module, from samples of equal values; a module that is not picky was exported."""
     (folder / "exported").mkdir()

@@ -176,6 +176,30 @@ def test_lengths_that_disagree_or_leave_the_dims_are_refused(
     assert [word for word in words if word not in str(caught.value)] == []
 
 
+def test_all_that_is_wrong_is_told_at_once_of_every_file_up_to_a_number(
+    context: StageContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(3):
+        wrong = np.full((6, 5), np.nan)
+        np.savez(tmp_path / f"{number}.npz", features=wrong, extra=np.zeros(6), label=np.zeros(5))
+    files = [tmp_path / f"{number}.npz" for number in range(3)]
+    with pytest.raises(InputError) as caught:
+        ingest(context, tiny_spec(), files, "validation.data")
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 3 * 5
+    for words in (
+        "array 'extra' is no input",
+        "is float64",
+        "extent 5 on axis 1",
+        "NaN or Inf in 6",
+        "label has shape",
+    ):
+        assert sum(words in line for line in lines) == 3, words
+    monkeypatch.setattr("tasks.stages.ingest.MOST_PROBLEMS", 4)
+    with pytest.raises(InputError, match=r"validation.data: and 11 more such lines$"):
+        ingest(context, tiny_spec(), files, "validation.data")
+
+
 def test_every_file_needs_the_same_annotations(context: StageContext, tmp_path: Path) -> None:
     first, second = {"features": make_features(2), "label": np.zeros(2)}, {"features": make_features(2)}
     with pytest.raises(InputError, match=r"1.npz: has neither label, group nor slices, the files before have label"):
