@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 # encoders were measured at up to 1e-5. A dimension fixed in tracing, or a lost mask, is off by far more than this.
 RELATIVE_TOLERANCE = 1e-4
 ABSOLUTE_TOLERANCE = 1e-5
+SMALLEST_HALF = float(np.finfo(np.float16).tiny)
 
 
 def largest_difference(found: Array, expected: Array) -> float:
@@ -24,6 +25,19 @@ def largest_difference(found: Array, expected: Array) -> float:
         difference = np.abs(found.astype(np.float64) - expected.astype(np.float64))
     difference[(found == expected) | (np.isnan(found) & np.isnan(expected))] = 0
     return float(difference.max(initial=0))
+
+
+def relative_error(found: Array, expected: Array) -> float:
+    """The L2 norm of found - expected over that of expected, where expected is finite; NaN where only found is not.
+
+    What half precision cannot tell from zero, 6e-5 in each element, counts for nothing.
+    """
+    finite = np.isfinite(expected)
+    ours, theirs = found[finite].astype(np.float64), expected[finite].astype(np.float64)
+    error = np.maximum(np.abs(ours - theirs) - SMALLEST_HALF, 0)
+    if not error.any():  # of zeros too
+        return 0.0
+    return float(np.linalg.norm(error) / max(float(np.linalg.norm(theirs)), SMALLEST_HALF))
 
 
 def allowed_difference(expected: Array, slack: float = 1.0) -> float:
