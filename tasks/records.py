@@ -37,6 +37,10 @@ from validation.policy import Policy
 from validation.verdict import Outcome, Verdict
 
 LONGEST_REASON = 2000
+HALF_ON_CPU = (
+    "FP16 on cpu: computed in FP32, rounded to FP16 after every operation, and overflowing there. GPUs round less often"
+    " where they fuse, and may add up in FP16; cpu does not show their speed"
+)
 
 
 class Cell(Frozen):
@@ -332,6 +336,11 @@ class EngineOutcome(Frozen):
     benchmark: Benchmark | None = None
     calibration: CalibrationRecord | None = None
     tries: tuple[EngineTry, ...] = ()
+
+    @property
+    def scope(self) -> str:
+        """What the evidence does not reach, for people, or nothing."""
+        return HALF_ON_CPU if (self.cell.target, self.cell.precision) == ("cpu", Precision.FP16) else ""
 
     @property
     def is_settled(self) -> bool:

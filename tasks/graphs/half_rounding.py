@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import onnx
 from onnx import TensorProto, helper
 
-from tasks.graphs.onnx_files import drop_inferred_shapes, inner_graphs
+from tasks.graphs.onnx_files import inner_graphs, renew_shapes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,7 +47,7 @@ def keep_half_rounding(model: onnx.ModelProto) -> bool:
     typed = onnx.shape_inference.infer_shapes(model).graph
     found = _Rounding(model.graph, typed, frozenset()).apply()
     if found:
-        drop_inferred_shapes(model)
+        renew_shapes(model)
     return found
 
 

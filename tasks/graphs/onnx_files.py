@@ -128,16 +128,25 @@ def short_reason(error: BaseException) -> str:
     return (line if isinstance(error, EnginegateError) else f"{type(error).__name__}: {line}")[:REASON_LENGTH]
 
 
-def drop_inferred_shapes(model: onnx.ModelProto) -> None:
-    """Remove what the graph says of the shapes of its inner tensors.
+def renew_shapes(model: onnx.ModelProto) -> None:
+    """Replace what the graph says of the shapes of its inner tensors by what follows from its inputs.
 
     Converters write one symbol for every extent that they cannot infer, and a runtime takes two extents of one symbol
-    for equal: such a graph runs at the shapes at which they happen to be, and fails at others. What a runtime needs to
-    know, it infers for itself.
+    for equal: such a graph runs at the shapes at which they happen to be, and fails at others. With no shapes at all,
+    ONNX Runtime 1.31 dies of some graphs while it loads them.
     """
     _drop_shapes(model.graph)
     for function in model.functions:
         del function.value_info[:]
+    # Protobuf takes no more than 2 GiB, and shapes follow from small tensors alone.
+    large = [tensor for tensor in model.graph.initializer if len(tensor.raw_data) > EXTERNAL_TENSOR_BYTES]
+    contents = [tensor.raw_data for tensor in large]
+    for tensor in large:
+        tensor.ClearField("raw_data")
+    inferred = onnx.shape_inference.infer_shapes(model)
+    for tensor, content in zip(large, contents, strict=True):
+        tensor.raw_data = content
+    model.graph.value_info.extend(inferred.graph.value_info)
 
 
 def _drop_shapes(graph: onnx.GraphProto) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from modelopt.onnx.autocast import convert_to_mixed_precision
 
-from tasks.graphs.onnx_files import drop_inferred_shapes, write_model
+from tasks.graphs.onnx_files import renew_shapes, write_model
 from tasks.quantization.interface import AUTOCAST_DATA_MAX, ConvertRequest
 from tasks.quantization.range_samples import range_samples
 from tasks.samples.npz import save_shard
@@ -39,6 +39,6 @@ def convert(raw: dict[str, Any], _progress: Callable[[int, int], None]) -> dict[
         calibration_data=str(probe),
         providers=["cpu"],
     )
-    drop_inferred_shapes(model)
+    renew_shapes(model)
     write_model(model, request.output, external_bytes=request.external_bytes)
     return {}

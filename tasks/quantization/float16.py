@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 from onnx import TensorProto, helper
 from onnxconverter_common import float16
 
-from tasks.graphs.onnx_files import drop_inferred_shapes, read_model, write_model
+from tasks.graphs.onnx_files import read_model, renew_shapes, write_model
 from tasks.quantization.interface import ConvertRequest
+from tasks.quantization.quantizable import name_nodes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,13 +21,14 @@ def convert(raw: dict[str, Any], _progress: Callable[[int, int], None]) -> dict[
     """Serve a ConvertRequest."""
     request = ConvertRequest.model_validate(raw)
     model = read_model(request.onnx)
+    name_nodes(model)  # it names its casts after them
     _separate_outputs(model.graph)
     to_single = _casts_to_single(model.graph)
     model = float16.convert_float_to_float16(model, keep_io_types=True)
     for node in model.graph.node:
         if node.op_type == "Cast" and to_single.intersection(node.output):
             _target(node).i = TensorProto.FLOAT16
-    drop_inferred_shapes(model)
+    renew_shapes(model)
     write_model(model, request.output, external_bytes=request.external_bytes)
     return {}
 
