@@ -38,8 +38,8 @@ from validation.verdict import Outcome, Verdict
 
 LONGEST_REASON = 2000
 HALF_ON_CPU = (
-    "FP16 on cpu: computed in FP32, rounded to FP16 after every operation, and overflowing there. GPUs round less often"
-    " where they fuse, and may add up in FP16; cpu does not show their speed"
+    "FP16 on cpu rounds, and overflows, after every operation, which it computes in FP32; a GPU rounds less often where"
+    " it fuses, may add up in FP16, and has another speed"
 )
 
 
@@ -321,8 +321,7 @@ class EngineTry(Frozen):
 class EngineOutcome(Frozen):
     """How a cell ended: its verdict with what was measured, or the reason why there is no engine.
 
-    `calibration` says what INT8 was quantized with, and `tries` what a precision search made, the first one without
-    any layer left out.
+    `calibration` says what INT8 was quantized with, and `tries` what a precision search made, the first without omission.
     """
 
     cell: Cell
@@ -340,7 +339,7 @@ class EngineOutcome(Frozen):
     @property
     def scope(self) -> str:
         """What the evidence does not reach, for people, or nothing."""
-        return HALF_ON_CPU if (self.cell.target, self.cell.precision) == ("cpu", Precision.FP16) else ""
+        return HALF_ON_CPU if self.cell.place == "cpu" and self.cell.precision is Precision.FP16 else ""
 
     @property
     def is_settled(self) -> bool:
