@@ -321,7 +321,7 @@ class EngineTry(Frozen):
 class EngineOutcome(Frozen):
     """How a cell ended: its verdict with what was measured, or the reason why there is no engine.
 
-    `calibration` says what INT8 was quantized with, and `tries` what a precision search made, the first without omission.
+    `calibration` says what INT8 was quantized with, and `tries` what a precision search made, at first with all layers.
     """
 
     cell: Cell
