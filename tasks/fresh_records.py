@@ -28,7 +28,8 @@ class FreshArtifact(Frozen):
 class FreshFigure(Frozen):
     """How far an engine is from the reference on fresh inputs that were made in one way, and how far it may be.
 
-    `measure` names what `value` and `limit` are; `value` is None where the engine gave NaN, Inf or another shape.
+    `against` is what it was compared with, where that is not the reference. `measure` names what `value` and `limit`
+    are; `value` is None where the engine gave NaN, Inf or another shape.
     """
 
     output: str
@@ -37,6 +38,7 @@ class FreshFigure(Frozen):
     measure: str
     value: float | None
     limit: float
+    against: str = "PyTorch"
 
     @property
     def ok(self) -> bool:

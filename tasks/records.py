@@ -37,6 +37,10 @@ from validation.policy import Policy
 from validation.verdict import Outcome, Verdict
 
 LONGEST_REASON = 2000
+HALF_ON_CPU = (
+    "FP16 on cpu rounds, and overflows, after every operation, which it computes in FP32; a GPU rounds less often where"
+    " it fuses, may add up in FP16, and has another speed"
+)
 
 
 class Cell(Frozen):
@@ -317,8 +321,7 @@ class EngineTry(Frozen):
 class EngineOutcome(Frozen):
     """How a cell ended: its verdict with what was measured, or the reason why there is no engine.
 
-    `calibration` says what INT8 was quantized with, and `tries` what a precision search made, the first one without
-    any layer left out.
+    `calibration` says what INT8 was quantized with, and `tries` what a precision search made, at first with all layers.
     """
 
     cell: Cell
@@ -332,6 +335,11 @@ class EngineOutcome(Frozen):
     benchmark: Benchmark | None = None
     calibration: CalibrationRecord | None = None
     tries: tuple[EngineTry, ...] = ()
+
+    @property
+    def scope(self) -> str:
+        """What the evidence does not reach, for people, or nothing."""
+        return HALF_ON_CPU if self.cell.place == "cpu" and self.cell.precision is Precision.FP16 else ""
 
     @property
     def is_settled(self) -> bool:

@@ -140,11 +140,12 @@ class _Conversion:
                     self.session,
                     f"convert {precision.value}",
                     convert_precision,
-                    lambda made: made.recipe["converter"],
+                    _describe_typed,
                     self.exported,
                     precision,
                     self.plan.directory.spec,
                     None if calibration is None else calibration.data,
+                    data=self.data,
                 )
             except StageError as error:
                 typed[precision] = str(error)
@@ -217,6 +218,12 @@ class _Conversion:
 def _describe_export(exported: ExportedModel) -> str:
     worst = max(exported.checks.values(), default=0.0)
     return f"ONNX opset {exported.opset}, within {worst:.1e} of PyTorch at {len(exported.checks)} shapes"
+
+
+def _describe_typed(typed: TypedModel) -> str:
+    """The converter, and why it is not the one that is tried first."""
+    instead = typed.recipe.get("instead_of")
+    return typed.recipe["converter"] + (f", instead of {instead}" if instead else "")
 
 
 def _describe_fresh(fresh: FreshArtifact) -> str:

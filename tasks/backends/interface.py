@@ -76,8 +76,8 @@ class Backend(Protocol):
             StageError: the runtime or its device is not here, or is one that is not supported.
         """
 
-    def options(self, settings: BuildSpec) -> dict[str, str]:
-        """The builder's options; they are a part of the cache key."""
+    def options(self, settings: BuildSpec, precision: Precision) -> dict[str, str]:
+        """The builder's options for engines of a precision; they are a part of the cache key."""
 
     def profiles(self, dims: Mapping[str, Dim]) -> tuple[EngineProfile, ...]:
         """The plans that an engine of these dims consists of."""

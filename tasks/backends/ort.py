@@ -12,6 +12,7 @@ import onnxruntime as ort
 
 from tasks.errors import StageError
 from tasks.records import BackendIdentity, EngineProfile
+from tasks.specs import Precision
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -83,26 +84,27 @@ class OnnxRuntimeBackend:
             name="onnxruntime", version=ort.__version__, device=f"{platform.machine()} {_processor()}, {cores} cores"
         )
 
-    def options(self, settings: BuildSpec) -> dict[str, str]:
+    def options(self, settings: BuildSpec, precision: Precision) -> dict[str, str]:
         """The level is the highest whose result does not depend on this processor's instruction set."""
         del settings
-        return {"graph_optimization_level": "extended"}
+        rounding = {"fp16": "rounded after each operation"} if precision is Precision.FP16 else {}
+        return {"graph_optimization_level": "extended", **rounding}
 
     def profiles(self, dims: Mapping[str, Dim]) -> tuple[EngineProfile, ...]:
         """One graph takes every shape; see the interface."""
         return (EngineProfile(file=PLAN_FILE, dims={name: dim.without_buckets() for name, dim in dims.items()}),)
 
     def build(self, job: BuildJob, progress: Callable[[int, int], None]) -> tuple[str, ...]:
-        """Optimise the graph offline and write it; shapes stay dynamic."""
+        """Optimise the graph offline and write it; shapes stay dynamic, and FP16 rounds (`graphs.half_rounding`)."""
         del progress
-        onnx, plan = job.onnx, job.plan
         options = session_options()
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-        options.optimized_model_filepath = str(plan / PLAN_FILE)
-        if sum(file.stat().st_size for file in onnx.parent.iterdir()) > EXTERNAL_WEIGHTS_BYTES:
+        options.optimized_model_filepath = str(job.plan / PLAN_FILE)
+        if sum(file.stat().st_size for file in job.onnx.parent.iterdir()) > EXTERNAL_WEIGHTS_BYTES:
             options.add_session_config_entry("session.optimized_model_external_initializers_file_name", WEIGHTS_FILE)
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(job.onnx.parent))
         try:
-            ort.InferenceSession(str(onnx), options, providers=PROVIDERS)
+            ort.InferenceSession(_source_of(job), options, providers=PROVIDERS)
         except Exception as error:  # noqa: BLE001 - ONNX Runtime's errors share no base class but this one
             raise StageError(f"ONNX Runtime cannot build an engine from the converted model: {error}") from None
         return ()
@@ -110,6 +112,18 @@ class OnnxRuntimeBackend:
     def load(self, plan: Path) -> OnnxRuntimeEngine:
         """Load the optimised graph."""
         return OnnxRuntimeEngine(plan / PLAN_FILE)
+
+
+def _source_of(job: BuildJob) -> str | bytes:
+    """The graph to build from: its file, or of an FP16 graph one that rounds as FP16 does."""
+    if job.precision is not Precision.FP16:
+        return str(job.onnx)
+    import onnx  # noqa: PLC0415 - only builders need it
+
+    from tasks.graphs.half_rounding import keep_half_rounding  # noqa: PLC0415 - the same
+
+    graph = onnx.load(str(job.onnx), load_external_data=False)
+    return graph.SerializeToString() if keep_half_rounding(graph) else str(job.onnx)
 
 
 def _processor() -> str:

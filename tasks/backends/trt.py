@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from tasks.backends.interface import BuildJob
     from tasks.backends.trt_engine import TensorRtEngine
-    from tasks.specs import BuildSpec, Dim
+    from tasks.specs import BuildSpec, Dim, Precision
 
 
 def import_tensorrt() -> Any:
@@ -51,8 +51,9 @@ class TensorRtBackend:
             mig=gpu.mig,
         )
 
-    def options(self, settings: BuildSpec) -> dict[str, str]:
+    def options(self, settings: BuildSpec, precision: Precision) -> dict[str, str]:
         """The settings of model.yaml's `build`, and what is the same for all; plugins are in the key by digest."""
+        del precision
         limit = settings.memory_limit_mib
         return {
             "optimization_level": str(settings.optimization_level),

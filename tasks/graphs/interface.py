@@ -22,12 +22,18 @@ def export_steps(shapes: int) -> int:
 
 
 class CheckTypedRequest(Frozen):
-    """A converted graph, the graph it came from, and what to run it on."""
+    """A converted graph, the graph it came from, and what to run both on at each of the check shapes.
+
+    `most_error` is how far the outputs may be apart, by relative L2; None where only shapes are compared. With
+    `opt_only` both run at `opt` alone.
+    """
 
     onnx: Path
     original: Path
     spec: ModelSpec
     samples: Path | None
+    most_error: float | None = None
+    opt_only: bool = False
 
 
 class CheckFreshRequest(Frozen):

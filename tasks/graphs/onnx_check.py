@@ -11,10 +11,16 @@ import onnxruntime as ort
 from tasks.errors import StageError
 from tasks.graphs.interface import CheckExportRequest, CheckFreshRequest, CheckTypedRequest, export_steps
 from tasks.graphs.onnx_files import check_external_data, opset_of
-from tasks.samples.differences import allowed_difference, are_whole, difference_in_words, largest_difference
+from tasks.samples.differences import (
+    allowed_difference,
+    are_whole,
+    difference_in_words,
+    largest_difference,
+    relative_error,
+)
 from tasks.samples.feeds import run_shard
 from tasks.samples.npz import Arrays, load_arrays, shard_paths
-from tasks.samples.shapes import check_shapes, feeds_at, optimal_extents, shape_label
+from tasks.samples.shapes import Extents, check_shapes, feeds_at, optimal_extents, shape_label
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -149,19 +155,56 @@ def check_typed(raw: dict[str, Any], _progress: Callable[[int, int], None]) -> i
     """Serve a CheckTypedRequest; return the graph's opset, which ModelOpt may have raised.
 
     Raises:
-        StageError: ONNX Runtime cannot load or run the graph, or its inputs or outputs are not the original's.
+        StageError: ONNX Runtime cannot load the graph, or not run it at a check shape at which the original runs, or
+            it does not agree with the original there, or its inputs or outputs are not the original's.
     """
     request = CheckTypedRequest.model_validate(raw)
     try:
         session = open_session(request.onnx)
-        session.run(None, feeds_at(request.samples, request.spec.inputs, optimal_extents(request.spec.dims)))
     except Exception as error:
-        raise StageError(f"ONNX Runtime cannot load or run the converted graph: {error}") from error
+        raise StageError(f"ONNX Runtime cannot load the converted graph: {error}") from error
+    original = open_session(request.original)
+    dims = request.spec.dims
+    shapes = [optimal_extents(dims)] if request.opt_only else check_shapes(dims)
+    if not sum(_compare_typed(session, original, request, extents) for extents in shapes):
+        raise StageError("the exported graph runs at none of the check shapes on the samples that there are")
     converted = onnx.load(request.onnx, load_external_data=False)
     found, wanted = _signature(converted), _signature(onnx.load(request.original, load_external_data=False))
     if found != wanted:
         raise StageError(f"the converted graph takes and gives {found}, the exported one {wanted}")
     return opset_of(converted)
+
+
+def _compare_typed(
+    session: ort.InferenceSession, original: ort.InferenceSession, request: CheckTypedRequest, extents: Extents
+) -> bool:
+    """Compare both at one shape; return False where the original takes no inputs that were cut or tiled to it."""
+    feeds, label = feeds_at(request.samples, request.spec.inputs, extents), shape_label(extents)
+    names = [value.name for value in original.get_outputs()]
+    try:
+        expected = original.run(names, feeds)
+    except Exception:  # noqa: BLE001 - ONNX Runtime's errors share no base class but this one
+        return False
+    try:
+        found = session.run(names, feeds)
+    except Exception as error:
+        raise StageError(
+            f"ONNX Runtime cannot run the converted graph at {label}, where it runs the exported one: {error}"
+        ) from error
+    for name, ours, theirs in zip(names, found, expected, strict=True):
+        if ours.shape != theirs.shape:
+            raise StageError(
+                f"output {name}: the converted graph gives shape {list(ours.shape)} at {label}, the exported one"
+                f" {list(theirs.shape)}"
+            )
+        if request.most_error is not None and theirs.dtype.kind == "f":
+            apart = relative_error(ours, theirs)
+            if not apart <= request.most_error:
+                raise StageError(
+                    f"output {name}: the converted graph differs from the exported one by {apart:.3g} at {label}, by"
+                    f" relative L2, and {request.most_error:g} is the most"
+                )
+    return True
 
 
 def _signature(model: onnx.ModelProto) -> list[tuple[str, str]]:

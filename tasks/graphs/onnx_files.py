@@ -128,6 +128,39 @@ def short_reason(error: BaseException) -> str:
     return (line if isinstance(error, EnginegateError) else f"{type(error).__name__}: {line}")[:REASON_LENGTH]
 
 
+def renew_shapes(model: onnx.ModelProto) -> None:
+    """Replace what the graph says of the shapes of its inner tensors by what follows from its inputs.
+
+    Converters write one symbol for every extent that they cannot infer, and a runtime takes two extents of one symbol
+    for equal: such a graph runs at the shapes at which they happen to be, and fails at others. With no shapes at all,
+    ONNX Runtime 1.31 dies of some graphs while it loads them.
+    """
+    _drop_shapes(model.graph)
+    for function in model.functions:
+        del function.value_info[:]
+    # Protobuf takes no more than 2 GiB, and shapes follow from small tensors alone.
+    large = [tensor for tensor in model.graph.initializer if len(tensor.raw_data) > EXTERNAL_TENSOR_BYTES]
+    contents = [tensor.raw_data for tensor in large]
+    for tensor in large:
+        tensor.ClearField("raw_data")
+    inferred = onnx.shape_inference.infer_shapes(model)
+    for tensor, content in zip(large, contents, strict=True):
+        tensor.raw_data = content
+    model.graph.value_info.extend(inferred.graph.value_info)
+
+
+def _drop_shapes(graph: onnx.GraphProto) -> None:
+    del graph.value_info[:]
+    for node in graph.node:
+        for inner in inner_graphs(node):
+            _drop_shapes(inner)
+
+
+def inner_graphs(node: onnx.NodeProto) -> list[onnx.GraphProto]:
+    """The graphs in a node's attributes: the bodies of If, Loop and Scan."""
+    return [graph for attribute in node.attribute for graph in (attribute.g, *attribute.graphs) if graph.node]
+
+
 def strip_host_traces(model: onnx.ModelProto) -> None:
     """Remove doc strings and metadata everywhere: exporters write stack traces with file names into them."""
     del model.metadata_props[:]
@@ -157,6 +190,5 @@ def _strip_nodes(nodes: Iterable[onnx.NodeProto]) -> None:
         node.doc_string = ""
         for attribute in node.attribute:
             attribute.doc_string = ""
-            for graph in (attribute.g, *attribute.graphs):
-                if graph.node:
-                    _strip_graph(graph)
+        for graph in inner_graphs(node):
+            _strip_graph(graph)

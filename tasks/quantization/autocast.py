@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from modelopt.onnx.autocast import convert_to_mixed_precision
 
-from tasks.graphs.onnx_files import write_model
+from tasks.graphs.onnx_files import renew_shapes, write_model
 from tasks.quantization.interface import AUTOCAST_DATA_MAX, ConvertRequest
+from tasks.quantization.range_samples import range_samples
 from tasks.samples.npz import save_shard
 from tasks.samples.shapes import optimal_extents, seeded_feeds
 
@@ -18,13 +19,18 @@ if TYPE_CHECKING:
 def convert(raw: dict[str, Any], _progress: Callable[[int, int], None]) -> dict[str, str]:
     """Serve a ConvertRequest.
 
-    AutoCast runs the graph once to find the nodes whose values FP16 cannot hold. It gets seeded inputs, not the
-    calibration set: that belongs to INT8, and FP16 must not change with it.
+    AutoCast runs the graph on `range_samples` to find the nodes whose values FP16 cannot hold. Without samples it gets
+    seeded noise, which says little of the values that a model meets.
     """
     request = ConvertRequest.model_validate(raw)
-    probe = request.output.parent / "probe"
+    spec, probe = request.spec, request.output.parent / "probe"
     probe.mkdir()
-    save_shard(probe, 0, seeded_feeds(request.spec.inputs, optimal_extents(request.spec.dims)))
+    if request.samples is None:
+        batches = [seeded_feeds(spec.inputs, optimal_extents(spec.dims))]
+    else:
+        batches = range_samples(request.samples, spec)
+    for number, batch in enumerate(batches):
+        save_shard(probe, number, batch)
     model = convert_to_mixed_precision(
         str(request.onnx),
         low_precision_type="fp16",
@@ -33,5 +39,6 @@ def convert(raw: dict[str, Any], _progress: Callable[[int, int], None]) -> dict[
         calibration_data=str(probe),
         providers=["cpu"],
     )
+    renew_shapes(model)
     write_model(model, request.output, external_bytes=request.external_bytes)
     return {}

@@ -14,6 +14,7 @@ from tasks.quantization.interface import (
     PERCENTILE,
     QUANTIZED_BINS,
 )
+from tasks.quantization.range_samples import RANGE_SAMPLES
 from tasks.quantization.trials import METHODS
 from tasks.specs import CalibrationMethod, Precision
 
@@ -53,7 +54,12 @@ _HISTOGRAM: dict[CalibrationMethod, dict[str, object]] = {
     CalibrationMethod.PERCENTILE: {"bins": HISTOGRAM_BINS, "percentile": PERCENTILE},
 }
 FP16 = (
-    Converter("modelopt-autocast", "autocast", _MODELOPT, {"keep_io_types": True, "data_max": AUTOCAST_DATA_MAX}),
+    Converter(
+        "modelopt-autocast",
+        "autocast",
+        _MODELOPT,
+        {"keep_io_types": True, "data_max": AUTOCAST_DATA_MAX, "range_samples": RANGE_SAMPLES},
+    ),
     Converter("onnxconverter-float16", "float16", ("onnxconverter-common", "onnx"), {"keep_io_types": True}),
 )
 

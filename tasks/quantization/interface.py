@@ -32,8 +32,9 @@ AUTOCAST_DATA_MAX = 32768.0
 class ConvertRequest(Frozen):
     """The graph to convert, its model, and the folder for the result. The reply adds to the recipe, by name.
 
-    `samples` holds calibration shards; it, `method` and `exclude` are there for INT8 only. `exclude` are nodes that
-    stay as they are, by the names that `name_nodes` gives once `fold_transposed_weights` is done.
+    `samples` holds shards, for INT8 those of the calibration set; `method` and `exclude` are there for INT8 only.
+    `exclude` are nodes that stay as they are, by the names that `name_nodes` gives once `fold_transposed_weights` is
+    done.
     """
 
     onnx: Path

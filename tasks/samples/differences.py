@@ -19,6 +19,7 @@ ABSOLUTE_TOLERANCE = 1e-5
 # Rounding moves a whole number where two classes are as likely, or a score is at its threshold, to seven digits: one
 # element in a million or so. A wrong graph moves far more than one in a thousand.
 DIFFERING_TOLERANCE = 1e-3
+SMALLEST_HALF = float(np.finfo(np.float16).tiny)
 
 
 def largest_difference(found: Array, expected: Array) -> float:
@@ -43,6 +44,22 @@ def are_whole(array: Array) -> bool:
 def difference_in_words(difference: float, expected: Array) -> str:
     """`0.02`, or `2 % of its elements`."""
     return f"{100 * difference:.3g} % of its elements" if are_whole(expected) else f"{difference:.3g}"
+
+
+def relative_error(found: Array, expected: Array) -> float:
+    """The L2 norm of found - expected over that of expected, where expected is finite; NaN where only found is not.
+
+    What half precision cannot tell from zero, 6e-5 in each element, counts for nothing. Of whole numbers it is the share
+    that differs.
+    """
+    if are_whole(expected):
+        return largest_difference(found, expected)
+    finite = np.isfinite(expected)
+    ours, theirs = found[finite].astype(np.float64), expected[finite].astype(np.float64)
+    error = np.maximum(np.abs(ours - theirs) - SMALLEST_HALF, 0)
+    if not error.any():  # of zeros too
+        return 0.0
+    return float(np.linalg.norm(error) / max(float(np.linalg.norm(theirs)), SMALLEST_HALF))
 
 
 def allowed_difference(expected: Array, slack: float = 1.0) -> float:

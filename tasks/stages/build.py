@@ -35,7 +35,7 @@ def build_engine(context: StageContext, job: EngineJob) -> StageResult[BuiltEngi
     """
     cell, spec = job.cell, job.spec
     backend = backend_of(cell.runtime)
-    identity, options = backend.identity(), backend.options(spec.build)
+    identity, options = backend.identity(), backend.options(spec.build, cell.precision)
     key: dict[str, object] = {
         "recipe": RECIPE,
         "onnx": job.typed.onnx.digest,

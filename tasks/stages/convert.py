@@ -1,7 +1,8 @@
 """Stage 2: exported ONNX to a strongly typed ONNX of one precision.
 
-Every converter runs in a child process, and what it made is loaded and run in another one before it is stored: a
-converted graph can crash ONNX Runtime while it loads. `quantization.converter_table` has the order of converters; FP16
+Every converter runs in a child process, and what it made is loaded and run in another one before it is stored, at every
+shape at which the export was checked: a converted graph can crash ONNX Runtime while it loads, and dims are a promise.
+`quantization.converter_table` has the order of converters; FP16
 has a fallback, INT8 has none, since its method is the user's choice. Method `auto` has it chosen by trials.
 """
 
@@ -29,6 +30,7 @@ from tasks.quantization.trials import (
 )
 from tasks.records import DataArtifact, ExportedModel, TypedModel
 from tasks.specs import CalibrationMethod, ModelSpec, Precision
+from tasks.stages.export import fetch_some
 from tasks.store.stage_cache import StageResult, run_cached
 
 if TYPE_CHECKING:
@@ -37,7 +39,9 @@ if TYPE_CHECKING:
 
     from tasks.process.context import StageContext
 
-RECIPE = 2
+RECIPES = {Precision.FP32: 2, Precision.FP16: 3, Precision.INT8: 2}
+MOST_HALF_ERROR = 0.5
+"""Relative L2 between an FP16 graph and the exported one beyond which it is another graph, not a less precise one."""
 
 
 def convert_precision(
@@ -48,6 +52,7 @@ def convert_precision(
     calibration: DataArtifact | None,
     *,
     exclude: tuple[str, ...] = (),
+    data: DataArtifact | None = None,
 ) -> StageResult[TypedModel]:
     """Convert an exported model to `precision`; inputs and outputs keep their names and types.
 
@@ -64,11 +69,13 @@ def convert_precision(
         calibration: the calibration set, which INT8 needs.
         exclude: nodes that INT8 leaves in float, by their names in a `Sensitivity`; `excluded` in the recipe has them
             as a JSON list.
+        data: the validation data, a few samples of which show what FP16 must hold (`quantization.range_samples`);
+            noise does without.
 
     Raises:
         InputError: INT8 is asked for without a calibration set, or `auto` with fewer than 8 samples.
-        StageError: no converter gave a graph that ONNX Runtime loads and runs, or `exclude` names what INT8 would not
-            quantize, or all that it would.
+        StageError: no converter gave a graph that ONNX Runtime loads, and runs at every check shape, or `exclude` names
+            what INT8 would not quantize, or all that it would.
     """
     int8 = precision is Precision.INT8
     if int8 and (calibration is None or spec.calibration is None):
@@ -77,7 +84,8 @@ def convert_precision(
         raise StageError(f"convert: {precision.value} quantizes nothing, so nothing can be left out; exclude for int8")
     method = spec.calibration.method if int8 and spec.calibration is not None else None
     calibration = calibration if int8 else None
-    job = _Conversion(context, exported, precision, spec, calibration, method, tuple(sorted(set(exclude))))
+    ranges = data if precision is Precision.FP16 else None
+    job = _Conversion(context, exported, precision, spec, calibration, method, tuple(sorted(set(exclude))), ranges)
     return run_cached(context.store, "convert", job.key(), TypedModel, job.run)
 
 
@@ -92,10 +100,11 @@ class _Conversion:
     calibration: DataArtifact | None
     method: CalibrationMethod | None
     exclude: tuple[str, ...] = ()
+    ranges: DataArtifact | None = None
 
     def key(self) -> dict[str, object]:
         return {
-            "recipe": RECIPE,
+            "recipe": RECIPES[self.precision],
             "onnx": self.exported.onnx.digest,
             "precision": self.precision.value,
             "inputs": {name: tensor.model_dump(mode="json") for name, tensor in self.spec.inputs.items()},
@@ -105,6 +114,7 @@ class _Conversion:
             "trials": self._trials_key(),
             "exclude": self.exclude,
             "external_bytes": onnx_files.EXTERNAL_DATA_BYTES,
+            **({} if self.ranges is None else {"ranges": self.ranges.inputs.digest}),
         }
 
     def _trials_key(self) -> dict[str, object] | None:
@@ -125,6 +135,8 @@ class _Conversion:
             return self._quantized_in_training()
         if self.calibration is not None:
             self.context.store.fetch(self.calibration.inputs, folder / "samples")
+        elif self.ranges is not None:
+            fetch_some(self.context, self.ranges, folder / "samples")
         if self.method is CalibrationMethod.AUTO:
             return self._best_of_trials(folder, onnx)
         return self._first_that_works(folder, onnx)
@@ -142,7 +154,7 @@ class _Conversion:
         return TypedModel(onnx=self.exported.onnx, precision=self.precision, recipe=recipe)
 
     def _first_that_works(self, folder: Path, onnx: Path) -> TypedModel:
-        samples = folder / "samples" if self.calibration is not None else None
+        samples = folder / "samples" if self.calibration is not None or self.ranges is not None else None
         failures: list[tuple[Converter, StageError]] = []
         for converter in converters_for(self.precision, self.method):
             step = _Step(converter, onnx, folder / converter.module, samples, self.method, self.context.on_progress)
@@ -192,7 +204,7 @@ class _Conversion:
     def _try(self, folder: Path, onnx: Path, method: CalibrationMethod, progress: Callable[[int, int], None]) -> Loss:
         place = folder / f"trial-{method.value}"
         self._convert_and_check(
-            _Step(int8_converter(method), onnx, place, folder / "rest", method, part_of(progress, 0, 2))
+            _Step(int8_converter(method), onnx, place, folder / "rest", method, part_of(progress, 0, 2), is_trial=True)
         )
         request = LossRequest(
             exported=onnx, quantized=onnx_files.find_model(place / "result"), samples=folder / "held", spec=self.spec
@@ -222,7 +234,12 @@ class _Conversion:
             on_progress=step.progress,
         )
         check = CheckTypedRequest(
-            onnx=onnx_files.find_model(result), original=step.onnx, spec=self.spec, samples=step.samples
+            onnx=onnx_files.find_model(result),
+            original=step.onnx,
+            spec=self.spec,
+            samples=step.samples,
+            most_error=MOST_HALF_ERROR if self.precision is Precision.FP16 else None,
+            opt_only=step.is_trial,
         )
         opset = self.context.call_in_child(
             "tasks.graphs.onnx_check:check_typed", check, int, step.place, on_progress=ignore_progress
@@ -256,3 +273,4 @@ class _Step:
     samples: Path | None
     method: CalibrationMethod | None
     progress: Callable[[int, int], None]
+    is_trial: bool = False

@@ -14,26 +14,29 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from pydantic import Field
 
 from tasks.backends import backend_of
 from tasks.fresh_records import FreshAgreement, FreshArtifact, FreshFigure
 from tasks.process.child import ignore_progress
 from tasks.samples.feeds import run_shard
 from tasks.samples.npz import load_arrays, save_shard, shard_paths
-from tasks.specs import Dim, Frozen, OutputDeclaration, Precision
+from tasks.specs import Dim, Frozen, InputSpec, OutputDeclaration, Precision
+from tasks.stages.corners import run_at_corners
 from tasks.store.stage_cache import StageResult, run_cached
 from validation.layouts import DECISIONS, classes_last, decisions_of
 from validation.outputs import OutputKind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
+    from tasks.backends.interface import Engine
     from tasks.process.context import StageContext
     from tasks.records import BuiltEngine, EngineJob
 
     Array = np.ndarray[Any, Any]
 
-RECIPE = 1
+RECIPE = 2
 MEAN_ERROR = "mean |error| as a share of the range"
 RELATIVE_L2 = "relative L2 error"
 VARIATION = "mean total variation of the probabilities"
@@ -52,7 +55,10 @@ LIMITS: dict[str, tuple[float, float, float]] = {
 
 
 class TryRequest(Frozen):
-    """What the child runs; paths are folders. Outputs go to `candidate`, sharded as `inputs`."""
+    """What the child runs; paths are folders. Outputs go to `candidate`, sharded as `inputs`.
+
+    With `declared`, the model's inputs, the engine also runs at every check shape of `dims`.
+    """
 
     runtime: str
     precision: Precision
@@ -63,6 +69,8 @@ class TryRequest(Frozen):
     draws: tuple[str, ...]
     batch: Dim
     outputs: dict[str, OutputDeclaration]
+    declared: dict[str, InputSpec] = Field(default_factory=dict)
+    dims: dict[str, Dim] = Field(default_factory=dict)
 
 
 class Tried(Frozen):
@@ -74,10 +82,10 @@ class Tried(Frozen):
 def try_on_fresh(
     context: StageContext, job: EngineJob, engine: BuiltEngine, fresh: FreshArtifact
 ) -> StageResult[FreshAgreement]:
-    """Run the engine on inputs that are in no file, and compare with the reference.
+    """Run the engine on inputs that are in no file, and at every check shape, and compare with the reference.
 
     Raises:
-        StageError: the engine cannot be loaded, or it crashes while it runs.
+        StageError: the engine cannot be loaded, it does not run at a shape within dims, or it crashes while it runs.
     """
     batch = job.spec.dims[job.spec.batch_dim]
     key: dict[str, object] = {
@@ -88,6 +96,7 @@ def try_on_fresh(
         "reference": fresh.outputs.digest,
         "draws": list(fresh.draws),
         "batch": batch.model_dump(),
+        "dims": {name: dim.model_dump() for name, dim in job.spec.dims.items()},
         "outputs": {name: output.model_dump(mode="json") for name, output in job.spec.outputs.items()},
         "precision": job.cell.precision.value,
     }
@@ -104,6 +113,8 @@ def try_on_fresh(
             draws=fresh.draws,
             batch=batch,
             outputs=job.spec.outputs,
+            declared=job.spec.inputs,
+            dims=job.spec.dims,
         )
         entry = "tasks.stages.fresh_agreement:run_in_child"
         tried = context.call_in_child(entry, request, Tried, folder, on_progress=ignore_progress)
@@ -119,7 +130,7 @@ def find_disagreements(agreement: FreshAgreement, precision: Precision) -> tuple
         if not figure.ok and (figure.output not in worst or _excess(figure) > _excess(worst[figure.output])):
             worst[figure.output] = figure
     return tuple(
-        f"output {name}: differs from PyTorch on inputs that are in no file: on {figure.samples} samples"
+        f"output {name}: differs from {figure.against} on inputs that are in no file: on {figure.samples} samples"
         f" {figure.draw}, {_told(figure)} at {precision.value}; the engine is right on the validation samples at best,"
         " by a branch or a table that the exporter took in, or it is wrong at another shape"
         for name, figure in worst.items()
@@ -132,7 +143,7 @@ def _excess(figure: FreshFigure) -> float:
 
 def _told(figure: FreshFigure) -> str:
     if figure.value is None:
-        return "it gives NaN, Inf, nothing or another shape, and PyTorch does not,"
+        return f"it gives NaN, Inf, nothing or another shape, and {figure.against} does not,"
     return f"{figure.measure} is {figure.value:.3g}, and {figure.limit:g} is the most"
 
 
@@ -152,8 +163,20 @@ def run_in_child(payload: dict[str, Any], progress: Callable[[int, int], None]) 
             sums[name, draw].add(output, reference[name], found.get(name), keep)
         progress(number + 1, len(shards))
     level = list(Precision).index(request.precision)
-    figures = (one.figure(name, draw, request.outputs[name], level) for (name, draw), one in sums.items())
-    return Tried(figures=tuple(figures))
+    figures = [one.figure(name, draw, request.outputs[name], level) for (name, draw), one in sums.items()]
+    return Tried(figures=(*figures, *_corner_figures(request, engine, level)))
+
+
+def _corner_figures(request: TryRequest, engine: Engine, level: int) -> Iterator[FreshFigure]:
+    if not request.declared:
+        return
+    against = f"itself in batches of {request.batch.opt}"
+    for run in run_at_corners(engine, request.declared, request.dims, request.inputs, request.candidate):
+        for name in run.expected.keys() & request.outputs.keys():
+            one, output = _Sum(), request.outputs[name]
+            keep = None if output.mask is None else run.inputs[output.mask]
+            one.add(output, run.expected[name], run.found.get(name), keep)
+            yield one.figure(name, run.way, output, level).model_copy(update={"against": against})
 
 
 class _Sum:

@@ -293,6 +293,7 @@ def _engine_note(outcome: EngineOutcome) -> str:
     if outcome.verdict is not None:
         lines += [f"- defect: {defect}" for defect in outcome.verdict.defects]
         lines += [f"- {judged.value}: {sentence}" for judged, sentence in worst_first(outcome.verdict.sentences)]
+        lines += [f"- {outcome.scope}"] if outcome.scope else []
     return "\n".join(lines)
 
 

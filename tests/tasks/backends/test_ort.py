@@ -8,10 +8,10 @@ import onnxruntime as ort
 import pytest
 
 from tasks.backends import ort as backend_module
-from tasks.backends.ort import OnnxRuntimeBackend
+from tasks.backends.ort import OnnxRuntimeBackend, OnnxRuntimeEngine
 from tasks.errors import StageError
 from tasks.process.child import ignore_progress
-from tasks.specs import BuildSpec
+from tasks.specs import BuildSpec, Precision
 from tests.tasks.tiny import build_job, make_features, score, write_onnx
 
 if TYPE_CHECKING:
@@ -89,4 +89,50 @@ def test_the_identity_names_the_runtime_and_the_processor_and_no_host() -> None:
     assert (identity.name, identity.version) == ("onnxruntime", ort.__version__)
     assert identity.device.endswith(" cores")
     assert identity == OnnxRuntimeBackend().identity()
-    assert OnnxRuntimeBackend().options(BuildSpec()) == {"graph_optimization_level": "extended"}
+    assert OnnxRuntimeBackend().options(BuildSpec(), Precision.INT8) == {"graph_optimization_level": "extended"}
+
+
+# FP16
+
+HALF = "h = Cast<to=10>(features) {} score = Cast<to=1>(y)"
+RMS_NORM = (
+    "s = Mul(h, h) m = ReduceMean<keepdims=1>(s, one) q = Sqrt(m) r = Div(h, q) y = ReduceSum<keepdims=0>(r, one)"
+)
+
+
+def half_engine(folder: Path, body: str) -> OnnxRuntimeEngine:
+    (folder / "plan").mkdir()
+    job = build_job(write_onnx(folder / "onnx", body=HALF.format(body)), folder / "plan")
+    OnnxRuntimeBackend().build(job.model_copy(update={"precision": Precision.FP16}), ignore_progress)
+    return OnnxRuntimeBackend().load(folder / "plan")
+
+
+def test_an_fp16_engine_overflows_where_half_precision_does(tmp_path: Path) -> None:
+    """The square of 300 is beyond 65504, so the RMS is infinite and its inverse zero."""
+    engine = half_engine(tmp_path, RMS_NORM)
+    features = np.full((3, 4), 300, np.float32)
+    np.testing.assert_array_equal(engine.run({"features": features})["score"], 0)
+    np.testing.assert_allclose(engine.run({"features": features / 2})["score"], 4, rtol=1e-2)
+
+
+def test_an_fp16_engine_rounds_after_each_operation_as_numpy_does(tmp_path: Path) -> None:
+    engine = half_engine(tmp_path, "a = Mul(h, h) b = Add(a, h) c = Tanh(b) y = ReduceMax<keepdims=0>(c, one)")
+    features = make_features(64)
+    half = features.astype(np.float16)
+    tanh = np.tanh((half * half + half).astype(np.float32)).astype(np.float16)
+    np.testing.assert_array_equal(engine.run({"features": features})["score"], tanh.max(axis=1).astype(np.float32))
+
+
+def test_the_rounding_lies_in_the_bytes_and_no_loader_takes_it_out(tmp_path: Path) -> None:
+    half_engine(tmp_path, RMS_NORM)
+    features = np.full((1, 4), 300, np.float32)
+    for level in (ort.GraphOptimizationLevel.ORT_DISABLE_ALL, ort.GraphOptimizationLevel.ORT_ENABLE_ALL):
+        options = ort.SessionOptions()
+        options.graph_optimization_level = level
+        session = ort.InferenceSession(tmp_path / "plan" / "engine.onnx", options, providers=["CPUExecutionProvider"])
+        np.testing.assert_array_equal(session.run(None, {"features": features})[0], 0)
+
+
+def test_the_options_say_that_fp16_rounds_so_that_no_engine_of_before_is_taken_for_one_that_does() -> None:
+    options = OnnxRuntimeBackend().options(BuildSpec(), Precision.FP16)
+    assert options["fp16"] == "rounded after each operation"

@@ -365,7 +365,7 @@ def test_every_setting_that_changes_an_engine_changes_its_options() -> None:
         {"sparsity": True},
         {"cuda_graph": False},
     ]
-    found = [tuple(backend.options(BuildSpec(**change)).items()) for change in changes]
+    found = [tuple(backend.options(BuildSpec(**change), Precision.FP16).items()) for change in changes]
     assert len(set(found)) == len(changes)
 
 

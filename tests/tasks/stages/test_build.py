@@ -61,7 +61,9 @@ def test_everything_that_an_engine_depends_on_changes_its_key(
     changed = BackendIdentity(name="onnxruntime", version="0", device="cpu")
     monkeypatch.setattr(OnnxRuntimeBackend, "identity", lambda _self: changed)
     second = keys()
-    monkeypatch.setattr(OnnxRuntimeBackend, "options", lambda _self, _settings: {"graph_optimization_level": "none"})
+    monkeypatch.setattr(
+        OnnxRuntimeBackend, "options", lambda _self, _settings, _precision: {"graph_optimization_level": "none"}
+    )
     assert len({*first, *second, *keys()}) == 15
 
 

@@ -1,17 +1,21 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
+import onnx.parser
 import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from tasks.errors import InputError, StageError
 from tasks.graphs import onnx_files
+from tasks.graphs.half_rounding import keep_half_rounding
 from tasks.process.context import StageContext
 from tasks.quantization import converter_table as table
 from tasks.quantization.converter_table import Converter, converters_for
@@ -34,6 +38,7 @@ from tests.tasks.models.directories import (
     store_shards,
     write_directory,
 )
+from tests.tasks.tiny import tiny_spec
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -524,3 +529,110 @@ def test_auto_tries_max_first_where_modelopt_is_installed(monkeypatch: pytest.Mo
     assert names == ["modelopt-int8"] + ["onnxruntime-int8"] * 3
     monkeypatch.setattr(table, "_MODELOPT", ("no-such-package",))
     assert [converter.name for converter in converters_for(Precision.INT8, AUTO)] == ["onnxruntime-int8"] * 3
+
+
+# Every shape that dims promise
+
+# The last ten frames and the last twenty, of clips that may have fewer. What torch's exporter says of their number is
+# what it would be of long ones.
+ENDS = """
+    <int64[1] ten = {-10}, int64[1] twenty = {-20}, int64[1] end = {1000}, int64[1] one = {1}>
+    {
+        late = Slice(wave, ten, end, one)  loud = Tanh(late)  gate = ReduceMax<keepdims=1>(loud, one)
+        last = Slice(wave, twenty, end, one)  open = Add(last, gate)  shut = Tanh(open)
+        score = ReduceMax<keepdims=0>(shut, one)
+    }
+"""
+LENGTHS = (5, 8, 10, 11, 12, 20, 21, 60)
+
+
+@pytest.fixture
+def clips(tmp_path: Path) -> Model:
+    """A model whose validation clips are all of 8 frames, where dims promise 5 to 60."""
+    context = InProcess(LocalStore(tmp_path / "store"))
+    model = onnx.parser.parse_model(
+        f'<ir_version: 9, opset_import: ["" : 20]> g (float[batch,time] wave) => (float[batch] score) {ENDS}'
+    )
+    for name, frames in (("late", 10), ("loud", 10), ("last", 20), ("open", 20), ("shut", 20)):
+        said = helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", frames])
+        model.graph.value_info.append(said)
+    with context.store.scratch() as folder:
+        onnx.save(model, folder / "model.onnx")
+        exported = ExportedModel(onnx=context.store.put(folder), opset=20, checks={})
+    samples = {"wave": np.random.default_rng(0).standard_normal((40, 8)).astype(np.float32)}
+    spec = tiny_spec(
+        inputs={"wave": {"dtype": "float32", "shape": ["batch", "time"]}},
+        dims={"batch": {"min": 1, "opt": 4, "max": 8}, "time": {"min": 5, "opt": 8, "max": 60}},
+    )
+    return Model(context, spec, exported, store_shards(context.store, [samples]), samples)
+
+
+def at_lengths(model: Model, typed: TypedModel, folder: Path) -> list[np.ndarray[Any, Any]]:
+    waves = [np.random.default_rng(length).standard_normal((3, length)).astype(np.float32) for length in LENGTHS]
+    return [replace(model, samples={"wave": wave}).run(typed, folder / f"{n}")[0] for n, wave in enumerate(waves)]
+
+
+def test_an_fp16_graph_runs_at_lengths_that_no_validation_sample_has(clips: Model, tmp_path: Path) -> None:
+    """AutoCast gives all extents that it cannot infer one symbol, and ONNX Runtime takes these for equal."""
+    typed = clips.convert(Precision.FP16)
+    assert typed.recipe["converter"] == "modelopt-autocast"
+    inner = clips.graph(typed, tmp_path / "graph").value_info
+    symbols = [extent.dim_param for value in inner for extent in value.type.tensor_type.shape.dim]
+    assert "unk" not in symbols
+    exact = at_lengths(clips, clips.convert(Precision.FP32), tmp_path / "exact")
+    np.testing.assert_allclose(at_lengths(clips, typed, tmp_path / "half"), exact, atol=5e-3)
+
+
+def test_where_the_first_fp16_graph_holds_at_opt_alone_the_fallback_takes_over_and_the_recipe_says_so(
+    clips: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fixed(raw: dict[str, Any], _progress: object) -> dict[str, str]:
+        request = ConvertRequest.model_validate(raw)
+        model = onnx.load(request.onnx)
+        model.graph.initializer.append(numpy_helper.from_array(np.array([-1, 8]), "eight"))
+        model.graph.node.insert(0, helper.make_node("Reshape", ["wave", "eight"], ["fixed"]))
+        for node in model.graph.node[1:]:
+            node.input[:] = ["fixed" if name == "wave" else name for name in node.input]
+        onnx_files.write_model(model, request.output)
+        return {}
+
+    monkeypatch.setitem(sys.modules, "tasks.quantization.fixed", SimpleNamespace(convert=fixed))
+    monkeypatch.setattr(table, "FP16", (replace(table.FP16[0], module="fixed"), table.FP16[1]))
+    typed = clips.convert(Precision.FP16)
+    assert typed.recipe["converter"] == "onnxconverter-float16"
+    assert typed.recipe["instead_of"].startswith("modelopt-autocast: ")
+    assert "at batch=1,time=5, " in typed.recipe["instead_of"]
+    assert len(at_lengths(clips, typed, tmp_path / "half")) == len(LENGTHS)
+
+
+def test_fp16_keeps_in_fp32_what_overflows_on_samples_of_the_validation_data(tmp_path: Path) -> None:
+    """The root of a mean of squares: noise has none that are large, these samples have."""
+    nodes = [
+        helper.make_node("Mul", ["features", "features"], ["square"]),
+        helper.make_node("ReduceMean", ["square"], ["mean"], axes=[1], keepdims=1),
+        helper.make_node("Sqrt", ["mean"], ["root"]),
+        helper.make_node("Div", ["features", "root"], ["normal"]),
+        helper.make_node("MatMul", ["normal", "w"], ["score"]),
+    ]
+    model = by_hand(tmp_path, nodes, [numpy_helper.from_array(np.ones((24, 16), np.float32), "w")])
+    loud = {"features": 600 * make_features()["features"]}
+    model = replace(model, data=store_shards(model.context.store, [loud]), samples=loud)
+    seen = convert_precision(model.context, model.exported, Precision.FP16, model.spec, None, data=model.data)
+    blind = convert_precision(model.context, model.exported, Precision.FP16, model.spec, None)
+    assert not blind.cached
+    exact = model.run(model.convert(Precision.FP32), tmp_path / "exact")[0]
+    for typed, holds in ((seen.result, True), (blind.result, False)):
+        half = onnx.load(model.context.store.fetch(typed.onnx, tmp_path / f"{holds}") / "model.onnx")
+        assert keep_half_rounding(half)
+        session = ort.InferenceSession(half.SerializeToString(), providers=["CPUExecutionProvider"])
+        assert np.allclose(session.run(None, model.samples)[0], exact, atol=0.05) is holds
+
+
+def test_fp16_does_not_change_with_the_calibration_set(clips: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(table, "FP16", table.FP16[1:])
+    other = store_shards(clips.context.store, [{"wave": np.ones((9, 8), np.float32)}])
+    for calibration, cached in ((clips.data, False), (other, True), (None, True)):
+        found = convert_precision(
+            clips.context, clips.exported, Precision.FP16, clips.spec, calibration, data=clips.data
+        )
+        assert found.cached is cached
