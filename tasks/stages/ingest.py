@@ -13,6 +13,8 @@ from tasks.records import DataArtifact
 from tasks.samples.data_spec import GROUP, LABEL, SLICE, DataSpec, slices_in
 from tasks.samples.formats import read_arrays
 from tasks.samples.npz import FIRST_INDICES, Arrays, save_shard
+from tasks.samples.possible import value_bounds
+from tasks.samples.shared import alike_in_shared, with_shared
 from tasks.store.digests import digest_once
 from tasks.store.stage_cache import StageResult, run_cached
 from validation.breakdowns import LARGEST_SLICE
@@ -107,6 +109,10 @@ class _Checker:
         extents: dict[str, tuple[int, str]] = {}
         for name in self.spec.inputs:
             self._check_input(name, arrays[name], extents)
+        found = {dimension: extent for dimension, (extent, _) in extents.items()}
+        for name, declared in self.spec.inputs.items():
+            if declared.range is not None:
+                self._check_range(name, arrays[name], found)
         samples = extents[self.spec.batch_dim][0]
         for name, array in arrays.items():
             if name not in self.spec.inputs:
@@ -165,6 +171,22 @@ class _Checker:
                 f"{name} has {dimension} {extent}, outside dims.{dimension} {bounds.min}..{bounds.max} of model.yaml;"
                 " widen the dim or leave those samples out"
             )
+        if dimension != self.spec.batch_dim and extent % bounds.step:
+            raise self._error(
+                f"{name} has {dimension} {extent}, and model.yaml says dims.{dimension}.multiple_of {bounds.step}; pad"
+                f" those samples to {-(-extent // bounds.step) * bounds.step}, or correct it"
+            )
+
+    def _check_range(self, name: str, array: np.ndarray[Any, Any], extents: dict[str, int]) -> None:
+        low, high = value_bounds(self.spec.inputs[name], extents)
+        bad = np.flatnonzero(((array < low) | (array > high)).reshape(len(array), -1).any(axis=1))
+        if len(bad):
+            low_said, high_said = self.spec.inputs[name].range or (low, high)
+            first = ", ".join(map(str, bad[:FIRST_INDICES]))
+            raise self._error(
+                f"{name} leaves its range [{low_said}, {high_said}] of model.yaml, here {low:g} to {high:g}, in"
+                f" {len(bad)} samples (first: {first}); correct the range or those samples"
+            )
 
     def _check_finite(self, name: str, array: np.ndarray[Any, Any]) -> None:
         bad = np.flatnonzero(~np.isfinite(array).all(axis=tuple(range(1, array.ndim))))
@@ -191,7 +213,7 @@ class _Checker:
 def _shards(spec: DataSpec, files: Sequence[Path], field: str) -> Iterator[Arrays]:
     annotations: set[str] | None = None
     for path in files:
-        arrays = read_arrays(path)
+        arrays = with_shared(read_arrays(path), spec)
         samples = _Checker(spec, f"{field}: {path.name}").check(arrays)
         names = set(arrays) - set(spec.inputs)
         if annotations is not None and names != annotations:
@@ -201,8 +223,12 @@ def _shards(spec: DataSpec, files: Sequence[Path], field: str) -> Iterator[Array
             )
         annotations = names
         rows = _rows_per_shard(arrays, samples)
-        for start in range(0, samples, rows):
-            yield {name: array[start : start + rows] for name, array in sorted(arrays.items())}
+        for alike in alike_in_shared(arrays, spec):
+            for start in range(0, len(alike), rows):
+                part = alike[start : start + rows]
+                whole = len(part) == part[-1] - part[0] + 1  # a slice copies nothing
+                taken = slice(int(part[0]), int(part[-1]) + 1) if whole else part
+                yield {name: array[taken] for name, array in sorted(arrays.items())}
 
 
 def _listed(names: set[str]) -> str:
