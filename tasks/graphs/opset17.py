@@ -47,9 +47,9 @@ class Values:
     made: int = 0
 
     def constant(self, name: str, what: str) -> Array:
-        """The constant of that name; raises NotLoweredError, saying `what` it is, where it is none."""
+        """The constant of that name; raises NotLoweredError, saying `what` it is, where it is not one."""
         if name not in self.constants:
-            raise NotLoweredError(f"its {what} are no constants")
+            raise NotLoweredError(f"its {what} are not constant")
         return self.constants[name]
 
     def shape(self, name: str) -> tuple[int | None, ...]:

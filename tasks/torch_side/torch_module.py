@@ -179,7 +179,7 @@ def _called(module: PositionalModule, request: ModuleRequest, tensors: tuple[Ten
 def _output_axes(
     module: PositionalModule, request: ModuleRequest, feeds: Arrays, outputs: Sequence[Tensor]
 ) -> tuple[int, ...]:
-    """The axis of each output that grows with the samples, found by one sample more; 0 where none does."""
+    """The axis of each output that grows with the samples, found by one sample more; 0 where no axis does."""
     samples = len(next(iter(feeds.values())))
     more = {name: array[np.arange(samples + 1) % samples] for name, array in feeds.items()}
     label = f"{samples + 1} samples, which tell the axis of the samples in outputs"

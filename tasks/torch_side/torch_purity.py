@@ -1,4 +1,4 @@
-"""Whether a module is a function of its inputs, and what makes it none. Runs in child processes only."""
+"""Whether a module is a function of its inputs, and if not, why. Runs in child processes only: it imports torch."""
 
 from __future__ import annotations
 

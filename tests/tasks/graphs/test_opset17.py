@@ -77,7 +77,7 @@ def test_axes_that_are_computed_are_refused_with_the_node_and_what_to_do() -> No
         helper.make_node("Shape", ["x"], ["extents"], start=0, end=1),
         helper.make_node("ReduceMean", ["x", "extents"], ["y"], name="mean_of_a_wish"),
     ]
-    with pytest.raises(StageError, match=r"ReduceMean 'mean_of_a_wish' .*axes are no constants; set export.opset: 18"):
+    with pytest.raises(StageError, match=r"ReduceMean 'mean_of_a_wish' .*axes are not constant; set export.opset: 18"):
         lower_to_17(graph(nodes, ["n", 3, 4]))
 
 
