@@ -29,6 +29,7 @@ from tasks.stages.export import export_onnx
 from tasks.stages.fresh import run_fresh
 from tasks.stages.reference import run_reference
 from tasks.stages.track import describe_conversion, track_conversion
+from tasks.torch_side.interface import NOTES
 from tasks.torch_side.module_source import store_module, store_plugins
 from validation.verdict import Outcome
 
@@ -217,7 +218,8 @@ class _Conversion:
 
 def _describe_export(exported: ExportedModel) -> str:
     worst = max(exported.checks.values(), default=0.0)
-    return f"ONNX opset {exported.opset}, within {worst:.1e} of PyTorch at {len(exported.checks)} shapes"
+    told = "".join(f"; {about}: {exported.recipe[about]}" for about in NOTES if about in exported.recipe)
+    return f"ONNX opset {exported.opset}, within {worst:.1e} of PyTorch at {len(exported.checks)} shapes{told}"
 
 
 def _describe_typed(typed: TypedModel) -> str:

@@ -11,6 +11,7 @@ import onnxruntime as ort
 from tasks.errors import StageError
 from tasks.graphs.interface import CheckExportRequest, CheckFreshRequest, CheckTypedRequest, export_steps
 from tasks.graphs.onnx_files import check_external_data, opset_of
+from tasks.graphs.ties import tied_ranks
 from tasks.samples.differences import (
     allowed_difference,
     are_whole,
@@ -23,10 +24,12 @@ from tasks.samples.npz import Arrays, load_arrays, shard_paths
 from tasks.samples.shapes import Extents, check_shapes, feeds_at, optimal_extents, shape_label
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
     from pathlib import Path
 
     import numpy as np
+
+    from tasks.specs import ModelSpec
 
 
 # Inputs that are in no file may lie where a model was never trained, and its values are large or cancel there.
@@ -59,7 +62,7 @@ def check_export(raw: dict[str, Any], progress: Callable[[int, int], None]) -> d
     checks: dict[str, float] = {}
     for number, (shape, path) in enumerate(zip(shapes, shard_paths(request.expected), strict=True), start=1):
         label = shape_label(shape)
-        checks[label] = _compare(session, list(request.spec.outputs), load_arrays(path), label)
+        checks[label] = _compare(session, request, load_arrays(path), label)
         progress(request.progress_before + number, export_steps(len(shapes)))
     return checks
 
@@ -82,25 +85,40 @@ def _ort_type(dtype: str) -> str:
     return f"tensor({names.get(dtype, dtype)})"
 
 
-def _compare(session: ort.InferenceSession, outputs: Sequence[str], arrays: Arrays, label: str) -> float:
+def _compare(session: ort.InferenceSession, request: CheckExportRequest, arrays: Arrays, label: str) -> float:
+    outputs = list(request.spec.outputs)
     feeds = {name.removeprefix("in."): array for name, array in arrays.items() if name.startswith("in.")}
     try:
-        found = session.run(list(outputs), feeds)
+        found = session.run(outputs, feeds)
     except Exception as error:
         raise StageError(
             f"export: output {', '.join(outputs)}: the exported graph cannot be run at {label}, the module can:"
-            f" {error}\n{_REMEDY}"
+            f" {error}\n{_remedy(request.spec)}"
         ) from error
-    return max(
-        (_difference(name, array, arrays[f"out.{name}"], label) for name, array in zip(outputs, found, strict=True)),
-        default=0.0,
+    largest = 0.0
+    for name, array in zip(outputs, found, strict=True):
+        try:
+            largest = max(largest, _difference(name, array, arrays[f"out.{name}"], label))
+        except StageError as error:
+            raise StageError(f"{error}\n{_cause(request, name, feeds)}") from error
+    return largest
+
+
+def _cause(request: CheckExportRequest | CheckFreshRequest, output: str, feeds: Arrays) -> str:
+    """Why an output may differ on these inputs, and what to do about it."""
+    try:
+        ties = tied_ranks(request.onnx, output, feeds)
+    except Exception:  # noqa: BLE001 - a graph that cannot be looked into is no worse than one that holds no ties
+        ties = ""
+    return ties or _remedy(request.spec)
+
+
+def _remedy(spec: ModelSpec) -> str:
+    other = "use export.exporter: dynamo, or " if spec.export.exporter == "torchscript" else ""
+    return (
+        f"The exporter may have fixed a dimension or a branch while it traced; {other}rewrite the operation so that it"
+        " does not depend on Python numbers"
     )
-
-
-_REMEDY = (
-    "The exporter may have fixed a dimension or a branch while it traced; use export.exporter: dynamo, or rewrite"
-    " the operation so that it does not depend on Python numbers"
-)
 
 
 def _difference(
@@ -109,7 +127,7 @@ def _difference(
     if found.shape != expected.shape:
         raise StageError(
             f"export: output {name}: the graph gives shape {list(found.shape)} at {label}, the module"
-            f" {list(expected.shape)}.\n{_REMEDY}"
+            f" {list(expected.shape)}."
         )
     largest, allowed = largest_difference(found, expected), allowed_difference(expected, slack)
     if not largest <= allowed:
@@ -118,7 +136,6 @@ def _difference(
         far, most = (difference_in_words(number, expected) for number in (largest, allowed))
         raise StageError(
             f"export: output {name}: the graph differs from the module by {far} at {label}, more than {most}{why}."
-            f"\n{_REMEDY}"
         )
     return largest
 
@@ -137,16 +154,19 @@ def check_fresh(raw: dict[str, Any], progress: Callable[[int, int], None]) -> fl
     def run(feeds: Arrays) -> Arrays:
         return dict(zip(names, session.run(names, feeds), strict=True))
 
+    differing = names[0]
     for number, (path, label) in enumerate(zip(shard_paths(request.inputs), request.labels, strict=True), start=1):
+        feeds, expected = load_arrays(path), load_arrays(request.outputs / path.name)
         try:
-            found, expected = run_shard(run, load_arrays(path), batch, sizes), load_arrays(request.outputs / path.name)
-            differences = [_difference(name, found[name], expected[name], label, FRESH_SLACK) for name in names]
+            found = run_shard(run, feeds, batch, sizes)
+            for name in names:
+                differing = name
+                largest = max(largest, _difference(name, found[name], expected[name], label, FRESH_SLACK))
         except Exception as error:
             raise StageError(
                 f"export: the graph agrees with the module on the validation samples, and not on inputs that are in no"
-                f" file, {label}: {str(error).removeprefix('export: ')}"
+                f" file, {label}: {str(error).removeprefix('export: ')}\n{_cause(request, differing, feeds)}"
             ) from error
-        largest = max(largest, *differences)
         progress(number, len(request.labels))
     return largest
 

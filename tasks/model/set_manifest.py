@@ -16,6 +16,7 @@ import numpy as np
 from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, model_validator
 
 from tasks.errors import InputError
+from tasks.layouts import samples_first
 from tasks.model.documents import parse, read_yaml, write_yaml
 from tasks.samples.data_spec import SLICE, slices_in
 from tasks.samples.formats import DATA_SUFFIXES, read_arrays
@@ -144,6 +145,11 @@ class CalibrationManifest(Declared):
     strata: dict[Annotated[str, Field(min_length=1)], Stratum] = Field(default_factory=dict)
     max_age_days: Annotated[int, Field(ge=1)] | None = None
     resembles: Annotated[str, Field(min_length=1), AfterValidator(_relative)] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _samples_are_first(cls, written: object) -> object:
+        return samples_first(written)
 
     @model_validator(mode="after")
     def _files_are_told_apart(self) -> CalibrationManifest:

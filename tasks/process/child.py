@@ -94,7 +94,7 @@ class Child:
         python: Path | None = None,
         memory_limit_bytes: int | None = None,
     ) -> None:
-        self._entry, self._memory_limit_bytes = entry, memory_limit_bytes
+        self._entry, self._folder, self._memory_limit_bytes = entry, folder, memory_limit_bytes
         reader, writer = os.pipe()
         # /proc/PID/environ and mem of a process that must not be dumped are closed to its user: they hold credentials.
         hide_environment()
@@ -238,7 +238,7 @@ class Child:
 
     def _raised(self, name: str, message: str) -> EnginegateError:
         kind = ERRORS.get(name)
-        text, remedy = _cut(message, LONGEST_MESSAGE), self._memory_remedy(f"{name}: {message}")
+        text, remedy = _cut(self._told(message), LONGEST_MESSAGE), self._memory_remedy(f"{name}: {message}")
         if kind is not None:
             return kind(f"{text}{remedy}")
         return ChildFailedError(
@@ -265,9 +265,13 @@ class Child:
         limit = f"{self._memory_limit_bytes / 1e9:.3g} GB"
         return f"; it may take {limit}: raise {MEMORY_SETTING} if the machine has more, or make its batches smaller"
 
+    def _told(self, text: str) -> str:
+        """A child's words, its files named from its folder on: where that lies says nothing, and is soon gone."""
+        return text.replace(f"{self._folder}/", "")
+
     def _log_tail(self) -> str:
         start = max(0, os.fstat(self._log).st_size - LOG_TAIL_BYTES)  # a sparse file may say that it has petabytes
-        text = os.pread(self._log, LOG_TAIL_BYTES, start).decode(errors="replace")
+        text = self._told(os.pread(self._log, LOG_TAIL_BYTES, start).decode(errors="replace"))
         return "".join(f"\n    | {_cut(line, LONGEST_LOG_LINE)}" for line in text.splitlines()[-LOG_TAIL_LINES:])
 
 

@@ -49,7 +49,7 @@ def difference_in_words(difference: float, expected: Array) -> str:
 def relative_error(found: Array, expected: Array) -> float:
     """The L2 norm of found - expected over that of expected, where expected is finite; NaN where only found is not.
 
-    What half precision cannot tell from zero, 6e-5 in each element, counts for nothing. Of whole numbers it is the share
+    What half precision cannot tell from zero, 6e-5 in each element, counts for nothing. Of whole numbers: the share
     that differs.
     """
     if are_whole(expected):

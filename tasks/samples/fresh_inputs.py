@@ -15,6 +15,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tasks.samples.npz import Arrays, load_arrays, shard_paths
+from tasks.samples.possible import (
+    Follows,
+    find_followers,
+    fit_values,
+    follows_an_extent,
+    loses_a_mask,
+    value_bounds,
+)
 from tasks.samples.shapes import SEED, Extents, check_shapes, shape_label
 
 if TYPE_CHECKING:
@@ -50,7 +58,7 @@ class _Seen:
     """What is known of the samples: some of them without padding, and of all that were read the ranges.
 
     `low` and `high` have one extent for each axis after the first: that of a fixed axis, 1 for a named dimension.
-    `least` is the smallest length of each dimension that is padded.
+    `least` is the smallest length of each dimension that is padded, `follows` says which inputs are bounded by one.
     """
 
     rows: list[Arrays] = field(default_factory=list)
@@ -59,6 +67,7 @@ class _Seen:
     is_whole: dict[str, bool] = field(default_factory=dict)
     is_mask: dict[str, bool] = field(default_factory=dict)
     least: dict[str, int] = field(default_factory=dict)
+    follows: dict[str, Follows] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -88,6 +97,9 @@ def fresh_shards(folder: Path, spec: DataSpec) -> Iterator[FreshShard]:
         for draw in Draw:
             made = [_make(draw, seen, spec.inputs, extents, generator, full=not row) for row in range(rows)]
             inputs = {name: np.stack([each[name] for each in made]) for name in spec.inputs}
+            for name, tensor in spec.inputs.items():
+                if tensor.is_shared:
+                    inputs[name][:] = inputs[name][:1]
             yield FreshShard(draw, shape_label(extents), inputs)
 
 
@@ -111,7 +123,8 @@ def _rows_at(extents: Extents, inputs: Mapping[str, InputSpec], shapes: int) -> 
 
 
 def _look(folder: Path, spec: DataSpec, generator: np.random.Generator) -> _Seen:
-    seen = _Seen()
+    dims = [name for name in spec.dims if name != spec.batch_dim]
+    seen = _Seen(follows=find_followers((load_arrays(path) for path in shard_paths(folder)), spec.inputs, dims))
     for path in shard_paths(folder):
         arrays = load_arrays(path)
         for name, tensor in spec.inputs.items():
@@ -161,7 +174,7 @@ def _reached(arrays: Arrays, inputs: Mapping[str, InputSpec], dim: str) -> Array
 
 def _cut(sample: Array, spec: InputSpec, lengths: Mapping[str, Array], row: int) -> Array:
     cuts = (slice(int(lengths[axis][row])) if isinstance(axis, str) else slice(None) for axis in spec.shape[1:])
-    return np.ascontiguousarray(sample[tuple(cuts)])
+    return np.array(sample[tuple(cuts)], order="C")  # ascontiguousarray gives a single number an axis
 
 
 def _make(
@@ -182,22 +195,40 @@ def _make(
     }
     first, second = (seen.rows[index] for index in generator.permutation(max(2, len(seen.rows)))[:2] % len(seen.rows))
     share = generator.uniform(0.25, 0.75)
+    lost = _lost(first, seen, inputs, wanted)
     made = {}
     for name, spec in inputs.items():
-        own, other = (_tile(row[name], spec, wanted) for row in (first, second))
+        own, other = _tile(first[name], spec, wanted, lost), _tile(second[name], spec, wanted)
         if not seen.is_mask[name]:
             own = _change(draw, own, other, seen, name, share, generator)
+            own = fit_values(own, spec, seen.follows.get(name), wanted)
+        if full and follows_an_extent(spec):
+            own = np.full_like(own, value_bounds(spec, wanted)[1])
         margins = [(0, extents[axis] - wanted[axis]) if isinstance(axis, str) else (0, 0) for axis in spec.shape[1:]]
         own = np.asarray(own, dtype=spec.dtype)
         made[name] = np.pad(own, margins, constant_values=spec.pad) if margins else own
     return made
 
 
-def _tile(sample: Array, spec: InputSpec, wanted: Extents) -> Array:
-    """A sample without padding, cut or repeated to the wanted lengths."""
+def _lost(sample: Arrays, seen: _Seen, inputs: Mapping[str, InputSpec], wanted: Extents) -> Extents:
+    """What dimensions lose at their beginning: where a mask begins with padding, its end must stay."""
+    masks = [name for name in inputs if seen.is_mask[name]]
+    if not any(loses_a_mask(sample[name][None], _tile(sample[name], inputs[name], wanted)[None]) for name in masks):
+        return {}
+    return {
+        axis: max(0, extent - wanted[axis])
+        for name, spec in inputs.items()
+        for axis, extent in zip(spec.shape[1:], sample[name].shape, strict=True)
+        if isinstance(axis, str)
+    }
+
+
+def _tile(sample: Array, spec: InputSpec, wanted: Extents, lost: Extents | None = None) -> Array:
+    """A sample without padding, cut (at its end, but for what it lost at its beginning) or repeated to the lengths."""
     for axis, dim in enumerate(spec.shape[1:]):
         if isinstance(dim, str):
-            sample = np.take(sample, np.arange(wanted[dim]) % sample.shape[axis], axis=axis)
+            start = (lost or {}).get(dim, 0)
+            sample = np.take(sample, (start + np.arange(wanted[dim])) % sample.shape[axis], axis=axis)
     return sample
 
 

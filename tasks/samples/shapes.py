@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tasks.samples.feeds import make_feeds
+from tasks.samples.possible import follows_an_extent, value_bounds
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from tasks.samples.npz import Arrays
@@ -51,8 +52,10 @@ def check_shapes(dims: Mapping[str, Dim]) -> list[Extents]:
 
 
 def _odd_between(dim: Dim) -> int:
-    middle = (dim.min + dim.max) // 2 | 1
-    odd = (extent for extent in range(middle, dim.max) if extent % 2 and extent not in {dim.min, dim.opt})
+    """An odd multiple of the dimension's step, which no halving by the module takes without a rest."""
+    middle = ((dim.min + dim.max) // dim.step // 2 | 1) * dim.step
+    between = range(middle, dim.max, dim.step)
+    odd = (extent for extent in between if extent // dim.step % 2 and extent not in {dim.min, dim.opt})
     return next(odd, dim.opt)
 
 
@@ -64,7 +67,7 @@ def trace_extents(dims: Mapping[str, Dim]) -> Extents:
     taken = {1}
     extents = {}
     for name, dim in dims.items():
-        nearest = (dim.opt + step * side for step in range(len(dims) + 2) for side in (1, -1))
+        nearest = (dim.opt + step * dim.step * side for step in range(len(dims) + 2) for side in (1, -1))
         free = (extent for extent in nearest if dim.min <= extent <= dim.max and extent not in taken)
         extents[name] = next(free, dim.opt)
         taken.add(extents[name])
@@ -79,7 +82,7 @@ def feeds_at(samples: Path | None, inputs: Mapping[str, InputSpec], extents: Map
 
 
 def seeded_feeds(inputs: Mapping[str, InputSpec], extents: Mapping[str, int]) -> Arrays:
-    """Inputs without data: floats are standard normal, integers 0 or 1 and first of all 1.
+    """Inputs without data: of declared ranges; otherwise floats are standard normal, integers 0 or 1, first of all 1.
 
     Nothing says how large a vocabulary is, and 0 and 1 lie in every one; as a mask they leave no row empty.
     """
@@ -87,10 +90,24 @@ def seeded_feeds(inputs: Mapping[str, InputSpec], extents: Mapping[str, int]) ->
     feeds = {}
     for name, spec in inputs.items():
         shape = [extents[axis] if isinstance(axis, str) else axis for axis in spec.shape]
-        if spec.dtype.startswith("float"):
+        if spec.range is not None:
+            values = _within(spec, shape, extents, generator)
+        elif spec.dtype.startswith("float"):
             values = generator.standard_normal(shape)
         else:
             values = (generator.random(shape) < ONES_SHARE).astype(np.float64)
             values[..., 0] = 1
-        feeds[name] = values.astype(spec.dtype)
+        feeds[name] = (values[:1].repeat(len(values), axis=0) if spec.is_shared else values).astype(spec.dtype)
     return feeds
+
+
+def _within(
+    spec: InputSpec, shape: Sequence[int], extents: Mapping[str, int], generator: np.random.Generator
+) -> np.ndarray[Any, np.dtype[np.float64]]:
+    low, high = value_bounds(spec, extents)
+    if spec.dtype.startswith("float"):
+        return generator.uniform(low, high, shape)
+    values = np.floor(generator.uniform(low, high + 1, shape)).clip(low, high)
+    if follows_an_extent(spec):
+        values[0] = high
+    return values

@@ -124,5 +124,6 @@ def _stored(
             "torch": package_versions("torch")["torch"],
             "simplifier": simplifier,
             "dynamic_dims": reply.dynamic_dims,
+            **reply.notes,
         },
     )

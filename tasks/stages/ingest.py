@@ -13,6 +13,8 @@ from tasks.records import DataArtifact
 from tasks.samples.data_spec import GROUP, LABEL, SLICE, DataSpec, slices_in
 from tasks.samples.formats import read_arrays
 from tasks.samples.npz import FIRST_INDICES, Arrays, save_shard
+from tasks.samples.possible import value_bounds
+from tasks.samples.shared import alike_in_shared, with_shared
 from tasks.store.digests import digest_once
 from tasks.store.stage_cache import StageResult, run_cached
 from validation.breakdowns import LARGEST_SLICE
@@ -110,6 +112,10 @@ class _Checker:
         for name in self.spec.inputs:
             if name in arrays:
                 problems += self._find_in_input(name, arrays[name], extents)
+        found = {dimension: extent for dimension, (extent, _) in extents.items()}
+        for name, declared in self.spec.inputs.items():
+            if declared.range is not None and name in arrays and not problems:
+                problems += self._find_out_of_range(name, arrays[name], found)
         samples, _ = extents.get(self.spec.batch_dim, (None, ""))
         for name, array in arrays.items():
             if self._is_annotation(name) and samples is not None:
@@ -171,6 +177,22 @@ class _Checker:
                 f"{name} has {dimension} {extent}, outside dims.{dimension} {bounds.min}..{bounds.max} of model.yaml;"
                 " widen the dim or leave those samples out"
             )
+        if dimension != self.spec.batch_dim and extent % bounds.step:
+            yield (
+                f"{name} has {dimension} {extent}, and model.yaml says dims.{dimension}.multiple_of {bounds.step}; pad"
+                f" those samples to {-(-extent // bounds.step) * bounds.step}, or correct it"
+            )
+
+    def _find_out_of_range(self, name: str, array: np.ndarray[Any, Any], extents: dict[str, int]) -> Iterator[str]:
+        low, high = value_bounds(self.spec.inputs[name], extents)
+        bad = np.flatnonzero(((array < low) | (array > high)).reshape(len(array), -1).any(axis=1))
+        if len(bad):
+            low_said, high_said = self.spec.inputs[name].range or (low, high)
+            first = ", ".join(map(str, bad[:FIRST_INDICES]))
+            yield (
+                f"{name} leaves its range [{low_said}, {high_said}] of model.yaml, here {low:g} to {high:g}, in"
+                f" {len(bad)} samples (first: {first}); correct the range or those samples"
+            )
 
     def _find_in_annotation(self, name: str, array: np.ndarray[Any, Any], samples: int) -> Iterator[str]:
         # A label may be one for each column or position of an output; the comparison says whose it can be.
@@ -204,7 +226,7 @@ def _shards(spec: DataSpec, files: Sequence[Path], field: str) -> Iterator[Array
     problems: list[str] = []
     for path in files:
         try:
-            arrays = read_arrays(path)
+            arrays = with_shared(read_arrays(path), spec)
             samples = _Checker(spec, f"{field}: {path.name}").check(arrays)
         except InputError as error:
             problems += str(error).splitlines()
@@ -217,8 +239,12 @@ def _shards(spec: DataSpec, files: Sequence[Path], field: str) -> Iterator[Array
             )
         annotations = names
         rows = _rows_per_shard(arrays, samples)
-        for start in range(0, 0 if problems else samples, rows):
-            yield {name: array[start : start + rows] for name, array in sorted(arrays.items())}
+        for alike in () if problems else alike_in_shared(arrays, spec):
+            for start in range(0, len(alike), rows):
+                part = alike[start : start + rows]
+                whole = len(part) == part[-1] - part[0] + 1  # a slice copies nothing
+                taken = slice(int(part[0]), int(part[-1]) + 1) if whole else part
+                yield {name: array[taken] for name, array in sorted(arrays.items())}
     if problems:
         more = len(problems) - MOST_PROBLEMS
         told = problems[:MOST_PROBLEMS] + ([f"{field}: and {more} more such lines"] if more > 0 else [])

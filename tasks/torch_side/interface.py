@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pydantic import Field
+
 from tasks.sources.interface import ModuleRequest
 from tasks.specs import Frozen
 
 PLAIN, SIMPLIFIED = "plain", "simplified"
 MASK = "mask."
 """Begins the name of an input that an output names as its mask, beside the outputs on samples."""
+NOTES = LEFT_OUT, KEPT = "outputs left out", "transforms kept"
+"""What an export may have to tell, beside how it went."""
 
 
 class ExportRequest(Frozen):
@@ -24,11 +28,13 @@ class ExportRequest(Frozen):
 class ExportReply(Frozen):
     """Folders `plain` and `simplified` hold the graphs, `expected` the reference at every shape.
 
-    `simplify_failure` says why there is no simplified graph; it is empty where there is one.
+    `simplify_failure` says why there is no simplified graph; it is empty where there is one. `notes` are what is to be
+    told, by what it is about.
     """
 
     simplify_failure: str
     dynamic_dims: str
+    notes: dict[str, str] = Field(default_factory=dict)
 
 
 class ReferenceRequest(Frozen):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import onnxslim
@@ -10,12 +11,17 @@ import torch
 from onnx import TensorProto, helper
 
 from tasks.errors import StageError
+from tasks.graphs.fourier import holds_transforms, write_out_transforms
 from tasks.graphs.interface import export_steps
 from tasks.graphs.onnx_files import opset_of, read_model, short_reason, write_model
+from tasks.graphs.opset17 import OPSET, lower_to_17
+from tasks.graphs.value_names import rename_values, repeated_names
 from tasks.samples.npz import Arrays, save_shard
 from tasks.samples.shapes import Extents, check_shapes, feeds_at, fixed_dims, shape_label, trace_extents
-from tasks.torch_side.interface import PLAIN, SIMPLIFIED, ExportReply, ExportRequest
-from tasks.torch_side.torch_module import PositionalModule, as_tensors, load_module, refuse_other_outputs, run_module
+from tasks.torch_side.interface import KEPT, LEFT_OUT, PLAIN, SIMPLIFIED, ExportReply, ExportRequest
+from tasks.torch_side.torch_module import PositionalModule, as_tensors, load_module, run_module
+from tasks.torch_side.torch_purity import refuse_other_outputs, refuse_remembered_calls
+from tasks.torch_side.torch_recurrent import traceable_recurrence
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +29,7 @@ if TYPE_CHECKING:
 
     import onnx
 
+    from tasks.specs import Dim
 
 LAST = 2**63 - 1  # beyond every axis: the end of a slice to the last one
 NAMED, AUTOMATIC = "named", "automatic"
@@ -40,9 +47,12 @@ def export(raw: dict[str, Any], progress: Callable[[int, int], None]) -> ExportR
     feeds = feeds_at(request.samples, request.module.spec.inputs, extents)
     first = run_module(module, request.module, feeds, shape_label(extents))
     again = run_module(module, request.module, feeds, shape_label(extents))
-    refuse_other_outputs(request.module, first, again, f"inputs of {shape_label(extents)}")
+    refuse_other_outputs(module, request.module, feeds, first, again, f"inputs of {shape_label(extents)}")
+    other = feeds_at(request.samples, request.module.spec.inputs, shapes[0])
+    refuse_remembered_calls(module, request.module, feeds, first, other)
     progress(1, steps)
     model, dynamic_dims = _trace(module, request, feeds)
+    notes = _reach_opset(model, request)
     progress(2, steps)
     outputs: list[dict[str, tuple[int, ...]]] = []
     (folder / "expected").mkdir()
@@ -55,14 +65,45 @@ def export(raw: dict[str, Any], progress: Callable[[int, int], None]) -> ExportR
     _name_axes(model, request, shapes, outputs)
     spell_out_shapes(model)
     failure = _write_both(model, folder, request.external_bytes)
-    return ExportReply(simplify_failure=failure, dynamic_dims=dynamic_dims)
+    left_out = ", ".join(module.left_out)
+    return ExportReply(
+        simplify_failure=failure,
+        dynamic_dims=dynamic_dims,
+        notes={**notes, **({LEFT_OUT: left_out} if left_out else {})},
+    )
 
 
 def _prefixed(prefix: str, arrays: Arrays) -> Arrays:
     return {f"{prefix}.{name}": array for name, array in arrays.items()}
 
 
+@dataclass(frozen=True)
+class _Names:
+    """What inputs and outputs are called while the exporter works."""
+
+    inputs: list[str]
+    outputs: list[str]
+
+
 def _trace(module: PositionalModule, request: ExportRequest, feeds: Arrays) -> tuple[onnx.ModelProto, str]:
+    """Trace under the names of model.yaml; under private ones where the exporter gives one to another value too."""
+    spec = request.module.spec
+    declared = _Names(list(spec.inputs), list(spec.outputs))
+    model, dynamic_dims = _traced(module, request, feeds, declared)
+    if repeated_names(model):
+        private = _Names(
+            [f"enginegate_input_{number}" for number in range(len(spec.inputs))],
+            [f"enginegate_output_{number}" for number in range(len(spec.outputs))],
+        )
+        model, dynamic_dims = _traced(module, request, feeds, private)
+        pairs = ((private.inputs, declared.inputs), (private.outputs, declared.outputs))
+        rename_values(model, {old: new for olds, news in pairs for old, new in zip(olds, news, strict=True)})
+    return model, dynamic_dims
+
+
+def _traced(
+    module: PositionalModule, request: ExportRequest, feeds: Arrays, names: _Names
+) -> tuple[onnx.ModelProto, str]:
     wanted = request.module.spec.export
     arguments = as_tensors({name: feeds[name] for name in request.module.spec.inputs})
     path = request.output / "traced.onnx"
@@ -70,41 +111,63 @@ def _trace(module: PositionalModule, request: ExportRequest, feeds: Arrays) -> t
         warnings.simplefilter("ignore")
         try:
             if wanted.exporter == "torchscript":
-                _trace_torchscript(module, request, arguments, path)
+                _trace_torchscript(module, request, arguments, path, names)
                 dynamic_dims = NAMED
             else:
-                dynamic_dims = _trace_dynamo(module, request, arguments, path)
+                dynamic_dims = _trace_dynamo(module, request, arguments, path, names)
         except Exception as error:
+            other = "torchscript" if wanted.exporter == "dynamo" else "dynamo"
             raise StageError(
                 f"export: the {wanted.exporter} exporter failed: {type(error).__name__}: {error}\n"
-                "Try the other exporter (export.exporter: dynamo or torchscript), another export.opset, or rewrite"
-                " the operation that it names"
+                f"Try export.exporter: {other}, another export.opset, or rewrite the operation that it names"
             ) from error
-    model = read_model(path)
+    return read_model(path), dynamic_dims
+
+
+def _reach_opset(model: onnx.ModelProto, request: ExportRequest) -> dict[str, str]:
+    """Bring the graph to the wanted opset where the exporter did not; return what there is to tell of it."""
+    wanted, spec = request.module.spec.export, request.module.spec
     found = opset_of(model)
+    # Torch's exporter may call a graph one of opset 17 whose reductions are still those of 18.
+    if wanted.opset == OPSET and wanted.exporter == "dynamo" and found in {OPSET, OPSET + 1}:
+        lower_to_17(model)
+        found = OPSET
     if found != wanted.opset:
         raise StageError(
             f"export: the {wanted.exporter} exporter wrote opset {found}, not {wanted.opset};"
             f" set export.opset: {found}, or try the other exporter"
         )
-    return model, dynamic_dims
+    if found > OPSET or not holds_transforms(model):
+        return {}
+    try:
+        write_out_transforms(model)
+    except StageError as error:
+        if any(target != "cpu" for target in spec.targets):
+            raise
+        return {KEPT: f"{short_reason(error)}; ONNX Runtime has the operator"}
+    return {}
 
 
 def _trace_torchscript(
-    module: PositionalModule, request: ExportRequest, arguments: tuple[torch.Tensor, ...], path: Path
+    module: PositionalModule,
+    request: ExportRequest,
+    arguments: tuple[torch.Tensor, ...],
+    path: Path,
+    names: _Names,
 ) -> None:
+    spec, batch = request.module.spec, _batch(request)
     torch.onnx.export(
         module,
         arguments,
         str(path),
         dynamo=False,
-        opset_version=request.module.spec.export.opset,
-        input_names=list(request.module.spec.inputs),
-        output_names=list(request.module.spec.outputs),
+        opset_version=spec.export.opset,
+        input_names=names.inputs,
+        output_names=names.outputs,
         dynamic_axes={
-            **{name: _dynamic_axes(request, name) for name in request.module.spec.inputs},
+            **{called: _dynamic_axes(request, name) for called, name in zip(names.inputs, spec.inputs, strict=True)},
             # Further axes of outputs are named after the check has shown how they vary.
-            **{name: {0: _batch(request)} for name in request.module.spec.outputs if _batch(request)},
+            **{called: {0: batch} for called in names.outputs if batch},
         },
     )
 
@@ -121,20 +184,38 @@ def _dynamic_axes(request: ExportRequest, name: str) -> dict[int, str]:
 
 
 def _trace_dynamo(
-    module: PositionalModule, request: ExportRequest, arguments: tuple[torch.Tensor, ...], path: Path
+    module: PositionalModule, request: ExportRequest, arguments: tuple[torch.Tensor, ...], path: Path, names: _Names
 ) -> str:
     """Trace with dimensions bounded by name; where torch finds them related, let it say how (the check then tells)."""
     free = {
         name: dim for name, dim in request.module.spec.dims.items() if name not in fixed_dims(request.module.spec.dims)
     }
-    named = {name: torch.export.Dim(name, min=dim.min, max=dim.max) for name, dim in free.items()}
+    named = {name: _torch_dim(name, dim) for name, dim in free.items()}
+    with traceable_recurrence(module, plain=len(free.keys() - {request.module.spec.batch_dim}) > 0):
+        return _save_either(module, request, arguments, path, names, named)
+
+
+def _save_either(
+    module: PositionalModule,
+    request: ExportRequest,
+    arguments: tuple[torch.Tensor, ...],
+    path: Path,
+    names: _Names,
+    named: Mapping[str, Any],
+) -> str:
     try:
-        _save_dynamo(module, request, arguments, path, named)
+        _save_dynamo(module, request, arguments, path, names, named)
     except Exception:  # noqa: BLE001 - torch raises many classes here; the second try reports whatever is left
-        automatic = dict.fromkeys(free, torch.export.Dim.AUTO)
-        _save_dynamo(module, request, arguments, path, automatic)
+        automatic = dict.fromkeys(named, torch.export.Dim.AUTO)
+        _save_dynamo(module, request, arguments, path, names, automatic)
         return AUTOMATIC
     return NAMED
+
+
+def _torch_dim(name: str, dim: Dim) -> Any:
+    if dim.step == 1:
+        return torch.export.Dim(name, min=dim.min, max=dim.max)
+    return dim.step * torch.export.Dim(f"{name}_steps", min=dim.min // dim.step, max=dim.max // dim.step)
 
 
 def _save_dynamo(
@@ -142,6 +223,7 @@ def _save_dynamo(
     request: ExportRequest,
     arguments: tuple[torch.Tensor, ...],
     path: Path,
+    names: _Names,
     dims: Mapping[str, Any],
 ) -> None:
     shapes = tuple(
@@ -155,8 +237,8 @@ def _save_dynamo(
         verbose=False,
         opset_version=request.module.spec.export.opset,
         dynamic_shapes=(shapes,),
-        input_names=list(request.module.spec.inputs),
-        output_names=list(request.module.spec.outputs),
+        input_names=names.inputs,
+        output_names=names.outputs,
     )
     assert program is not None  # noqa: S101 - dynamo=True returns the program
     program.save(str(path), external_data=True)

@@ -12,7 +12,8 @@ from tasks.samples.feeds import split_batches
 from tasks.samples.fresh_inputs import FreshShard, fresh_shards
 from tasks.samples.npz import Arrays, save_shard
 from tasks.torch_side.interface import FreshReply, FreshRequest
-from tasks.torch_side.torch_module import PositionalModule, refuse_other_outputs, run_module
+from tasks.torch_side.torch_module import PositionalModule, run_module
+from tasks.torch_side.torch_purity import refuse_other_outputs
 
 
 def run_fresh_inputs(module: PositionalModule, request: FreshRequest) -> FreshReply:
@@ -82,4 +83,6 @@ def _run_again(module: PositionalModule, request: FreshRequest, ran: list[tuple[
     """From the last batch to the first: what is drawn at random or remembered shows."""
     for shard, outputs in reversed(ran):
         again = _outputs(module, request, shard, backwards=True)
-        refuse_other_outputs(request.module, outputs, again, shard.label)
+        spec = request.module.spec
+        feeds, _ = next(split_batches(shard.inputs, spec.dims[spec.batch_dim]))
+        refuse_other_outputs(module, request.module, feeds, outputs, again, shard.label)

@@ -11,7 +11,8 @@ from tasks.model.model_directory import SPEC_FILE
 from tasks.samples.feeds import split_batches
 from tasks.samples.npz import Arrays, load_arrays, save_shard, shard_paths
 from tasks.torch_side.interface import ReferenceRequest
-from tasks.torch_side.torch_module import PositionalModule, load_module, refuse_other_outputs, run_module
+from tasks.torch_side.torch_module import PositionalModule, load_module, run_module
+from tasks.torch_side.torch_purity import refuse_other_outputs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,7 +44,9 @@ def _run_again(module: PositionalModule, request: ReferenceRequest, path: Path) 
     first = load_arrays(request.output / path.name)
     rows = slice(real)
     refuse_other_outputs(
+        module,
         request.module,
+        feeds,
         {name: first[name][rows] for name in spec.outputs},
         {name: again[name][rows] for name in spec.outputs},
         f"samples of shard {path.stem}",

@@ -36,8 +36,9 @@ def timed_call(request: ModuleRequest, form: PytorchForm, feeds: Arrays, *, on_g
         raise StageError(f"torch {torch.__version__} sees no GPU here; install a build of torch for CUDA")
     if on_gpu and not _MEMORY_BEFORE:
         _MEMORY_BEFORE.append(_memory_in_use())
-    module = _module(request.model_dump_json(), form, on_gpu)
+    loaded, module = _module(request.model_dump_json(), form, on_gpu)
     tensors = tuple(_placed(tensor, form, on_gpu=on_gpu) for tensor in as_tensors(feeds))
+    tensors = _unwritten(loaded, tensors)
 
     def run() -> None:
         with torch.inference_mode():
@@ -51,6 +52,16 @@ def timed_call(request: ModuleRequest, form: PytorchForm, feeds: Arrays, *, on_g
     return functools.partial(_device_ms, run)
 
 
+def _unwritten(module: PositionalModule, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The tensors as they were before a call, which says whether the module must have copies from now on."""
+    before = tuple(tensor.clone() for tensor in tensors)
+    with torch.inference_mode():
+        module.returned(*tensors)
+    if any(not torch.equal(one, other) for one, other in zip(tensors, before, strict=True)):
+        module.copies_inputs = True
+    return before
+
+
 def device_memory_bytes() -> int:
     """What the device's memory in use has grown by since before the module was there."""
     return _memory_in_use() - _MEMORY_BEFORE[0]
@@ -62,7 +73,7 @@ def _memory_in_use() -> int:
 
 
 @functools.cache
-def _module(request: str, form: PytorchForm, on_gpu: bool) -> Callable[..., object]:
+def _module(request: str, form: PytorchForm, on_gpu: bool) -> tuple[PositionalModule, Callable[..., object]]:
     module: PositionalModule = load_module(ModuleRequest.model_validate_json(request))
     if form is not PytorchForm.EAGER_FP32:
         module = module.half()
@@ -70,8 +81,8 @@ def _module(request: str, form: PytorchForm, on_gpu: bool) -> Callable[..., obje
         module = module.cuda()
     if form is PytorchForm.COMPILE_FP16:
         compiled: Callable[..., object] = torch.compile(module, mode=COMPILE_MODE, dynamic=False)
-        return compiled
-    return module
+        return module, compiled
+    return module, module
 
 
 def _placed(tensor: Tensor, form: PytorchForm, *, on_gpu: bool) -> Tensor:

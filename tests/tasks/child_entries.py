@@ -57,6 +57,11 @@ def count(request: dict[str, Any], progress: Callable[[int, int], None]) -> Answ
     return Answer()
 
 
+def fail_to_load(_request: dict[str, Any], _progress: Callable[[int, int], None]) -> Answer:
+    """Raise what a library says of a file in the child's folder."""
+    raise StageError(f"cannot load {Path.cwd()}/plain/model.onnx")
+
+
 def fail_with(request: dict[str, Any], _progress: Callable[[int, int], None]) -> Answer:
     """Raise the error that the request names."""
     raise ERRORS[request["text"]](f"a {request['text']} from the child")

@@ -41,6 +41,12 @@ def failure(entry: str, folder: Path, text: str = "", *, time_limit_s: float = L
     return str(caught.value)
 
 
+def test_a_message_names_no_folder_of_the_store(tmp_path: Path) -> None:
+    with pytest.raises(StageError) as caught:
+        call("fail_to_load", tmp_path)
+    assert str(caught.value) == "cannot load plain/model.onnx"
+
+
 def is_gone(pid: int) -> bool:
     try:
         return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE  # dead, and not yet collected by its parent

@@ -295,9 +295,11 @@ class TestLoading:
         with pytest.raises(InputError, match="also needs attention_mask"):
             load(write_directory(tmp_path, "encoder", inputs=inputs), tmp_path / "laid")
 
-    def test_a_wrong_number_of_outputs_is_bad_input(self, tmp_path: Path) -> None:
-        outputs = {"score": {"kind": "score", "range": [0, 1]}}
-        with pytest.raises(InputError, match="returns 2 outputs, but 1 are declared"):
+    def test_an_output_that_the_module_does_not_return_is_bad_input(self, tmp_path: Path) -> None:
+        outputs = {"score": {"kind": "score", "range": [0, 1]}, "grade": {"kind": "tensor"}}
+        with pytest.raises(
+            InputError, match=r"outputs.grade: the module returns nothing of that name, but traits .*, score"
+        ):
             load(write_directory(tmp_path, "mlp", outputs=outputs), tmp_path / "laid")
 
     def test_a_module_that_fails_at_a_shape_within_dims_is_told_so(self, tmp_path: Path) -> None:

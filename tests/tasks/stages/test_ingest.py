@@ -281,3 +281,56 @@ def test_other_bounds_of_a_dim_check_the_data_again(context: StageContext, tmp_p
     narrow = {**TEXTS, "dims": {**TEXTS["dims"], "sequence": {"min": 4, "opt": 8, "max": 8}}}
     with pytest.raises(InputError, match=r"sequence 12, outside dims.sequence 4..8"):
         take_in(context, tmp_path, arrays, spec=tiny_spec(**narrow))
+
+
+BOUNDED = {
+    "inputs": {
+        "x": {"dtype": "float32", "shape": ["batch", "time"]},
+        "lengths": {"dtype": "int64", "shape": ["batch"], "range": [1, "time"]},
+    },
+    "dims": {
+        "batch": {"min": 1, "opt": 4, "max": 8},
+        "time": {"min": 4, "opt": 8, "max": 16, "multiple_of": 4},
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("extent", "lengths", "said"),
+    [
+        (8, [1, 9], r"lengths leaves its range \[1, time\] of model.yaml, here 1 to 8, in 1 samples \(first: 1\)"),
+        (6, [1, 2], r"x has time 6, and model.yaml says dims.time.multiple_of 4; pad those samples to 8"),
+    ],
+)
+def test_values_beyond_their_range_and_extents_between_multiples_are_refused(
+    context: StageContext, tmp_path: Path, extent: int, lengths: list[int], said: str
+) -> None:
+    arrays = {"x": np.zeros((2, extent), np.float32), "lengths": np.array(lengths)}
+    with pytest.raises(InputError, match=said):
+        take_in(context, tmp_path, arrays, spec=tiny_spec(**BOUNDED))
+
+
+SHARED = {
+    "inputs": {
+        "features": {"dtype": "float32", "shape": ["batch", 4]},
+        "scale": {"dtype": "float32", "shape": []},
+    }
+}
+
+
+@pytest.mark.parametrize("scale", [np.float32(2), np.array([2, 1, 2, 3, 1], np.float32)])
+def test_samples_of_a_shard_share_what_a_call_shares_and_keep_their_labels(
+    context: StageContext, tmp_path: Path, scale: np.ndarray[Any, Any]
+) -> None:
+    arrays = {"features": make_features(5), "scale": scale, "label": np.arange(5)}
+    found = take_in(context, tmp_path, arrays, spec=tiny_spec(**SHARED))
+    rows = []
+    beside = context.store.fetch(found.annotations, tmp_path / "beside")
+    for path in shard_paths(context.store.fetch(found.inputs, tmp_path / "inputs")):
+        shard = load_arrays(path)
+        labels = load_arrays(beside / path.name)["label"]
+        assert len(set(shard["scale"].tolist())) == 1
+        np.testing.assert_array_equal(shard["features"], arrays["features"][labels])
+        np.testing.assert_array_equal(shard["scale"], np.broadcast_to(scale, 5)[labels])
+        rows += labels.tolist()
+    assert sorted(rows) == list(range(5))
