@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import Field, field_validator
 
-from tasks.specs import Digest, Frozen
+from tasks.declared import Digest, Frozen
 
 
 class ArtifactFile(Frozen):

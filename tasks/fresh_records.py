@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from tasks.artifact import Artifact
-from tasks.specs import Frozen
+from tasks.declared import Frozen
 
 
 class FreshArtifact(Frozen):

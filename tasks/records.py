@@ -14,22 +14,11 @@ from pydantic import (
 )
 
 from tasks.artifact import Artifact
+from tasks.declared import NAME_LENGTH, Digest, Dim, Frozen, InputSpec, Name
 from tasks.errors import InputError
 from tasks.fresh_records import FreshAgreement, FreshArtifact
 from tasks.runtimes import RUNTIMES, default_runtime
-from tasks.specs import (
-    ENGINE_ID,
-    NAME_LENGTH,
-    TARGET,
-    Digest,
-    Dim,
-    Frozen,
-    InputSpec,
-    ModelSpec,
-    Name,
-    OutputDeclaration,
-    Precision,
-)
+from tasks.specs import ENGINE_ID, TARGET, ModelSpec, OutputDeclaration, Precision
 from tasks.timings import Benchmark
 from validation.comparison import ComparisonResult
 from validation.metrics import METRICS, Bound

@@ -7,7 +7,7 @@ from enum import Enum
 from pydantic import Field, ValidationInfo, field_validator
 
 from tasks.artifact import Artifact
-from tasks.specs import Frozen
+from tasks.declared import Frozen
 
 
 class Latency(Frozen):

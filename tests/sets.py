@@ -5,8 +5,8 @@ from __future__ import annotations
 import datetime as dt
 from typing import TYPE_CHECKING, Any
 
+from tasks.declared import InputSpec
 from tasks.model.set_manifest import make_manifest, write_manifest
-from tasks.specs import InputSpec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 from pydantic import SerializerFunctionWrapHandler, model_serializer
 
 from flows.console import Step
+from tasks.declared import Digest, Frozen
 from tasks.errors import ExitCode
 from tasks.records import CalibrationRecord, EngineOutcome, EngineTry
-from tasks.specs import Digest, Frozen
 from tasks.timings import Benchmark
 from validation.verdict import Outcome, PerformanceResult, RuleResult
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import TypeAdapter, ValidationError
 
 from flows.conversion.conversion_report import EngineResult
-from tasks.specs import Frozen, Name
+from tasks.declared import Frozen, Name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

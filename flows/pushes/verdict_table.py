@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from flows.console import MARKS, short_commit
 from flows.conversion.conversion_report import EngineResult
 from flows.pushes.journal import Entry, State
+from tasks.declared import Frozen
 from tasks.errors import printable
-from tasks.specs import Frozen
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

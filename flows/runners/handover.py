@@ -25,7 +25,7 @@ from validation.verdict import Outcome, decide
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tasks.specs import Frozen
+    from tasks.declared import Frozen
     from tasks.store.interface import ArtifactStore
 
 JOB, OUTCOME, SIGN = "job", "outcome", "sign-of-life"

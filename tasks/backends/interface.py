@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from tasks.specs import BuildSpec, Dim, Frozen, InputSpec, Precision
+from tasks.declared import Dim, Frozen, InputSpec
+from tasks.specs import BuildSpec, Precision
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

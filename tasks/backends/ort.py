@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     import numpy as np
 
     from tasks.backends.interface import BuildJob, LayerTime
-    from tasks.specs import BuildSpec, Dim
+    from tasks.declared import Dim
+    from tasks.specs import BuildSpec
 
 PLAN_FILE = "engine.onnx"
 WEIGHTS_FILE = "engine.onnx.data"

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tasks.declared import Dim, InputSpec
 from tasks.errors import InputError, StageError
 from tasks.records import EngineProfile
-from tasks.specs import Dim, InputSpec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
     from tasks.backends.interface import BuildJob
     from tasks.backends.trt_engine import TensorRtEngine
-    from tasks.specs import BuildSpec, Dim, Precision
+    from tasks.declared import Dim
+    from tasks.specs import BuildSpec, Precision
 
 
 def import_tensorrt() -> Any:

@@ -7,9 +7,9 @@ import shutil
 from typing import TYPE_CHECKING
 
 from tasks.backends.profiles import PROFILE_RULE
+from tasks.declared import Frozen, InputSpec
 from tasks.errors import StageError
 from tasks.records import EngineProfile
-from tasks.specs import Frozen, InputSpec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

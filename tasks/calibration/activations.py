@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tasks.calibration.interface import DataSet
-    from tasks.specs import Dim
+    from tasks.declared import Dim
 
 
 MOST_CALIBRATED, MOST_RUN = 1024, 192

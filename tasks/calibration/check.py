@@ -18,7 +18,7 @@ from tasks.calibration.report import CalibrationReport, Resemblance
 from tasks.errors import InputError
 from tasks.graphs import onnx_files
 from tasks.model.set_manifest import MANIFEST_FILE, CalibrationManifest, age_days
-from tasks.specs import InputSpec, ModelSpec, OutputDeclaration
+from tasks.specs import ModelSpec, OutputDeclaration
 from tasks.store.digests import digest_json, statistics_digest
 from tasks.store.stage_cache import StageResult, run_cached
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from tasks.declared import InputSpec
     from tasks.process.context import StageContext
     from tasks.records import DataArtifact, ExportedModel
     from tasks.samples.data_spec import DataSpec

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from tasks.declared import InputSpec
     from tasks.model.set_manifest import CalibrationManifest
-    from tasks.specs import InputSpec
 
 FILE_BYTES = 64 << 20
 

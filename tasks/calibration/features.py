@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from tasks.declared import InputSpec
     from tasks.samples.npz import Arrays
-    from tasks.specs import InputSpec
 
     Array = np.ndarray[Any, Any]
     Lengths = dict[str, NDArray[np.int64]]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tasks.specs import Dim, Frozen, InputSpec, OutputDeclaration
+from tasks.declared import Dim, Frozen, InputSpec
+from tasks.specs import OutputDeclaration
 
 
 class DataSet(Frozen):

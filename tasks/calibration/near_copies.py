@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from tasks.specs import InputSpec
+    from tasks.declared import InputSpec
 
     Array = np.ndarray[Any, Any]
     Floats = NDArray[np.float64]

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tasks.declared import Dim, Frozen
 from tasks.errors import StageError
 from tasks.graphs import onnx_files
 from tasks.graphs.onnx_check import open_session
 from tasks.samples.feeds import split_batches
 from tasks.samples.npz import FIRST_INDICES, Arrays, load_arrays, shard_paths
-from tasks.specs import Dim, Frozen, ModelSpec, OutputDeclaration
+from tasks.specs import ModelSpec, OutputDeclaration
 from validation.elements import positions_of, unmasked
 from validation.layouts import classes_last
 from validation.outputs import OutputKind

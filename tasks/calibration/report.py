@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from tasks.specs import Digest, Frozen
+from tasks.declared import Digest, Frozen
 
 
 class StratumCount(Frozen):

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 from tasks.calibration.findings import find_age
 from tasks.calibration.near_copies import shared_in_words
 from tasks.checks.remarks import Remark, good, warning
+from tasks.declared import Frozen
 from tasks.errors import InputError
 from tasks.model.set_manifest import age_days
-from tasks.specs import Frozen
 from tasks.store.stage_cache import run_cached
 
 if TYPE_CHECKING:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tasks.specs import Frozen, ModelSpec
+from tasks.declared import Frozen
+from tasks.specs import ModelSpec
 
 
 class CheckExportRequest(Frozen):

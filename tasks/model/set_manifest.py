@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, model_validator
 
+from tasks.declared import ArrayName, Declared, InputSpec
 from tasks.errors import InputError
 from tasks.layouts import samples_first
 from tasks.model.documents import parse, read_yaml, write_yaml
 from tasks.samples.data_spec import SLICE, slices_in
 from tasks.samples.formats import DATA_SUFFIXES, read_arrays
 from tasks.samples.regular import refuse_special
-from tasks.specs import ArrayName, Declared, InputSpec
 from tasks.store.digests import digest_file
 
 if TYPE_CHECKING:

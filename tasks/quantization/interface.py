@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tasks.declared import Frozen
 from tasks.samples.feeds import split_batches
 from tasks.samples.npz import Arrays, load_arrays, shard_paths
-from tasks.specs import CalibrationMethod, Frozen, ModelSpec
+from tasks.specs import CalibrationMethod, ModelSpec
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

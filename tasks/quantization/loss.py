@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tasks.declared import Frozen
 from tasks.quantization.interface import rows_in
 from tasks.samples.feeds import run_shard
 from tasks.samples.npz import Arrays, load_arrays, shard_paths
-from tasks.specs import Frozen, ModelSpec, OutputDeclaration
+from tasks.specs import ModelSpec, OutputDeclaration
 from tasks.store.digests import statistics_digest
 from validation.bootstrap import Bootstrap
 from validation.comparison import Comparison, ComparisonResult, Measurement

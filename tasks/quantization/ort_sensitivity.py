@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from tasks.declared import Dim
     from tasks.samples.npz import Arrays
-    from tasks.specs import Dim
 
 
 def measure(raw: dict[str, Any], progress: Callable[[int, int], None]) -> Sensitivity:

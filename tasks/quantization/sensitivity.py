@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tasks.declared import Frozen
 from tasks.errors import InputError, StageError
 from tasks.graphs import onnx_files
 from tasks.quantization.converter_table import int8_converter
 from tasks.quantization.interface import ConvertRequest
 from tasks.quantization.loss import Loss, RuleLoss, loss_key
-from tasks.specs import CalibrationMethod, Frozen, ModelSpec
+from tasks.specs import CalibrationMethod, ModelSpec
 from tasks.store.stage_cache import StageResult, run_cached
 
 if TYPE_CHECKING:

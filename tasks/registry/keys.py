@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
+from tasks.declared import Frozen, Name
 from tasks.errors import InputError, printable
 from tasks.model.documents import parse, read_yaml
 from tasks.registry.moves import ChannelName
-from tasks.specs import Frozen, Name
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
+from tasks.declared import Digest, Frozen, Name
 from tasks.errors import InputError
 from tasks.records import LONGEST_REASON
 from tasks.registry.layout import CHANNELS
-from tasks.specs import ENGINE_ID, TARGET, TARGETS, Digest, Frozen, Name
+from tasks.specs import ENGINE_ID, TARGET, TARGETS
 
 if TYPE_CHECKING:
     from tasks.registry.signing import Signature

@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from filelock import FileLock, Timeout
 from pydantic import Field, ValidationError
 
+from tasks.declared import Digest, Frozen
 from tasks.errors import InputError, RefusedError, StageError
 from tasks.objects.files import make_folders, sync_folder
 from tasks.registry.moves import ChannelAddress, ChannelName
-from tasks.specs import ENGINE_ID, Digest, Frozen
+from tasks.specs import ENGINE_ID
 from tasks.store.digests import canonical_json, digest_file
 from tasks.store.scratch import ScratchSpace
 

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tasks.backends import backend_of
+from tasks.declared import Dim, Frozen
 from tasks.errors import StageError
 from tasks.process.child import call_in_child
 from tasks.records import SmokeArtifact
 from tasks.samples.differences import are_whole, largest_difference
 from tasks.samples.feeds import run_shard, split_batches
 from tasks.samples.npz import Arrays, load_arrays, save_shard, shard_paths
-from tasks.specs import Dim, Frozen
 
 if TYPE_CHECKING:
     from collections.abc import Callable

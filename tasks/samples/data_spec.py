@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from tasks.specs import Dim, InputSpec
+from tasks.declared import Dim, InputSpec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
-    from tasks.specs import Dim, InputSpec
+    from tasks.declared import Dim, InputSpec
 
 
 def make_feeds(folder: Path, inputs: Mapping[str, InputSpec], extents: Mapping[str, int]) -> Arrays:

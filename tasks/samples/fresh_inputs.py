@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
+    from tasks.declared import InputSpec
     from tasks.samples.data_spec import DataSpec
-    from tasks.specs import InputSpec
 
     Array = np.ndarray[Any, Any]
 

@@ -16,8 +16,8 @@ from tasks.layouts import dim_of
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from tasks.declared import Bound, InputSpec
     from tasks.samples.npz import Arrays
-    from tasks.specs import Bound, InputSpec
 
     Array = np.ndarray[Any, Any]
 

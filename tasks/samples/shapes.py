@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from tasks.declared import Dim, InputSpec
     from tasks.samples.npz import Arrays
-    from tasks.specs import Dim, InputSpec
 
 Extents = dict[str, int]
 

@@ -6,9 +6,10 @@ import traceback
 from pathlib import Path
 from typing import Protocol
 
+from tasks.declared import Frozen
 from tasks.errors import InputError
 from tasks.model.model_directory import SPEC_FILE, ModelDirectory
-from tasks.specs import Frozen, ModelSpec
+from tasks.specs import ModelSpec
 from tasks.store.digests import copy_checked
 
 ORIGIN = f"{SPEC_FILE}: source"

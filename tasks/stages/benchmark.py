@@ -20,11 +20,11 @@ import numpy as np
 from tasks.backends import CPU, backend_of
 from tasks.backends.compatibility import refuse_elsewhere
 from tasks.backends.interface import Engine, LayerTime
+from tasks.declared import Frozen, InputSpec
 from tasks.errors import InputError, StageError
 from tasks.process.child import Child
 from tasks.samples.feeds import make_feeds
 from tasks.sources.interface import ModuleRequest
-from tasks.specs import Frozen, InputSpec
 from tasks.store.stage_cache import StageResult, run_cached
 from tasks.timings import Benchmark, Latency, PytorchForm, Timing
 from tasks.torch_side.module_source import fetch_module

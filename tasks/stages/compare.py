@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 from tasks.artifact import Artifact
 from tasks.backends import backend_of
 from tasks.backends.compatibility import refuse_elsewhere
+from tasks.declared import Dim, Frozen
 from tasks.errors import StageError
 from tasks.records import BuiltEngine, ComparedEngine, EngineJob
 from tasks.samples.data_spec import LABEL, slices_in
 from tasks.samples.feeds import run_shard
 from tasks.samples.npz import Arrays, load_arrays, save_shard, shard_paths
-from tasks.specs import Dim, Frozen, OutputDeclaration
+from tasks.specs import OutputDeclaration
 from tasks.stages.fresh_agreement import find_disagreements, try_on_fresh
 from tasks.stages.independence import load_groups
 from tasks.store.digests import statistics_digest

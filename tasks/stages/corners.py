@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tasks.backends.interface import Engine
-    from tasks.specs import Dim, InputSpec
+    from tasks.declared import Dim, InputSpec
 
 
 @dataclass(frozen=True)

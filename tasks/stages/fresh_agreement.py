@@ -17,11 +17,12 @@ import numpy as np
 from pydantic import Field
 
 from tasks.backends import backend_of
+from tasks.declared import Dim, Frozen, InputSpec
 from tasks.fresh_records import FreshAgreement, FreshArtifact, FreshFigure
 from tasks.process.child import ignore_progress
 from tasks.samples.feeds import run_shard
 from tasks.samples.npz import load_arrays, save_shard, shard_paths
-from tasks.specs import Dim, Frozen, InputSpec, OutputDeclaration, Precision
+from tasks.specs import OutputDeclaration, Precision
 from tasks.stages.corners import run_at_corners
 from tasks.store.stage_cache import StageResult, run_cached
 from validation.layouts import DECISIONS, classes_last, decisions_of

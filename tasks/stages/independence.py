@@ -9,9 +9,9 @@ from pydantic import Field
 
 from tasks.artifact import Artifact
 from tasks.calibration.features import sample_digests
+from tasks.declared import Frozen
 from tasks.samples.data_spec import GROUP, LABEL, DataSpec
 from tasks.samples.npz import load_arrays, save_shard, shard_paths
-from tasks.specs import Frozen
 from tasks.store.stage_cache import StageResult, run_cached
 from validation.groups import Groups, keys_of_rows, keys_of_values
 from validation.near_repeats import MOST_SEARCHED, NearRepeats, near_in_words

@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tasks.artifact import Artifact
+from tasks.declared import Frozen
 from tasks.errors import InputError
-from tasks.specs import Frozen
 from tasks.stages.export import fetch_some
 from tasks.store.stage_cache import StageResult, run_cached
 from tasks.torch_side.interface import FreshReply, FreshRequest, ProbeReply, ProbeRequest

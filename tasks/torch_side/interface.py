@@ -6,8 +6,8 @@ from pathlib import Path
 
 from pydantic import Field
 
+from tasks.declared import Frozen
 from tasks.sources.interface import ModuleRequest
-from tasks.specs import Frozen
 
 PLAIN, SIMPLIFIED = "plain", "simplified"
 MASK = "mask."

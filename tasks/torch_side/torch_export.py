@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     import onnx
 
-    from tasks.specs import Dim
+    from tasks.declared import Dim
 
 LAST = 2**63 - 1  # beyond every axis: the end of a slice to the last one
 NAMED, AUTOMATIC = "named", "automatic"

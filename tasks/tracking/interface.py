@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tasks.calibration.report import CalibrationReport
+    from tasks.declared import Dim
     from tasks.records import EngineOutcome
-    from tasks.specs import Dim
     from validation.outputs import OutputSpec
 
 

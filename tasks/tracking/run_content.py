@@ -23,8 +23,8 @@ from validation.verdict import Outcome, Verdict
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from tasks.declared import Dim
     from tasks.records import CalibrationRecord, EngineOutcome
-    from tasks.specs import Dim
     from tasks.tracking.interface import ConversionRecord
     from validation.breakdowns import SliceError
     from validation.comparison import ComparisonResult

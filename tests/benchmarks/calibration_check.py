@@ -21,9 +21,10 @@ from rows import Row
 
 from tasks.calibration.interface import DataSet, MeasureRequest
 from tasks.calibration.measure import measure_in_child
+from tasks.declared import Dim, InputSpec
 from tasks.process.child import ignore_progress
 from tasks.samples.npz import save_shard
-from tasks.specs import Dim, InputSpec, OutputDeclaration
+from tasks.specs import OutputDeclaration
 from tasks.stages.compare import peak_memory_bytes
 
 if TYPE_CHECKING:

@@ -18,11 +18,12 @@ from tasks.backends.interface import BuildJob
 from tasks.backends.profiles import choose_profile
 from tasks.backends.timing_cache import timing_cache_path
 from tasks.backends.trt import TensorRtBackend, import_tensorrt
+from tasks.declared import Dim, InputSpec
 from tasks.errors import InputError, RefusedError, StageError
 from tasks.graphs.onnx_files import fetched_model
 from tasks.process.child import ChildFailedError, ignore_progress
 from tasks.samples.shapes import seeded_feeds
-from tasks.specs import BuildSpec, Dim, InputSpec, Precision
+from tasks.specs import BuildSpec, Precision
 from tasks.stages.benchmark import benchmark_engine
 from tasks.stages.build import build_engine
 from tasks.stages.compare import compare_engine

@@ -12,8 +12,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tasks.declared import Frozen
 from tasks.errors import InputError, RefusedError, StageError
-from tasks.specs import Frozen
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from tasks.specs import Dim, ModelSpec
+from tasks.declared import Dim
+from tasks.specs import ModelSpec
 from tests.tasks.tiny import changed
 
 DIMS = {"batch": {"min": 1, "opt": 4, "max": 8}, "time": {"min": 4, "opt": 16, "max": 32}}

@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from tasks.artifact import ArtifactFile
+from tasks.declared import Dim
 from tasks.errors import InputError
 from tasks.records import Cell, EngineManifest
-from tasks.specs import TARGETS, BuildSpec, Dim, ModelSpec, Precision
+from tasks.specs import TARGETS, BuildSpec, ModelSpec, Precision
 from tests.tasks.tiny import changed, make_outcome, manifest_of, tiny_spec
 
 if TYPE_CHECKING:

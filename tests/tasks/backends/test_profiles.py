@@ -18,8 +18,8 @@ from tasks.backends.profiles import (
     pad_inputs,
     profiles_of,
 )
+from tasks.declared import Dim, InputSpec
 from tasks.errors import InputError, StageError
-from tasks.specs import Dim, InputSpec
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -15,9 +15,9 @@ from onnx import numpy_helper
 from tasks.calibration.activations import Batch, Clipping, Ranges, WatchedModel, batches, chance_beyond
 from tasks.calibration.interface import DataSet
 from tasks.calibration.report import Place
+from tasks.declared import Dim
 from tasks.errors import StageError
 from tasks.samples.npz import save_shard
-from tasks.specs import Dim
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,11 +9,11 @@ import pytest
 from tasks.calibration.activations import MOST_RUN
 from tasks.calibration.check import Production, check_calibration, require_inputs, set_digest
 from tasks.calibration.report import CalibrationReport
+from tasks.declared import InputSpec
 from tasks.errors import InputError, StageError
 from tasks.model.set_manifest import CalibrationManifest
 from tasks.records import ExportedModel
 from tasks.samples.data_spec import BareSpec
-from tasks.specs import InputSpec
 from tests.tasks.tiny import make_features, put, put_data, tiny_spec, write_onnx
 
 if TYPE_CHECKING:

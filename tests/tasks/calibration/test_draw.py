@@ -15,10 +15,10 @@ from tasks.calibration import draw
 from tasks.calibration.draw import draw_set
 from tasks.calibration.features import sample_digests
 from tasks.calibration.sets import count_strata, read_set
+from tasks.declared import InputSpec
 from tasks.errors import InputError
 from tasks.model.set_manifest import MANIFEST_FILE, CalibrationManifest, read_manifest
 from tasks.samples.formats import read_arrays
-from tasks.specs import InputSpec
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -19,7 +19,7 @@ from tasks.calibration.features import (
     token_counts,
     unpadded_lengths,
 )
-from tasks.specs import InputSpec
+from tasks.declared import InputSpec
 from validation.drift import TokenCounts
 
 if TYPE_CHECKING:

@@ -14,10 +14,11 @@ from tasks.calibration.findings import FEWEST, find_differences
 from tasks.calibration.interface import DataSet, MeasureRequest
 from tasks.calibration.measure import measure_in_child
 from tasks.calibration.report import Place, Resemblance
+from tasks.declared import Dim, InputSpec
 from tasks.errors import InputError, StageError
 from tasks.process.child import ignore_progress
 from tasks.samples.npz import save_shard
-from tasks.specs import Dim, InputSpec, OutputDeclaration
+from tasks.specs import OutputDeclaration
 from validation.drift import compare, stratum_weights
 
 if TYPE_CHECKING:

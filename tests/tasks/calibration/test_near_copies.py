@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from tasks.calibration.near_copies import NEAR, find_near_copies
+from tasks.declared import InputSpec
 from tasks.samples.npz import save_shard
-from tasks.specs import InputSpec
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -14,10 +14,10 @@ from moto.server import ThreadedMotoServer
 
 from tasks.calibration import sets
 from tasks.calibration.sets import count_strata, read_set
+from tasks.declared import InputSpec
 from tasks.errors import InputError, RefusedError, StageError
 from tasks.model.set_manifest import CalibrationManifest, SetFile, make_manifest, read_manifest, write_manifest
 from tasks.samples.formats import read_arrays
-from tasks.specs import InputSpec
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

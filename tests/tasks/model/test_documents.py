@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Literal
 
 import pytest
 
+from tasks.declared import Frozen
 from tasks.errors import InputError
 from tasks.model.documents import parse, read_yaml, write_yaml
-from tasks.specs import Frozen
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -14,6 +14,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tasks.declared import InputSpec
 from tasks.errors import InputError
 from tasks.model import set_manifest as manifest_module
 from tasks.model.documents import write_yaml
@@ -25,7 +26,6 @@ from tasks.model.set_manifest import (
     read_manifest,
     write_manifest,
 )
-from tasks.specs import InputSpec
 
 SHIPPED = Path(__file__).parents[3] / "calibration_sets"
 DAY = dt.date(2026, 11, 20)

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from tasks.specs import Frozen
+from tasks.declared import Frozen
 
 
 class Nothing(Frozen):

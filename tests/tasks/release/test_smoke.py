@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from tasks.declared import Dim
 from tasks.errors import StageError
 from tasks.process.child import ignore_progress
 from tasks.release.smoke import SmokeError, SmokeReport, SmokeRequest, SmokeSource, run_in_child, run_smoke, take_smoke
 from tasks.samples.npz import load_arrays, save_shard, shard_paths
-from tasks.specs import Dim
 from tests.tasks.tiny import WEIGHTS, make_features, put_shards, score, write_onnx
 
 if TYPE_CHECKING:

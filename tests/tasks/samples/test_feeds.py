@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tasks.declared import Dim, InputSpec
 from tasks.samples.feeds import make_feeds, split_batches
 from tasks.samples.npz import save_shard
-from tasks.specs import Dim, InputSpec
 
 if TYPE_CHECKING:
     from pathlib import Path

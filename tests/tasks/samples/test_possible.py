@@ -5,11 +5,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from tasks.declared import Dim
 from tasks.samples.feeds import make_feeds
 from tasks.samples.fresh_inputs import fresh_shards
 from tasks.samples.npz import save_shard
 from tasks.samples.shapes import check_shapes, seeded_feeds, trace_extents
-from tasks.specs import Dim, ModelSpec
+from tasks.specs import ModelSpec
 from tests.tasks.tiny import changed
 
 if TYPE_CHECKING:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import pytest
 from filelock import FileLock
 
+from tasks.declared import Frozen
 from tasks.records import DataArtifact, ExportedModel
-from tasks.specs import Frozen, ModelSpec
+from tasks.specs import ModelSpec
 from tasks.stages.export import export_onnx
 from tasks.store.local import LocalStore
 from tests.shared_servers import shared_folder

@@ -9,12 +9,13 @@ import onnx.parser
 import pytest
 
 from tasks.backends.ort import OnnxRuntimeBackend
+from tasks.declared import Dim
 from tasks.errors import StageError
 from tasks.process.child import ignore_progress
 from tasks.records import ReferenceArtifact, TypedModel
 from tasks.samples.feeds import run_shard
 from tasks.samples.npz import load_arrays, save_shard, shard_paths
-from tasks.specs import Dim, Precision
+from tasks.specs import Precision
 from tasks.stages.build import build_engine
 from tasks.stages.compare import (
     MeasureRequest,

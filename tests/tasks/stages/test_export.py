@@ -11,12 +11,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tasks.declared import Dim, InputSpec
 from tasks.errors import InputError, StageError
 from tasks.graphs import onnx_files
 from tasks.process.child import ChildFailedError
 from tasks.process.context import StageContext
 from tasks.samples.shapes import check_shapes, seeded_feeds, trace_extents
-from tasks.specs import Dim, InputSpec
 from tasks.stages import export
 from tasks.stages.export import export_onnx
 from tasks.store.local import LocalStore

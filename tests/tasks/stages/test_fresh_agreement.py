@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from tasks.declared import Dim
 from tasks.fresh_records import FreshAgreement, FreshArtifact, FreshFigure
 from tasks.process.child import ignore_progress
 from tasks.records import ReferenceArtifact
 from tasks.release.smoke import SmokeSource, take_smoke
 from tasks.samples.npz import load_arrays, save_shard, shard_paths
-from tasks.specs import Dim, OutputDeclaration, Precision
+from tasks.specs import OutputDeclaration, Precision
 from tasks.stages.build import build_engine
 from tasks.stages.compare import compare_engine
 from tasks.stages.fresh_agreement import (

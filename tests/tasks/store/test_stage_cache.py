@@ -7,9 +7,9 @@ import pytest
 from pydantic import Field
 
 from tasks.artifact import Artifact
+from tasks.declared import Frozen
 from tasks.errors import StageError
 from tasks.records import DataArtifact
-from tasks.specs import Frozen
 from tasks.store.local import LocalStore
 from tasks.store.stage_cache import artifacts_in, run_cached
 from tests.hardship import numbers

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
+from tasks.declared import InputSpec
 from tasks.errors import InputError
 from tasks.process.child import Child
 from tasks.samples.npz import load_arrays
-from tasks.specs import InputSpec
 from tasks.stages.benchmark import Turn, TurnReply
 from tasks.stages.export import export_onnx
 from tasks.stages.reference import run_reference

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from tasks.artifact import Artifact, ArtifactFile
+from tasks.declared import Dim
 from tasks.records import BackendIdentity, BuiltEngine, Cell, ComparedEngine, EngineOutcome, EngineProfile, TypedModel
-from tasks.specs import Dim, Precision
+from tasks.specs import Precision
 from tasks.timings import Benchmark, Latency, PytorchForm, Timing
 from tasks.tracking.interface import ConversionRecord, EngineRecord
 from validation.bootstrap import Bootstrap

@@ -11,7 +11,7 @@ import pytest
 
 import tasks.tracking.connection
 import tasks.tracking.run_content
-from tasks.specs import Dim
+from tasks.declared import Dim
 from tasks.tracking import run_content as content
 from validation.breakdowns import SliceError
 from validation.policy import Rule
