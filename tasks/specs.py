@@ -12,7 +12,7 @@ from tasks.declared import ArrayName, Declared, Dim, InputSpec, Name
 from tasks.layouts import dim_of, samples_first
 from tasks.runtimes import RUNTIMES
 from validation.kinds import KEYS
-from validation.layouts import find_wrong_key
+from validation.misfits import find_wrong_key
 from validation.outputs import OutputKind, OutputSpec
 
 TARGETS = ("cpu", "t4", "a10g", "l4", "a100", "h100", "h200")

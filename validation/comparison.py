@@ -15,9 +15,9 @@ from validation.defects import BatchCheck, DefectLog, count_samples
 from validation.elements import Numbers, element_sums, unmasked
 from validation.groups import GroupNumbers, Members, Numbering
 from validation.kinds import KINDS, Making
-from validation.layouts import classes_last, find_misfit
 from validation.measurements import Measurement, Place, measurements_of
 from validation.metrics import Metric, metrics_of
+from validation.misfits import classes_last, find_misfit
 from validation.outputs import OutputKind, OutputSpec
 from validation.units import Floats
 

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from validation.elements import Numbers
-from validation.layouts import elements_are_positions
+from validation.misfits import elements_are_positions
 from validation.outputs import OutputSpec
 from validation.printing import printable
 

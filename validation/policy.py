@@ -4,8 +4,8 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from validation.kinds import KEYS, KINDS
-from validation.layouts import find_wrong_key
 from validation.metrics import METRICS, Direction
+from validation.misfits import find_wrong_key
 from validation.outputs import OutputKind, OutputSpec
 from validation.range_limits import worst_in_range
 from validation.rules import (

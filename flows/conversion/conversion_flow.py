@@ -13,7 +13,7 @@ from flows.conversion.checked_calibration import Calibration, calibrate
 from flows.conversion.conversion_plan import ConversionPlan, plan_conversion, refuse_changes
 from flows.conversion.engine_flow import make_engine
 from flows.conversion.precision_search import Retrying, retry_failed
-from flows.conversion.preflight import Preflight, policies_of
+from flows.conversion.preflight import Preflight, describe_probe, policies_of, settle_kinds
 from flows.conversion.publication import publish_all, require_registry
 from flows.conversion.verdicts import judge_together
 from flows.runners.dispatch import dispatched, targets_elsewhere
@@ -27,6 +27,7 @@ from tasks.specs import Precision
 from tasks.stages.convert import convert_precision
 from tasks.stages.export import export_onnx
 from tasks.stages.fresh import run_fresh
+from tasks.stages.probe import probe_module
 from tasks.stages.reference import run_reference
 from tasks.stages.track import describe_conversion, track_conversion
 from tasks.torch_side.interface import NOTES
@@ -49,7 +50,7 @@ def prepare(session: Session, plan: ConversionPlan, begun: Preflight | None = No
     look.examine()
     look.refuse()
     look.tell_warnings()
-    directory = plan.directory
+    directory = look.plan.directory
     data = take_data(session, "validation data", directory.spec, directory.validation, "validation.data")
     run_stage(session, "export", export_onnx, _describe_export, directory, data)
 
@@ -80,6 +81,8 @@ def convert_model(
     require_registry(session, plan)
     elsewhere = targets_elsewhere(plan.cells)
     data = take_data(session, "validation data", directory.spec, directory.validation, "validation.data")
+    plan = settle_kinds(plan, run_stage(session, "module", probe_module, describe_probe, directory, data))
+    directory = plan.directory
     counted = count_groups(session, "samples", directory.spec, data)
     policies = policies_of(plan, data, counted)
     exported = run_stage(session, "export", export_onnx, _describe_export, directory, data)

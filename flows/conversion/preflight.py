@@ -5,6 +5,7 @@ The stages that it asks are those of the conversion, so that what they made is f
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 from flows.console import FAILED, PASSED
@@ -22,7 +23,7 @@ from tasks.checks.policy_checks import check_policies
 from tasks.checks.precision_checks import check_precisions
 from tasks.checks.remarks import Level, Remark, good, stops_of, warning
 from tasks.errors import EnginegateError, ExitCode, InputError, RefusedError, StageError, worst_of
-from tasks.model.model_directory import survey_model_directory
+from tasks.model.model_directory import survey_model_directory, with_labels
 from tasks.samples.npz import load_arrays, shard_paths
 from tasks.specs import Precision
 from tasks.stages.independence import independence_in_words
@@ -160,6 +161,7 @@ class Preflight:
             self.remarks += stops_of("module", error)
             return error.seen
         self._remark_on_module(probed)
+        self.plan = settle_kinds(self.plan, probed)
         return probed.seen
 
     def _judge(self, data: DataArtifact, counted: IndependentSamples | None, seen: Artifact | None) -> None:
@@ -181,6 +183,11 @@ class Preflight:
         if probed.untried:
             text = f"not tried for want of time: {', '.join(probed.untried)}; the export tries them"
             self.remarks.append(warning("module", text))
+        for name in probed.labels:
+            text = (
+                f"outputs.{name}: holds whole numbers, or true and false: compared exactly; write kind: labels"
+            )
+            self.remarks.append(warning("outputs", text))
         for reason in probed.fresh.refused:
             self.remarks.append(warning("module", f"left out of what engines are tried on: {reason}"))
 
@@ -199,6 +206,11 @@ class Preflight:
 def describe_probe(probed: ProbedModule) -> str:
     """At how many shapes the module ran, in words."""
     return f"runs at {len(probed.shapes)} shapes of dims, and gives the same when called again"
+
+
+def settle_kinds(plan: ConversionPlan, probed: ProbedModule) -> ConversionPlan:
+    """The plan, where an output that is declared as a tensor and holds names is one of labels."""
+    return replace(plan, directory=with_labels(plan.directory, probed.labels))
 
 
 def policies_of(plan: ConversionPlan, data: DataArtifact, counted: IndependentSamples) -> dict[Precision, Policy]:

@@ -15,7 +15,7 @@ from tasks.samples.feeds import split_batches
 from tasks.samples.npz import FIRST_INDICES, Arrays, load_arrays, shard_paths
 from tasks.specs import ModelSpec, OutputDeclaration
 from validation.elements import positions_of, unmasked
-from validation.layouts import classes_last
+from validation.misfits import classes_last
 from validation.outputs import OutputKind
 from validation.statistics import log_probabilities, log_softmax
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tasks.checks.remarks import Level, Remark, good, warning
-from validation.layouts import classes_last
+from validation.misfits import classes_last
 from validation.outputs import OutputKind
 from validation.populations import MOST_COLUMNS
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -14,8 +14,9 @@ from tasks.samples.lfs_pointer import refuse_pointer
 from tasks.samples.regular import refuse_special
 from tasks.specs import ModelSpec, Precision
 from tasks.store.digests import digest_once
-from validation.layouts import find_misfit
 from validation.metrics import METRICS
+from validation.misfits import find_misfit
+from validation.outputs import OutputKind
 from validation.policy import Policy, PolicyError, default_policy, policy_from_mapping
 from validation.rules import suggest
 
@@ -135,10 +136,27 @@ def refuse_rules_on_labels(policy: Policy, origin: str) -> None:
             )
 
 
+def settled_as_labels(spec: ModelSpec, outputs: Mapping[str, np.ndarray[Any, Any]]) -> tuple[str, ...]:
+    """The outputs that are declared as tensors, which leaves open what they are, and hold whole numbers or truths."""
+    tensors = [name for name, declared in spec.outputs.items() if declared.kind is OutputKind.TENSOR]
+    return tuple(name for name in tensors if name in outputs and outputs[name].dtype.kind in "iub")
+
+
+def with_labels(directory: ModelDirectory, names: Collection[str]) -> ModelDirectory:
+    """The directory with these outputs declared as labels, which are compared exactly."""
+    if not names:
+        return directory
+    labels = {name: directory.spec.outputs[name].model_copy(update={"kind": OutputKind.LABELS}) for name in names}
+    outputs = {name: labels.get(name, declared) for name, declared in directory.spec.outputs.items()}
+    return replace(directory, spec=directory.spec.model_copy(update={"outputs": outputs}))
+
+
 def require_kinds(outputs: Mapping[str, np.ndarray[Any, Any]], spec: ModelSpec) -> None:
     """Raise InputError for all outputs of the reference that are not what their declared kinds hold."""
     problems = []
     for name, declared in spec.outputs.items():
+        if name in settled_as_labels(spec, outputs):
+            continue
         mask_axes = None if declared.mask is None else len(spec.inputs[declared.mask].shape)
         misfit = find_misfit(declared.as_output_spec(), outputs[name], mask_axes)
         if misfit is not None:

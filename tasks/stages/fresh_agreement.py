@@ -25,7 +25,7 @@ from tasks.samples.npz import load_arrays, save_shard, shard_paths
 from tasks.specs import OutputDeclaration, Precision
 from tasks.stages.corners import run_at_corners
 from tasks.store.stage_cache import StageResult, run_cached
-from validation.layouts import DECISIONS, classes_last, decisions_of
+from validation.misfits import DECISIONS, classes_last, decisions_of
 from validation.outputs import OutputKind
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from validation.classes import TOP
 from validation.comparison import Comparison, ComparisonResult
 from validation.defects import count_samples
 from validation.groups import GROUP_KINDS, Groups, keys_of_rows, keys_of_values
-from validation.layouts import classes_last, find_misfit
+from validation.misfits import classes_last, find_misfit
 from validation.near_repeats import MOST_SEARCHED, NearRepeats
 from validation.outputs import OutputKind
 from validation.policy import Policy, PolicyError, outputs_from_mapping, policy_from_mapping

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 from tasks.artifact import Artifact
 from tasks.declared import Frozen
 from tasks.errors import InputError
+from tasks.model.model_directory import settled_as_labels
+from tasks.samples.npz import load_arrays, shard_paths
 from tasks.stages.export import fetch_some
 from tasks.store.stage_cache import StageResult, run_cached
 from tasks.torch_side.interface import FreshReply, FreshRequest, ProbeReply, ProbeRequest
@@ -30,7 +32,8 @@ class ProbedModule(Frozen):
     """What a module gave: at which `shapes` it ran, and for which there was no time.
 
     `inputs` are fresh ones, `outputs` the module's on them, and `fresh` says how they were made. `seen` holds its
-    outputs on a few validation samples, with `mask.<input>` beside where an output has a mask.
+    outputs on a few validation samples, with `mask.<input>` beside where an output has a mask. `labels` are outputs
+    that are declared as tensors and hold names: see `settled_as_labels`.
     """
 
     shapes: tuple[str, ...]
@@ -39,6 +42,7 @@ class ProbedModule(Frozen):
     outputs: Artifact
     fresh: FreshReply
     seen: Artifact
+    labels: tuple[str, ...] = ()
 
 
 class ProbeError(InputError):
@@ -77,7 +81,9 @@ def probe_module(context: StageContext, directory: ModelDirectory, data: DataArt
             outputs=folder / "outputs",
         )
         reply = _ask(context, directory, ProbeRequest(module=laid_out, fresh=fresh, seen=folder / "seen"), folder)
-        seen = context.store.put(folder / "seen") if any((folder / "seen").iterdir()) else None
+        shards = shard_paths(folder / "seen") if any((folder / "seen").iterdir()) else []
+        labels = settled_as_labels(directory.spec, load_arrays(shards[0])) if shards else ()
+        seen = context.store.put(folder / "seen") if shards else None
         if reply.problems or reply.fresh is None or seen is None:
             raise ProbeError("\n".join(reply.problems), seen)
         return ProbedModule(
@@ -87,6 +93,7 @@ def probe_module(context: StageContext, directory: ModelDirectory, data: DataArt
             outputs=context.store.put(fresh.outputs),
             fresh=reply.fresh,
             seen=seen,
+            labels=labels,
         )
 
     return run_cached(context.store, "probe", key, ProbedModule, produce)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tasks.errors import StageError
-from validation.layouts import classes_last
+from validation.misfits import classes_last
 from validation.outputs import OutputKind, OutputSpec
 from validation.populations import MOST_COLUMNS
 from validation.statistics import log_probabilities, log_softmax

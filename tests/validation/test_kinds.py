@@ -11,8 +11,8 @@ import pytest
 from tests.validation.cases import AXES, FEW, measure, pair_of, run, values, whole
 from validation.comparison import Comparison
 from validation.kinds import KINDS
-from validation.layouts import classes_last, find_misfit, find_wrong_key
 from validation.metrics import METRICS
+from validation.misfits import classes_last, find_misfit, find_wrong_key
 from validation.outputs import OutputKind, OutputSpec
 from validation.policy import Policy, PolicyError, default_policy, outputs_from_mapping
 from validation.rules import PRECISIONS

@@ -171,8 +171,8 @@ def test_every_judged_metric_is_shown_with_its_bounds_and_its_limit(shelf: Shelf
         numbers = [float(match[group]) for group in (1, 2, 3)]
         assert numbers == pytest.approx([result.value, result.low, result.high], rel=1e-3)
         assert match[4] == f"{signs[result.rule.side]}{result.rule.limit:g}"
-    pearson = re.findall(r"[\d.]+", shown["pearson"])
-    assert all(float(number) < 1 for number in pearson), "1 would be perfect, and it is not"
+    spread = re.findall(r"[\d.]+", shown["p99_sd"])
+    assert all(float(number) > 0 for number in spread), "0 would be perfect, and it is not"
 
 
 def test_a_loosened_gate_is_seen_before_anybody_says_yes_in_80_columns_and_in_json(shelf: Shelf) -> None:
@@ -193,7 +193,7 @@ def test_a_loosened_gate_is_seen_before_anybody_says_yes_in_80_columns_and_in_js
     assert code == 5
     plain = re.sub(r"\x1b\[[0-9;]*m", "", shown).replace("\r", "")
     looser = [line for line in plain.splitlines() if line.startswith("? looser than in staging now: ")]
-    assert "? looser than in staging now: score mae max 1e+09, 0.01 there" in looser
+    assert "? looser than in staging now: score mae max 1e+09, 0.0125 there" in looser
     assert len(looser) == 7
     assert max(map(len, [*looser, *plain.split("\n\n")[1].splitlines()])) <= 80
     assert plain.index("? looser") < plain.index("Promote? [y/N]")
@@ -242,7 +242,7 @@ def test_an_overridden_engine_is_red_for_ever_in_the_history_and_while_it_is_the
     assert code == 5
     assert row(text, "verdict") == ["✓ pass", "✕ fail"]
     assert row(text, "signature") == ["? unsigned", "? not registered yet"]
-    assert "✕ verdict is fail: score mae is 0.2326" in text
+    assert "✕ verdict is fail: score p99_sd is 2.769" in text
     arguments = ("promote", *HERE, "--to", "staging", "--engine", BAD, "--yes", "--override", "the demo of Monday")
     code, text = run(*arguments, **color)
     assert code == 0

@@ -134,8 +134,8 @@ def test_an_engine_whose_policy_is_looser_than_that_of_the_one_before_says_so(sh
     code, text, document = pull()
     assert code == 0
     assert f"- policy {policy_digest(policy)[:19]}, the model's own\n" in text
-    assert "? looser than before: score mae max 1e+09, 0.01 there\n" in text
-    assert document["basis"]["looser"][:2] == ["min_samples 1, 300 there", "score mae max 1e+09, 0.01 there"]
+    assert "? looser than before: score mae max 1e+09, 0.0125 there\n" in text
+    assert document["basis"]["looser"][:2] == ["min_samples 1, 300 there", "score mae max 1e+09, 0.0125 there"]
     shop.manifest_file(FIRST).unlink()
     assert pull()[2]["basis"]["beside"] is None, "an engine that is gone is no reason to serve none"
 

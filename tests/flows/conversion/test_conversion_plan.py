@@ -345,8 +345,8 @@ def test_a_policy_floor_holds_for_every_precision_and_is_told_before_the_work(tm
 
 def test_what_the_floor_makes_stricter_for_one_precision_is_told_of_that_one(tmp_path: Path) -> None:
     folder = write_model_folder(tmp_path / "model", precisions=["fp32", "fp16"])
-    floor = write_floor(tmp_path / "floor.yaml", "rules: [{metric: mae, max: 0.005}]")
-    assert plan(folder, floor=floor).lines[-1] == "! the policy floor holds for fp16: score mae max 0.01 → 0.005"
+    floor = write_floor(tmp_path / "floor.yaml", "rules: [{metric: p99_abs, max: 0.02}]")
+    assert plan(folder, floor=floor).lines[-1] == "! the policy floor holds for fp16: score p99_abs max 0.05 → 0.02"
 
 
 def test_a_policy_floor_is_part_of_the_version_by_what_it_asks_for(tmp_path: Path) -> None:

@@ -327,7 +327,7 @@ def test_what_the_proposed_engine_was_asked_less_for_stands_above_the_form(sessi
     publish_engine(session.stage_context(), session.registry, manifest_of(session.store, outcome))
     proposal = propose_promotion(session.registry, session.rejected, address, outcome.cell.engine_id)
     shown = describe_proposal(proposal, "", None)
-    assert r"**? looser than in staging now\: score mae max 1e+09, 0\.01 there**" in shown
+    assert r"**? looser than in staging now\: score mae max 1e+09, 0\.0125 there**" in shown
     assert "| confidence | " in shown
 
 

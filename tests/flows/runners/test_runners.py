@@ -261,12 +261,12 @@ def test_a_worker_with_another_store_says_so(site: Site) -> None:
     assert "is ENGINEGATE_STORE here that of the conversion?" in document["engines"][0]["reason"]
 
 
-def test_a_target_without_a_pool_is_refused_before_any_work(tmp_path: Path, prefect_url: str) -> None:
+def test_a_target_without_a_pool_is_refused_before_any_long_work(tmp_path: Path, prefect_url: str) -> None:
     project = write_for_runners(tmp_path / "project", prefect_url)
     code, document, text = project.convert(*targets("cpu", "a100-mig-1g.5gb"))
     assert code == 2
     assert "prefect work-pool create --type process gpu-a100-mig-1g.5gb" in document["error"]
-    assert "✓" not in text
+    assert "✓ export" not in text
 
 
 def test_without_a_prefect_api_a_target_that_is_not_this_host_is_refused(tmp_path: Path) -> None:
@@ -276,7 +276,7 @@ def test_without_a_prefect_api_a_target_that_is_not_this_host_is_refused(tmp_pat
     assert code == 2, text
     assert "set PREFECT_API_URL to a server whose pool gpu-t4 has a worker" in document["error"]
     assert "--target cpu" in document["error"]
-    assert "✓" not in text
+    assert "✓ export" not in text
 
 
 @pytest.mark.hardship(only=True)

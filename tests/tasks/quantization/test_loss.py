@@ -36,7 +36,7 @@ def test_a_score_moved_by_its_allowed_bias_has_loss_one() -> None:
     assert rules["mae"] == pytest.approx(0.625)
     assert rules["p99_abs"] == pytest.approx(0.125)
     assert rules["smd"] == pytest.approx(0.0125 / exported.std() / 0.05)
-    assert rules["pearson"] == pytest.approx(0.0, abs=1e-9)
+    assert rules["p99_sd"] == pytest.approx(0.0125 / exported.std() / 0.5)
 
 
 def test_of_a_share_the_first_sample_is_free() -> None:
@@ -79,12 +79,12 @@ def test_an_output_that_is_not_finite_is_an_infinite_loss(bad: float) -> None:
     canonical_json(loss.model_dump(mode="json"))
 
 
-def test_a_candidate_that_is_constant_has_an_infinite_loss() -> None:
-    exported = np.random.default_rng(0).random(100)
-    loss, rules = loss_of(exported, np.full(100, 0.5), kind="score", range=[0, 1])
+def test_where_a_metric_is_undefined_the_loss_is_infinite() -> None:
+    quantized = np.random.default_rng(0).random(100)
+    loss, rules = loss_of(np.full(100, 0.5), quantized, kind="score", range=[0, 1])
     assert loss.loss is None
-    assert rules["pearson"] is None
-    assert loss.text == "infinite: out pearson is undefined"
+    assert rules["p99_sd"] is None
+    assert loss.text == "infinite: out p99_sd is undefined"
 
 
 def test_an_output_that_is_missing_is_an_infinite_loss() -> None:
@@ -151,9 +151,10 @@ def test_two_graphs_are_run_on_the_same_bounded_number_of_samples(tmp_path: Path
     values = {rule.metric: rule.value for rule in loss.rules}
     assert loss.samples == LOSS_SAMPLES
     assert values["mae"] == pytest.approx(error.mean(), rel=1e-4)
-    assert values["pearson"] == pytest.approx(np.corrcoef(chosen, chosen**2)[0, 1], rel=1e-4)
     smd = error.mean() / np.sqrt((chosen.var() + (chosen**2).var()) / 2)
-    assert loss.loss == pytest.approx(smd / 0.05, rel=1e-4), "the worst rule"
+    assert values["smd"] == pytest.approx(-smd, rel=1e-4)
+    worst = max(smd / 0.05, error.mean() / 0.02, error.mean() / 0.0125)
+    assert loss.loss == pytest.approx(worst, rel=1e-4), "the worst rule"
     assert steps == [(1, 5), (2, 5), (3, 5), (4, 5), (5, 5)]
 
 

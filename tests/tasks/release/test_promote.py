@@ -150,7 +150,7 @@ def test_an_engine_that_failed_is_objected_to_at_every_step_and_moves_by_an_over
         assert proposal.is_done
         return
     assert proposal.registered
-    assert proposal.objections[-1].startswith("verdict is fail: score mae is 0.2326, with 95 % confidence")
+    assert proposal.objections[-1].startswith("verdict is fail: score p99_sd is 2.769, with 95 % confidence")
     with pytest.raises(RefusedError, match="verdict is fail"):
         carry(stocked, proposal)
     assert stocked.engine_at(to) == SLOW
