@@ -169,8 +169,9 @@ def scaled_quantile(reading: Reading, draws: Draws, scale: Statistic, why_not: s
     if not size.value or not least or not most:
         both = Reading(value=0.0, n=reading.n, interval=exactly(0.0), note="both sides are equal throughout")
         return both if equal else undefined(reading.n, why_not)
-    low = None if reading.interval.low is None else reading.interval.low / most
-    high = None if reading.interval.high is None else reading.interval.high / least
+    low, high = reading.interval.low, reading.interval.high
+    low = None if low is None else low / (most if low > 0 else least)
+    high = None if high is None else high / (least if high > 0 else most)
     interval = Interval(low=low, high=high, low_seen=low, high_seen=high)
     return Reading(value=reading.value / size.value, n=reading.n, interval=interval, note=reading.note)
 

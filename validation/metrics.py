@@ -67,6 +67,16 @@ _CATALOGUE = (
         quantile=0.99,
     ),
     entry(
+        "median_sd",
+        _SCORE,
+        _SIGNED,
+        "median over samples of candidate minus reference, in standard deviations of the reference: what all share",
+        "order statistics, Thompson 1936; the scale of smd",
+        least_n=3,
+        constant="undefined where the reference is constant; 0 where the candidate equals it",
+        quantile=0.5,
+    ),
+    entry(
         "relative_l2_p99",
         _TENSORS,
         _LOWER,

@@ -38,10 +38,15 @@ def find_misfit(spec: OutputSpec, output: np.ndarray[Any, Any], mask_axes: int |
         return _wrong_numbers(spec.kind, output.dtype)
     least, most = row.axes
     if output.ndim < least or (most is not None and output.ndim > most):
-        return f"has shape {list(output.shape)}, and kind {spec.kind.value} is {row.shape}; declare another kind"
+        return f"has shape {_shape(output)}, and kind {spec.kind.value} is {row.shape}; declare another kind"
     if spec.kind is OutputKind.BOXES and output.shape[-1] not in boxes.COLUMNS:
         return f"has {output.shape[-1]} columns, and kind boxes is {row.shape}; bring it into that order"
     return _wrong_axis(spec, output, mask_axes) if row.has_classes else None
+
+
+def _shape(output: np.ndarray[Any, Any]) -> str:
+    """`[n, 10, 9]`: how many samples a batch has says nothing."""
+    return f"[{', '.join(['n', *map(str, output.shape[1:])])}]"
 
 
 def _wrong_numbers(kind: OutputKind, dtype: np.dtype[Any]) -> str:
@@ -63,12 +68,12 @@ def _wrong_axis(spec: OutputSpec, output: np.ndarray[Any, Any], mask_axes: int |
         return None if spec.axis is None else f"holds {output.dtype}, a class for each position; remove axis"
     axis = spec.axis
     if axis is not None and not (1 <= axis < output.ndim or 1 - output.ndim <= axis < 0):
-        return f"has {output.ndim} axes {list(output.shape)}, and axis {axis} is none of its classes; correct axis"
+        return f"has {output.ndim} axes {_shape(output)}, and axis {axis} is none of its classes; correct axis"
     said = axis is not None or spec.kind is OutputKind.LANGUAGE or mask_axes == output.ndim - 1
     if output.ndim <= SAMPLES_AND_CLASSES or said:
         return None
     return (
-        f"has {output.ndim} axes {list(output.shape)}, and nothing says which of them holds the classes; write axis: 1"
+        f"has {output.ndim} axes {_shape(output)}, and nothing says which of them holds the classes; write axis: 1"
         " where they come right after the samples, as in NCHW, or axis: -1 where they come last"
     )
 

@@ -121,7 +121,7 @@ _SLICE_BIAS = 0.02
 _SCORE_P99_SD = (0.02, 0.1, 0.5)  # of the reference's spread
 _RELATIVE_ERROR, _RELATIVE_P99 = 0.5, (0.01, 0.05, 0.25)
 _COSINE, _COSINE_P1 = 0.975, (0.9995, 0.995, 0.95)
-_AGREEMENT = (0.99, 0.99, 0.98)
+_AGREEMENT = (0.985, 0.985, 0.975)
 _DIVERGENCE = (0.01, 0.01, 0.02)
 
 
@@ -149,7 +149,7 @@ def _limits_of_row(spec: OutputSpec, level: int, slices: Collection[str]) -> Ite
 
 
 def _score_limits(span: float | None, level: int, slices: Collection[str]) -> Iterable[tuple[str | None, Limits]]:
-    shape = (("p99_sd", _SCORE_P99_SD[level]), ("ks", 0.05), ("smd", 0.05))
+    shape = (("p99_sd", _SCORE_P99_SD[level]), ("median_sd", 0.05), ("ks", 0.05))
     if span is None:  # no unit to judge an absolute error in
         yield None, shape
         return

@@ -69,7 +69,7 @@ def _needed(rule: Rule, m: Measurement, confidence: float, *, at_half: bool) -> 
     else:
         found = _for_value(rule, m, m.value, at_half=at_half)
     found *= _MARGINS.get(rule.metric, 1.0) if at_half else _margin(rule, m, found)
-    if metric.quantile is not None and rule.floor <= m.value <= rule.ceiling:
+    if metric.quantile is not None and rule.side != "within" and rule.floor <= m.value <= rule.ceiling:
         # An order statistic jumps: it tells of samples beyond the limit, which are a share that `1 - quantile` allows.
         found = min(found, _SHARE_AT_HALF / min(metric.quantile, 1 - metric.quantile))
     return None if found > _MOST else _rounded(max(found, least))

@@ -77,15 +77,17 @@ class ScoreColumn:
         r, c = _float(kept, "r"), _float(kept, "c")
         note = drawn(kept)
         possible, mean, largest = self._possible(), self._mean, self._largest(r, c)
+        in_deviations = partial(
+            scaled_quantile,
+            draws=draws,
+            scale=lambda m: np.sqrt(_variance(mean(m)["rr"], mean(m)["r"])),
+            why_not="undefined: the reference is constant",
+            equal=self._errors.max_abs == 0,
+        )
         readers: dict[str, Callable[[], Reading]] = {
             **self._errors.readers(draws, plan, largest, possible),
-            "p99_sd": lambda: scaled_quantile(
-                quantile_reading(kept, "largest", 0.99, plan, largest and largest()),
-                draws,
-                lambda m: np.sqrt(_variance(mean(m)["rr"], mean(m)["r"])),
-                "undefined: the reference is constant",
-                equal=self._errors.max_abs == 0,
-            ),
+            "p99_sd": lambda: in_deviations(quantile_reading(kept, "largest", 0.99, plan, largest and largest())),
+            "median_sd": lambda: in_deviations(quantile_reading(kept, "r", 0.5, plan, c.astype(np.float64) - r)),
             "bias": lambda: smooth(draws, n, lambda m: mean(m)["error"], possible=possible),
             "pearson": lambda: (
                 self._correlation()

@@ -23,7 +23,7 @@ from tasks.checks.policy_checks import check_policies
 from tasks.checks.precision_checks import check_precisions
 from tasks.checks.remarks import Level, Remark, good, stops_of, warning
 from tasks.errors import EnginegateError, ExitCode, InputError, RefusedError, StageError, worst_of
-from tasks.model.model_directory import survey_model_directory, with_labels
+from tasks.model.model_directory import survey_model_directory, with_settled
 from tasks.samples.npz import load_arrays, shard_paths
 from tasks.specs import Precision
 from tasks.stages.independence import independence_in_words
@@ -183,10 +183,11 @@ class Preflight:
         if probed.untried:
             text = f"not tried for want of time: {', '.join(probed.untried)}; the export tries them"
             self.remarks.append(warning("module", text))
-        for name in probed.labels:
-            text = (
-                f"outputs.{name}: holds whole numbers, or true and false: compared exactly; write kind: labels"
-            )
+        for name in probed.settled.last:
+            text = f"outputs.{name}: classes on the last axis, as the module's configuration has it; write axis: -1"
+            self.remarks.append(warning("outputs", text))
+        for name in probed.settled.labels:
+            text = f"outputs.{name}: holds whole numbers, or true and false: compared exactly; write kind: labels"
             self.remarks.append(warning("outputs", text))
         for reason in probed.fresh.refused:
             self.remarks.append(warning("module", f"left out of what engines are tried on: {reason}"))
@@ -209,8 +210,8 @@ def describe_probe(probed: ProbedModule) -> str:
 
 
 def settle_kinds(plan: ConversionPlan, probed: ProbedModule) -> ConversionPlan:
-    """The plan, where an output that is declared as a tensor and holds names is one of labels."""
-    return replace(plan, directory=with_labels(plan.directory, probed.labels))
+    """The plan with outputs declared as what they are, where model.yaml leaves that open."""
+    return replace(plan, directory=with_settled(plan.directory, probed.settled))
 
 
 def policies_of(plan: ConversionPlan, data: DataArtifact, counted: IndependentSamples) -> dict[Precision, Policy]:

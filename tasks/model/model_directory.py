@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from tasks.declared import Frozen
 from tasks.errors import InputError
 from tasks.model.documents import parse, read_yaml
 from tasks.model.own_output import is_own_output
@@ -16,7 +17,7 @@ from tasks.specs import ModelSpec, Precision
 from tasks.store.digests import digest_once
 from validation.metrics import METRICS
 from validation.misfits import find_misfit
-from validation.outputs import OutputKind
+from validation.outputs import OutputKind, OutputSpec
 from validation.policy import Policy, PolicyError, default_policy, policy_from_mapping
 from validation.rules import suggest
 
@@ -136,26 +137,58 @@ def refuse_rules_on_labels(policy: Policy, origin: str) -> None:
             )
 
 
-def settled_as_labels(spec: ModelSpec, outputs: Mapping[str, np.ndarray[Any, Any]]) -> tuple[str, ...]:
-    """The outputs that are declared as tensors, which leaves open what they are, and hold whole numbers or truths."""
-    tensors = [name for name, declared in spec.outputs.items() if declared.kind is OutputKind.TENSOR]
-    return tuple(name for name in tensors if name in outputs and outputs[name].dtype.kind in "iub")
+class Settled(Frozen):
+    """What model.yaml leaves open of outputs, and the module tells.
+
+    `labels` are declared as tensors and hold whole numbers, or true and false. `last` are of classes and have more than
+    two axes, and the module's own configuration says that as many classes are on the last one.
+    """
+
+    labels: tuple[str, ...] = ()
+    last: tuple[str, ...] = ()
 
 
-def with_labels(directory: ModelDirectory, names: Collection[str]) -> ModelDirectory:
-    """The directory with these outputs declared as labels, which are compared exactly."""
-    if not names:
-        return directory
-    labels = {name: directory.spec.outputs[name].model_copy(update={"kind": OutputKind.LABELS}) for name in names}
-    outputs = {name: labels.get(name, declared) for name, declared in directory.spec.outputs.items()}
-    return replace(directory, spec=directory.spec.model_copy(update={"outputs": outputs}))
+def settle_outputs(spec: ModelSpec, outputs: Mapping[str, np.ndarray[Any, Any]], counts: Collection[int]) -> Settled:
+    """What outputs say themselves; `counts` are numbers of classes that the module's configuration names."""
+    labels, last = [], []
+    for name, declared in spec.outputs.items():
+        output = outputs.get(name)
+        if output is None:
+            continue
+        if declared.kind is OutputKind.TENSOR and output.dtype.kind in "iub":
+            labels.append(name)
+        elif _ends_with_classes(output.shape, counts) and _lacks_axis(declared.as_output_spec(), output):
+            last.append(name)
+    return Settled(labels=tuple(labels), last=tuple(last))
 
 
-def require_kinds(outputs: Mapping[str, np.ndarray[Any, Any]], spec: ModelSpec) -> None:
-    """Raise InputError for all outputs of the reference that are not what their declared kinds hold."""
+def _ends_with_classes(shape: tuple[int, ...], counts: Collection[int]) -> bool:
+    return len(shape) > 1 and shape[-1] in counts and not any(extent in counts for extent in shape[1:-1])
+
+
+def _lacks_axis(spec: OutputSpec, output: np.ndarray[Any, Any]) -> bool:
+    return find_misfit(spec, output) is not None and find_misfit(replace(spec, axis=-1), output) is None
+
+
+def with_settled(directory: ModelDirectory, settled: Settled) -> ModelDirectory:
+    """The directory with these outputs declared as what they are."""
+    updates: dict[str, dict[str, object]] = {name: {"kind": OutputKind.LABELS} for name in settled.labels}
+    updates |= {name: {"axis": -1} for name in settled.last}
+    outputs = {
+        name: declared.model_copy(update=updates.get(name, {})) for name, declared in directory.spec.outputs.items()
+    }
+    return replace(directory, spec=directory.spec.model_copy(update={"outputs": outputs})) if updates else directory
+
+
+def require_kinds(outputs: Mapping[str, np.ndarray[Any, Any]], spec: ModelSpec, counts: Collection[int] = ()) -> None:
+    """Raise InputError for all outputs of the reference that are not what their declared kinds hold.
+
+    What `settle_outputs` tells is taken; `counts` are as there.
+    """
+    settled = settle_outputs(spec, outputs, counts)
     problems = []
     for name, declared in spec.outputs.items():
-        if name in settled_as_labels(spec, outputs):
+        if name in settled.labels or name in settled.last:
             continue
         mask_axes = None if declared.mask is None else len(spec.inputs[declared.mask].shape)
         misfit = find_misfit(declared.as_output_spec(), outputs[name], mask_axes)

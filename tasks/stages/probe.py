@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from tasks.artifact import Artifact
 from tasks.declared import Frozen
 from tasks.errors import InputError
-from tasks.model.model_directory import settled_as_labels
+from tasks.model.model_directory import Settled, settle_outputs
 from tasks.samples.npz import load_arrays, shard_paths
 from tasks.stages.export import fetch_some
 from tasks.store.stage_cache import StageResult, run_cached
@@ -32,8 +32,8 @@ class ProbedModule(Frozen):
     """What a module gave: at which `shapes` it ran, and for which there was no time.
 
     `inputs` are fresh ones, `outputs` the module's on them, and `fresh` says how they were made. `seen` holds its
-    outputs on a few validation samples, with `mask.<input>` beside where an output has a mask. `labels` are outputs
-    that are declared as tensors and hold names: see `settled_as_labels`.
+    outputs on a few validation samples, with `mask.<input>` beside where an output has a mask. `settled` is what
+    its outputs tell that model.yaml leaves open.
     """
 
     shapes: tuple[str, ...]
@@ -42,7 +42,7 @@ class ProbedModule(Frozen):
     outputs: Artifact
     fresh: FreshReply
     seen: Artifact
-    labels: tuple[str, ...] = ()
+    settled: Settled = Settled()
 
 
 class ProbeError(InputError):
@@ -82,7 +82,7 @@ def probe_module(context: StageContext, directory: ModelDirectory, data: DataArt
         )
         reply = _ask(context, directory, ProbeRequest(module=laid_out, fresh=fresh, seen=folder / "seen"), folder)
         shards = shard_paths(folder / "seen") if any((folder / "seen").iterdir()) else []
-        labels = settled_as_labels(directory.spec, load_arrays(shards[0])) if shards else ()
+        settled = settle_outputs(directory.spec, load_arrays(shards[0]), reply.class_counts) if shards else Settled()
         seen = context.store.put(folder / "seen") if shards else None
         if reply.problems or reply.fresh is None or seen is None:
             raise ProbeError("\n".join(reply.problems), seen)
@@ -93,7 +93,7 @@ def probe_module(context: StageContext, directory: ModelDirectory, data: DataArt
             outputs=context.store.put(fresh.outputs),
             fresh=reply.fresh,
             seen=seen,
-            labels=labels,
+            settled=settled,
         )
 
     return run_cached(context.store, "probe", key, ProbedModule, produce)

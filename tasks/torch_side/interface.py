@@ -81,3 +81,4 @@ class ProbeReply(Frozen):
     untried: tuple[str, ...] = ()
     fresh: FreshReply | None = None
     problems: tuple[str, ...] = ()
+    class_counts: tuple[int, ...] = ()

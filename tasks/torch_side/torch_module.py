@@ -46,6 +46,7 @@ class PositionalModule(nn.Module):
         self.switches = _switches(module, request)
         self.copies_inputs = False
         self.left_out: tuple[str, ...] = ()
+        self.class_counts = _class_counts(module)
 
     def returned(self, *inputs: Tensor) -> Any:
         """What the module itself returns."""
@@ -72,6 +73,14 @@ def _placed(tensor: Tensor, axis: int | None) -> Tensor:
     if axis is None:
         return tensor[0]
     return tensor.movedim(0, axis) if axis else tensor
+
+
+def _class_counts(module: nn.Module) -> tuple[int, ...]:
+    """Numbers of classes by Transformers' configurations; detectors have one more, of nothing."""
+    configs = [getattr(part, "config", None) for part in module.modules()]
+    named = [getattr(config, name, None) for config in configs for name in ("num_labels", "vocab_size")]
+    found = {number for number in named if isinstance(number, int) and number > 1}
+    return tuple(sorted({*found, *(number + 1 for number in found)}))
 
 
 def _switches(module: nn.Module, request: ModuleRequest) -> dict[str, bool]:
@@ -166,7 +175,7 @@ def run_module(module: PositionalModule, request: ModuleRequest, feeds: Arrays, 
     if module.output_axes is None and any(module.batch_axes):
         module.output_axes = _output_axes(module, request, ordered, outputs)
     found = _named(module.samples_first(outputs), tuple(request.spec.outputs), samples)
-    require_kinds(found, request.spec)
+    require_kinds(found, request.spec, module.class_counts)
     return found
 
 

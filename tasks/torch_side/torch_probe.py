@@ -51,7 +51,13 @@ def probe(raw: dict[str, Any], progress: Callable[[int, int], None]) -> ProbeRep
         _save_seen(module, request, shard_paths(request.fresh.samples))
     except InputError as error:
         problems["samples"] = str(error)
-    return ProbeReply(shapes=tuple(tried), untried=tuple(untried), fresh=fresh, problems=tuple(_joined(problems)))
+    return ProbeReply(
+        shapes=tuple(tried),
+        untried=tuple(untried),
+        fresh=fresh,
+        problems=tuple(dict.fromkeys(_joined(problems))),
+        class_counts=module.class_counts,
+    )
 
 
 def _run_shapes(

@@ -115,9 +115,7 @@ def test_an_engine_s_verdict_names_its_worst_rule_or_the_reason(capsys: Capture,
     reporter.verdict(EngineOutcome(cell=cell("int8"), outcome=Outcome.FAIL, reason="the converter crashed\nlog"))
     passed, failed, none, log = capsys.readouterr().out.splitlines()
     assert passed.startswith("✓ ")
-    assert re.search(
-        r"pass: score \w+ is \S+, with 95 % .* (?:maximum|bounds) of \S+ on 400 samples\.$", passed
-    )
+    assert re.search(r"pass: score \w+ is \S+, with 95 % .* (?:maximum|bounds) of \S+ on 400 samples\.$", passed)
     assert failed.startswith("✕ ")
     assert re.search(r"fail: score p99_sd is \d\.\d+, .* beyond its maximum of \S+ on 400 samples\.$", failed)
     assert none.startswith("✕ ")

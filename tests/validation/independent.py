@@ -40,6 +40,7 @@ def scores(r: np.ndarray, c: np.ndarray, label: np.ndarray) -> Values:
     r, c = r.astype(float), c.astype(float)
     scipys = stats.ks_2samp(c, r, method="exact")
     return errors(r, c) | {
+        "median_sd": np.quantile(c - r, 0.5, method="inverted_cdf") / r.std(),
         "p99_sd": np.quantile(np.abs(r - c), 0.99, method="inverted_cdf") / r.std(),
         "bias": c.mean() - r.mean(),
         "pearson": stats.pearsonr(r, c).statistic,

@@ -6,7 +6,7 @@ from validation.outputs import OutputKind
 
 ANY = {"mae", "rmse", "max_abs", "p99_abs", "relative_l2", "cosine"}
 SCORES = {"bias", "pearson", "spearman", "ks", "ks_pvalue", "wasserstein", "smd", "kl", "qwk_drop", "mae_drop"}
-SCORES |= {"p99_sd"}
+SCORES |= {"p99_sd", "median_sd"}
 CLASSES = {"kl", "kl_p99", "js", "top1_agreement", "top5_agreement", "ks", "ks_pvalue", "accuracy_drop", "ece_drop"}
 
 
@@ -54,7 +54,7 @@ def test_a_metric_declares_what_a_reader_needs(metric: Metric) -> None:
     assert metric.ideal == (1.0 if is_one else 0.0)
     assert metric.worst is None or (metric.worst < metric.ideal) == (metric.direction is Direction.HIGHER_IS_BETTER)
     assert metric.needs_label == metric.name.endswith("_drop")
-    assert (metric.quantile is not None) == ("p99" in metric.name or "p1" in metric.name.split("_"))
+    assert (metric.quantile is not None) == bool({"p99", "p1", "median"} & set(metric.name.split("_")))
 
 
 def test_only_the_p_value_and_the_maximum_are_not_judged_by_their_interval() -> None:
@@ -62,7 +62,11 @@ def test_only_the_p_value_and_the_maximum_are_not_judged_by_their_interval() -> 
         "max_abs": Bound.OBSERVED,
         "ks_pvalue": Bound.PVALUE,
     }
-    assert {name for name, m in METRICS.items() if m.direction is Direction.NEARER_ZERO_IS_BETTER} == {"bias", "smd"}
+    assert {name for name, m in METRICS.items() if m.direction is Direction.NEARER_ZERO_IS_BETTER} == {
+        "bias",
+        "smd",
+        "median_sd",
+    }
 
 
 def test_the_catalogue_cannot_be_changed() -> None:

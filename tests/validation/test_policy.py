@@ -25,7 +25,7 @@ SCORE = OutputSpec(kind=OutputKind.SCORE, low=0, high=1)
 OUTPUTS = {"score": SCORE, "label": OutputSpec(kind=OutputKind.LOGITS)}
 KEYS = "confidence, min_samples, resamples, outputs, rules, performance"
 SCORE_METRICS = (
-    "mae, rmse, max_abs, p99_abs, relative_l2, p99_sd, cosine, bias, pearson, spearman, ks, ks_pvalue,"
+    "mae, rmse, max_abs, p99_abs, relative_l2, p99_sd, median_sd, cosine, bias, pearson, spearman, ks, ks_pvalue,"
     " wasserstein, smd, kl, mae_drop, qwk_drop"
 )
 MAE = {"output": "score", "metric": "mae", "max": 0.01}
@@ -275,7 +275,7 @@ def test_the_default_limits_a_score_by_its_range(
             ("bias", None): 0.0125 * span,
             ("p99_sd", None): p99_sd,
             ("ks", None): 0.05,
-            ("smd", None): 0.05,
+            ("median_sd", None): 0.05,
             ("mae", "level"): of_slice * span,
             ("bias", "level"): 0.02 * span,
         }
@@ -290,17 +290,17 @@ def test_the_default_of_every_other_kind_limits_what_that_kind_is_for() -> None:
         return pytest.approx(limits(default_policy({"out": SPECS[kind]}, "int8", slices=["level"])))
 
     classes = {
-        ("top1_agreement", None): 0.98,
+        ("top1_agreement", None): 0.975,
         ("js", None): 0.02,
         ("ks", None): 0.05,
-        ("top1_agreement", "level"): 0.96,
+        ("top1_agreement", "level"): 0.95,
     }
     assert classes == of(OutputKind.LOGITS)
     assert classes == of(OutputKind.PROBABILITIES)
     embedding = {("cosine", None): 0.975, ("cosine_p1", None): 0.95, ("retrieval_overlap@10", None): 0.9}
     assert embedding == of(OutputKind.EMBEDDING)
     assert of(OutputKind.TENSOR) == {("relative_l2", None): 0.5, ("relative_l2_p99", None): 0.25}
-    score = {("p99_sd", None): 0.5, ("ks", None): 0.05, ("smd", None): 0.05}
+    score = {("p99_sd", None): 0.5, ("ks", None): 0.05, ("median_sd", None): 0.05}
     assert score == of(OutputKind.SCORE)
 
 

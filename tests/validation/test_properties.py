@@ -28,7 +28,16 @@ SYMMETRIC = {
 TURNED_ROUND = {"bias", "smd", "mae_drop", "qwk_drop", "accuracy_drop", "ece_drop"} | {
     *("f1_drop", "iou_drop", "box_f1_drop", "map_drop", "error_rate_drop", "nll_drop"),
 }
-ONE_SIDED = {"relative_l2", "p99_sd", "relative_l2_p99", "kl", "kl_p99", "top1_agreement", "top5_agreement"} | {
+ONE_SIDED = {
+    "relative_l2",
+    "p99_sd",
+    "median_sd",
+    "relative_l2_p99",
+    "kl",
+    "kl_p99",
+    "top1_agreement",
+    "top5_agreement",
+} | {
     *("class_agreement", "box_f1", "box_quality", "perplexity_ratio"),
 }
 OF_THEIR_OWN = {
@@ -85,7 +94,7 @@ def test_a_candidate_equal_to_its_reference_is_ideal(kind: OutputKind, seed: int
     for name, m in measure(r, r, kind, label=label).items():
         ideal, bounds = METRICS[name].ideal, {m.low, m.high}
         assert m.value == pytest.approx(ideal, abs=1e-12), name
-        if name in {"p99_abs", "p99_sd", "relative_l2_p99", "kl_p99", "cosine_p1"}:
+        if name in {"p99_abs", "p99_sd", "median_sd", "relative_l2_p99", "kl_p99", "cosine_p1"}:
             bounds -= {None}
         if METRICS[name].bound is Bound.INTERVAL and (name in CERTAIN or METRICS[name].quantile):
             assert all(bound == pytest.approx(ideal, abs=1e-12) for bound in bounds), name

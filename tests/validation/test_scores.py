@@ -186,7 +186,7 @@ def test_beyond_the_limit_ranks_and_distributions_are_of_a_part_and_say_so(monke
     rng = np.random.default_rng(6)
     r = rng.random(2_000)
     found = measure(r, r + rng.normal(0, 0.1, r.size), label=np.round(r, 1))
-    parts = {"p99_abs", "p99_sd", "spearman", "ks", "ks_pvalue", "wasserstein", "kl", "qwk_drop"}
+    parts = {"p99_abs", "p99_sd", "median_sd", "spearman", "ks", "ks_pvalue", "wasserstein", "kl", "qwk_drop"}
     for name, m in found.items():
         if name in parts:
             assert 64 < m.n <= 256
