@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tasks.store.local import LocalStore
 
 LOOSE = Policy(rules=(Rule(output="score", metric="mae", max=1e9),), confidence=0.51, min_samples=1)
-LOST = ("p99_abs, max 0.05", "bias, within 0.01", "p99_sd, max 0.1", "ks, max 0.05", "smd, within 0.05")
+LOST = ("p99_abs, max 0.05", "bias, within 0.01", "p99_sd, max 0.1", "median_sd, within 0.05", "ks, max 0.05")
 
 
 @pytest.fixture
