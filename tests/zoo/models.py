@@ -298,7 +298,7 @@ class InPlace(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.net = nn.Sequential(nn.Flatten(), nn.Linear(64, 5))
+        self.net = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 5))
 
     def forward(self, image: Tensor) -> Tensor:
         image /= 255
@@ -311,7 +311,7 @@ class Extra(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.net = nn.Linear(16, 5)
+        self.net = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 5))
 
     def forward(self, x: Tensor) -> dict[str, Any]:
         hidden = torch.tanh(x)
@@ -324,7 +324,7 @@ class Names(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.embedding = nn.Embedding(50, 16)
-        self.net = nn.Linear(16, 5)
+        self.net = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 5))
 
     def forward(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         pooled = self.embedding(ids).mean(1)
@@ -336,7 +336,7 @@ class Classes(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.net = nn.Linear(32, 6)
+        self.net = nn.Sequential(nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 6))
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         logits = self.net(features)
@@ -348,7 +348,7 @@ class Root(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.net = nn.Linear(32, 1)
+        self.net = nn.Sequential(nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         scaled = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-6)
@@ -360,9 +360,9 @@ class Normalized(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.net = nn.Conv2d(3, 8, 3, padding=1)
-        self.norm = nn.RMSNorm(8)
-        self.head = nn.Linear(8, 4)
+        self.net = nn.Conv2d(3, 16, 3, padding=1)
+        self.norm = nn.RMSNorm(16)
+        self.head = nn.Linear(16, 4)
 
     def forward(self, image: Tensor) -> Tensor:
         pooled = nn.functional.adaptive_avg_pool2d(torch.relu(self.net(image)), 1)[..., 0, 0]

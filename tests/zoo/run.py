@@ -77,7 +77,8 @@ def _read(animal: Animal, document: dict[str, object], seconds: float) -> Found:
         precision = report["engine_id"].partition("@")[0].rpartition("-")[2]
         verdicts[precision] = report["verdict"]
         if report["verdict"] != "pass":
-            reasons.append(f"{precision}: {report['reason']}")
+            said = [rule["sentence"] for rule in report["rules"] if rule["outcome"] != "pass"]
+            reasons.append(f"{precision}: {next(iter([*report['defects'], *said]), report['reason'])}")
     return Found(animal, verdicts, "; ".join(reasons) or str(document.get("error") or ""), seconds)
 
 
