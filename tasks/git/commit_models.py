@@ -10,6 +10,7 @@ from tasks.git.commit import Commit, Outline, model_directories
 from tasks.git.skeleton import skeleton_of
 from tasks.model.model_directory import read_model_directory, require_calibration
 from tasks.model.version import ModelContent, read_content, version_of
+from tasks.sources import outside_of
 from tasks.specs import Precision
 
 if TYPE_CHECKING:
@@ -111,4 +112,4 @@ def content_at(commit: Commit, directory: str) -> ModelContent:
         found = read_model_directory(root / directory)
         if Precision.INT8 in found.spec.precisions:
             require_calibration(found)
-        return read_content(found, digest)
+        return read_content(found, digest, outside_of(found))

@@ -13,6 +13,8 @@ TOOLCHAIN = (
     "enginegate", "torch", "safetensors", "numpy", "scipy", "onnx", "onnx-ir", "onnxscript", "onnxslim", "onnxruntime",
     "onnxconverter-common", "onnx-graphsurgeon", "nvidia-modelopt",
 )  # fmt: skip
+EXTRAS = {"transformers": "huggingface"}
+"""The extra of pyproject.toml that a package is in, where that is not `export`."""
 
 
 def toolchain() -> dict[str, str | None]:
@@ -28,6 +30,11 @@ def _installed(package: str) -> str | None:
         return None
 
 
+def how_to_install(package: str) -> str:
+    """The command that brings a package of an extra."""
+    return f"pip install '.[{EXTRAS.get(package, 'export')}]'"
+
+
 def package_versions(*packages: str) -> dict[str, str]:
     """Installed versions by package, and Python's own, without importing any of them.
 
@@ -37,5 +44,5 @@ def package_versions(*packages: str) -> dict[str, str]:
     try:
         versions = {name: metadata.version(name) for name in packages}
     except metadata.PackageNotFoundError as error:
-        raise StageError(f"{error.name} is not installed here; pip install '.[export]' brings it") from None
+        raise StageError(f"{error.name} is not installed here; {how_to_install(error.name or '')} brings it") from None
     return {"python": ".".join(platform.python_version_tuple()[:2]), **versions}

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tasks.model.model_directory import ModelDirectory
+    from tasks.source_spec import SourceSpec
 
 Made = TypeVar("Made")
 ROOT_PACKAGE = "model_source"
@@ -31,9 +32,13 @@ class PythonCallable:
 
     packages: tuple[str, ...] = ("torch", "safetensors", "numpy")
 
-    def takes(self, source: str) -> bool:
+    def takes(self, source: str | SourceSpec) -> bool:
         """`file.py:callable`; see the interface."""
-        return WRITTEN.fullmatch(source) is not None
+        return isinstance(source, str) and WRITTEN.fullmatch(source) is not None
+
+    def outside(self, directory: ModelDirectory) -> dict[str, str]:  # noqa: ARG002 - as the interface has it
+        """Nothing: the files of the directory are all that it reads."""
+        return {}
 
     def key(self, directory: ModelDirectory) -> dict[str, object]:
         """Digests of the sources by path, and of the weights; see the interface."""
@@ -58,14 +63,14 @@ class PythonCallable:
 
         from tasks.sources.state_dict import load_weights  # noqa: PLC0415 - as above
 
-        module = _call(request, request.spec.source, _find_callable(request))
+        module = _call(request, str(request.spec.source), _find_callable(request))
         if request.weights is not None and isinstance(module, nn.Module):
             load_weights(module, request.weights)
         return module
 
 
 def _find_callable(request: ModuleRequest) -> Callable[[], object]:
-    relative, _, name = request.spec.source.rpartition(":")
+    relative, _, name = str(request.spec.source).rpartition(":")
     path = request.folder / relative
     # As a script would: what lies beside the source can be imported.
     sys.path[:0] = dict.fromkeys((str(path.parent), str(request.folder)))

@@ -66,7 +66,7 @@ def export_onnx(
             external_bytes=onnx_files.EXTERNAL_DATA_BYTES,
         )
         reply = call_with_module(
-            context, "tasks.torch_side.torch_export:export", request, ExportReply, folder, source=spec.source
+            context, "tasks.torch_side.torch_export:export", request, ExportReply, folder, source=str(spec.source)
         )
         return _checked(context, request, reply)
 

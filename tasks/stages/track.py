@@ -29,7 +29,7 @@ def describe_conversion(
     """The parent run of a conversion, from what it was made of."""
     spec = directory.spec
     parameters = {
-        "source": spec.source,
+        "source": str(spec.source),
         "exporter": spec.export.exporter,
         "opset": str(exported.opset),
         "onnx": exported.onnx.digest,
