@@ -13,6 +13,7 @@ KINDS = ("huggingface", "onnx", "pt2", "torchscript", "mlflow", "python")
 CALLABLE = r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z_][A-Za-z0-9_]*$"
 REGISTERED = ("models:/", "runs:/")
 """How the address of a model begins that MLflow has, and that is no folder."""
+PYTORCH = "PyTorch"
 FORMS = (
     "file.py:callable, or a mapping: {huggingface: FOLDER}, {onnx: FILE}, {pt2: FILE}, {torchscript: FILE},"
     " {mlflow: models:/NAME@ALIAS}, {python: package.module:callable}"
@@ -64,6 +65,11 @@ class SourceSpec(Declared):
         """The folder or file, where it is one."""
         is_path = self.kind != "python" and not self.value.startswith(REGISTERED)
         return self.value if is_path else None
+
+    @property
+    def reference(self) -> str:
+        """What the reference runs on."""
+        return "the ONNX file in FP32 on ONNX Runtime" if self.kind == "onnx" else PYTORCH
 
     def __str__(self) -> str:
         return f"{self.kind}: {self.value}"

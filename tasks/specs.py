@@ -11,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from tasks.declared import ArrayName, Declared, Dim, InputSpec, Name
 from tasks.layouts import dim_of, samples_first
 from tasks.runtimes import RUNTIMES
-from tasks.source_spec import AnySource, SourceSpec
+from tasks.source_spec import PYTORCH, AnySource, SourceSpec
 from validation.kinds import KEYS
 from validation.layouts import find_wrong_key
 from validation.outputs import OutputKind, OutputSpec
@@ -241,6 +241,11 @@ class ModelSpec(Declared):
     def batch_dim(self) -> str:
         """Name of the dimension that counts samples."""
         return str(next(iter(self.inputs.values())).shape[0])
+
+    @property
+    def reference(self) -> str:
+        """What the reference runs on, which engines are compared with: PyTorch, but of an ONNX file."""
+        return self.source.reference if isinstance(self.source, SourceSpec) else PYTORCH
 
     def output_specs(self) -> dict[str, OutputSpec]:
         """The outputs in the words of the validation room."""

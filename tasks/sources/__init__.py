@@ -7,14 +7,23 @@ from typing import TYPE_CHECKING
 from tasks.errors import InputError
 from tasks.source_spec import FORMS
 from tasks.sources.huggingface import HuggingFaceFolder
+from tasks.sources.onnx_file import OnnxFile
+from tasks.sources.pt2 import ExportedProgramFile
 from tasks.sources.python_callable import PythonCallable
+from tasks.sources.torchscript import TorchScriptFile
 
 if TYPE_CHECKING:
     from tasks.model.model_directory import ModelDirectory
     from tasks.source_spec import SourceSpec
     from tasks.sources.interface import Source
 
-SOURCES: tuple[Source, ...] = (PythonCallable(), HuggingFaceFolder())
+SOURCES: tuple[Source, ...] = (
+    PythonCallable(),
+    HuggingFaceFolder(),
+    OnnxFile(),
+    ExportedProgramFile(),
+    TorchScriptFile(),
+)
 
 
 def source_of(source: str | SourceSpec) -> Source:

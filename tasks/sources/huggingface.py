@@ -1,4 +1,4 @@
-"""`huggingface: folder`: a checkpoint as Transformers saves it: config.json, and safetensors in one file or in shards."""
+"""`huggingface: folder`: a checkpoint as Transformers saves it, config.json and safetensors, in shards too."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tasks.source_spec import PYTORCH
 from tasks.store.digests import digest_json
 from tasks.tracking.interface import ConversionRecord, EngineRecord, Tracker
 
@@ -30,12 +31,14 @@ def describe_conversion(
     spec = directory.spec
     parameters = {
         "source": str(spec.source),
-        "exporter": spec.export.exporter,
+        "exporter": exported.recipe.get("exporter", spec.export.exporter),
         "opset": str(exported.opset),
         "onnx": exported.onnx.digest,
         "annotations": data.annotations.digest,
         "onnx_size_bytes": str(exported.onnx.size_bytes),
     }
+    if spec.reference != PYTORCH:
+        parameters["reference"] = spec.reference
     if spec.calibration is not None:
         parameters["calibration.method"] = spec.calibration.method.value
     if calibration is not None:

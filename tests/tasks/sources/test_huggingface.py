@@ -2,10 +2,13 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from tasks.errors import InputError
 from tasks.model.version import content_of_directory, version_of
@@ -139,9 +142,6 @@ def test_pickled_weights_are_refused_with_the_command_that_makes_safetensors_of_
     torch.save(tiny_bert().state_dict(), folder / "pytorch_model.bin")
     text = problem(tmp_path)
     assert "a pickle (pytorch_model.bin), which can run code" in text
-    import subprocess
-    import sys
-
     command = text.partition("process of its own: ")[2].replace("&& python ", f"&& {sys.executable} ")
     subprocess.run(command, shell=True, check=True)  # noqa: S602 - what the message tells a person to do
     assert loaded(write_directory(tmp_path / "model", {"huggingface": "checkpoint"}), tmp_path / "again")
@@ -192,8 +192,6 @@ class OwnModel(PreTrainedModel):
 
 
 def test_code_of_the_folder_is_run_only_where_model_yaml_says_so(tmp_path: Path) -> None:
-    from safetensors.torch import save_file
-
     folder = tmp_path / "model" / "checkpoint"
     folder.mkdir(parents=True)
     (folder / "own.py").write_text(OWN)
