@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from tasks.errors import InputError
 from tasks.source_spec import FORMS
 from tasks.sources.huggingface import HuggingFaceFolder
+from tasks.sources.mlflow_model import MlflowModel
 from tasks.sources.onnx_file import OnnxFile
 from tasks.sources.pt2 import ExportedProgramFile
 from tasks.sources.python_callable import PythonCallable
@@ -23,6 +24,7 @@ SOURCES: tuple[Source, ...] = (
     OnnxFile(),
     ExportedProgramFile(),
     TorchScriptFile(),
+    MlflowModel(),
 )
 
 

@@ -61,39 +61,55 @@ class HuggingFaceFolder:
 
     def load(self, request: ModuleRequest) -> object:
         """Have Transformers load it from the folder alone, in float32; see the interface."""
-        os.environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
         source = request.spec.source
         assert isinstance(source, SourceSpec)  # noqa: S101 - `takes` said so
-        try:
-            import transformers  # noqa: PLC0415 - takes seconds, and torch with it
-        except ImportError as error:
-            raise InputError(
-                f"{FIELD}: Transformers cannot be imported ({error}); pip install '.[huggingface]'"
-            ) from None
-        try:
-            loaded, told = _class_for(transformers, source, request.folder).from_pretrained(
-                request.folder,
-                local_files_only=True,
-                trust_remote_code=source.trust_remote_code,
-                use_safetensors=True,
-                output_loading_info=True,
-                dtype="float32",
-            )
-        except InputError:
-            raise
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - Transformers, and the folder's code, raise anything
-            raise InputError(
-                f"{FIELD}: {source.value}: Transformers {transformers.__version__} raised {explain(error, request)};"
-                " correct the folder, or name another class"
-            ) from None
-        _refuse_misfits(told, source)
-        return loaded
+        return load_checkpoint(request, request.folder, source, FIELD)
+
+
+def load_checkpoint(request: ModuleRequest, folder: Path, source: SourceSpec, field: str) -> object:
+    """Have Transformers load a laid out folder, offline and in float32. Runs in a child.
+
+    Raises:
+        InputError: Transformers is missing or cannot load it, or weights would be drawn at random.
+    """
+    os.environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+    try:
+        import transformers  # noqa: PLC0415 - takes seconds, and torch with it
+    except ImportError as error:
+        raise InputError(f"{field}: Transformers cannot be imported ({error}); pip install '.[huggingface]'") from None
+    try:
+        loaded, told = _class_for(transformers, source, folder).from_pretrained(
+            folder,
+            local_files_only=True,
+            trust_remote_code=source.trust_remote_code,
+            use_safetensors=True,
+            output_loading_info=True,
+            dtype="float32",
+        )
+    except InputError:
+        raise
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - Transformers, and the folder's code, raise anything
+        raise InputError(
+            f"{field}: {source.value}: Transformers {transformers.__version__} raised {explain(error, request)};"
+            " correct the folder, or name another class"
+        ) from None
+    _refuse_misfits(told, source)
+    return loaded
 
 
 def _files(directory: ModelDirectory) -> dict[str, Path]:
     """What is laid out, by name relative to the folder, with the configuration read and the weights found whole."""
-    root, source = directory.source_path, named(directory)
+    root = directory.source_path
     assert root is not None  # noqa: S101 - the kind has a path
+    return find_checkpoint(root, named(directory))
+
+
+def find_checkpoint(root: Path, source: SourceSpec) -> dict[str, Path]:
+    """The files of a checkpoint that are laid out, by path from `root`.
+
+    Raises:
+        InputError: one is missing or not whole, or the model is code, and trust_remote_code is not set.
+    """
     config = read_json(root / CONFIG, f"{FIELD}: {source.value}", "save the model with save_pretrained")
     architectures = config.get("architectures")
     if source.auto_class is None and not (isinstance(architectures, list) and architectures):

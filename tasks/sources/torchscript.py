@@ -44,7 +44,7 @@ class TorchScriptFile(ArchiveFile):
         schema = module.forward.schema
         if str(schema.returns[0].type).startswith("Dict"):
             raise InputError(
-                f"{origin}: its forward returns a dict, for which ONNX has no form in TorchScript; return a tuple in the"
+                f"{origin}: its forward returns a dict, for which TorchScript has no ONNX; return a tuple in the"
                 " order of model.yaml's outputs, or bring the module as a callable"
             )
         taken = [argument.name for argument in schema.arguments[1:]]

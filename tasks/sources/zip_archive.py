@@ -44,7 +44,7 @@ def names_in(path: Path, origin: str) -> list[str]:
         if name.endswith(LIBRARIES):
             raise InputError(
                 f"{origin}: holds compiled code, {name}, which would be run unseen; save the"
-                "  exported program itself, by torch.export.save"
+                " exported program itself, by torch.export.save"
             )
     return [name.partition("/")[2] for name in listed]
 
