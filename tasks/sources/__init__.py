@@ -11,6 +11,7 @@ from tasks.sources.mlflow_model import MlflowModel
 from tasks.sources.onnx_file import OnnxFile
 from tasks.sources.pt2 import ExportedProgramFile
 from tasks.sources.python_callable import PythonCallable
+from tasks.sources.python_package import PackageCallable
 from tasks.sources.torchscript import TorchScriptFile
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ SOURCES: tuple[Source, ...] = (
     ExportedProgramFile(),
     TorchScriptFile(),
     MlflowModel(),
+    PackageCallable(),
 )
 
 

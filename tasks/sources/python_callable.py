@@ -17,6 +17,7 @@ from tasks.store.digests import digest_once
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+    from types import ModuleType
 
     from tasks.model.model_directory import ModelDirectory
     from tasks.source_spec import SourceSpec
@@ -63,7 +64,7 @@ class PythonCallable:
 
         from tasks.sources.state_dict import load_weights  # noqa: PLC0415 - as above
 
-        module = _call(request, str(request.spec.source), _find_callable(request))
+        module = call_source(request, str(request.spec.source), _find_callable(request))
         if request.weights is not None and isinstance(module, nn.Module):
             load_weights(module, request.weights)
         return module
@@ -76,20 +77,29 @@ def _find_callable(request: ModuleRequest) -> Callable[[], object]:
     sys.path[:0] = dict.fromkeys((str(path.parent), str(request.folder)))
     module_name = path.stem if path.stem not in sys.modules else f"model_source_{path.stem}"
     if _imports_relatively(path):
-        module_name = _call(request, relative, lambda: f"{_package_of(request.folder, path)}.{path.stem}")
+        module_name = call_source(request, relative, lambda: f"{_package_of(request.folder, path)}.{path.stem}")
     specification = importlib.util.spec_from_file_location(module_name, path)
     assert specification is not None  # noqa: S101 - the path ends in .py
     assert specification.loader is not None  # noqa: S101 - as above
     source = importlib.util.module_from_spec(specification)
     sys.modules[module_name] = source
     loader = specification.loader
-    _call(request, relative, lambda: loader.exec_module(source))
+    call_source(request, relative, lambda: loader.exec_module(source))
+    return callable_of(source, name, f"{ORIGIN}: {relative}")
+
+
+def callable_of(source: ModuleType, name: str, origin: str) -> Callable[[], object]:
+    """What an imported module calls `name`.
+
+    Raises:
+        InputError: that is nothing that can be called; the nearest name is told.
+    """
     found = getattr(source, name, None)
     if not callable(found):
         known = sorted(key for key, value in vars(source).items() if callable(value) and not key.startswith("_"))
         hint = difflib.get_close_matches(name, known, n=1)
         remedy = f"did you mean {hint[0]!r}?" if hint else "define it there"
-        raise InputError(f"{ORIGIN}: {relative} has no callable {name!r}; {remedy}")
+        raise InputError(f"{origin} has no callable {name!r}; {remedy}")
     return found  # type: ignore[no-any-return]  # callable() does not say what it returns
 
 
@@ -118,7 +128,8 @@ def _package_of(root: Path, path: Path) -> str:
     return package
 
 
-def _call(request: ModuleRequest, what: str, function: Callable[[], Made]) -> Made:
+def call_source(request: ModuleRequest, what: str, function: Callable[[], Made]) -> Made:
+    """What the user's code returns; InputError with its place where it raises."""
     try:
         return function()
     except (Exception, SystemExit) as error:  # noqa: BLE001 - user code can raise anything
