@@ -19,11 +19,12 @@ EXTRAS = {"transformers": "huggingface"}
 
 def toolchain() -> dict[str, str | None]:
     """Releases of the tools that make engines, as installed here; None for one that is not."""
-    return {name: _installed(name) for name in TOOLCHAIN} | {"python": platform.python_version()}
+    return {name: release_of(name) for name in TOOLCHAIN} | {"python": platform.python_version()}
 
 
 @cache
-def _installed(package: str) -> str | None:
+def release_of(package: str) -> str | None:
+    """The release that is installed here; None without one."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from tasks.errors import InputError
-from tasks.model.toolchain import package_versions
+from tasks.model.toolchain import release_of
 from tasks.source_spec import SourceSpec
 from tasks.sources.interface import (
     ORIGIN,
@@ -46,7 +46,7 @@ class HuggingFaceFolder:
 
     def outside(self, directory: ModelDirectory) -> dict[str, str]:
         """The release of Transformers, and digests of a folder beside the directory; see the interface."""
-        found = {"transformers": package_versions("transformers")["transformers"]}
+        found = {"transformers": release_of("transformers") or "none"}
         root = directory.source_path
         if root is None or root.is_relative_to(directory.root):
             return found

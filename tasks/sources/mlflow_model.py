@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tasks.errors import InputError
 from tasks.model.documents import read_yaml
-from tasks.model.toolchain import package_versions
+from tasks.model.toolchain import release_of
 from tasks.source_spec import SourceSpec
 from tasks.sources.huggingface import find_checkpoint, load_checkpoint
 from tasks.sources.interface import ORIGIN, SOURCE_FOLDER, ModuleRequest, copy_file, explain, named
@@ -49,9 +49,9 @@ class MlflowModel:
     def outside(self, directory: ModelDirectory) -> dict[str, str]:
         """The version and the digest of what is not in the directory; see the interface."""
         found, source = _resolved(directory), named(directory)
+        if found.folder.is_relative_to(directory.root):  # of a commit, its files are there by name alone
+            return {"transformers": release_of("transformers") or "none"}
         files = {name: digest_once(path) for name, path in _files(found, source).items()}
-        if found.folder.is_relative_to(directory.root):
-            return _releases(found.folder)
         marks = {f"digest of {source.value}": digest_json(files)}
         if found.version is not None:
             marks[f"version of {source.value}"] = found.version
@@ -150,4 +150,4 @@ def _below(folder: Path, written: object, origin: str) -> Path:
 def _releases(folder: Path) -> dict[str, str]:
     """The release of Transformers, where the model is of that flavor."""
     flavor = _flavor(folder, FIELD)[0]
-    return {"transformers": package_versions("transformers")["transformers"]} if flavor == "transformers" else {}
+    return {"transformers": release_of("transformers") or "none"} if flavor == "transformers" else {}

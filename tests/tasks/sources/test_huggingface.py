@@ -109,7 +109,7 @@ def test_the_release_of_transformers_is_part_of_the_version(
     assert checkpoint.is_dir()
     directory = write_directory(tmp_path / "model", {"huggingface": "checkpoint"})
     before = outside_of(directory)
-    monkeypatch.setattr("tasks.sources.huggingface.package_versions", lambda name: {name: "5.0.0"})
+    monkeypatch.setattr("tasks.sources.huggingface.release_of", {"transformers": "5.0.0"}.get)
     assert outside_of(directory) == {**before, "transformers": "5.0.0"}
     assert set(before) == {"transformers"}
 
