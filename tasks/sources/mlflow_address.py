@@ -63,6 +63,7 @@ def _version(address: str, server: str) -> str | None:
 def _download(address: str, server: str) -> Path:
     from mlflow.artifacts import download_artifacts  # noqa: PLC0415 - takes seconds
 
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     folder = tempfile.mkdtemp(prefix="enginegate-mlflow-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return Path(download_artifacts(artifact_uri=address, dst_path=folder, tracking_uri=server)).resolve()
