@@ -11,6 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from tasks.declared import ArrayName, Declared, Dim, InputSpec, Name
 from tasks.layouts import dim_of, samples_first
 from tasks.runtimes import RUNTIMES
+from tasks.source_spec import PYTORCH, AnySource, SourceSpec
 from validation.kinds import KEYS
 from validation.misfits import find_wrong_key
 from validation.outputs import OutputKind, OutputSpec
@@ -134,7 +135,7 @@ class ModelSpec(Declared):
     """
 
     name: Name
-    source: Annotated[str, Field(pattern=r"^[^:]+\.py:[A-Za-z_][A-Za-z0-9_]*$")]
+    source: AnySource
     weights: Annotated[str, Field(min_length=1)] | None = None
     inputs: Annotated[dict[ArrayName, InputSpec], Field(min_length=1)]
     dims: dict[ArrayName, Dim] = Field(default_factory=dict)
@@ -169,6 +170,12 @@ class ModelSpec(Declared):
                     f"{value!r} is no target; choose from {', '.join(TARGETS)}, or a MIG slice like a100-mig-1g.5gb"
                 )
         return values
+
+    @model_validator(mode="after")
+    def _weights_have_a_callable(self) -> ModelSpec:
+        if self.weights is not None and isinstance(self.source, SourceSpec) and self.source.python is None:
+            raise ValueError(f"weights: a source {self.source.kind} brings its own; remove the key")
+        return self
 
     @model_validator(mode="after")
     def _dims_are_declared_and_used(self) -> ModelSpec:
@@ -234,6 +241,11 @@ class ModelSpec(Declared):
     def batch_dim(self) -> str:
         """Name of the dimension that counts samples."""
         return str(next(iter(self.inputs.values())).shape[0])
+
+    @property
+    def reference(self) -> str:
+        """What the reference runs on, which engines are compared with: PyTorch, but of an ONNX file."""
+        return self.source.reference if isinstance(self.source, SourceSpec) else PYTORCH
 
     def output_specs(self) -> dict[str, OutputSpec]:
         """The outputs in the words of the validation room."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,7 @@ from flows.stage import in_flow, run_stage
 from tasks.errors import StageError
 from tasks.model.model_directory import read_model_directory
 from tasks.records import DataArtifact, EngineJob, EngineOutcome, ExportedModel, ReferenceArtifact, TypedModel
+from tasks.source_spec import PYTORCH
 from tasks.specs import Precision
 from tasks.stages.convert import convert_precision
 from tasks.stages.export import export_onnx
@@ -52,7 +54,8 @@ def prepare(session: Session, plan: ConversionPlan, begun: Preflight | None = No
     look.tell_warnings()
     directory = look.plan.directory
     data = take_data(session, "validation data", directory.spec, directory.validation, "validation.data")
-    run_stage(session, "export", export_onnx, _describe_export, directory, data)
+    describe_export = partial(_describe_export, against=directory.spec.reference)
+    run_stage(session, "export", export_onnx, describe_export, directory, data)
 
 
 @flow(name="convert", flow_run_name="{model_directory}", persist_result=False)
@@ -85,9 +88,12 @@ def convert_model(
     directory = plan.directory
     counted = count_groups(session, "samples", directory.spec, data)
     policies = policies_of(plan, data, counted)
-    exported = run_stage(session, "export", export_onnx, _describe_export, directory, data)
-    reference = run_stage(session, "reference", run_reference, lambda _: "PyTorch FP32 outputs", directory, data)
-    fresh = run_stage(session, "fresh inputs", run_fresh, _describe_fresh, directory, data, exported)
+    against = directory.spec.reference
+    describe_export = partial(_describe_export, against=against)
+    exported = run_stage(session, "export", export_onnx, describe_export, directory, data)
+    describe_fresh = partial(_describe_fresh, against=against)
+    reference = run_stage(session, "reference", run_reference, lambda _: _describe_reference(against), directory, data)
+    fresh = run_stage(session, "fresh inputs", run_fresh, describe_fresh, directory, data, exported)
     reference = reference.model_copy(update={"fresh": fresh})
     calibration = None
     if Precision.INT8 in plan.precisions:
@@ -219,10 +225,14 @@ class _Conversion:
         )
 
 
-def _describe_export(exported: ExportedModel) -> str:
+def _describe_reference(reference: str) -> str:
+    return f"outputs of {reference}" if reference != PYTORCH else "PyTorch FP32 outputs"
+
+
+def _describe_export(exported: ExportedModel, *, against: str) -> str:
     worst = max(exported.checks.values(), default=0.0)
     told = "".join(f"; {about}: {exported.recipe[about]}" for about in NOTES if about in exported.recipe)
-    return f"ONNX opset {exported.opset}, within {worst:.1e} of PyTorch at {len(exported.checks)} shapes{told}"
+    return f"ONNX opset {exported.opset}, within {worst:.1e} of {against} at {len(exported.checks)} shapes{told}"
 
 
 def _describe_typed(typed: TypedModel) -> str:
@@ -231,6 +241,6 @@ def _describe_typed(typed: TypedModel) -> str:
     return typed.recipe["converter"] + (f", instead of {instead}" if instead else "")
 
 
-def _describe_fresh(fresh: FreshArtifact) -> str:
+def _describe_fresh(fresh: FreshArtifact, *, against: str) -> str:
     left_out = f"; left out: {fresh.refused[0]}" if fresh.refused else ""
-    return f"{fresh.samples} samples in no file, the graph within {fresh.difference:.1e} of PyTorch{left_out}"
+    return f"{fresh.samples} samples in no file, the graph within {fresh.difference:.1e} of {against}{left_out}"

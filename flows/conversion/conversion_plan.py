@@ -12,6 +12,7 @@ from tasks.model.model_directory import read_model_directory
 from tasks.model.version import ModelContent, content_of_directory
 from tasks.model.version import version_of as version_of_content
 from tasks.records import Cell
+from tasks.sources import outside_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -95,7 +96,7 @@ def plan_conversion(
     Raises:
         InputError: the narrowing names what the model does not have.
     """
-    content = content_of_directory(directory)
+    content = _content(directory)
     version = version_of_content(content, None if floor is None else floor.digest)
     spec = directory.spec
     cells = tuple(
@@ -113,13 +114,17 @@ def plan_conversion(
     return ConversionPlan(directory, version, commit, cells, floor, content)
 
 
+def _content(directory: ModelDirectory) -> ModelContent:
+    return content_of_directory(directory, outside_of(directory))
+
+
 def refuse_changes(plan: ConversionPlan, shown: str) -> None:
     """Refuse a directory, called `shown`, that is no longer as it was planned: every stage reads its own files of it.
 
     Raises:
         InputError: naming what changed.
     """
-    now = content_of_directory(read_model_directory(plan.directory.root))
+    now = _content(read_model_directory(plan.directory.root))
     changed = () if plan.content is None else now.differences(plan.content)
     if changed:
         raise InputError(
@@ -139,7 +144,7 @@ def _narrow(field: str, declared: Sequence[str], wanted: Sequence[str]) -> list[
 
 def version_of(directory: ModelDirectory, floor: OrganisationFloor | None = None) -> str:
     """The version that a conversion of this directory makes under a policy floor; see `tasks.model.version`."""
-    return version_of_content(content_of_directory(directory), None if floor is None else floor.digest)
+    return version_of_content(_content(directory), None if floor is None else floor.digest)
 
 
 def source_commit(root: Path) -> str | None:

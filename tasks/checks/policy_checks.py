@@ -69,14 +69,14 @@ def check_policies(
         if measured is None:
             yield good(SUBJECT, f"{precision.value}: {_rules(policy)}; the outputs are too large to try them here")
             continue
-        yield from _remarks_on(policy, precision, measured)
+        yield from _remarks_on(policy, precision, measured, spec.reference)
 
 
 def _rules(policy: Policy) -> str:
     return f"{len(policy.rules)} rule{'s' * (len(policy.rules) != 1)}"
 
 
-def _remarks_on(policy: Policy, precision: Precision, found: ComparisonResult) -> Iterator[Remark]:
+def _remarks_on(policy: Policy, precision: Precision, found: ComparisonResult, reference: str) -> Iterator[Remark]:
     with_labels = any(METRICS[measurement.metric].needs_label for measurement in found.measurements)
     verdict = decide(policy, found, precision=precision.value)
     for defect in verdict.defects:
@@ -91,7 +91,7 @@ def _remarks_on(policy: Policy, precision: Precision, found: ComparisonResult) -
         others = list(dict.fromkeys(_name(result) for result in never if _name(result) != _name(worst)))
         more = f" and {len(others) - SHOWN} more" if len(others) > SHOWN else ""
         nor = f" Nor {', '.join(others[:SHOWN])}{more}." if others else ""
-        text = f"{precision.value}: even an engine that equals PyTorch does not pass: {worst.sentence}{nor}"
+        text = f"{precision.value}: even an engine that equals {reference} does not pass: {worst.sentence}{nor}"
         yield warning(SUBJECT, text)
     if not never and not verdict.defects:
         samples = found.samples if found.independent is None else found.independent

@@ -6,6 +6,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING
 
 from tasks.checks.remarks import Level, Remark, good
+from tasks.model.toolchain import how_to_install
 from tasks.quantization.converter_table import converters_for
 from tasks.sources import source_of
 from tasks.specs import Precision
@@ -23,7 +24,11 @@ def check_precisions(spec: ModelSpec, precisions: Sequence[Precision]) -> Iterat
     """Which packages export the module and make each precision, and which of them are missing here."""
     for package in source_of(spec.source).packages:
         if not _is_installed(package):
-            yield Remark(SUBJECT, Level.STOP, f"package {package} is not installed, and the export needs it; {EXPORT}")
+            yield Remark(
+                SUBJECT,
+                Level.STOP,
+                f"package {package} is not installed, and the export needs it; {how_to_install(package)}",
+            )
     for precision in precisions:
         yield _remark_on(spec, precision)
 

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 from tasks.errors import InputError
 from tasks.git.commit import Commit, Outline, model_directories
 from tasks.git.skeleton import skeleton_of
-from tasks.model.model_directory import read_model_directory, require_calibration
+from tasks.model.model_directory import SPEC_FILE, read_model_directory, require_calibration
 from tasks.model.version import ModelContent, read_content, version_of
+from tasks.sources import outside_of
 from tasks.specs import Precision
 
 if TYPE_CHECKING:
@@ -109,6 +110,11 @@ def content_at(commit: Commit, directory: str) -> ModelContent:
             return commit.repository.digest(commit.tree.entries[path.resolve().relative_to(root).as_posix()].oid)
 
         found = read_model_directory(root / directory)
+        if found.source_path is not None and not found.source_path.is_relative_to(found.root):
+            raise InputError(
+                f"{SPEC_FILE}: source: {found.spec.source} leaves the model directory, and a commit alone must say what"
+                " the model is: put it into the directory (git LFS takes large files), or give a model of MLflow"
+            )
         if Precision.INT8 in found.spec.precisions:
             require_calibration(found)
-        return read_content(found, digest)
+        return read_content(found, digest, outside_of(found))

@@ -175,7 +175,7 @@ def parse(kind: type[Document], content: Mapping[str, Any], origin: str) -> Docu
 
 
 def _explain(kind: type[BaseModel], detail: ErrorDetails) -> str:
-    field = ".".join(str(part) for part in detail["loc"])
+    field = ".".join(str(part) for part in detail["loc"] if not str(part).startswith("="))
     message = detail["msg"].removeprefix("Value error, ")
     if detail["type"] == "extra_forbidden":
         known = _known_keys(kind, detail["loc"][:-1])

@@ -13,6 +13,7 @@ from tasks.model.own_output import is_own_output
 from tasks.model.set_manifest import CalibrationManifest, read_manifest
 from tasks.samples.lfs_pointer import refuse_pointer
 from tasks.samples.regular import refuse_special
+from tasks.source_spec import SourceSpec
 from tasks.specs import ModelSpec, Precision
 from tasks.store.digests import digest_once
 from validation.metrics import METRICS
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 Found = TypeVar("Found")
 SPEC_FILE = "model.yaml"
 WEIGHTS_SUFFIX = ".safetensors"
+FOLDERS = ("huggingface", "mlflow")
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,14 @@ class ModelDirectory:
     def source_files(self) -> dict[str, str]:
         """Digest by relative path of every file that the module's code may read; see `source_paths`."""
         return {name: digest_once(path) for name, path in self.source_paths().items()}
+
+    @property
+    def source_path(self) -> Path | None:
+        """The folder or file that a `source` of more than code names; it may lie outside of `root`."""
+        source = self.spec.source
+        if not isinstance(source, SourceSpec) or source.path is None:
+            return None
+        return (self.root / source.path).resolve()
 
     def source_paths(self) -> dict[str, Path]:
         """Every file that the module's code may read, by its path relative to `root`.
@@ -222,7 +232,7 @@ def survey_model_directory(path: Path) -> tuple[ModelDirectory, tuple[str, ...]]
         raise InputError(f"{path}: has no {SPEC_FILE}; name a model directory (examples/ has one)")
     spec = parse(ModelSpec, read_yaml(spec_file), SPEC_FILE)
     problems: list[str] = []
-    _tried(problems, lambda: inside(root, spec.source.rpartition(":")[0], "source"))
+    _tried(problems, lambda: _source_path(root, spec))
     directory = ModelDirectory(
         root=root,
         spec=spec,
@@ -262,6 +272,22 @@ def _tried(problems: list[str], find: Callable[[], Found]) -> Found | None:
     except InputError as error:
         problems.append(str(error))
         return None
+
+
+def _source_path(root: Path, spec: ModelSpec) -> Path | None:
+    if not isinstance(spec.source, SourceSpec):
+        return inside(root, spec.source.rpartition(":")[0], "source")
+    if spec.source.path is None:
+        return None
+    path, kind, is_folder = (root / spec.source.path).resolve(), spec.source.kind, spec.source.kind in FOLDERS
+    # As a calibration set, a checkpoint may lie beside the directory: engines' versions hold its digests.
+    if not (path.is_dir() if is_folder else path.is_file()):
+        what = "folder" if is_folder else "file"
+        raise InputError(
+            f"{SPEC_FILE}: source.{kind}: {spec.source.path} is no {what} here; correct the path (relative to the"
+            " directory; in a repository, inside of it)"
+        )
+    return path
 
 
 def _weights_file(root: Path, spec: ModelSpec) -> Path | None:

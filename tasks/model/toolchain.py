@@ -13,19 +13,27 @@ TOOLCHAIN = (
     "enginegate", "torch", "safetensors", "numpy", "scipy", "onnx", "onnx-ir", "onnxscript", "onnxslim", "onnxruntime",
     "onnxconverter-common", "onnx-graphsurgeon", "nvidia-modelopt",
 )  # fmt: skip
+EXTRAS = {"transformers": "huggingface"}
+"""The extra of pyproject.toml that a package is in, where that is not `export`."""
 
 
 def toolchain() -> dict[str, str | None]:
     """Releases of the tools that make engines, as installed here; None for one that is not."""
-    return {name: _installed(name) for name in TOOLCHAIN} | {"python": platform.python_version()}
+    return {name: release_of(name) for name in TOOLCHAIN} | {"python": platform.python_version()}
 
 
 @cache
-def _installed(package: str) -> str | None:
+def release_of(package: str) -> str | None:
+    """The release that is installed here; None without one."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
+
+
+def how_to_install(package: str) -> str:
+    """The command that brings a package of an extra."""
+    return f"pip install '.[{EXTRAS.get(package, 'export')}]'"
 
 
 def package_versions(*packages: str) -> dict[str, str]:
@@ -37,5 +45,5 @@ def package_versions(*packages: str) -> dict[str, str]:
     try:
         versions = {name: metadata.version(name) for name in packages}
     except metadata.PackageNotFoundError as error:
-        raise StageError(f"{error.name} is not installed here; pip install '.[export]' brings it") from None
+        raise StageError(f"{error.name} is not installed here; {how_to_install(error.name or '')} brings it") from None
     return {"python": ".".join(platform.python_version_tuple()[:2]), **versions}

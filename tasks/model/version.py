@@ -5,7 +5,7 @@ A version holds the releases of the tools, as they are installed where it is com
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from tasks.model.toolchain import toolchain
@@ -26,13 +26,15 @@ class ModelContent:
     """What the engines of a model depend on: model.yaml as it was read, and `sha256:…` of every file that counts.
 
     `source` holds digests by relative path, `files` by role. `calibration` is SHA-256, in hexadecimal, of the files of
-    the calibration set, as its manifest has them.
+    the calibration set, as its manifest has them. `outside` is what the source names beyond the directory: digests and
+    releases by what they are of.
     """
 
     spec: ModelSpec
     source: Mapping[str, str]
     files: Mapping[str, tuple[str, ...]]
     calibration: tuple[str, ...]
+    outside: Mapping[str, str] = field(default_factory=dict)
 
     def parts(self) -> dict[str, Any]:
         """Everything by the word that people have for it."""
@@ -43,12 +45,13 @@ class ModelContent:
             "source": dict(self.source),
             **self.files,
             "calibration set": self.calibration,
+            **{f"source, {what}": mark for what, mark in self.outside.items()},
         }
 
     def differences(self, older: ModelContent) -> tuple[str, ...]:
         """What is not as it was in `older`; of the source, the files."""
         old, new = older.parts(), self.parts()
-        words = [part for part in new if part != "source" and new[part] != old[part]]
+        words = [part for part in {**new, **old} if part != "source" and new.get(part) != old.get(part)]
         files = {**self.source, **older.source}
         words += sorted(path for path in files if self.source.get(path) != older.source.get(path))
         return tuple(words)
@@ -67,21 +70,25 @@ def version_of(content: ModelContent, policy_floor: str | None = None) -> str:
         "calibration": list(content.calibration),
         "toolchain": toolchain(),
     }
+    if content.outside:
+        named["outside"] = dict(content.outside)
     if policy_floor is not None:
         named["policy floor"] = policy_floor
     return digest_json(named).removeprefix("sha256:")[:VERSION_DIGITS]
 
 
-def content_of_directory(directory: ModelDirectory) -> ModelContent:
-    """The content of a model directory on disk.
+def content_of_directory(directory: ModelDirectory, outside: Mapping[str, str] | None = None) -> ModelContent:
+    """The content of a model directory on disk, with what its source names `outside` of it.
 
     Raises:
         InputError: a file of it leads out of it.
     """
-    return read_content(directory, digest_once)
+    return read_content(directory, digest_once, outside)
 
 
-def read_content(directory: ModelDirectory, digest: Callable[[Path], str]) -> ModelContent:
+def read_content(
+    directory: ModelDirectory, digest: Callable[[Path], str], outside: Mapping[str, str] | None = None
+) -> ModelContent:
     """The content of a directory, with `digest` saying what a file holds."""
     roles = {
         "weights": [directory.weights] if directory.weights else [],
@@ -95,4 +102,5 @@ def read_content(directory: ModelDirectory, digest: Callable[[Path], str]) -> Mo
         source={name: digest(path) for name, path in directory.source_paths().items()},
         files={role: tuple(digest(path) for path in paths) for role, paths in roles.items()},
         calibration=() if calibration is None else tuple(file.sha256 for file in calibration.manifest.files),
+        outside=dict(outside or {}),
     )

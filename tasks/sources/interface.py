@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import traceback
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from tasks.declared import Frozen
 from tasks.errors import InputError
 from tasks.model.model_directory import SPEC_FILE, ModelDirectory
+from tasks.source_spec import SourceSpec
 from tasks.specs import ModelSpec
-from tasks.store.digests import copy_checked
+from tasks.store.digests import copy_checked, digest_once
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 ORIGIN = f"{SPEC_FILE}: source"
 SOURCE_FOLDER = "source"
+SAVE_PICKLE = (
+    'python -c "import sys, torch; from safetensors.torch import save_file; state = torch.load(sys.argv[1],'
+    " map_location='cpu', weights_only=True); save_file({{name: tensor.clone().contiguous() for name, tensor in"
+    " state.items()}}, 'model.safetensors')\" {0}"
+)
+"""The command that turns a pickle into safetensors, in a process of its own."""
 
 
 class ModuleRequest(Frozen):
@@ -34,11 +44,18 @@ class Source(Protocol):
     packages: tuple[str, ...]
     """The packages whose releases the loaded module depends on."""
 
-    def takes(self, source: str) -> bool:
+    def takes(self, source: str | SourceSpec) -> bool:
         """Whether model.yaml's `source` is of this kind."""
 
     def key(self, directory: ModelDirectory) -> dict[str, object]:
         """Its part of a stage's key: `source`, and the digests of the files behind it."""
+
+    def outside(self, directory: ModelDirectory) -> dict[str, str]:
+        """Digests and releases of what it reads beyond the model directory, for the engines' version.
+
+        Raises:
+            InputError: it is not there, or not whole.
+        """
 
     def lay_out(self, directory: ModelDirectory, folder: Path, key: dict[str, object]) -> None:
         """Copy its files below `folder`/source, and the weights that model.yaml names into `folder`.
@@ -53,6 +70,18 @@ class Source(Protocol):
         Raises:
             InputError: the source or the weights do not fit, or the user's code raised.
         """
+
+
+def named(directory: ModelDirectory) -> SourceSpec:
+    """The mapping that model.yaml's `source` is, of the kinds that have one."""
+    source = directory.spec.source
+    assert isinstance(source, SourceSpec)  # noqa: S101 - `takes` said so
+    return source
+
+
+def digests_outside(directory: ModelDirectory, files: Mapping[str, Path]) -> dict[str, str]:
+    """Digests of those files that do not lie in the model directory, whose own are in the version anyhow."""
+    return {name: digest_once(path) for name, path in files.items() if not path.is_relative_to(directory.root)}
 
 
 def copy_file(source: Path, target: Path, digest: str) -> None:

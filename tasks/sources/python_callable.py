@@ -17,8 +17,10 @@ from tasks.store.digests import digest_once
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+    from types import ModuleType
 
     from tasks.model.model_directory import ModelDirectory
+    from tasks.source_spec import SourceSpec
 
 Made = TypeVar("Made")
 ROOT_PACKAGE = "model_source"
@@ -31,9 +33,13 @@ class PythonCallable:
 
     packages: tuple[str, ...] = ("torch", "safetensors", "numpy")
 
-    def takes(self, source: str) -> bool:
+    def takes(self, source: str | SourceSpec) -> bool:
         """`file.py:callable`; see the interface."""
-        return WRITTEN.fullmatch(source) is not None
+        return isinstance(source, str) and WRITTEN.fullmatch(source) is not None
+
+    def outside(self, directory: ModelDirectory) -> dict[str, str]:  # noqa: ARG002 - as the interface has it
+        """Nothing: the files of the directory are all that it reads."""
+        return {}
 
     def key(self, directory: ModelDirectory) -> dict[str, object]:
         """Digests of the sources by path, and of the weights; see the interface."""
@@ -58,33 +64,42 @@ class PythonCallable:
 
         from tasks.sources.state_dict import load_weights  # noqa: PLC0415 - as above
 
-        module = _call(request, request.spec.source, _find_callable(request))
+        module = call_source(request, str(request.spec.source), _find_callable(request))
         if request.weights is not None and isinstance(module, nn.Module):
             load_weights(module, request.weights)
         return module
 
 
 def _find_callable(request: ModuleRequest) -> Callable[[], object]:
-    relative, _, name = request.spec.source.rpartition(":")
+    relative, _, name = str(request.spec.source).rpartition(":")
     path = request.folder / relative
     # As a script would: what lies beside the source can be imported.
     sys.path[:0] = dict.fromkeys((str(path.parent), str(request.folder)))
     module_name = path.stem if path.stem not in sys.modules else f"model_source_{path.stem}"
     if _imports_relatively(path):
-        module_name = _call(request, relative, lambda: f"{_package_of(request.folder, path)}.{path.stem}")
+        module_name = call_source(request, relative, lambda: f"{_package_of(request.folder, path)}.{path.stem}")
     specification = importlib.util.spec_from_file_location(module_name, path)
     assert specification is not None  # noqa: S101 - the path ends in .py
     assert specification.loader is not None  # noqa: S101 - as above
     source = importlib.util.module_from_spec(specification)
     sys.modules[module_name] = source
     loader = specification.loader
-    _call(request, relative, lambda: loader.exec_module(source))
+    call_source(request, relative, lambda: loader.exec_module(source))
+    return callable_of(source, name, f"{ORIGIN}: {relative}")
+
+
+def callable_of(source: ModuleType, name: str, origin: str) -> Callable[[], object]:
+    """What an imported module calls `name`.
+
+    Raises:
+        InputError: that is nothing that can be called; the nearest name is told.
+    """
     found = getattr(source, name, None)
     if not callable(found):
         known = sorted(key for key, value in vars(source).items() if callable(value) and not key.startswith("_"))
         hint = difflib.get_close_matches(name, known, n=1)
         remedy = f"did you mean {hint[0]!r}?" if hint else "define it there"
-        raise InputError(f"{ORIGIN}: {relative} has no callable {name!r}; {remedy}")
+        raise InputError(f"{origin} has no callable {name!r}; {remedy}")
     return found  # type: ignore[no-any-return]  # callable() does not say what it returns
 
 
@@ -113,7 +128,8 @@ def _package_of(root: Path, path: Path) -> str:
     return package
 
 
-def _call(request: ModuleRequest, what: str, function: Callable[[], Made]) -> Made:
+def call_source(request: ModuleRequest, what: str, function: Callable[[], Made]) -> Made:
+    """What the user's code returns; InputError with its place where it raises."""
     try:
         return function()
     except (Exception, SystemExit) as error:  # noqa: BLE001 - user code can raise anything

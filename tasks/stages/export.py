@@ -66,7 +66,7 @@ def export_onnx(
             external_bytes=onnx_files.EXTERNAL_DATA_BYTES,
         )
         reply = call_with_module(
-            context, "tasks.torch_side.torch_export:export", request, ExportReply, folder, source=spec.source
+            context, "tasks.torch_side.torch_export:export", request, ExportReply, folder, source=str(spec.source)
         )
         return _checked(context, request, reply)
 
@@ -89,10 +89,10 @@ def _checked(context: StageContext, request: ExportRequest, reply: ExportReply) 
         except StageError as error:
             simplifier = f"none: the result of {simplifier} failed its check ({onnx_files.short_reason(error)})"
         else:
-            return _stored(context, request, folder / SIMPLIFIED, checks, reply, simplifier)
+            return _stored(context, folder / SIMPLIFIED, checks, reply, simplifier)
     else:
         simplifier = f"none: {simplifier} failed ({reply.simplify_failure})"
-    return _stored(context, request, folder / PLAIN, _check(context, request, PLAIN), reply, simplifier)
+    return _stored(context, folder / PLAIN, _check(context, request, PLAIN), reply, simplifier)
 
 
 def _check(context: StageContext, request: ExportRequest, kind: str) -> dict[str, float]:
@@ -109,7 +109,6 @@ def _check(context: StageContext, request: ExportRequest, kind: str) -> dict[str
 
 def _stored(
     context: StageContext,
-    request: ExportRequest,
     folder: Path,
     checks: dict[str, float],
     reply: ExportReply,
@@ -117,10 +116,10 @@ def _stored(
 ) -> ExportedModel:
     return ExportedModel(
         onnx=context.store.put(folder),
-        opset=request.module.spec.export.opset,
+        opset=reply.opset,
         checks=checks,
         recipe={
-            "exporter": request.module.spec.export.exporter,
+            "exporter": reply.exporter,
             "torch": package_versions("torch")["torch"],
             "simplifier": simplifier,
             "dynamic_dims": reply.dynamic_dims,

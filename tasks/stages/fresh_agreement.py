@@ -22,6 +22,7 @@ from tasks.fresh_records import FreshAgreement, FreshArtifact, FreshFigure
 from tasks.process.child import ignore_progress
 from tasks.samples.feeds import run_shard
 from tasks.samples.npz import load_arrays, save_shard, shard_paths
+from tasks.source_spec import PYTORCH
 from tasks.specs import OutputDeclaration, Precision
 from tasks.stages.corners import run_at_corners
 from tasks.store.stage_cache import StageResult, run_cached
@@ -119,9 +120,18 @@ def try_on_fresh(
         )
         entry = "tasks.stages.fresh_agreement:run_in_child"
         tried = context.call_in_child(entry, request, Tried, folder, on_progress=ignore_progress)
-        return FreshAgreement(outputs=context.store.put(folder / "candidate"), figures=tried.figures)
+        return FreshAgreement(
+            outputs=context.store.put(folder / "candidate"), figures=_against(tried.figures, job.spec.reference)
+        )
 
     return run_cached(context.store, "try fresh", key, FreshAgreement, produce)
+
+
+def _against(figures: tuple[FreshFigure, ...], reference: str) -> tuple[FreshFigure, ...]:
+    """Figures with the name of what the engine was compared with, where that is not PyTorch."""
+    return tuple(
+        figure.model_copy(update={"against": reference}) if figure.against == PYTORCH else figure for figure in figures
+    )
 
 
 def find_disagreements(agreement: FreshAgreement, precision: Precision) -> tuple[str, ...]:

@@ -111,5 +111,5 @@ def load_alone(context: StageContext, directory: ModelDirectory) -> None:
 
 
 def _ask(context: StageContext, directory: ModelDirectory, request: ProbeRequest, folder: Path) -> ProbeReply:
-    entry, source = "tasks.torch_side.torch_probe:probe", directory.spec.source
+    entry, source = "tasks.torch_side.torch_probe:probe", str(directory.spec.source)
     return call_with_module(context, entry, request, ProbeReply, folder, source=source)

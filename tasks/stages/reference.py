@@ -53,7 +53,7 @@ def run_reference(
             shards=context.store.fetch(data.inputs, folder / "shards"),
             output=outputs,
         )
-        call_with_module(context, "tasks.torch_side.torch_outputs:run", request, int, folder, source=spec.source)
+        call_with_module(context, "tasks.torch_side.torch_outputs:run", request, int, folder, source=str(spec.source))
         return ReferenceArtifact(outputs=context.store.put(outputs))
 
     made = run_cached(context.store, "reference", key, ReferenceArtifact, produce)

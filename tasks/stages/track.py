@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tasks.source_spec import PYTORCH
 from tasks.store.digests import digest_json
 from tasks.tracking.interface import ConversionRecord, EngineRecord, Tracker
 
@@ -29,13 +30,15 @@ def describe_conversion(
     """The parent run of a conversion, from what it was made of."""
     spec = directory.spec
     parameters = {
-        "source": spec.source,
-        "exporter": spec.export.exporter,
+        "source": str(spec.source),
+        "exporter": exported.recipe.get("exporter", spec.export.exporter),
         "opset": str(exported.opset),
         "onnx": exported.onnx.digest,
         "annotations": data.annotations.digest,
         "onnx_size_bytes": str(exported.onnx.size_bytes),
     }
+    if spec.reference != PYTORCH:
+        parameters["reference"] = spec.reference
     if spec.calibration is not None:
         parameters["calibration.method"] = spec.calibration.method.value
     if calibration is not None:

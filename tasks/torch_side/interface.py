@@ -12,6 +12,12 @@ from tasks.sources.interface import ModuleRequest
 PLAIN, SIMPLIFIED = "plain", "simplified"
 MASK = "mask."
 """Begins the name of an input that an output names as its mask, beside the outputs on samples."""
+OWN_GRAPH = "own_graph"
+"""The attribute of a module that holds the path of the ONNX file that it runs."""
+SCRIPTED = "scripted"
+"""The attribute of a module that is TorchScript: itself, or None."""
+AS_IT_IS = "as it is"
+"""What an export says of dynamic dims where the graph was there before."""
 NOTES = LEFT_OUT, KEPT = "outputs left out", "transforms kept"
 """What an export may have to tell, beside how it went."""
 
@@ -28,12 +34,14 @@ class ExportRequest(Frozen):
 class ExportReply(Frozen):
     """Folders `plain` and `simplified` hold the graphs, `expected` the reference at every shape.
 
-    `simplify_failure` says why there is no simplified graph; it is empty where there is one. `notes` are what is to be
-    told, by what it is about.
+    `simplify_failure` says why there is no simplified graph; it is empty where there is one. `opset` is the
+    graph's, and `exporter` what wrote it. `notes` are what is to be told, by what it is about.
     """
 
     simplify_failure: str
     dynamic_dims: str
+    opset: int
+    exporter: str
     notes: dict[str, str] = Field(default_factory=dict)
 
 

@@ -62,7 +62,7 @@ def store_module(context: StageContext, directory: ModelDirectory) -> StageResul
         source.lay_out(directory, folder / "module", key)
         name = None if directory.weights is None else directory.weights.name
         files = context.store.put(folder / "module")
-        return ModuleArtifact(files=files, source=directory.spec.source, weights=name)
+        return ModuleArtifact(files=files, source=str(directory.spec.source), weights=name)
 
     return run_cached(context.store, "module", key, ModuleArtifact, produce)
 

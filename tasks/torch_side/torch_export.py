@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,17 @@ from tasks.graphs.opset17 import OPSET, lower_to_17
 from tasks.graphs.value_names import rename_values, repeated_names
 from tasks.samples.npz import Arrays, save_shard
 from tasks.samples.shapes import Extents, check_shapes, feeds_at, fixed_dims, shape_label, trace_extents
-from tasks.torch_side.interface import KEPT, LEFT_OUT, PLAIN, SIMPLIFIED, ExportReply, ExportRequest
+from tasks.torch_side.interface import (
+    AS_IT_IS,
+    KEPT,
+    LEFT_OUT,
+    OWN_GRAPH,
+    PLAIN,
+    SCRIPTED,
+    SIMPLIFIED,
+    ExportReply,
+    ExportRequest,
+)
 from tasks.torch_side.torch_module import PositionalModule, as_tensors, load_module, run_module
 from tasks.torch_side.torch_purity import refuse_other_outputs, refuse_remembered_calls
 from tasks.torch_side.torch_recurrent import traceable_recurrence
@@ -33,6 +44,7 @@ if TYPE_CHECKING:
 
 LAST = 2**63 - 1  # beyond every axis: the end of a slice to the last one
 NAMED, AUTOMATIC = "named", "automatic"
+TORCHSCRIPT = "torchscript"
 
 
 def export(raw: dict[str, Any], progress: Callable[[int, int], None]) -> ExportReply:
@@ -52,7 +64,7 @@ def export(raw: dict[str, Any], progress: Callable[[int, int], None]) -> ExportR
     refuse_remembered_calls(module, request.module, feeds, first, other)
     progress(1, steps)
     model, dynamic_dims = _trace(module, request, feeds)
-    notes = _reach_opset(model, request)
+    notes = _reach_opset(model, request) if dynamic_dims != AS_IT_IS else {}
     progress(2, steps)
     outputs: list[dict[str, tuple[int, ...]]] = []
     (folder / "expected").mkdir()
@@ -69,6 +81,8 @@ def export(raw: dict[str, Any], progress: Callable[[int, int], None]) -> ExportR
     return ExportReply(
         simplify_failure=failure,
         dynamic_dims=dynamic_dims,
+        opset=opset_of(model),
+        exporter=exporter_of(module, request),
         notes={**notes, **({LEFT_OUT: left_out} if left_out else {})},
     )
 
@@ -86,8 +100,14 @@ class _Names:
 
 
 def _trace(module: PositionalModule, request: ExportRequest, feeds: Arrays) -> tuple[onnx.ModelProto, str]:
-    """Trace under the names of model.yaml; under private ones where the exporter gives one to another value too."""
+    """Trace under the names of model.yaml; under private ones where the exporter gives one to another value too.
+
+    A module that runs a graph of its own is not traced: its graph is that one.
+    """
     spec = request.module.spec
+    own: Path | None = getattr(module.module, OWN_GRAPH, None)
+    if own is not None:
+        return _taken(read_model(own), list(spec.outputs)), AS_IT_IS
     declared = _Names(list(spec.inputs), list(spec.outputs))
     model, dynamic_dims = _traced(module, request, feeds, declared)
     if repeated_names(model):
@@ -101,24 +121,41 @@ def _trace(module: PositionalModule, request: ExportRequest, feeds: Arrays) -> t
     return model, dynamic_dims
 
 
+def _taken(model: onnx.ModelProto, outputs: list[str]) -> onnx.ModelProto:
+    """A graph with the declared outputs alone, in their order."""
+    found = {value.name: value for value in model.graph.output}
+    wanted = [copy.deepcopy(found[name]) for name in outputs]
+    del model.graph.output[:]
+    model.graph.output.extend(wanted)
+    return model
+
+
+def exporter_of(module: PositionalModule, request: ExportRequest) -> str:
+    """The exporter that model.yaml names, or the only one that a module takes."""
+    if hasattr(module.module, OWN_GRAPH):
+        return "none"
+    is_scripted = getattr(module.module, SCRIPTED, None) is not None
+    return TORCHSCRIPT if is_scripted else request.module.spec.export.exporter
+
+
 def _traced(
     module: PositionalModule, request: ExportRequest, feeds: Arrays, names: _Names
 ) -> tuple[onnx.ModelProto, str]:
-    wanted = request.module.spec.export
+    exporter = exporter_of(module, request)
     arguments = as_tensors({name: feeds[name] for name in request.module.spec.inputs})
     path = request.output / "traced.onnx"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            if wanted.exporter == "torchscript":
+            if exporter == TORCHSCRIPT:
                 _trace_torchscript(module, request, arguments, path, names)
                 dynamic_dims = NAMED
             else:
                 dynamic_dims = _trace_dynamo(module, request, arguments, path, names)
         except Exception as error:
-            other = "torchscript" if wanted.exporter == "dynamo" else "dynamo"
+            other = TORCHSCRIPT if exporter == "dynamo" else "dynamo"
             raise StageError(
-                f"export: the {wanted.exporter} exporter failed: {type(error).__name__}: {error}\n"
+                f"export: the {exporter} exporter failed: {type(error).__name__}: {error}\n"
                 f"Try export.exporter: {other}, another export.opset, or rewrite the operation that it names"
             ) from error
     return read_model(path), dynamic_dims
@@ -156,13 +193,16 @@ def _trace_torchscript(
     names: _Names,
 ) -> None:
     spec, batch = request.module.spec, _batch(request)
+    # What is TorchScript already is taken whole, with its own order of inputs: it cannot be traced within another.
+    script = getattr(module.module, SCRIPTED, None)
+    order = list(range(len(arguments))) if script is None else [list(spec.inputs).index(one) for one in script.taken]
     torch.onnx.export(
-        module,
-        arguments,
+        module if script is None else script.held,
+        tuple(arguments[place] for place in order),
         str(path),
         dynamo=False,
         opset_version=spec.export.opset,
-        input_names=names.inputs,
+        input_names=[names.inputs[place] for place in order],
         output_names=names.outputs,
         dynamic_axes={
             **{called: _dynamic_axes(request, name) for called, name in zip(names.inputs, spec.inputs, strict=True)},

@@ -11,6 +11,7 @@ import torch
 from tasks.errors import StageError
 from tasks.sources.interface import ModuleRequest
 from tasks.timings import PytorchForm
+from tasks.torch_side.interface import OWN_GRAPH
 from tasks.torch_side.torch_module import PositionalModule, as_tensors, load_module
 
 if TYPE_CHECKING:
@@ -75,6 +76,8 @@ def _memory_in_use() -> int:
 @functools.cache
 def _module(request: str, form: PytorchForm, on_gpu: bool) -> tuple[PositionalModule, Callable[..., object]]:
     module: PositionalModule = load_module(ModuleRequest.model_validate_json(request))
+    if on_gpu and hasattr(module.module, OWN_GRAPH):
+        raise StageError("the reference is an ONNX file, which runs on the CPU alone")
     if form is not PytorchForm.EAGER_FP32:
         module = module.half()
     if on_gpu:

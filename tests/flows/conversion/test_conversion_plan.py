@@ -144,7 +144,7 @@ def test_another_release_of_a_tool_is_another_version(tmp_path: Path, monkeypatc
     folder = write(tmp_path)
     versions = {version(folder)}
     for package in toolchain.TOOLCHAIN:
-        monkeypatch.setattr(toolchain, "_installed", lambda name, package=package: f"{name} 0 {name == package}")
+        monkeypatch.setattr(toolchain, "release_of", lambda name, package=package: f"{name} 0 {name == package}")
         versions.add(version(folder))
     assert len(versions) == 1 + len(toolchain.TOOLCHAIN)
     monkeypatch.undo()

@@ -189,7 +189,7 @@ def test_a_simplified_graph_that_fails_its_check_gives_way_to_the_plain_one(
             output=folder,
             external_bytes=1 << 20,
         )
-        reply = ExportReply(simplify_failure="", dynamic_dims="named")
+        reply = ExportReply(simplify_failure="", dynamic_dims="named", opset=20, exporter="dynamo")
         found = export._checked(context, request, reply)  # noqa: SLF001 - a simplifier that errs cannot be had to order
     assert found.onnx.size_bytes == len(export.PLAIN)
     assert found.recipe["simplifier"].startswith("none: the result of onnxslim")
