@@ -72,6 +72,17 @@ def check_external_data(path: Path) -> None:
             )
 
 
+def external_files(path: Path) -> list[str]:
+    """The files beside an ONNX file that hold its weights, by name.
+
+    Raises:
+        InputError: as `check_external_data`.
+    """
+    check_external_data(path)
+    tensors = [tensor for tensor in _get_all_tensors(_parse(path)) if uses_external_data(tensor)]
+    return sorted({ExternalDataInfo(tensor).location for tensor in tensors})
+
+
 def _parse(path: Path) -> onnx.ModelProto:
     try:
         return onnx.load(str(path), load_external_data=False)
