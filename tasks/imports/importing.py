@@ -149,7 +149,7 @@ class _Begun:
             precisions=Guess(["fp16"], "int8 needs a calibration set, and there are too few samples for one"),
             calibration=None,
             validation=Guess(validation, why),
-            head=(_labels_in_words(self.reading), "Written by enginegate import. A comment says why; correct at will."),
+            head=("Written by enginegate import. Comments say why; correct at will.", _labels_in_words(self.reading)),
         )
 
 
