@@ -227,7 +227,7 @@ def _told(split: Split, drawn: int, *, made_up: bool) -> list[str]:
 def _labels_in_words(reading: Reading) -> str:
     if not reading.labels:
         return ""
-    pairs = [f"{number} {text}" for text, number in list(reading.labels.items())[:LABELS_SHOWN]]
+    pairs = [f"{number}={text}" for text, number in list(reading.labels.items())[:LABELS_SHOWN]]
     more = "" if len(reading.labels) <= LABELS_SHOWN else ", …"
     why = f"by label2id of {CONFIG_FILE}" if reading.from_model else "numbered in the order of their names"
     return f"Labels, {why} ({LABELS_FILE} has them all): {', '.join(pairs)}{more}."
