@@ -53,7 +53,16 @@ def check_external_data(path: Path) -> None:
     Raises:
         InputError: naming the file, and the tensor and its location where one is at fault.
     """
-    folder = path.parent.resolve()
+    external_files(path)
+
+
+def external_files(path: Path) -> dict[str, Path]:
+    """The files beside an ONNX file that its tensors keep their data in, by path from its folder.
+
+    Raises:
+        InputError: as `check_external_data`.
+    """
+    folder, found = path.parent.resolve(), {}
     for tensor in _get_all_tensors(_parse(path)):
         if not uses_external_data(tensor):
             continue
@@ -70,17 +79,8 @@ def check_external_data(path: Path) -> None:
                 f"{path.name}: tensor {tensor.name!r} keeps its data in {location!r}, which is missing;"
                 " put that file beside the model"
             )
-
-
-def external_files(path: Path) -> list[str]:
-    """The files beside an ONNX file that hold its weights, by name.
-
-    Raises:
-        InputError: as `check_external_data`.
-    """
-    check_external_data(path)
-    tensors = [tensor for tensor in _get_all_tensors(_parse(path)) if uses_external_data(tensor)]
-    return sorted({ExternalDataInfo(tensor).location for tensor in tensors})
+        found[location] = target
+    return found
 
 
 def _parse(path: Path) -> onnx.ModelProto:

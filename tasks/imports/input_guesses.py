@@ -73,7 +73,7 @@ def guess_inputs(reading: Reading, declared: Declared | None, origin: str) -> In
             value["pad"] = hint.pad
         if declared is not None and name in declared.inputs and declared.inputs[name].highest not in {None, 1}:
             value["range"] = [0, declared.inputs[name].highest]
-            why = f"{why}; range: the vocabulary of {declared.by}"
+            why = f"{why}; range: the vocabulary of {declared.by}".removeprefix("; ")
         inputs[name] = Guess(value, "; ".join(part for part in (hint.why, why) if part))
     bounds = {} if declared is None else declared.bounds
     return InputGuesses(tuple(cast), inputs, {BATCH: _batch(bounds.get(BATCH)), **axes.dims})

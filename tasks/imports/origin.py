@@ -153,7 +153,7 @@ def _archive(path: Path) -> Origin:
     refuse_pointer(path, path.name)
     files = {path.name: path}
     if kind == "onnx":
-        files |= {location: path.parent / location for location in external_files(path)}
+        files |= external_files(path)
     why = {"onnx": "the reference is this file in FP32 on ONNX Runtime", "pt2": "an archive of torch.export"}
     return Origin(
         {kind: path.name}, why.get(kind, "TorchScript"), slug(path.stem), files, path.resolve().parent, file=path
