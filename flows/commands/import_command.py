@@ -23,7 +23,7 @@ FILES_SHOWN = 12
 @click.option("--data", type=FilledPath(), metavar="DATA", help="Samples: a file, or a folder.")
 @click.option("--synthetic", type=click.IntRange(min=1), metavar="N", help="Make N samples up, in place of --data.")
 @click.option("--name", metavar="NAME", help="The model's name; left out, the source's.")
-@click.option("--into", type=FilledPath(), metavar="DIR", help="The folder to make; left out, ./NAME.")
+@click.option("--into", type=FilledPath(), metavar="DIR", help="The folder to make; left out, ./NAME, or ./NAME-model.")
 @click.option(
     "--processor",
     type=FilledPath(),
@@ -64,7 +64,7 @@ def import_(
         raise InputError(f"--name {named!r}: a name is of small letters, digits and hyphens; write {slug(named)}")
     request = ImportRequest(
         source=source,
-        into=into or Path(named),
+        into=into or _free_folder(named),
         data=data,
         synthetic=synthetic,
         name=named,
@@ -75,7 +75,7 @@ def import_(
     made = session.reporter.step(
         "import",
         lambda progress: import_model(session.stage_context(progress), request),
-        lambda made: f"{made.validation_samples:,} samples to validate, {made.calibration_samples:,} to calibrate",
+        lambda made: f"{made.validation_samples:,} to validate, {made.calibration_samples:,} to calibrate",
         tells_why=False,
     )
     _show(session, made)
@@ -96,6 +96,11 @@ def import_(
 
     report, code = run_conversion(session, made.directory)
     return {**document, "conversion": report.model_dump(mode="json")}, code
+
+
+def _free_folder(name: str) -> Path:
+    """`name`, or a second choice where that is taken, as by the source itself."""
+    return Path(name) if not Path(name).exists() else Path(f"{name}-model")
 
 
 def _named_columns(columns: tuple[str, ...]) -> dict[str, str]:
