@@ -38,11 +38,15 @@ class DeclaredInput:
 
 @dataclass(frozen=True)
 class Declared:
-    """Inputs by name, and the least and the largest extent of dimensions that have some."""
+    """Inputs by name, and the least and the largest extent of dimensions that have some.
+
+    `outputs` are names that the source's loader asks for; empty where the module says them when it is run.
+    """
 
     inputs: Mapping[str, DeclaredInput]
     bounds: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     by: str = ""
+    outputs: tuple[str, ...] = ()
 
 
 def read_declared(origin: Origin) -> Declared | None:
@@ -92,7 +96,7 @@ def _of_onnx(path: Path) -> Declared:
         dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).name
         extents = [dim.dim_value or dim.dim_param for dim in tensor.shape.dim]
         inputs[value.name] = DeclaredInput(dtype, _named(value.name, extents, bounds, path.name))
-    return Declared(inputs, bounds, path.name)
+    return Declared(inputs, bounds, path.name, tuple(value.name for value in graph.output))
 
 
 def _named(

@@ -81,7 +81,7 @@ def import_model(context: StageContext, request: ImportRequest) -> Imported:
     guesses = guess_inputs(reading, declared, data_name)
     with new_folder(request.into) as folder:
         _copy(origin, folder)
-        draft, guesses = _observe(context, folder, _Begun(request, origin, reading, guesses, data_name))
+        draft, guesses = _observe(context, folder, _Begun(request, origin, reading, guesses, data_name, declared))
         split = split_samples(guesses.groups, SEED)
         drawn = _write_data(folder, draft, split, reading, request)
         draft = _with_data(draft, drawn)
@@ -131,6 +131,7 @@ class _Begun:
     reading: Reading
     guesses: InputGuesses
     data_name: str
+    declared: Declared | None
 
     def draft(self, outputs: Mapping[str, Guess]) -> Draft:
         """model.yaml without a calibration set."""
@@ -177,7 +178,8 @@ def _seen(context: StageContext, folder: Path, begun: _Begun) -> tuple[_Begun, O
     """What the module gives; without `weights` in model.yaml where the source reads the file itself."""
     batch = begun.guesses.dims[BATCH].value
     fixed = batch["max"] if batch["min"] == batch["max"] else None
-    unknown = {"unknown_output": Guess({"kind": "tensor"}, "not known yet")}
+    names = (begun.declared and begun.declared.outputs) or ("unknown_output",)
+    unknown = {name: Guess({"kind": "tensor"}, "not known yet") for name in names}
     (folder / SPEC_FILE).write_text(render(begun.draft(unknown)), encoding="utf-8")
     try:
         return begun, observe_module(context, folder, begun.guesses.groups, fixed=fixed, origin=begun.data_name)

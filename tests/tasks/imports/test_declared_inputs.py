@@ -41,6 +41,7 @@ def test_an_onnx_file_says_names_types_and_dimensions(tmp_path: Path) -> None:
     assert found.inputs["x"].dtype == "int32"
     assert found.inputs["x"].shape == ("batch", "seq_len", 4)
     assert found.bounds == {}
+    assert found.outputs == ("y",)
 
 
 def test_a_fixed_number_of_samples_is_that_of_every_call(tmp_path: Path) -> None:
