@@ -79,16 +79,7 @@ def import_(
         tells_why=False,
     )
     _show(session, made)
-    document = {
-        "directory": str(made.directory),
-        "model": made.name,
-        "model_yaml": made.text,
-        "files": list(made.files),
-        "notes": list(made.notes),
-        "validation_samples": made.validation_samples,
-        "calibration_samples": made.calibration_samples,
-        "synthetic": data is None,
-    }
+    document = _document(made, made_up=data is None)
     if not convert_too:
         session.reporter.say(f"next: enginegate convert {made.directory}")
         return document, ExitCode.DONE
@@ -96,6 +87,19 @@ def import_(
 
     report, code = run_conversion(session, made.directory)
     return {**document, "conversion": report.model_dump(mode="json")}, code
+
+
+def _document(made: Imported, *, made_up: bool) -> Document:
+    return {
+        "directory": str(made.directory),
+        "model": made.name,
+        "model_yaml": made.text,
+        "files": list(made.files),
+        "notes": list(made.notes),
+        "validation_samples": made.validation_samples,
+        "calibration_samples": made.calibration_samples,
+        "synthetic": made_up,
+    }
 
 
 def _free_folder(name: str) -> Path:
