@@ -228,7 +228,7 @@ class EngineManifest(Frozen):
     `who` converted it, where that was said. An engine without a `pass` is there by an `override` alone. `compared` is
     the digest of the plan whose outputs were compared. `policy` is the one that it was judged by, the default or the
     model's own, made stricter by the floor of digest `policy_floor` where there was one. Manifests of before December
-    2026 say neither.
+    2026 say neither. `synthetic` says that its validation data were made up, and is written only where they were.
     """
 
     schema_version: Literal[4] = 4
@@ -261,6 +261,12 @@ class EngineManifest(Frozen):
     who: str | None
     created_at: str
     override: Override | None = None
+    synthetic: bool = False
+
+    @model_serializer(mode="wrap")
+    def _without_real_data(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        content: dict[str, Any] = serialize(self)
+        return {name: value for name, value in content.items() if name != "synthetic" or value}
 
 
 class EngineJob(Frozen):

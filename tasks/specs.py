@@ -101,10 +101,17 @@ class CalibrationSpec(Declared):
 
 
 class ValidationSpec(Declared):
-    """Validation data (`.npz`, or a folder of them) and, if the defaults do not serve, a policy file."""
+    """Validation data (`.npz`, or a folder of them) and, if the defaults do not serve, a policy file.
+
+    `synthetic` data are made up: they show that an engine computes what its reference does, but not on what it will
+    meet. No channel beyond `candidate` takes an engine of them.
+    """
+
+    of_later = ("synthetic",)
 
     data: Annotated[str, Field(min_length=1)]
     policy: Annotated[str, Field(min_length=1)] | None = None
+    synthetic: bool = False
 
 
 class ExportSpec(Declared):

@@ -7,6 +7,7 @@ import click
 from flows.commands.lazy_group import LazyGroup, Row
 
 COMMANDS = {
+    "import": Row("flows.commands.import_command:import_", "Make a model directory of a source and of data."),
     "convert": Row("flows.commands.convert_command:convert", "Make the engines of a model directory, and judge them."),
     "check": Row("flows.commands.check_command:check", "Say what would stop or spoil a conversion."),
     "plan": Row("flows.commands.plan_command:plan", "Say which models a push changed, and what that takes."),

@@ -92,7 +92,7 @@ def draw_set(
     rng = np.random.default_rng(seed)
     chosen = free[choose_samples(cells, known, size, rng)]
     drawn = f"{size:,} of {len(sample.digests):,} samples drawn by {', '.join(sample.by) or 'chance'} with seed {seed}"
-    with _new_folder(out) as folder:
+    with new_folder(out) as folder:
         _write_files(folder, _gather(sample_files, sample, chosen, inputs, batch_dim))
         manifest = make_manifest(
             folder,
@@ -276,7 +276,7 @@ def _write_file(path: Path, arrays: Arrays) -> None:
 
 
 @contextmanager
-def _new_folder(out: Path) -> Iterator[Path]:
+def new_folder(out: Path) -> Iterator[Path]:
     """A folder beside `out` that takes its name when all went well, and is removed otherwise."""
     target = out.resolve()
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -107,7 +107,11 @@ def propose_promotion(
         kind="promote",
         current=current,
         proposed=proposed,
-        objections=(*_skipped_step(address, before, proposed), *_lacking_pass(proposed)),
+        objections=(
+            *_skipped_step(address, before, proposed),
+            *_lacking_pass(proposed),
+            *_made_up_data(address, proposed),
+        ),
         override=None,
         registered=registered,
         current_fault=fault,
@@ -133,7 +137,7 @@ def propose_rollback(registry: Registry, address: ChannelAddress) -> Proposal:
         kind="rollback",
         current=current,
         proposed=proposed,
-        objections=() if move.override else tuple(_lacking_pass(proposed)),
+        objections=() if move.override else (*_lacking_pass(proposed), *_made_up_data(address, proposed)),
         override=move.override,
         current_fault=fault,
     )
@@ -242,6 +246,12 @@ def _lacking_pass(proposed: SignedManifest) -> list[str]:
     if verdict.outcome is Outcome.PASS:
         return []
     return [f"verdict is {verdict.outcome.value}: {deciding_sentence(verdict).removesuffix('.')}"]
+
+
+def _made_up_data(address: ChannelAddress, proposed: SignedManifest) -> list[str]:
+    if not proposed.manifest.synthetic or address.channel is ChannelName.CANDIDATE:
+        return []
+    return ["its validation data are synthetic, and say nothing of real ones; validate it on data and convert again"]
 
 
 def _require_lines(*, reason: str, override: str, who: str) -> None:

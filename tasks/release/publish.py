@@ -72,6 +72,7 @@ def describe_engine(
         mlflow_run=mlflow_run,
         who=who,
         created_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        synthetic=spec.validation.synthetic,
     )
 
 

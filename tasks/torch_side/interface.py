@@ -90,3 +90,22 @@ class ProbeReply(Frozen):
     fresh: FreshReply | None = None
     problems: tuple[str, ...] = ()
     class_counts: tuple[int, ...] = ()
+
+
+class ObserveRequest(Frozen):
+    """A module of which the outputs are not known, shards of a few samples, and an empty folder for what it returns.
+
+    `unnamed` is the input whose name the data do not say.
+    """
+
+    module: ModuleRequest
+    samples: Path
+    seen: Path
+    unnamed: str | None = None
+
+
+class ObserveReply(Frozen):
+    """What the unnamed input is called, if there was one, and the names of the tensors that the module returns."""
+
+    renamed: dict[str, str]
+    outputs: tuple[str, ...]

@@ -164,7 +164,7 @@ def run_module(module: PositionalModule, request: ModuleRequest, feeds: Arrays, 
     """
     ordered = {name: feeds[name] for name in request.spec.inputs}
     tensors = as_tensors(ordered)
-    returned = _called(module, request, tensors, label)
+    returned = call_module(module, request, tensors, label)
     if any(not _same(tensor, array) for tensor, array in zip(tensors, ordered.values(), strict=True)):
         module.copies_inputs = True
     outputs = take_outputs(returned, module.output_names)
@@ -183,7 +183,12 @@ def _same(tensor: Tensor, array: np.ndarray[Any, Any]) -> bool:
     return np.array_equal(tensor.numpy(), array)
 
 
-def _called(module: PositionalModule, request: ModuleRequest, tensors: tuple[Tensor, ...], label: str) -> Any:
+def call_module(module: PositionalModule, request: ModuleRequest, tensors: tuple[Tensor, ...], label: str) -> Any:
+    """What the module returns on some inputs, as it returns it.
+
+    Raises:
+        InputError: forward raised.
+    """
     try:
         with torch.no_grad():  # not inference_mode: what the module caches must remain traceable
             return module.returned(*tensors)
@@ -209,7 +214,7 @@ def _output_axes(
     samples = len(next(iter(feeds.values())))
     more = {name: array[np.arange(samples + 1) % samples] for name, array in feeds.items()}
     label = f"{samples + 1} samples, which tell the axis of the samples in outputs"
-    grown = take_outputs(_called(module, request, as_tensors(more), label), module.output_names)
+    grown = take_outputs(call_module(module, request, as_tensors(more), label), module.output_names)
     return tuple(
         next((axis for axis, (one, two) in enumerate(zip(a.shape, b.shape, strict=True)) if two == one + 1), 0)
         for a, b in zip(outputs, grown, strict=True)

@@ -11,7 +11,7 @@ from tasks.artifact import ArtifactFile
 from tasks.declared import Dim
 from tasks.errors import InputError
 from tasks.records import Cell, EngineManifest
-from tasks.specs import TARGETS, BuildSpec, ModelSpec, Precision
+from tasks.specs import TARGETS, BuildSpec, ModelSpec, Precision, ValidationSpec
 from tests.tasks.tiny import changed, make_outcome, manifest_of, tiny_spec
 
 if TYPE_CHECKING:
@@ -274,3 +274,8 @@ def test_what_only_some_kinds_have_is_written_where_it_is_said_alone() -> None:
     assert ModelSpec.model_validate(said.model_dump(mode="json")) == said
     spec = said.output_specs()["y"]
     assert (spec.axis, spec.threshold, spec.blank) == (-1, 0.3, None)
+
+
+def test_data_say_that_they_are_made_up_only_where_they_are() -> None:
+    assert ValidationSpec(data="v").model_dump() == {"data": "v", "policy": None}
+    assert ValidationSpec(data="v", synthetic=True).model_dump()["synthetic"] is True

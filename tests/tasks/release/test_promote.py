@@ -537,3 +537,24 @@ def test_killed_anywhere_the_channel_is_the_old_or_the_new_one(
         promote(shelf, "staging", engine_id, override)
         assert [one.move.engine_id for one in shelf.channel("staging").moves] == [FAST, engine_id]
     assert ends == {FAST, engine_id}, "killed between the write and the end, too"
+
+
+def test_an_engine_of_made_up_data_stays_a_candidate_unless_somebody_says_why(shelf: Shelf) -> None:
+    made = shelf.register("fp16", synthetic=True)
+    carry(shelf, propose(shelf, "candidate", FAST))
+    proposal = propose(shelf, "staging", FAST)
+    assert proposal.objections == (
+        "its validation data are synthetic, and say nothing of real ones; validate it on data and convert again",
+    )
+    with pytest.raises(RefusedError, match="its validation data are synthetic"):
+        carry(shelf, proposal)
+    assert shelf.engine_at("staging") is None
+    carry(shelf, proposal, override="a rehearsal without traffic")
+    assert shelf.engine_at("staging") == made.manifest.engine_id
+
+
+def test_a_manifest_says_that_data_are_made_up_only_where_they_are(shelf: Shelf) -> None:
+    made, real = shelf.describe("fp16", synthetic=True), shelf.describe("fp32")
+    assert made.model_dump(mode="json")["synthetic"] is True
+    assert "synthetic" not in real.model_dump(mode="json")
+    assert type(real).model_validate(real.model_dump(mode="json")) == real

@@ -1,0 +1,199 @@
+"""Inputs, their dtypes and their dimensions, from the samples that are there and from what the source says."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, get_args
+
+import numpy as np
+
+from tasks.declared import Dtype
+from tasks.errors import InputError
+from tasks.imports.draft import BATCH, Guess
+from tasks.readers.annotations import is_annotation
+from tasks.readers.interface import UNNAMED, InputHint, Reading
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from tasks.imports.declared_inputs import Declared
+    from tasks.samples.npz import Arrays
+
+NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+BATCHES = {"min": 1, "opt": 8, "max": 32}
+DEFAULT_AXES = {
+    ("whole", 2): ("sequence",),
+    ("float", 3): ("frames", "features"),
+    ("float", 4): ("channels", "height", "width"),
+}
+"""Names of the axes after the samples', by kind of number and number of axes."""
+DTYPES = get_args(Dtype)
+
+
+@dataclass(frozen=True)
+class InputGuesses:
+    """Samples as the model takes them, and what model.yaml says of inputs and dimensions."""
+
+    groups: tuple[Arrays, ...]
+    inputs: Mapping[str, Guess]
+    dims: Mapping[str, Guess]
+
+    def renamed(self, names: Mapping[str, str]) -> InputGuesses:
+        """The same with other names of inputs."""
+        return InputGuesses(
+            tuple({names.get(name, name): array for name, array in group.items()} for group in self.groups),
+            {names.get(name, name): guess for name, guess in self.inputs.items()},
+            self.dims,
+        )
+
+
+def guess_inputs(reading: Reading, declared: Declared | None, origin: str) -> InputGuesses:
+    """Infer inputs and dimensions.
+
+    Raises:
+        InputError: an array is no number, holds NaN, or is not what the source declares.
+    """
+    groups = _with_declared_names(reading.groups, declared)
+    names = [name for name in groups[0] if not is_annotation(name)]
+    if not names:
+        raise InputError(f"{origin}: has no input ({', '.join(groups[0])}); bring a column that the model takes")
+    _refuse_undeclared(names, declared, origin)
+    hints = {next(iter(names)) if name == UNNAMED else name: hint for name, hint in reading.hints.items()}
+    inputs: dict[str, Guess] = {}
+    axes = _Axes(groups, declared)
+    cast: list[dict[str, Any]] = [dict(group) for group in groups]
+    for name in names:
+        dtype, why = _dtype_of(name, [group[name] for group in groups], declared, origin)
+        for group in cast:
+            group[name] = _finite(group[name].astype(dtype), name, origin)
+        hint = hints.get(name, InputHint())
+        value: dict[str, Any] = {"dtype": dtype, "shape": [BATCH, *axes.name_axes(name, hint, origin)]}
+        if hint.pad:
+            value["pad"] = hint.pad
+        if declared is not None and name in declared.inputs and declared.inputs[name].highest not in {None, 1}:
+            value["range"] = [0, declared.inputs[name].highest]
+            why = f"{why}; range: the vocabulary of {declared.by}".removeprefix("; ")
+        inputs[name] = Guess(value, "; ".join(part for part in (hint.why, why) if part))
+    bounds = {} if declared is None else declared.bounds
+    return InputGuesses(tuple(cast), inputs, {BATCH: _batch(bounds.get(BATCH)), **axes.dims})
+
+
+def _with_declared_names(groups: Sequence[Arrays], declared: Declared | None) -> Sequence[Arrays]:
+    """With the one declared input in place of one that the data do not name."""
+    if declared is None or len(declared.inputs) != 1:
+        return groups
+    (only,) = declared.inputs
+    return [{only if name == UNNAMED else name: array for name, array in group.items()} for group in groups]
+
+
+def _refuse_undeclared(names: Sequence[str], declared: Declared | None, origin: str) -> None:
+    for name in names:
+        if not NAME.fullmatch(name):
+            raise InputError(
+                f"{origin}: column {name!r} cannot be the name of an input; give it another: --column NAME=input_name"
+            )
+    if declared is None or declared.by == "config.json":  # which says what texts take, and not what else there may be
+        return
+    for name in names:
+        if name not in declared.inputs and name != UNNAMED:
+            raise InputError(
+                f"{origin}: column {name!r} is no input of {declared.by} ({', '.join(declared.inputs)}); name it so:"
+                f" --column {name}=input_name, make it slice.{name}, or leave it out with --leave-out {name}"
+            )
+    for name in declared.inputs:
+        if name not in names and UNNAMED not in names:
+            raise InputError(f"{origin}: has no {name!r}, which {declared.by} takes; add it, or name it with --column")
+
+
+def _dtype_of(
+    name: str, arrays: Sequence[np.ndarray[Any, Any]], declared: Declared | None, origin: str
+) -> tuple[str, str]:
+    found = np.result_type(*arrays).name if arrays[0].dtype.kind in "iufb" else arrays[0].dtype.name
+    if declared is not None and name in declared.inputs and declared.inputs[name].dtype in DTYPES:
+        wanted = declared.inputs[name].dtype
+        if np.dtype(wanted).kind in "iub" and np.dtype(found).kind == "f":
+            raise InputError(f"{origin}: {name} is {found}, and {declared.by} takes {wanted}; save it as {wanted}")
+        return wanted, "" if wanted == found else f"{wanted} as {declared.by} says, not {found} as in the data"
+    if found in {"float64", "float16"}:
+        return "float32", f"{found} in the data, and modules are run in float32"
+    if found in DTYPES:
+        return found, ""
+    if np.dtype(found).kind == "u" and np.dtype(found).itemsize < np.dtype(np.int64).itemsize:
+        return "int64", f"{found} in the data, which PyTorch hardly computes with"
+    raise InputError(f"{origin}: {name} is {found}, which no engine takes; save it as numbers")
+
+
+def _finite(array: np.ndarray[Any, Any], name: str, origin: str) -> np.ndarray[Any, Any]:
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        bad = np.flatnonzero(~np.isfinite(array.reshape(len(array), -1)).all(axis=1))
+        raise InputError(
+            f"{origin}: {name} holds NaN or Inf in {len(bad):,} rows (first: {bad[0]}); correct or remove them"
+        )
+    return array
+
+
+def _batch(bounds: tuple[int, int] | None) -> Guess:
+    if bounds is None:
+        return Guess(dict(BATCHES), "samples of a call: no data say this, so choose what serving sends")
+    low, high = bounds
+    value = {"min": low, "opt": min(max(BATCHES["opt"], low), high), "max": min(max(BATCHES["max"], low), high)}
+    return Guess(value, f"samples of a call: the source was exported for {low:,} to {high:,}")
+
+
+class _Axes:
+    """Names of axes: those that vary together have one name."""
+
+    def __init__(self, groups: Sequence[Arrays], declared: Declared | None) -> None:
+        self._groups = groups
+        self._declared = declared
+        self._weights = [len(next(iter(group.values()))) for group in groups]
+        self.dims: dict[str, Guess] = {}
+        self._extents: dict[str, tuple[int, ...]] = {}
+
+    def name_axes(self, name: str, hint: InputHint, origin: str) -> list[str | int]:
+        """A name or an extent for each axis after the samples'."""
+        shapes = [group[name].shape for group in self._groups]
+        if len({len(shape) for shape in shapes}) > 1:
+            raise InputError(f"{origin}: {name} has not the same number of axes in every file; correct it")
+        said = self._declared_shape(name, shapes[0], origin)
+        kind = "float" if self._groups[0][name].dtype.kind == "f" else "whole"
+        defaults = hint.axes or DEFAULT_AXES.get((kind, len(shapes[0])), ())
+        found: list[str | int] = []
+        for axis in range(1, len(shapes[0])):
+            extents = tuple(shape[axis] for shape in shapes)
+            wanted = said[axis] if said else None
+            if isinstance(wanted, int) and set(extents) != {wanted}:
+                wrong = next(extent for extent in extents if extent != wanted)
+                raise InputError(f"{origin}: axis {axis} of {name} is {wrong}, and the source takes {wanted} only")
+            varies = len(set(extents)) > 1 or isinstance(wanted, str) or (hint.axes == ("sequence",) and axis == 1)
+            default = defaults[axis - 1] if axis <= len(defaults) else f"{name}_axis{axis}"
+            found.append(self._dim(wanted or default, name, extents, axis) if varies else extents[0])
+        return found
+
+    def _declared_shape(self, name: str, shape: tuple[int, ...], origin: str) -> tuple[str | int, ...] | None:
+        if self._declared is None or name not in self._declared.inputs:
+            return None
+        said = self._declared.inputs[name].shape
+        if len(said) != len(shape):
+            raise InputError(f"{origin}: {name} has {len(shape)} axes, and {self._declared.by} takes {len(said)}")
+        return said
+
+    def _dim(self, wanted: str | int, name: str, extents: tuple[int, ...], axis: int) -> str:
+        dim = str(wanted)
+        if self._extents.setdefault(dim, extents) != extents:
+            dim = f"{name}_axis{axis}"
+            self._extents[dim] = extents
+        if dim not in self.dims:
+            low, middle, high = min(extents), self._median(extents), max(extents)
+            why = f"{low} to {high} in the data, and the median sample has {middle}"
+            if low == high:
+                why = f"always {low} in the data; widen it if serving sends others"
+            self.dims[dim] = Guess({"min": low, "opt": middle, "max": high}, why)
+        return dim
+
+    def _median(self, extents: Sequence[int]) -> int:
+        """The extent of the sample in the middle."""
+        order = np.argsort(extents, kind="stable")
+        reached = np.cumsum(np.asarray(self._weights)[order])
+        return int(extents[order[np.searchsorted(reached, reached[-1] / 2)]])

@@ -1,0 +1,180 @@
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torch import nn
+
+from tasks.calibration.sets import read_set
+from tasks.errors import InputError
+from tasks.imports.importing import ImportRequest, import_model
+from tasks.model.model_directory import read_model_directory
+from tasks.samples.npz import load_arrays
+from tasks.stages.ingest import ingest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.tasks.in_process import InProcess
+
+SOURCE = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+    def forward(self, {input}):
+        hidden = self.layer({input})
+        vector = nn.functional.normalize(hidden, dim=-1)
+        return {{"classes": hidden.softmax(-1), "best": hidden.argmax(-1), "vector": vector,
+                "quality": torch.sigmoid(hidden[:, 0]), "cache": None}}
+
+def build():
+    return Net()
+def build_other():
+    return 3
+def build_textual():
+    class Textual(nn.Module):
+        def forward(self, features):
+            return {{"words": "none"}}
+    return Textual()
+"""
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    folder = tmp_path / "tiny_net"
+    folder.mkdir()
+    (folder / "model.py").write_text(SOURCE.format(input="features"))
+    torch.manual_seed(3)
+    save_file(
+        {f"layer.{name}": tensor for name, tensor in nn.Linear(4, 3).state_dict().items()}, folder / "w.safetensors"
+    )
+    return folder
+
+
+def save_data(path: Path, samples: int = 400, **changes: Any) -> Path:
+    rng = np.random.default_rng(0)
+    arrays = {
+        "features": rng.normal(size=(samples, 4)),
+        "label": np.array(["no", "yes"])[rng.integers(0, 2, samples)],
+        "slice.site": np.array(["north", "south"])[rng.integers(0, 2, samples)],
+        "group": np.arange(samples) // 2,
+    }
+    np.savez(path, **(arrays | changes))
+    return path
+
+
+def request_of(tmp_path: Path, folder: Path, **changes: Any) -> ImportRequest:
+    base = {"source": f"{folder}/model.py:build", "into": tmp_path / "made", "data": tmp_path / "data.npz"}
+    return ImportRequest(**(base | changes))
+
+
+def test_a_directory_is_whole_and_each_guess_has_its_reason(here: InProcess, tmp_path: Path, source: Path) -> None:
+    save_data(tmp_path / "data.npz")
+    made = import_model(here, request_of(tmp_path, source))
+    directory = read_model_directory(tmp_path / "made")
+    spec = directory.spec
+    assert spec.name == "tiny-net"
+    assert (spec.weights, spec.inputs["features"].dtype) == ("w.safetensors", "float32")
+    assert spec.inputs["features"].shape == ("batch", 4)
+    kinds = {name: declared.kind.value for name, declared in spec.outputs.items()}
+    assert kinds == {"classes": "probabilities", "best": "labels", "vector": "embedding", "quality": "score"}
+    assert spec.outputs["quality"].range == (0, 1)
+    assert [precision.value for precision in spec.precisions] == ["fp16", "int8"]
+    lines = made.text.splitlines()
+    assert all(len(line) <= 80 for line in lines)
+    for number, line in enumerate(lines):
+        if line.strip() and not line.startswith(("name:", "inputs:", "dims:", "outputs:")) and "#" not in line:
+            assert lines[number - 1].lstrip().startswith("#"), line
+    assert json.loads((tmp_path / "made" / "labels.json").read_text()) == {"no": 0, "yes": 1}
+    assert "0=no, 1=yes" in made.text.replace("\n# ", " ")
+    assert ingest(here, spec, directory.validation, "validation.data").result.samples == made.validation_samples
+
+
+def test_no_group_is_in_both_the_calibration_set_and_the_validation_data(
+    here: InProcess, tmp_path: Path, source: Path
+) -> None:
+    save_data(tmp_path / "data.npz")
+    made = import_model(here, request_of(tmp_path, source))
+    assert (made.validation_samples, made.calibration_samples) == (320, 80)
+    checked = read_set(tmp_path / "made" / "calibration", tmp_path)
+    drawn = [load_arrays(path) for path in checked.files]
+    kept = [load_arrays(path) for path in read_model_directory(tmp_path / "made").validation]
+    of_drawn, of_kept = ({int(value) for part in parts for value in part["group"]} for parts in (drawn, kept))
+    assert not of_drawn & of_kept
+    assert set(checked.manifest.strata) == {"site"}
+    assert "label" not in drawn[0]
+
+
+def test_the_same_import_writes_the_same_bytes(here: InProcess, tmp_path: Path, source: Path) -> None:
+    save_data(tmp_path / "data.npz")
+    contents = []
+    for name in ("one", "two"):
+        import_model(here, request_of(tmp_path, source, into=tmp_path / name, name="same"))
+        files = sorted(path for path in (tmp_path / name).rglob("*") if path.is_file())
+        contents.append({str(path.relative_to(tmp_path / name)): path.read_bytes() for path in files})
+    assert contents[0] == contents[1]
+
+
+def test_an_input_that_the_data_do_not_name_is_called_as_forward_calls_it(
+    here: InProcess, tmp_path: Path, source: Path
+) -> None:
+    (source / "model.py").write_text(SOURCE.format(input="picture"))
+    (source / "w.safetensors").unlink()
+    (tmp_path / "images").mkdir()
+    for number in range(3):
+        Image.new("RGB", (4, 2), (number, 0, 0)).save(tmp_path / "images" / f"{number}.png")
+    import_model(here, request_of(tmp_path, source, data=tmp_path / "images"))
+    spec = read_model_directory(tmp_path / "made").spec
+    assert list(spec.inputs) == ["picture"]
+    assert spec.inputs["picture"].shape == ("batch", 3, 2, 4)
+    assert [precision.value for precision in spec.precisions] == ["fp16"], "too few for a calibration set"
+
+
+@pytest.mark.parametrize(
+    ("changes", "arrays", "message"),
+    [
+        ({}, {"extra": np.zeros(400)}, "data.npz: column extra: the module's forward takes no 'extra'"),
+        ({}, {"features": np.full((400, 4), np.nan)}, "features holds NaN or Inf in 400 rows"),
+        ({}, {"features": np.zeros((400, 5))}, "the module's forward raised"),
+        ({"source": "{source}/model.py:build_other"}, {}, "returned int, not a torch.nn.Module"),
+        ({"source": "{source}/model.py:build_textual"}, {}, "returns no tensor, but str"),
+        ({"source": "{source}/nothing.py:build"}, {}, "nothing.py: is no file"),
+        ({"source": "{source}"}, {}, "has neither config.json"),
+        ({"source": "{source}.bin"}, {}, "does not exist"),
+    ],
+)
+def test_what_cannot_be_imported_is_told_and_leaves_nothing(
+    here: InProcess, tmp_path: Path, source: Path, changes: dict[str, Any], arrays: dict[str, Any], message: str
+) -> None:
+    save_data(tmp_path / "data.npz", **arrays)
+    if "build_textual" in changes.get("source", ""):
+        (source / "w.safetensors").unlink()
+    changes = {name: value.format(source=source) for name, value in changes.items()}
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(InputError, match=message):
+        import_model(here, request_of(tmp_path, source, **changes))
+    assert sorted(path for path in tmp_path.iterdir() if path.name != "store") == [
+        p for p in before if p.name != "store"
+    ]
+
+
+def test_a_folder_that_is_there_is_refused_and_stays(here: InProcess, tmp_path: Path, source: Path) -> None:
+    save_data(tmp_path / "data.npz")
+    (tmp_path / "made").mkdir()
+    with pytest.raises(InputError, match="is there already"):
+        import_model(here, request_of(tmp_path, source))
+    assert not list((tmp_path / "made").iterdir())
+
+
+def test_made_up_data_need_a_source_that_says_its_inputs(here: InProcess, tmp_path: Path, source: Path) -> None:
+    with pytest.raises(InputError, match="does not say the shapes of its inputs"):
+        import_model(here, request_of(tmp_path, source, data=None, synthetic=40))
