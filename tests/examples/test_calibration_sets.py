@@ -30,6 +30,7 @@ EXAMPLE = {
     "digits_printed_only": "digit_reader",
     "essays": "essay_scorer",
     "essays_no_weak_levels": "essay_scorer",
+    "intents": "intents",
     "oral": "oral_scorer",
     "oral_quiet_only": "oral_scorer",
 }
