@@ -33,6 +33,8 @@ EXAMPLE = {
     "intents": "intents",
     "oral": "oral_scorer",
     "oral_quiet_only": "oral_scorer",
+    "shapes": "detector",
+    "words": "whisper_encoder",
 }
 GAPS = {
     "digits_printed_only": {"stratum script=handwritten has 0 samples, production has 50 %"},

@@ -14,6 +14,8 @@ import torch
 from safetensors.torch import load_file
 
 from examples import making
+from examples.detector import boxes
+from examples.whisper_encoder import model as whisper
 from tasks.calibration.sets import read_set
 from tasks.model.model_directory import read_model_directory
 from tasks.stages.export import export_onnx
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from tests.tasks.in_process import InProcess
 
 ROOT = Path(__file__).resolve().parents[2]
-NAMES = ("intents",)
+NAMES = ("detector", "intents", "whisper_encoder")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -119,3 +121,29 @@ def test_training_writes_weights_validation_data_and_a_calibration_set(tmp_path:
 def make_small(example: making.Example) -> making.Example:
     """The example on few samples."""
     return dataclasses.replace(example, sizes=(24, 40, 64), batch=8)
+
+
+def test_the_dynamic_whisper_encoder_equals_the_library_s_at_its_longest() -> None:
+    torch.manual_seed(3)
+    network = whisper.build().eval()
+    features = torch.randn(2, whisper.MELS, whisper.LONGEST)
+    with torch.inference_mode():
+        torch.testing.assert_close(
+            network(features)["last_hidden_state"], network.encoder(features).last_hidden_state, rtol=0, atol=1e-6
+        )
+
+
+def test_suppression_keeps_the_best_of_duplicates_and_boxes_of_other_classes() -> None:
+    rows = np.array(
+        [
+            [0, 0, 10, 10, 0.7, 1],
+            [1, 0, 10, 10, 0.9, 1],
+            [0, 0, 10, 10, 0.8, 2],
+            [40, 40, 50, 50, 0.6, 1],
+            [42, 40, 60, 60, 0.55, 1],
+            [0, 30, 9, 40, 0.49, 1],
+        ],
+        dtype=np.float32,
+    )
+    assert boxes.suppress(rows)[:, 4].tolist() == pytest.approx([0.9, 0.8, 0.6, 0.55])
+    assert boxes.suppress(rows[:0]).shape == (0, 6)
