@@ -31,6 +31,7 @@ EXAMPLE = {
     "essays": "essay_scorer",
     "essays_no_weak_levels": "essay_scorer",
     "intents": "intents",
+    "lines": "line_reader",
     "oral": "oral_scorer",
     "oral_quiet_only": "oral_scorer",
     "shapes": "detector",

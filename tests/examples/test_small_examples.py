@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from examples import making
 from examples.detector import boxes
+from examples.line_reader import train as line_training
 from examples.whisper_encoder import model as whisper
 from tasks.calibration.sets import read_set
 from tasks.model.model_directory import read_model_directory
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from tests.tasks.in_process import InProcess
 
 ROOT = Path(__file__).resolve().parents[2]
-NAMES = ("detector", "intents", "whisper_encoder")
+NAMES = ("detector", "intents", "line_reader", "whisper_encoder")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -147,3 +148,7 @@ def test_suppression_keeps_the_best_of_duplicates_and_boxes_of_other_classes() -
     )
     assert boxes.suppress(rows)[:, 4].tolist() == pytest.approx([0.9, 0.8, 0.6, 0.55])
     assert boxes.suppress(rows[:0]).shape == (0, 6)
+
+
+def test_greedy_text_joins_repeats_that_no_blank_parts() -> None:
+    assert line_training.greedy_text([0, 3, 3, 0, 3, 5, 5, 0, 0, 2]) == [3, 3, 5, 2]
