@@ -15,6 +15,7 @@ LONGEST = (
     "tests/tasks/stages/test_convert.py",
     "tests/tasks/stages/test_export.py",
     "tests/examples/test_calibration_sets.py",
+    "tests/examples/test_small_examples.py",
     "tests/tasks/torch_side/test_user_modules.py",
     "tests/flows/runners/test_runners.py",  # begins with what test_end_to_end made, as the next two do
     "tests/flows/commands/test_calibration_commands.py",

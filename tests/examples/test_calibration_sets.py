@@ -30,8 +30,12 @@ EXAMPLE = {
     "digits_printed_only": "digit_reader",
     "essays": "essay_scorer",
     "essays_no_weak_levels": "essay_scorer",
+    "intents": "intents",
+    "lines": "line_reader",
     "oral": "oral_scorer",
     "oral_quiet_only": "oral_scorer",
+    "shapes": "detector",
+    "words": "whisper_encoder",
 }
 GAPS = {
     "digits_printed_only": {"stratum script=handwritten has 0 samples, production has 50 %"},

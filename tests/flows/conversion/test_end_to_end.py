@@ -432,7 +432,9 @@ def test_two_at_once_make_one_conversion(
 
 
 @pytest.mark.hardship(only=True)
-@pytest.mark.parametrize("example", ["essay_scorer", "oral_scorer"])
+@pytest.mark.parametrize(
+    "example", ["essay_scorer", "oral_scorer", "intents", "detector", "line_reader", "whisper_encoder"]
+)
 def test_an_example_converts_on_the_cpu(tmp_path: Path, prefect_url: str, example: str) -> None:
     project = write_project(tmp_path / "project", prefect_url)
     code, document, text = project.run("convert", str(REPOSITORY / "examples" / example), "--target", "cpu")
