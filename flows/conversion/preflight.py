@@ -23,7 +23,8 @@ from tasks.checks.policy_checks import check_policies
 from tasks.checks.precision_checks import check_precisions
 from tasks.checks.remarks import Level, Remark, good, stops_of, warning
 from tasks.errors import EnginegateError, ExitCode, InputError, RefusedError, StageError, worst_of
-from tasks.model.model_directory import survey_model_directory, with_settled
+from tasks.model.model_directory import survey_model_directory
+from tasks.model.settled import with_settled
 from tasks.samples.npz import load_arrays, shard_paths
 from tasks.specs import Precision
 from tasks.stages.independence import independence_in_words

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from tasks.artifact import Artifact
 from tasks.declared import Frozen
 from tasks.errors import InputError
-from tasks.model.model_directory import Settled, settle_outputs
+from tasks.model.settled import Settled, settle_outputs
 from tasks.samples.npz import load_arrays, shard_paths
 from tasks.stages.export import fetch_some
 from tasks.store.stage_cache import StageResult, run_cached

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tasks.artifact import Artifact
-from tasks.model.model_directory import require_kinds
+from tasks.model.settled import require_kinds
 from tasks.records import DataArtifact, ReferenceArtifact
 from tasks.samples.npz import load_arrays, shard_paths
 from tasks.store.digests import artifact_digest

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from tasks.errors import InputError
-from tasks.model.model_directory import SPEC_FILE, require_kinds
+from tasks.model.model_directory import SPEC_FILE
+from tasks.model.settled import require_kinds
 from tasks.sources import source_of
 from tasks.sources.interface import ORIGIN, ModuleRequest, explain
 from tasks.torch_side.torch_recurrent import prepare_recurrence

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tasks.model.model_directory import read_model_directory, with_settled
+from tasks.errors import StageError
+from tasks.model.model_directory import read_model_directory
+from tasks.model.settled import with_settled
 from tasks.records import Cell, EngineJob
 from tasks.specs import Precision
 from tasks.stages.build import build_engine
@@ -52,7 +54,11 @@ def test_each_engine_of_a_model_gets_the_verdict_that_is_right(tmp_path: Path, n
     found = {}
     for precision in map(Precision, PRECISIONS):
         of_set = calibration if precision is Precision.INT8 else None
-        typed = convert_precision(context, exported, precision, directory.spec, of_set, data=data).result
+        try:
+            typed = convert_precision(context, exported, precision, directory.spec, of_set, data=data).result
+        except StageError as error:
+            assert getattr(animal, precision.value) == ("fail",), error
+            continue
         job = EngineJob(
             cell=Cell(model=name, target="cpu", precision=precision, version="0" * 12),
             spec=directory.spec,
