@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tasks.errors import InputError
-from tasks.graphs.onnx_files import external_files
 from tasks.source_spec import SourceSpec
 from tasks.sources.interface import ORIGIN, SOURCE_FOLDER, ModuleRequest, copy_file, digests_outside, named
 from tasks.store.digests import digest_once
@@ -58,6 +57,8 @@ class OnnxFile:
 
 def _files(directory: ModelDirectory) -> dict[str, Path]:
     """The file and its data, by path relative to its folder."""
+    from tasks.graphs.onnx_files import external_files  # noqa: PLC0415 - onnx, which other sources need not have
+
     path, source = directory.source_path, named(directory)
     assert path is not None  # noqa: S101 - the kind has a path
     # A link may lead to a file of another name: it is called as model.yaml calls it, and its data lie where it does.

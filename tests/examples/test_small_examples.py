@@ -88,6 +88,7 @@ def test_the_shipped_weights_are_as_good_as_the_example_says(example: making.Exa
     assert example.quality(network.eval(), list(making.stack(parts[0], example.inputs).values())) >= example.minimum
 
 
+@pytest.mark.hardship(only=True)
 def test_the_shipped_module_exports_to_onnx_within_the_check_s_limits(here: InProcess, example: making.Example) -> None:
     directory = read_model_directory(example.folder)
     validation = ingest(here, directory.spec, directory.validation, "validation.data").result

@@ -94,7 +94,7 @@ def test_wherever_its_classes_are_an_output_has_the_same_measurements(kind: Outp
 def test_above_two_dimensions_the_axis_must_be_said(kind: OutputKind) -> None:
     r = np.random.default_rng(0).random((8, 4, 5, 5))
     (defect, *_) = run(r, r, kind, axis=None).defects
-    assert defect.startswith("out: the reference has 4 axes [8, 4, 5, 5], and nothing says which of them holds")
+    assert defect.startswith("out: the reference has 4 axes [n, 4, 5, 5], and nothing says which of them holds")
     assert (
         "write axis: 1 where they come right after the samples, as in NCHW, or axis: -1 where they come last" in defect
     )

@@ -242,6 +242,7 @@ def test_a_policy_that_needs_labels_is_refused_before_the_export_where_there_are
     assert not (project.home / "store" / "records" / "export").exists()
 
 
+@pytest.mark.hardship(only=True)
 def test_samples_that_repeat_count_once_and_a_conversion_says_so(tmp_path: Path, prefect_url: str) -> None:
     project = write_project(tmp_path / "repeats", prefect_url)
     with np.load(project.model / "validation.npz") as archive:
