@@ -38,7 +38,7 @@ TWO = {
 class Scorer(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.weights = nn.Parameter(torch.from_numpy(WEIGHTS))
+        self.weights = nn.Parameter(torch.from_numpy(WEIGHTS.copy()))
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         return torch.sigmoid((features * self.weights).sum(1))
