@@ -7,12 +7,17 @@ from functools import cache
 from importlib import metadata
 
 from tasks.errors import StageError
+from tasks.specs import Precision
 
 # An engine made by another release of one of these is another engine, and so another version.
 TOOLCHAIN = (
     "enginegate", "torch", "safetensors", "numpy", "scipy", "onnx", "onnx-ir", "onnxscript", "onnxslim", "onnxruntime",
     "onnxconverter-common", "onnx-graphsurgeon", "nvidia-modelopt",
 )  # fmt: skip
+RECIPES = {Precision.FP32: 2, Precision.FP16: 3, Precision.INT8: 2}
+"""How graphs are converted to each precision: another number makes other engines of the same tools and model."""
+UNSAID_RECIPE = 2
+"""That of the versions which say nothing of it."""
 EXTRAS = {"transformers": "huggingface"}
 """The extra of pyproject.toml that a package is in, where that is not `export`."""
 

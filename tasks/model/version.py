@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from tasks.model.toolchain import toolchain
+from tasks.model.toolchain import RECIPES, UNSAID_RECIPE, toolchain
 from tasks.store.digests import digest_json, digest_once
 
 if TYPE_CHECKING:
@@ -72,6 +72,9 @@ def version_of(content: ModelContent, policy_floor: str | None = None) -> str:
     }
     if content.outside:
         named["outside"] = dict(content.outside)
+    recipes = {one.value: RECIPES[one] for one in content.spec.precisions if RECIPES[one] != UNSAID_RECIPE}
+    if recipes:
+        named["recipes"] = recipes
     if policy_floor is not None:
         named["policy floor"] = policy_floor
     return digest_json(named).removeprefix("sha256:")[:VERSION_DIGITS]

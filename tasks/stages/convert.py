@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from tasks.errors import InputError, StageError
 from tasks.graphs import onnx_files
 from tasks.graphs.interface import CheckTypedRequest
+from tasks.model.toolchain import RECIPES
 from tasks.process.child import ignore_progress
 from tasks.quantization.converter_table import Converter, converters_for, int8_converter, tried_methods
 from tasks.quantization.interface import ConvertRequest
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
 
     from tasks.process.context import StageContext
 
-RECIPES = {Precision.FP32: 2, Precision.FP16: 3, Precision.INT8: 2}
 MOST_HALF_ERROR = 0.5
 """Relative L2 between an FP16 graph and the exported one beyond which it is another graph, not a less precise one."""
 

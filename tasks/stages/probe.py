@@ -67,7 +67,8 @@ def probe_module(context: StageContext, directory: ModelDirectory, data: DataArt
         "module": module,
         "data": data.inputs.digest,
         "dims": {name: dim.model_dump() for name, dim in directory.spec.dims.items()},
-        "masks": [output.mask for output in directory.spec.outputs.values()],
+        # Kinds and axes too: what is settled of an output is settled of what was declared then.
+        "outputs": {name: output.model_dump(mode="json") for name, output in directory.spec.outputs.items()},
     }
 
     def produce(folder: Path) -> ProbedModule:

@@ -12,7 +12,9 @@ from tasks.errors import InputError
 from tasks.git.commit import Commit
 from tasks.git.commit_models import content_at
 from tasks.model.model_directory import read_model_directory
+from tasks.model.toolchain import RECIPES
 from tasks.model.version import content_of_directory, version_of
+from tasks.specs import Precision
 from tests.tasks.git.repositories import make_source, model_files, set_files
 
 if TYPE_CHECKING:
@@ -120,3 +122,15 @@ def test_what_differs_between_two_contents_is_named(tmp_path: Path) -> None:
     words = ("model.yaml", "validation", "calibration set", "lib/x.py", "model.py")
     assert newer.differences(older) == words
     assert newer.differences(newer) == ()
+
+
+def test_a_model_whose_conversions_changed_has_another_version_and_no_other_has(
+    write_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, half = (
+        content_of_directory(read_model_directory(write_model(precisions=precisions)))
+        for precisions in (["fp32"], ["fp32", "fp16"])
+    )
+    before = version_of(plain), version_of(half)
+    monkeypatch.setitem(RECIPES, Precision.FP16, 4)
+    assert (version_of(plain) == before[0], version_of(half) == before[1]) == (True, False)

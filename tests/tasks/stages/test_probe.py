@@ -32,6 +32,20 @@ def test_a_module_is_run_at_every_shape_and_on_samples_and_once_only(here: InPro
     ] * 2
 
 
+@pytest.mark.parametrize(("kind", "settled"), [("tensor", ("level",)), ("score", ()), ("labels", ())])
+def test_what_is_declared_is_not_settled_by_what_was_found_when_it_was_left_open(
+    here: InProcess, tmp_path: Path, kind: str, settled: tuple[str, ...]
+) -> None:
+    rest = {"accept": {"kind": "labels"}, "key": {"kind": "labels"}}
+    data = store_shards(here.store, [make_features(40)])
+    (tmp_path / "before").mkdir()
+    before = write_directory(tmp_path / "before", "names", outputs={"level": {"kind": "tensor"}, **rest})
+    assert probe_module(here, before, data).result.settled.labels == ("level",)
+    (tmp_path / "now").mkdir()
+    now = write_directory(tmp_path / "now", "names", outputs={"level": {"kind": kind}, **rest})
+    assert probe_module(here, now, data).result.settled.labels == settled
+
+
 def test_masks_lie_beside_the_outputs_that_they_belong_to(here: InProcess, tmp_path: Path) -> None:
     outputs = {"score": {"kind": "tensor", "mask": "attention_mask"}}
     directory = write_directory(tmp_path, "encoder", outputs=outputs)
