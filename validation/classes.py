@@ -16,6 +16,9 @@ from validation.units import Columns, Floats
 
 ECE_BINS = 15
 TOP = 5
+CONFIDENCE_RESOLUTION = 0.01
+"""A confidence that moved by no more has not moved for `ks`. Those of a classifier pile up in clusters narrower than
+rounding, where D tells the order within a cluster, and no threshold that a team sets."""
 _BLOCK = 1 << 18
 _SHARES = ("kl", "js", "top1", "top5", "confidence_r", "confidence_c", "right_r", "right_c")
 _BINS = tuple(f"bin{number}{side}" for number in range(ECE_BINS) for side in "rc")
@@ -112,7 +115,7 @@ class ClassAgreement:
         positions = draws.value(lambda m: m["positions"])
         readers: Readers = {
             **self._errors.readers(draws, plan),
-            **ks_readers(kept, "confidence_r", "confidence_c", plan),
+            **ks_readers(kept, "confidence_r", "confidence_c", plan, CONFIDENCE_RESOLUTION),
             "kl": lambda: smooth(draws, n, lambda m: m["kl"] / m["positions"]),
             "kl_p99": lambda: quantile_reading(kept, "kl", 0.99, plan),
             "js": lambda: smooth(

@@ -121,7 +121,8 @@ _CATALOGUE = (
         "ks",
         _DISTRIBUTED,
         _LOWER,
-        "two-sample Kolmogorov-Smirnov D; of logits and probabilities: D of the top-1 confidence",
+        "two-sample Kolmogorov-Smirnov D; of logits and probabilities: D of the top-1 confidence, a move of which"
+        " by 0.01 counts as none",
         "Smirnov 1948, Ann. Math. Stat. 19; bounds: validation/distributions.py",
         worst=1.0,
         share=True,

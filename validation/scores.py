@@ -183,9 +183,10 @@ def _smd(m: Columns) -> Floats:
     return np.asarray((m["c"] - m["r"]) / np.sqrt((_variance(m["rr"], m["r"]) + _variance(m["cc"], m["c"])) / 2))
 
 
-def ks_readers(kept: KeptSamples, reference: str, candidate: str, plan: Bootstrap) -> Readers:
-    """Of `ks` and `ks_pvalue` of two kept columns."""
+def ks_readers(kept: KeptSamples, reference: str, candidate: str, plan: Bootstrap, resolution: float = 0.0) -> Readers:
+    """Of `ks` and `ks_pvalue` of two kept columns; a pair that differs by `resolution` at most counts as equal."""
     r, c = _float(kept, reference), _float(kept, candidate)
+    c = np.where(np.abs(c - r) <= resolution, r, c)
     if r.size == 0:
         return dict.fromkeys(("ks", "ks_pvalue"), lambda: undefined(0, MASKED))
 

@@ -95,6 +95,14 @@ def classes_of_two(p: np.ndarray, q: np.ndarray, label: np.ndarray) -> dict[str,
     return {metric: value for metric, value in found.items() if metric != "top5_agreement"}
 
 
+def test_rounding_within_a_cluster_of_confidences_moves_no_distribution_and_a_shift_of_the_cluster_does() -> None:
+    rng = np.random.default_rng(4)
+    r = np.stack([np.where(rng.random(N) < 0.5, 3.0, 5.0), np.zeros(N)], axis=1) + rng.normal(0, 1e-4, (N, 2))
+    rounded, shifted = (measure(r, r + np.array([by, 0]), OutputKind.LOGITS) for by in (2e-3, -0.5))
+    assert (rounded["ks"].value, rounded["ks_pvalue"].value) == (0, 1)
+    assert shifted["ks"].value == (r[:, 0] < 4).mean(), "from 0.953 to 0.924; those at 0.993 went to 0.989"
+
+
 def test_two_opposite_lone_logits_never_agree() -> None:
     r, _, _ = make_logits((N, 1))
     assert measure(r, -r, OutputKind.LOGITS)["top1_agreement"].value == 0
