@@ -76,14 +76,6 @@ def test_each_engine_of_a_model_gets_the_verdict_that_is_right(tmp_path: Path, n
             opinion = judge_kept(context.store, animal.outputs, precision.value)
             assert opinion is not None
             assert not opinion.objection(verdict.outcome.value)
-            print(
-                precision.value,
-                verdict.outcome.value,
-                verdict.defects,
-                verdict.worst_rule.sentence,
-                *opinion.losses,
-                sep="\n    ",
-            )
     for precision_name, (outcome, why) in found.items():
         assert outcome in getattr(animal, precision_name), f"{precision_name}: {why}"
 
