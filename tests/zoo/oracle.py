@@ -150,6 +150,7 @@ def _scores(pair: _Pair) -> Iterator[Loss]:
         yield Loss(bias.name, abs(bias.value), bias.allowed, bias.error)
         yield pair.point("99th percentile of errors", np.quantile(np.abs(error), 0.99), 0.05, 0.10)
         yield pair.point("the same in standard deviations", np.quantile(np.abs(c - r), 0.99) / spread, 0.1, 0.5)
+        yield pair.point("median error in standard deviations", abs(np.median(c - r)) / spread, 0.05)
         yield pair.point("distance of distributions", _distance(r, c), 0.05)
 
 

@@ -61,7 +61,7 @@ class Found:
         """For people."""
         shown = "  ".join(f"{self.verdicts[precision]:12}" for precision in PRECISIONS)
         why = "".join(f"  {text}" for text in (self.why, *self.objections) if text)
-        return f"{'✓' if self.is_right else '✕'} {self.animal.name:18} {shown} {self.seconds:4.0f} s{why}"
+        return f"{'✓' if self.is_right else '✕'} {self.animal.name:24} {shown} {self.seconds:4.0f} s{why}"
 
 
 def convert(animal: Animal | Example, folder: Path) -> Found:
@@ -71,7 +71,7 @@ def convert(animal: Animal | Example, folder: Path) -> Found:
         with WRITING:
             model = write_animal(animal, folder / animal.name)
     else:
-        model = REPOSITORY / "examples" / animal.name.replace("-", "_")
+        model = REPOSITORY / "examples" / animal.folder
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "ENGINEGATE_"))}
     environment |= {"ENGINEGATE_HOME": str(home), "ENGINEGATE_BENCHMARK_S": "0.1"}
     command = [str(Path(sys.executable).with_name("enginegate")), "convert", str(model), "--target", "cpu", "--json"]

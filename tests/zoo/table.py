@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 SAMPLES, PLANTED_SAMPLES = 400, 1600
 BATCH = {"min": 1, "opt": 4, "max": 8}
-PASS, FAIL, OPEN = "pass", "fail", "inconclusive"
+PASS, FAIL = "pass", "fail"
 NOTHING = "no matrix product or convolution of 16 channels with constant weights: nothing to quantize, which is said"
 
 
@@ -80,6 +80,10 @@ def _words(generator: Generator, n: int) -> Arrays:
     return {"input_ids": np.where(mask == 1, ids, 1), "attention_mask": mask}
 
 
+DENSE: Mapping[str, Any] = {
+    "int8": (FAIL,),
+    "why": "1,600 points of three coordinates lie so densely that INT8's error of a degree reorders the ten nearest",
+}
 LOGITS = {"kind": "logits"}
 
 
@@ -104,7 +108,7 @@ def _pixels(generator: Generator, n: int) -> Arrays:
 
 
 def _near_600(generator: Generator, n: int) -> Arrays:
-    return {"x": (600 + 40 * generator.standard_normal((n, 32))).astype(np.float32)}
+    return {"x": (600 + 20 * generator.standard_normal((n, 32))).astype(np.float32)}
 
 
 def _of_text(build: str, data: Planter, output: Mapping[str, Any], name: str = "logits", **more: Any) -> Animal:
@@ -161,7 +165,7 @@ BRED = (
     _of_text("roberta", texts(2, least=0.2), LOGITS, head="classifier.out_proj"),
     _of_text("albert", texts(4), LOGITS, head="classifier"),
     _of_text("electra", texts(4), LOGITS, head="classifier.out_proj"),
-    _of_text("mpnet", blends(64), {"kind": "embedding"}, "pooler_output", head="pooler.dense"),
+    _of_text("mpnet", blends(64), {"kind": "embedding"}, "pooler_output", head="pooler.dense", **DENSE),
     _of_text(
         "distilbert_tokens",
         tagged_words(5),
@@ -174,16 +178,29 @@ BRED = (
     _VIT,
     _of_image("swin", 32, images(3, 32, 6), head="classifier"),
     _of_image("convnext", 64, images(3, 64, 6), head="classifier"),
-    _of_image("resnet50", 64, images(3, 64, 6), head="classifier.1"),
+    _of_image(
+        "resnet50",
+        64,
+        images(3, 64, 6),
+        head="classifier.1",
+        int8=(FAIL,),
+        why="right on its own images, but not on white noise, whose small features its fitted head weighs as heavily",
+    ),
     _of_image("segformer", 64, maps(3, 64, 5, 16), {"kind": "segmentation", "axis": 1}, head="decode_head.classifier"),
     _of_image(
-        "clip_vision", 32, mixtures(3, 32, 32), {"kind": "embedding"}, name="image_embeds", head="visual_projection"
+        "clip_vision",
+        32,
+        mixtures(3, 32, 32),
+        {"kind": "embedding"},
+        name="image_embeds",
+        head="visual_projection",
+        **DENSE,
     ),
     Animal(
         "yolos",
         {"pixel_values": {"dtype": "float32", "shape": ["batch", 3, 64, 64]}},
         {"logits": {"kind": "logits", "axis": -1}, "pred_boxes": {"kind": "tensor"}},
-        repeated(images(3, 64, 4), 10),
+        repeated(images(3, 64, 2), 10),
         head="class_labels_classifier.layers.2",
     ),
     Animal(
@@ -196,7 +213,7 @@ BRED = (
         "wav2vec2_ctc",
         {"input_values": {"dtype": "float32", "shape": ["batch", "samples"]}},
         {"logits": {"kind": "ctc"}},
-        symbols(2000, 24, 6),
+        symbols(2000, 24, 4),
         {"samples": {"min": 1000, "opt": 2000, "max": 3000}},
         head="lm_head",
     ),
@@ -227,6 +244,8 @@ BRED = (
         export={"opset": 17},
         head="head",
         scale=0.75,
+        int8=(FAIL,),
+        why="INT8 moves all its confidences by more than they differ between samples, which ks tells",
     ),
     Animal("in_place", {"image": {"dtype": "float32", "shape": ["batch", 8, 8]}}, {"logits": LOGITS}, _pixels),
     Animal("extra", {"x": {"dtype": "float32", "shape": ["batch", 16]}}, {"logits": LOGITS}, _floats(x=(16,))),
@@ -247,8 +266,8 @@ BRED = (
         {"x": {"dtype": "float32", "shape": ["batch", 32]}},
         {"score": {"kind": "score", "range": [0, 1]}},
         _near_600,
-        int8=(PASS, FAIL, OPEN),
-        why="values that are all near 600 leave INT8 few of its steps",
+        int8=(FAIL,),
+        why="values that are all near 600 leave INT8 few of its steps, and its error is one for all: a bias",
     ),
     _NORMALIZED,
 )
@@ -271,11 +290,17 @@ ZOO = (*BRED, *CAUGHT)
 
 @dataclass(frozen=True)
 class Example:
-    """A model directory of `examples/`, trained; its verdicts are those that its README reports."""
+    """A trained model, `folder` of examples/; its verdicts are those that its README reports."""
 
-    name: str
+    folder: str
     fp16: tuple[str, ...] = (PASS,)
     int8: tuple[str, ...] = (PASS,)
+    why: str = ""
+
+    @property
+    def name(self) -> str:
+        """As it is called here, where another one may be of the same class."""
+        return f"{self.folder.replace('_', '-')}-example"
 
 
-TRAINED = tuple(map(Example, ("essay-scorer", "intents", "line-reader", "detector", "whisper-encoder", "digit-reader")))
+TRAINED = tuple(map(Example, ("essay_scorer", "intents", "line_reader", "detector", "whisper_encoder", "digit_reader")))

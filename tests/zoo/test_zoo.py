@@ -83,3 +83,11 @@ def test_each_engine_of_a_model_gets_the_verdict_that_is_right(tmp_path: Path, n
 def test_the_zoo_has_forty_models_of_forty_names() -> None:
     names = {row.name for row in (*ZOO, *TRAINED)}
     assert len(names) == len(ZOO) + len(TRAINED) >= 40
+
+
+def test_one_verdict_alone_is_right_of_each_engine_and_one_that_is_not_a_pass_has_its_reason() -> None:
+    for row in (*ZOO, *TRAINED):
+        verdicts = [*row.fp16, *row.int8]
+        assert len(verdicts) == len(PRECISIONS)
+        assert set(verdicts) <= {"pass", "fail"}
+        assert set(verdicts) == {"pass"} or row.why
