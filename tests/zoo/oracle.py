@@ -245,9 +245,10 @@ MEASURES: Mapping[str, Callable[[_Pair], Iterator[Loss]]] = {
 
 
 def _probabilities(values: Array, kind: str) -> Array:
+    """Each row sums to one, which in half precision it does not of itself."""
     wide = values.astype(np.float64)
     if kind == "probabilities":
-        return np.asarray(wide)
+        return np.asarray(wide / wide.sum(-1, keepdims=True))
     powers = np.exp(wide - wide.max(-1, keepdims=True))
     return np.asarray(powers / powers.sum(-1, keepdims=True))
 

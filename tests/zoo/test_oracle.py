@@ -20,7 +20,7 @@ SHAPES: dict[str, tuple[int, ...]] = {
     "labels": (400,),
     "segmentation": (400, 8, 8, 3),
     "ctc": (400, 12, 5),
-    "boxes": (400, 7, 6),
+    "boxes": (400, 3, 6),
 }
 
 
