@@ -95,10 +95,10 @@ def _fine(coarse: np.ndarray, size: int, generator: Generator) -> np.ndarray:
 
 
 def sounds(samples: int, classes: int) -> Planter:
-    """Sines, of one frequency a class."""
+    """Sines, of one frequency a class, some of them ten times as loud as others."""
 
     def make(generator: Generator, n: int) -> Arrays:
-        label, strength = generator.integers(0, classes, n), generator.uniform(0.5, 1.5, (n, 1))
+        label, strength = generator.integers(0, classes, n), 10 ** generator.uniform(-0.5, 0.5, (n, 1))
         angles = np.pi * (label[:, None] + 1) / (classes + 1) * np.arange(samples) + generator.uniform(0, 6.3, (n, 1))
         sound = strength * np.sin(angles) + 0.3 * generator.standard_normal((n, samples))
         return {"sound": sound.astype(np.float32), LABEL: label}

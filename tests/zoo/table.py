@@ -108,7 +108,7 @@ def _pixels(generator: Generator, n: int) -> Arrays:
 
 
 def _near_600(generator: Generator, n: int) -> Arrays:
-    return {"x": (600 + 20 * generator.standard_normal((n, 32))).astype(np.float32)}
+    return {"x": (600 + 40 * generator.standard_normal((n, 32))).astype(np.float32)}
 
 
 def _of_text(build: str, data: Planter, output: Mapping[str, Any], name: str = "logits", **more: Any) -> Animal:
