@@ -31,7 +31,7 @@ test: $(INSTALLED)  ## run every test
 hardship: $(INSTALLED)  ## races and kill loops with their large numbers, before a release
 	$(BIN)/pytest --numprocesses auto --dist worksteal --hardship -m hardship
 
-zoo: $(INSTALLED)  ## convert 30 kinds of models, and hold their verdicts against the right ones; half an hour
+zoo: $(INSTALLED)  ## convert 44 models, and hold their verdicts against the right ones; three quarters of an hour
 	$(BIN)/python tests/zoo/run.py
 
 lint: $(INSTALLED)

@@ -1,6 +1,7 @@
 """The modules of the zoo: small configurations of what teams bring, with random weights that are the same each time.
 
-Weights are drawn wide, so that outputs depend on their inputs as those of trained models do.
+Weights are drawn wide, so that outputs depend on their inputs as those of trained models do. Most have their last layer
+fitted to their data afterwards; see `fitted`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-SEED, SPREAD = 7, 0.2
+SEED, SPREAD = 7, 0.1
 TEXT = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128}
 VOCABULARY = 1000
 
@@ -39,7 +40,7 @@ def text(class_name: str, config_name: str, **settings: Any) -> Callable[[], nn.
     return transformer(class_name, config_name, **{**TEXT, **own, **settings})
 
 
-bert = text("BertForSequenceClassification", "BertConfig", num_labels=6)
+bert = text("BertForSequenceClassification", "BertConfig", num_labels=4)
 roberta = text("RobertaForSequenceClassification", "RobertaConfig", num_labels=2, pad_token_id=1)
 albert = text("AlbertForSequenceClassification", "AlbertConfig", num_labels=4, embedding_size=32)
 electra = text("ElectraForSequenceClassification", "ElectraConfig", num_labels=4, embedding_size=32)
@@ -69,12 +70,15 @@ t5_encoder = transformer(
 gpt2 = transformer(
     "GPT2LMHeadModel",
     "GPT2Config",
+    bos_token_id=0,
+    eos_token_id=0,
     vocab_size=VOCABULARY,
     n_positions=64,
     n_embd=64,
     n_layer=2,
     n_head=4,
     initializer_range=SPREAD,
+    tie_word_embeddings=False,
 )
 llama = transformer(
     "LlamaForCausalLM",
@@ -83,6 +87,7 @@ llama = transformer(
     max_position_embeddings=64,
     num_key_value_heads=2,
     initializer_range=SPREAD,
+    tie_word_embeddings=False,
     **TEXT,
 )
 vit = transformer(
@@ -141,6 +146,7 @@ yolos = transformer(
     patch_size=16,
     num_detection_tokens=10,
     num_labels=8,
+    initializer_range=SPREAD,
     **TEXT,
 )
 clip_vision = transformer(
@@ -178,6 +184,7 @@ wav2vec2_ctc = transformer(
     num_conv_pos_embeddings=16,
     num_conv_pos_embedding_groups=4,
     apply_spec_augment=False,
+    initializer_range=SPREAD,
     **TEXT,
 )
 
@@ -372,6 +379,7 @@ class Normalized(nn.Module):
         return found
 
 
+layers = _seeded(lambda: nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 5)))
 unet = _seeded(UNet)
 lstm = _seeded(lambda: Recurrent(nn.LSTM))
 gru = _seeded(lambda: Recurrent(nn.GRU))

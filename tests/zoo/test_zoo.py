@@ -26,7 +26,8 @@ from tasks.store.local import LocalStore
 from tasks.torch_side.module_source import store_module
 from tests.tasks.in_process import InProcess
 from tests.zoo.directory import PRECISIONS, write_animal
-from tests.zoo.table import ZOO
+from tests.zoo.kept import judge_kept
+from tests.zoo.table import TRAINED, ZOO
 from validation.verdict import decide
 
 if TYPE_CHECKING:
@@ -71,9 +72,22 @@ def test_each_engine_of_a_model_gets_the_verdict_that_is_right(tmp_path: Path, n
         compared = compare_engine(context, job, build_engine(context, job).result).result
         verdict = decide(job.policy, compared.comparison, precision=precision.value)
         found[precision.value] = (verdict.outcome.value, f"{verdict.defects} {verdict.worst_rule.sentence}")
+        if not verdict.defects:
+            opinion = judge_kept(context.store, animal.outputs, precision.value)
+            assert opinion is not None
+            assert not opinion.objection(verdict.outcome.value)
     for precision_name, (outcome, why) in found.items():
         assert outcome in getattr(animal, precision_name), f"{precision_name}: {why}"
 
 
-def test_the_zoo_has_thirty_models_of_thirty_names() -> None:
-    assert len(ANIMALS) == len(ZOO) >= 30
+def test_the_zoo_has_forty_models_of_forty_names() -> None:
+    names = {row.name for row in (*ZOO, *TRAINED)}
+    assert len(names) == len(ZOO) + len(TRAINED) >= 40
+
+
+def test_one_verdict_alone_is_right_of_each_engine_and_one_that_is_not_a_pass_has_its_reason() -> None:
+    for row in (*ZOO, *TRAINED):
+        verdicts = [*row.fp16, *row.int8]
+        assert len(verdicts) == len(PRECISIONS)
+        assert set(verdicts) <= {"pass", "fail"}
+        assert set(verdicts) == {"pass"} or row.why
