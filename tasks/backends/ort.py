@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import onnxruntime as ort
 
 from tasks.errors import StageError
+from tasks.graphs.custom_ops import copy_libraries, register_libraries
 from tasks.records import BackendIdentity, EngineProfile
 from tasks.specs import Precision
 
@@ -42,8 +43,10 @@ class OnnxRuntimeEngine:
     """A loaded session. See the interface."""
 
     def __init__(self, file: Path) -> None:
+        options = session_options()
+        register_libraries(options, file)
         try:
-            self._session = ort.InferenceSession(str(file), session_options(), providers=PROVIDERS)
+            self._session = ort.InferenceSession(str(file), options, providers=PROVIDERS)
         except Exception as error:  # noqa: BLE001 - ONNX Runtime's errors share no base class but this one
             raise StageError(f"ONNX Runtime cannot load the engine: {error}") from None
         self._outputs = [output.name for output in self._session.get_outputs()]
@@ -104,6 +107,8 @@ class OnnxRuntimeBackend:
         if sum(file.stat().st_size for file in job.onnx.parent.iterdir()) > EXTERNAL_WEIGHTS_BYTES:
             options.add_session_config_entry("session.optimized_model_external_initializers_file_name", WEIGHTS_FILE)
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(job.onnx.parent))
+        copy_libraries(job.onnx, job.plan)
+        register_libraries(options, job.onnx)
         try:
             ort.InferenceSession(_source_of(job), options, providers=PROVIDERS)
         except Exception as error:  # noqa: BLE001 - ONNX Runtime's errors share no base class but this one

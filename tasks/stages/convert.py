@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from tasks.errors import InputError, StageError
 from tasks.graphs import onnx_files
+from tasks.graphs.custom_ops import copy_libraries
 from tasks.graphs.interface import CheckTypedRequest
 from tasks.model.toolchain import RECIPES
 from tasks.process.child import ignore_progress
@@ -218,6 +219,7 @@ class _Conversion:
         """Convert, check and return the recipe; the graph lies in the step's `result`."""
         result = step.place / "result"
         result.mkdir(parents=True)
+        copy_libraries(step.onnx, result)
         recipe = self.context.call_in_child(
             f"tasks.quantization.{step.converter.module}:convert",
             ConvertRequest(

@@ -5,6 +5,10 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import io
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +32,7 @@ if TYPE_CHECKING:
     from tests.tasks.in_process import InProcess
 
 ROOT = Path(__file__).resolve().parents[2]
-NAMES = ("detector", "intents", "line_reader", "whisper_encoder")
+NAMES = ("alarm_sounds", "detector", "image_classifier", "intents", "line_reader", "whisper_encoder")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -94,6 +98,19 @@ def test_the_shipped_module_exports_to_onnx_within_the_check_s_limits(here: InPr
     validation = ingest(here, directory.spec, directory.validation, "validation.data").result
     assert validation.samples == example.sizes[0]
     assert export_onnx(here, directory, validation).result.onnx.size_bytes > 0
+
+
+@pytest.mark.hardship(only=True)
+@pytest.mark.parametrize("name", ["alarm_sounds", "image_classifier"])
+def test_the_command_converts_it_as_it_is_and_both_precisions_pass(tmp_path: Path, name: str) -> None:
+    environment = {**os.environ, "ENGINEGATE_HOME": str(tmp_path / "home")}
+    for variable in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI"):
+        environment.pop(variable, None)
+    command = [sys.executable, "-m", "flows.commands.cli", "convert", f"examples/{name}", "--target", "cpu", "--json"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    engines = json.loads(done.stdout)["engines"]
+    assert [(engine["precision"], engine["verdict"]) for engine in engines] == [("fp16", "pass"), ("int8", "pass")]
 
 
 def test_training_that_reaches_too_little_writes_nothing(
