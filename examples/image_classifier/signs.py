@@ -23,13 +23,13 @@ STEPS = 15
 """Light comes in so many steps, so that files are small."""
 FACE, OVERSAMPLING = 256, 2
 """Pixels of a sign's sides as it is painted, and how many of these go into one that is then turned."""
-SMALLEST, LARGEST = 34, 58
+SMALLEST, LARGEST = 22, 54
 """Pixels of a sign's sides in a picture."""
 RED, BLUE, YELLOW, WHITE, BLACK = (190, 20, 35), (20, 70, 160), (240, 190, 20), (240, 240, 240), (15, 15, 15)
 BRIGHTNESS = {"day": (0.75, 1.0), "dusk": (0.35, 0.5), "night": (0.5, 0.85)}
 SURROUNDINGS = {"day": 1.0, "dusk": 1.0, "night": 0.12}
 """How bright what is around the sign is, beside the sign: a car lights up the sign alone."""
-NOISE = {"day": 0.01, "dusk": 0.025, "night": 0.03}
+NOISE = {"day": 0.02, "dusk": 0.04, "night": 0.04}
 
 Points = list[tuple[float, float]]
 

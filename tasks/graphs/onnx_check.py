@@ -11,6 +11,7 @@ import onnxruntime as ort
 from tasks.errors import StageError
 from tasks.graphs.custom_ops import custom_operations, register_libraries
 from tasks.graphs.interface import CheckExportRequest, CheckFreshRequest, CheckTypedRequest, export_steps
+from tasks.graphs.level import set_level
 from tasks.graphs.onnx_files import check_external_data, opset_of
 from tasks.graphs.ties import tied_ranks
 from tasks.samples.differences import (
@@ -39,12 +40,13 @@ LOG_ERRORS_ONLY = 3
 
 
 def open_session(path: Path) -> ort.InferenceSession:
-    """Load a graph at the default optimisation level, on the CPU."""
+    """Load a graph on the CPU, with the libraries and at the level that lie beside it."""
     check_external_data(path)
     options = ort.SessionOptions()
     options.log_severity_level = LOG_ERRORS_ONLY
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # other work shares this machine
     register_libraries(options, path)
+    set_level(options, path)
     return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 

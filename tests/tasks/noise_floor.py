@@ -15,8 +15,8 @@ RISE, FALL = 0.25, 0.5
 FLOOR = f"score = enginegate.examples.NoiseFloor<rise: float = {RISE}, fall: float = {FALL}>(features)"
 
 
-def write_floor(folder: Path, body: str = FLOOR, values: str = "") -> Path:
-    """Write `model.onnx`, float32 [batch, 4] to `body` of it, with the library beside it.
+def write_floor(folder: Path, body: str = FLOOR, values: str = "", extents: str = "batch,4") -> Path:
+    """Write `model.onnx`, float32 of these extents to `body` of it, with the library beside it.
 
     `body` computes the floors unless given. Exporters say the types of inner values, and `values` does.
     """
@@ -24,7 +24,7 @@ def write_floor(folder: Path, body: str = FLOOR, values: str = "") -> Path:
     shutil.copyfile(LIBRARY, folder / "plugins" / LIBRARY.name)
     model = onnx.parser.parse_model(
         '<ir_version: 8, opset_import: ["" : 17, "enginegate.examples" : 1]>'
-        " floor (float[batch,4] features) => (float[batch,4] score)"
+        f" floor (float[{extents}] features) => (float[{extents}] score)"
         f" <{values}> {{ {body} }}"
     )
     onnx.save(model, folder / "model.onnx")
