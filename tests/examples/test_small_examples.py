@@ -114,7 +114,9 @@ def test_the_command_converts_it_as_it_is_and_both_precisions_pass(tmp_path: Pat
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     engines = json.loads(done.stdout)["engines"]
-    assert [(engine["precision"], engine["verdict"]) for engine in engines] == [("fp16", "pass"), ("int8", "pass")]
+    made = [(engine["engine_id"].partition("@")[0], engine["verdict"]) for engine in engines]
+    prefix = f"{name.replace('_', '-')}-cpu"
+    assert made == [(f"{prefix}-fp16", "pass"), (f"{prefix}-int8", "pass")]
 
 
 def test_training_that_reaches_too_little_writes_nothing(
