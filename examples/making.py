@@ -135,6 +135,24 @@ def fit(example: Example, network: nn.Module, shards: Sequence[Arrays], steps: i
     network.eval()
 
 
+def label_loss(name: str) -> Callable[[nn.Module, dict[str, Tensor]], Tensor]:
+    """Return the loss of a network that gives the logits of ``label`` from the input of this name: cross-entropy."""
+    return lambda network, batch: torch.nn.functional.cross_entropy(
+        network(batch[name]), batch["label"], label_smoothing=0.05
+    )
+
+
+def label_accuracy(name: str) -> Callable[[nn.Module, Sequence[Arrays]], float]:
+    """Return the quality of such a network: the share of samples whose label has the largest logit."""
+
+    def accuracy(network: nn.Module, shards: Sequence[Arrays]) -> float:
+        with torch.inference_mode():
+            found = [network(torch.from_numpy(shard[name])).argmax(-1).numpy() == shard["label"] for shard in shards]
+        return float(np.concatenate(found).mean())
+
+    return accuracy
+
+
 def shipped(shards: Mapping[str, Arrays], *, with_label: bool) -> dict[str, bytes]:
     """Return the files of shards, without what is for training alone and, unless asked for, without labels."""
     files = {}

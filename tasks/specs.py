@@ -122,15 +122,20 @@ class ExportSpec(Declared):
 
 
 class BuildSpec(Declared):
-    """How TensorRT builds and runs engines. ONNX Runtime has no such options and ignores them.
+    """How TensorRT builds and runs engines. ONNX Runtime has no such options and ignores all but its plugins.
 
     `memory_limit_mib` bounds the builder's workspace, in MiB (None: all of the device's memory). `plugins` are shared
-    libraries, by path inside the model directory. `sparsity` lets the builder use 2:4 structured sparsity of weights.
+    libraries for TensorRT, by path inside the model directory, and `onnxruntime_plugins` those with custom operations
+    for ONNX Runtime, on which every export is checked. `sparsity` lets the builder use 2:4 structured sparsity of
+    weights.
     """
+
+    of_later = ("onnxruntime_plugins",)
 
     memory_limit_mib: Annotated[int, Field(ge=1)] | None = None
     optimization_level: Annotated[int, Field(ge=0, le=5)] = 3
     plugins: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(strict=False)] = ()
+    onnxruntime_plugins: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(strict=False)] = ()
     sparsity: bool = False
     cuda_graph: bool = True
 

@@ -236,9 +236,10 @@ def _describe_export(exported: ExportedModel, *, against: str) -> str:
 
 
 def _describe_typed(typed: TypedModel) -> str:
-    """The converter, and why it is not the one that is tried first."""
-    instead = typed.recipe.get("instead_of")
-    return typed.recipe["converter"] + (f", instead of {instead}" if instead else "")
+    """The converter, why it is not the one that is tried first, and how its graph is loaded if not as others are."""
+    instead, loaded = (typed.recipe.get(about) for about in ("instead_of", "loaded_at"))
+    told = (f"instead of {instead}" if instead else None, loaded)
+    return ", ".join((typed.recipe["converter"], *filter(None, told)))
 
 
 def _describe_fresh(fresh: FreshArtifact, *, against: str) -> str:

@@ -90,6 +90,12 @@ class Backend(Protocol):
             StageError: the runtime cannot build it.
         """
 
+    def try_otherwise(self, job: BuildJob) -> str | None:
+        """Change what lies beside the graph of a job whose build failed, or died, so that another may work.
+
+        Returns what is then true of the engine, to follow "it is"; None where there is no other way.
+        """
+
     def load(self, plan: Path) -> Engine:
         """Load the engine in folder `plan`, whose digest and compatibility the caller has checked.
 

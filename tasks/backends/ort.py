@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import onnxruntime as ort
 
 from tasks.errors import StageError
+from tasks.graphs.custom_ops import copy_libraries, register_libraries
+from tasks.graphs.level import LOWERED_IN_WORDS, is_lowered, lower_level, set_level
 from tasks.records import BackendIdentity, EngineProfile
 from tasks.specs import Precision
 
@@ -42,8 +44,11 @@ class OnnxRuntimeEngine:
     """A loaded session. See the interface."""
 
     def __init__(self, file: Path) -> None:
+        options = session_options()
+        register_libraries(options, file)
+        set_level(options, file)
         try:
-            self._session = ort.InferenceSession(str(file), session_options(), providers=PROVIDERS)
+            self._session = ort.InferenceSession(str(file), options, providers=PROVIDERS)
         except Exception as error:  # noqa: BLE001 - ONNX Runtime's errors share no base class but this one
             raise StageError(f"ONNX Runtime cannot load the engine: {error}") from None
         self._outputs = [output.name for output in self._session.get_outputs()]
@@ -96,7 +101,10 @@ class OnnxRuntimeBackend:
         return (EngineProfile(file=PLAN_FILE, dims={name: dim.without_buckets() for name, dim in dims.items()}),)
 
     def build(self, job: BuildJob, progress: Callable[[int, int], None]) -> tuple[str, ...]:
-        """Optimise the graph offline and write it; shapes stay dynamic, and FP16 rounds (`graphs.half_rounding`)."""
+        """Optimise the graph offline and write it; shapes stay dynamic, and FP16 rounds (`graphs.half_rounding`).
+
+        It is then loaded as it will be, since that can end this process (`graphs.level`).
+        """
         del progress
         options = session_options()
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
@@ -104,11 +112,23 @@ class OnnxRuntimeBackend:
         if sum(file.stat().st_size for file in job.onnx.parent.iterdir()) > EXTERNAL_WEIGHTS_BYTES:
             options.add_session_config_entry("session.optimized_model_external_initializers_file_name", WEIGHTS_FILE)
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(job.onnx.parent))
+        copy_libraries(job.onnx, job.plan)
+        register_libraries(options, job.onnx)
         try:
             ort.InferenceSession(_source_of(job), options, providers=PROVIDERS)
         except Exception as error:  # noqa: BLE001 - ONNX Runtime's errors share no base class but this one
             raise StageError(f"ONNX Runtime cannot build an engine from the converted model: {error}") from None
+        if is_lowered(job.onnx):
+            lower_level(job.plan)
+        self.load(job.plan)
         return ()
+
+    def try_otherwise(self, job: BuildJob) -> str | None:
+        """Load the engine at a lower level; see the interface."""
+        if is_lowered(job.onnx):
+            return None
+        lower_level(job.onnx.parent)
+        return LOWERED_IN_WORDS
 
     def load(self, plan: Path) -> OnnxRuntimeEngine:
         """Load the optimised graph."""

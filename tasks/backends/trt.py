@@ -74,6 +74,10 @@ class TensorRtBackend:
 
         return build_plans(import_tensorrt(), job, progress)
 
+    def try_otherwise(self, job: BuildJob) -> None:
+        """TensorRT has no other way; see the interface."""
+        del job
+
     def load(self, plan: Path) -> TensorRtEngine:
         """Open the engine; see the interface."""
         from tasks.backends.trt_engine import TensorRtEngine  # noqa: PLC0415 - loads CUDA

@@ -15,6 +15,7 @@ from tasks.calibration.findings import FEWEST
 from tasks.calibration.reference_scores import run_session
 from tasks.calibration.report import Place, RangeCoverage
 from tasks.errors import StageError
+from tasks.graphs.custom_ops import copy_libraries
 from tasks.graphs.onnx_check import open_session
 from tasks.graphs.onnx_files import EXTERNAL_DATA_BYTES, read_model, write_model
 from tasks.quantization.quantizable import find_quantizable, fold_transposed_weights, name_nodes
@@ -89,6 +90,7 @@ class WatchedModel:
         for name in self.tensors:
             if name not in known:
                 graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
+        copy_libraries(onnx, folder)
         self._session = open_session(write_model(model, folder, external_bytes=EXTERNAL_DATA_BYTES))
         self._names = [value.name for value in self._session.get_outputs()]
 

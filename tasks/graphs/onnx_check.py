@@ -9,7 +9,9 @@ import onnx
 import onnxruntime as ort
 
 from tasks.errors import StageError
+from tasks.graphs.custom_ops import custom_operations, register_libraries
 from tasks.graphs.interface import CheckExportRequest, CheckFreshRequest, CheckTypedRequest, export_steps
+from tasks.graphs.level import set_level
 from tasks.graphs.onnx_files import check_external_data, opset_of
 from tasks.graphs.ties import tied_ranks
 from tasks.samples.differences import (
@@ -38,11 +40,13 @@ LOG_ERRORS_ONLY = 3
 
 
 def open_session(path: Path) -> ort.InferenceSession:
-    """Load a graph at the default optimisation level, on the CPU."""
+    """Load a graph on the CPU, with the libraries and at the level that lie beside it."""
     check_external_data(path)
     options = ort.SessionOptions()
     options.log_severity_level = LOG_ERRORS_ONLY
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # other work shares this machine
+    register_libraries(options, path)
+    set_level(options, path)
     return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
@@ -56,7 +60,7 @@ def check_export(raw: dict[str, Any], progress: Callable[[int, int], None]) -> d
     try:
         session = open_session(request.onnx)
     except Exception as error:
-        raise StageError(f"export: ONNX Runtime cannot load the exported graph: {error}") from error
+        raise StageError(f"export: ONNX Runtime cannot load the exported graph: {error}{_unknown(request)}") from error
     _check_signature(session, request)
     shapes = check_shapes(request.spec.dims)
     checks: dict[str, float] = {}
@@ -65,6 +69,13 @@ def check_export(raw: dict[str, Any], progress: Callable[[int, int], None]) -> d
         checks[label] = _compare(session, request, load_arrays(path), label)
         progress(request.progress_before + number, export_steps(len(shapes)))
     return checks
+
+
+def _unknown(request: CheckExportRequest) -> str:
+    custom = custom_operations(onnx.load(request.onnx, load_external_data=False))
+    if not custom or request.spec.build.onnxruntime_plugins:
+        return ""
+    return f"\nName the library that computes {', '.join(custom)} under build.onnxruntime_plugins in model.yaml"
 
 
 def _check_signature(session: ort.InferenceSession, request: CheckExportRequest) -> None:

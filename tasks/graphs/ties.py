@@ -9,6 +9,7 @@ import onnx
 import onnxruntime as ort
 from onnx import numpy_helper
 
+from tasks.graphs.custom_ops import register_libraries
 from tasks.graphs.onnx_files import read_model
 
 if TYPE_CHECKING:
@@ -35,7 +36,9 @@ def tied_ranks(path: Path, output: str, feeds: Arrays) -> str:
         for node in model.graph.node
         if node.op_type == "Constant" and node.attribute[0].HasField("t")
     }
-    for node, ranked in zip(nodes, _values(model, [node.input[0] for node in nodes], constants, feeds), strict=True):
+    for node, ranked in zip(
+        nodes, _values(path, model, [node.input[0] for node in nodes], constants, feeds), strict=True
+    ):
         share = _tied_share(node, ranked, constants)
         if share:
             return (
@@ -58,9 +61,13 @@ def _behind(graph: onnx.GraphProto, output: str) -> list[onnx.NodeProto]:
 
 
 def _values(
-    model: onnx.ModelProto, names: Sequence[str], constants: Mapping[str, np.ndarray[Any, Any]], feeds: Arrays
+    path: Path,
+    model: onnx.ModelProto,
+    names: Sequence[str],
+    constants: Mapping[str, np.ndarray[Any, Any]],
+    feeds: Arrays,
 ) -> list[np.ndarray[Any, Any]]:
-    """What values of a graph hold on these inputs."""
+    """What values of a graph, read from `path`, hold on these inputs."""
     inner = [name for name in dict.fromkeys(names) if name not in feeds and name not in constants]
     del model.graph.output[:]
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in inner)
@@ -68,6 +75,7 @@ def _values(
     if inner:
         options = ort.SessionOptions()
         options.log_severity_level = LOG_ERRORS_ONLY
+        register_libraries(options, path)
         session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
         found |= dict(zip(inner, session.run(inner, feeds), strict=True))
     return [found[name] for name in names]

@@ -52,6 +52,7 @@ class ModelDirectory:
     policy_file: Path | None
     calibration: CalibrationFolder | None
     plugins: tuple[Path, ...] = ()
+    onnxruntime_plugins: tuple[Path, ...] = ()
 
     def source_files(self) -> dict[str, str]:
         """Digest by relative path of every file that the module's code may read; see `source_paths`."""
@@ -76,7 +77,7 @@ class ModelDirectory:
             InputError: a link leads out of the directory, or a file is a pointer of git LFS.
         """
         others = {self.root / SPEC_FILE, self.weights, self.policy_file}
-        others |= {*self.validation, *self.plugins, *self._not_found()}
+        others |= {*self.validation, *self.plugins, *self.onnxruntime_plugins, *self._not_found()}
         shared = () if self.calibration is None else (self.calibration.path,)
         files = {}
         for path in sorted(self.root.rglob("*")):
@@ -175,7 +176,11 @@ def survey_model_directory(path: Path) -> tuple[ModelDirectory, tuple[str, ...]]
         validation=_tried(problems, lambda: _validation_files(root, spec)) or (),
         policy_file=_tried(problems, lambda: _policy_file(root, spec)),
         calibration=_tried(problems, lambda: _calibration_folder(root, spec)),
-        plugins=_tried(problems, lambda: _plugin_files(root, spec)) or (),
+        plugins=_tried(problems, lambda: _plugin_files(root, spec.build.plugins, "plugins")) or (),
+        onnxruntime_plugins=_tried(
+            problems, lambda: _plugin_files(root, spec.build.onnxruntime_plugins, "onnxruntime_plugins")
+        )
+        or (),
     )
     for precision in spec.precisions:  # a bad policy is refused before any work
         _tried(problems, lambda precision=precision: directory.policy(precision))  # type: ignore[misc]
@@ -260,11 +265,11 @@ def _calibration_folder(root: Path, spec: ModelSpec) -> CalibrationFolder | None
         raise InputError("\n".join(f"{SPEC_FILE}: calibration.set: {line}" for line in lines)) from None
 
 
-def _plugin_files(root: Path, spec: ModelSpec) -> tuple[Path, ...]:
-    files = tuple(inside(root, library, "build.plugins") for library in spec.build.plugins)
+def _plugin_files(root: Path, libraries: tuple[str, ...], field: str) -> tuple[Path, ...]:
+    files = tuple(inside(root, library, f"build.{field}") for library in libraries)
     names = [file.name for file in files]
     if len(set(names)) != len(names):
-        raise InputError(f"{SPEC_FILE}: build.plugins: {', '.join(names)}: two have the same name; rename one")
+        raise InputError(f"{SPEC_FILE}: build.{field}: {', '.join(names)}: two have the same name; rename one")
     return files
 
 

@@ -99,6 +99,8 @@ def read_content(
         "validation": directory.validation,
         "plugins": directory.plugins,
     }
+    if directory.onnxruntime_plugins:  # not said where there are none: what was made before keeps its version
+        roles["plugins for ONNX Runtime"] = directory.onnxruntime_plugins
     calibration = directory.calibration
     return ModelContent(
         spec=directory.spec,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from modelopt.onnx.autocast import convert_to_mixed_precision
 
+from tasks.graphs.custom_ops import refuse_libraries
 from tasks.graphs.onnx_files import renew_shapes, write_model
 from tasks.quantization.interface import AUTOCAST_DATA_MAX, ConvertRequest
 from tasks.quantization.range_samples import range_samples
@@ -23,6 +24,7 @@ def convert(raw: dict[str, Any], _progress: Callable[[int, int], None]) -> dict[
     seeded noise, which says little of the values that a model meets.
     """
     request = ConvertRequest.model_validate(raw)
+    refuse_libraries(request.onnx, "AutoCast")
     spec, probe = request.spec, request.output.parent / "probe"
     probe.mkdir()
     if request.samples is None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from onnx import TensorProto, helper
 from onnxconverter_common import float16
 
+from tasks.graphs.custom_ops import custom_operations
 from tasks.graphs.onnx_files import read_model, renew_shapes, write_model
 from tasks.quantization.interface import ConvertRequest
 from tasks.quantization.quantizable import name_nodes
@@ -24,7 +25,9 @@ def convert(raw: dict[str, Any], _progress: Callable[[int, int], None]) -> dict[
     name_nodes(model)  # it names its casts after them
     _separate_outputs(model.graph)
     to_single = _casts_to_single(model.graph)
-    model = float16.convert_float_to_float16(model, keep_io_types=True)
+    # A library computes in the types that it was written for, and these are most often FP32 alone.
+    single = [*float16.DEFAULT_OP_BLOCK_LIST, *custom_operations(model)]
+    model = float16.convert_float_to_float16(model, keep_io_types=True, op_block_list=single)
     for node in model.graph.node:
         if node.op_type == "Cast" and to_single.intersection(node.output):
             _target(node).i = TensorProto.FLOAT16

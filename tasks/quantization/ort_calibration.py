@@ -8,9 +8,11 @@ the batches.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import onnxruntime as ort
 from onnxruntime.quantization.calibrate import (
     EntropyCalibrater,
     HistogramCollector,
@@ -18,13 +20,12 @@ from onnxruntime.quantization.calibrate import (
     PercentileCalibrater,
 )
 
+from tasks.graphs.custom_ops import register_libraries
 from tasks.graphs.onnx_files import WEIGHTS_FILE
 from tasks.quantization.interface import HISTOGRAM_BINS, PERCENTILE, QUANTIZED_BINS, CalibrationReader
 from tasks.specs import CalibrationMethod
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tasks.samples.npz import Arrays
 
 
@@ -67,10 +68,18 @@ def _run(calibrator: Any, activations: tuple[str, ...], reader: CalibrationReade
     select = calibrator.select_tensors_to_calibrate
     calibrator.select_tensors_to_calibrate = lambda model: (set(activations), select(model)[1])
     calibrator.augment_graph()
-    calibrator.create_inference_session()
+    calibrator.infer_session = _open(calibrator)
     while (feeds := reader.get_next()) is not None:
         calibrator.collect_data(_OneBatch(feeds))
     return calibrator.compute_data()
+
+
+def _open(calibrator: Any) -> ort.InferenceSession:
+    """The calibrator's own session, but for the libraries of custom operations that lie beside its graph."""
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    register_libraries(options, Path(calibrator.augmented_model_path))
+    return ort.InferenceSession(calibrator.augmented_model_path, options, providers=calibrator.execution_providers)
 
 
 class _OneBatch:

@@ -15,6 +15,7 @@ from onnxruntime.quantization import QuantType
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
 from tasks.errors import StageError
+from tasks.graphs.custom_ops import copy_libraries
 from tasks.graphs.onnx_files import read_model, weight_bytes, write_model
 from tasks.quantization.interface import CalibrationReader, ConvertRequest
 from tasks.quantization.ort_calibration import find_ranges
@@ -72,6 +73,7 @@ def prepare(request: ConvertRequest) -> Path:
     declare_types(model, plan.activations)
     prepared = request.output.parent / "prepared"
     prepared.mkdir()
+    copy_libraries(request.onnx, prepared)
     return write_model(model, prepared, external_bytes=request.external_bytes)
 
 

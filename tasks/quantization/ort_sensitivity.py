@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 from typing import TYPE_CHECKING, Any
 
+from tasks.graphs.custom_ops import copy_libraries
 from tasks.graphs.onnx_files import read_model, write_model
 from tasks.quantization.interface import CalibrationReader
 from tasks.quantization.loss import Loss, LossMeter, open_graph, take_evenly
@@ -49,6 +50,7 @@ def measure(raw: dict[str, Any], progress: Callable[[int, int], None]) -> Sensit
         others = find_quantizable(alone, [name for name in plan.layers if name != layer])
         folder = path.parent.parent / "alone"
         folder.mkdir()
+        copy_libraries(path, folder)
         quantized = write_model(quantize(alone, others, ranges), folder, external_bytes=conversion.external_bytes)
         graph, meter = open_graph(quantized), LossMeter(conversion.spec.outputs)
         for shard, exported in shards:

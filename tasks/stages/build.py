@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import TYPE_CHECKING, Any
 
 from tasks.backends import backend_of
 from tasks.backends.interface import BuildJob
 from tasks.backends.timing_cache import timing_cache_path
+from tasks.errors import StageError
+from tasks.graphs.level import recorded_level
+from tasks.graphs.onnx_files import short_reason
 from tasks.records import BackendIdentity, BuiltEngine, EngineJob
 from tasks.store.digests import digest_json
 from tasks.store.stage_cache import StageResult, run_cached
@@ -51,14 +55,13 @@ def build_engine(context: StageContext, job: EngineJob) -> StageResult[BuiltEngi
     def produce(folder: Path) -> BuiltEngine:
         (folder / "plan").mkdir()
         request = _request(context, job, identity, folder)
-        warnings = context.call_in_child("tasks.stages.build:build_in_child", request, tuple[str, ...], folder)
-        for warning in warnings:
+        for warning in _built(context, request, folder):
             context.on_warning(warning)
         plan = context.store.put(folder / "plan")
         return BuiltEngine(
             plan=plan,
             backend=identity,
-            options=options,
+            options={**options, **recorded_level(plan)},
             profiles=backend.profiles(spec.dims),
             cache_key=digest_json(key),
         )
@@ -84,6 +87,27 @@ def _request(context: StageContext, job: EngineJob, identity: BackendIdentity, f
         plugins=plugins,
         timing_cache=None if cache is None else timing_cache_path(cache, identity),
     )
+
+
+def _built(context: StageContext, request: BuildRequest, folder: Path) -> tuple[str, ...]:
+    """Build, once more in another way where the backend knows one; return warnings."""
+
+    def build() -> tuple[str, ...]:
+        return context.call_in_child("tasks.stages.build:build_in_child", request, tuple[str, ...], folder)
+
+    try:
+        return build()
+    except StageError as first:
+        otherwise = backend_of(request.runtime).try_otherwise(request)
+        if otherwise is None:
+            raise
+        shutil.rmtree(request.plan)
+        request.plan.mkdir()
+        try:
+            warnings = build()
+        except StageError:
+            raise first from None
+        return (f"it is {otherwise}, wherever it is served; otherwise, {short_reason(first)}", *warnings)
 
 
 def build_in_child(raw: dict[str, Any], progress: Callable[[int, int], None]) -> tuple[str, ...]:

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tasks.errors import InputError, StageError
-from tasks.graphs import onnx_files
+from tasks.graphs import level, onnx_files
+from tasks.graphs.custom_ops import copy_libraries
 from tasks.graphs.interface import CheckTypedRequest
 from tasks.model.toolchain import RECIPES
 from tasks.process.child import ignore_progress
@@ -156,17 +157,37 @@ class _Conversion:
     def _first_that_works(self, folder: Path, onnx: Path) -> TypedModel:
         samples = folder / "samples" if self.calibration is not None or self.ranges is not None else None
         failures: list[tuple[Converter, StageError]] = []
+        unloaded: list[tuple[_Step, dict[str, str], StageError]] = []
         for converter in converters_for(self.precision, self.method):
             step = _Step(converter, onnx, folder / converter.module, samples, self.method, self.context.on_progress)
+            recipe: dict[str, str] | None = None
             try:
-                recipe = self._convert_and_check(step)
+                recipe = self._convert(step)
+                recipe["opset"] = self._check(step)
             except StageError as error:
                 failures.append((converter, error))
+                if recipe is not None:
+                    unloaded.append((step, recipe, error))
                 continue
             for failed, cause in failures:
                 recipe["instead_of"] = f"{failed.name}: {onnx_files.short_reason(cause)}"
             return self._typed(step, recipe)
-        raise self._failed([(converter.name, error) for converter, error in failures])
+        lowered = self._at_lower_level(unloaded)
+        if lowered is None:
+            raise self._failed([(converter.name, error) for converter, error in failures])
+        return lowered
+
+    def _at_lower_level(self, steps: list[tuple[_Step, dict[str, str], StageError]]) -> TypedModel | None:
+        """The first graph that passes its check where ONNX Runtime optimises less while it loads it."""
+        for step, recipe, cause in steps:
+            level.lower_level(step.place / "result")
+            try:
+                recipe["opset"] = self._check(step)
+            except StageError:
+                continue
+            recipe["loaded_at"] = f"{level.LOWERED_IN_WORDS}; at the highest, {onnx_files.short_reason(cause)}"
+            return self._typed(step, recipe)
+        return None
 
     def _best_of_trials(self, folder: Path, onnx: Path) -> TypedModel:
         """Quantize with the method of the best trial; where it fails on the whole set, with that of the next."""
@@ -216,8 +237,13 @@ class _Conversion:
 
     def _convert_and_check(self, step: _Step) -> dict[str, str]:
         """Convert, check and return the recipe; the graph lies in the step's `result`."""
+        recipe = self._convert(step)
+        return {**recipe, "opset": self._check(step)}
+
+    def _convert(self, step: _Step) -> dict[str, str]:
         result = step.place / "result"
         result.mkdir(parents=True)
+        copy_libraries(step.onnx, result)
         recipe = self.context.call_in_child(
             f"tasks.quantization.{step.converter.module}:convert",
             ConvertRequest(
@@ -233,8 +259,12 @@ class _Conversion:
             step.place,
             on_progress=step.progress,
         )
+        return {**step.converter.describe(), **recipe}
+
+    def _check(self, step: _Step) -> str:
+        """The opset of what was converted."""
         check = CheckTypedRequest(
-            onnx=onnx_files.find_model(result),
+            onnx=onnx_files.find_model(step.place / "result"),
             original=step.onnx,
             spec=self.spec,
             samples=step.samples,
@@ -244,7 +274,7 @@ class _Conversion:
         opset = self.context.call_in_child(
             "tasks.graphs.onnx_check:check_typed", check, int, step.place, on_progress=ignore_progress
         )
-        return {**step.converter.describe(), **recipe, "opset": str(opset)}
+        return str(opset)
 
     def _typed(self, step: _Step, recipe: dict[str, str]) -> TypedModel:
         if self.calibration is not None and step.method is not None:

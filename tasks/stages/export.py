@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING
 
 from tasks.artifact import Artifact
 from tasks.errors import StageError
-from tasks.graphs import onnx_files
+from tasks.graphs import custom_ops, onnx_files
 from tasks.graphs.interface import CheckExportRequest, export_steps
 from tasks.model.toolchain import package_versions
 from tasks.records import DataArtifact, ExportedModel
 from tasks.samples.shapes import check_shapes
-from tasks.store.digests import artifact_digest
+from tasks.sources.interface import copy_file
+from tasks.store.digests import artifact_digest, digest_once
 from tasks.store.stage_cache import StageResult, run_cached
 from tasks.torch_side.interface import PLAIN, SIMPLIFIED, ExportReply, ExportRequest
 from tasks.torch_side.module_source import call_with_module, lay_out, module_key
@@ -48,6 +49,7 @@ def export_onnx(
     """
     spec = directory.spec
     module = module_key(directory)
+    plugins = {library: digest_once(library) for library in directory.onnxruntime_plugins}
     key: dict[str, object] = {
         "recipe": RECIPE,
         "module": module,
@@ -56,6 +58,7 @@ def export_onnx(
         "external_bytes": onnx_files.EXTERNAL_DATA_BYTES,
         "versions": package_versions("torch", "onnx", "onnx-ir", "onnxscript", "onnxslim", "onnxruntime"),
         "traced_on": samples.inputs.digest if samples is not None and spec.export.exporter == "torchscript" else None,
+        **({"plugins": {library.name: digest for library, digest in plugins.items()}} if plugins else {}),
     }
 
     def produce(folder: Path) -> ExportedModel:
@@ -68,6 +71,9 @@ def export_onnx(
         reply = call_with_module(
             context, "tasks.torch_side.torch_export:export", request, ExportReply, folder, source=str(spec.source)
         )
+        for library, digest in plugins.items():
+            for kind in (PLAIN, SIMPLIFIED):
+                copy_file(library, folder / kind / custom_ops.FOLDER / library.name, digest)
         return _checked(context, request, reply)
 
     return run_cached(context.store, "export", key, ExportedModel, produce)

@@ -35,6 +35,8 @@ EXAMPLE = {
     "oral": "oral_scorer",
     "oral_quiet_only": "oral_scorer",
     "shapes": "detector",
+    "signs": "image_classifier",
+    "sounds": "alarm_sounds",
     "words": "whisper_encoder",
 }
 GAPS = {

@@ -5,6 +5,11 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import io
+import json
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,13 +19,16 @@ import torch
 from safetensors.torch import load_file
 
 from examples import making
+from examples.alarm_sounds import model as sound_model
 from examples.detector import boxes
 from examples.line_reader import train as line_training
 from examples.whisper_encoder import model as whisper
 from tasks.calibration.sets import read_set
+from tasks.graphs.onnx_check import open_session
 from tasks.model.model_directory import read_model_directory
 from tasks.stages.export import export_onnx
 from tasks.stages.ingest import ingest
+from tests.tasks.noise_floor import FALL, LIBRARY, RISE, write_floor
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,7 +36,7 @@ if TYPE_CHECKING:
     from tests.tasks.in_process import InProcess
 
 ROOT = Path(__file__).resolve().parents[2]
-NAMES = ("detector", "intents", "line_reader", "whisper_encoder")
+NAMES = ("alarm_sounds", "detector", "image_classifier", "intents", "line_reader", "whisper_encoder")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -96,6 +104,21 @@ def test_the_shipped_module_exports_to_onnx_within_the_check_s_limits(here: InPr
     assert export_onnx(here, directory, validation).result.onnx.size_bytes > 0
 
 
+@pytest.mark.hardship(only=True)
+@pytest.mark.parametrize("name", ["alarm_sounds", "image_classifier"])
+def test_the_command_converts_it_as_it_is_and_both_precisions_pass(tmp_path: Path, name: str) -> None:
+    environment = {**os.environ, "ENGINEGATE_HOME": str(tmp_path / "home")}
+    for variable in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI"):
+        environment.pop(variable, None)
+    command = [sys.executable, "-m", "flows.commands.cli", "convert", f"examples/{name}", "--target", "cpu", "--json"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    engines = json.loads(done.stdout)["engines"]
+    made = [(engine["engine_id"].partition("@")[0], engine["verdict"]) for engine in engines]
+    prefix = f"{name.replace('_', '-')}-cpu"
+    assert made == [(f"{prefix}-fp16", "pass"), (f"{prefix}-int8", "pass")]
+
+
 def test_training_that_reaches_too_little_writes_nothing(
     tmp_path: Path, example: making.Example, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -123,6 +146,30 @@ def test_training_writes_weights_validation_data_and_a_calibration_set(tmp_path:
 def make_small(example: making.Example) -> making.Example:
     """The example on few samples."""
     return dataclasses.replace(example, sizes=(24, 40, 64), batch=8)
+
+
+def test_the_shipped_library_computes_the_noise_floor_as_the_module_does_and_as_its_source_compiles(
+    tmp_path: Path,
+) -> None:
+    energies = torch.randn(3, sound_model.BANDS, 40, generator=torch.Generator().manual_seed(5))
+    wanted = sound_model.noise_floor(energies, RISE, FALL).numpy()
+    graph = write_floor(tmp_path, extents="batch,24,frames")
+    np.testing.assert_allclose(computed(graph, energies), wanted, rtol=0, atol=1e-6)
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("no C compiler is here")
+    library = tmp_path / "plugins" / LIBRARY.name
+    library.unlink()
+    source = LIBRARY.with_name("noise_floor.c")
+    options = ["-std=c11", "-O2", "-fPIC", "-shared", "-ffp-contract=off", "-Wall", "-Werror", "-s"]
+    subprocess.run([compiler, *options, "-o", str(library), str(source)], check=True)
+    np.testing.assert_array_equal(computed(graph, energies), wanted)
+
+
+def computed(graph: Path, energies: torch.Tensor) -> np.ndarray[Any, Any]:
+    """What ONNX Runtime makes of a graph of the noise floor, with the library that lies beside it."""
+    found: np.ndarray[Any, Any] = open_session(graph).run(None, {"features": energies.numpy()})[0]
+    return found
 
 
 def test_the_dynamic_whisper_encoder_equals_the_library_s_at_its_longest() -> None:

@@ -12,6 +12,7 @@ from tasks.backends.ort import OnnxRuntimeBackend, OnnxRuntimeEngine
 from tasks.errors import StageError
 from tasks.process.child import ignore_progress
 from tasks.specs import BuildSpec, Precision
+from tests.tasks.noise_floor import LIBRARY, noise_floor, write_floor
 from tests.tasks.tiny import build_job, make_features, score, write_onnx
 
 if TYPE_CHECKING:
@@ -136,3 +137,21 @@ def test_the_rounding_lies_in_the_bytes_and_no_loader_takes_it_out(tmp_path: Pat
 def test_the_options_say_that_fp16_rounds_so_that_no_engine_of_before_is_taken_for_one_that_does() -> None:
     options = OnnxRuntimeBackend().options(BuildSpec(), Precision.FP16)
     assert options["fp16"] == "rounded after each operation"
+
+
+# CUSTOM OPERATIONS
+
+
+def test_an_engine_holds_the_libraries_of_its_operations_and_runs_wherever_it_is_moved(tmp_path: Path) -> None:
+    (tmp_path / "plan").mkdir()
+    job = build_job(write_floor(tmp_path / "onnx"), tmp_path / "plan")
+    assert OnnxRuntimeBackend().build(job, ignore_progress) == ()
+    moved = (tmp_path / "plan").rename(tmp_path / "moved")
+    assert (moved / "plugins" / LIBRARY.name).read_bytes() == LIBRARY.read_bytes()
+    features = make_features(3)
+    np.testing.assert_array_equal(
+        OnnxRuntimeBackend().load(moved).run({"features": features})["score"], noise_floor(features)
+    )
+    (moved / "plugins" / LIBRARY.name).write_bytes(b"not for this processor")
+    with pytest.raises(StageError, match=rf"build.onnxruntime_plugins: {LIBRARY.name} cannot be loaded"):
+        OnnxRuntimeBackend().load(moved)

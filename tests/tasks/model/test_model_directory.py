@@ -97,6 +97,7 @@ ESCAPES: list[tuple[str, Callable[[str], dict[str, Any]]]] = [
     ("weights", lambda name: {"weights": f"{name}.safetensors"}),
     ("source", lambda name: {"source": f"{name}.py:build"}),
     ("build.plugins", lambda name: {"build": {"plugins": [f"{name}.so"]}}),
+    ("build.onnxruntime_plugins", lambda name: {"build": {"onnxruntime_plugins": [f"{name}.so"]}}),
     ("validation.data", lambda name: {"validation": {"data": f"{name}.npz"}}),
     ("validation.policy", lambda name: {"validation": {"data": "validation.npz", "policy": f"{name}.yaml"}}),
 ]
@@ -247,23 +248,27 @@ def test_source_files_are_all_that_the_module_could_read_and_no_more(write_model
     assert sorted(read_model_directory(folder).source_files()) == ["lib/layers.py", "model.py", "vocabulary.json"]
 
 
-def test_plugins_are_found_and_are_no_source(write_model: WriteModel) -> None:
-    folder = write_model(build={"plugins": ["lib/libone.so", "libtwo.so"]})
+@pytest.mark.parametrize("field", ["plugins", "onnxruntime_plugins"])
+def test_plugins_are_found_and_are_no_source(write_model: WriteModel, field: str) -> None:
+    folder = write_model(build={field: ["lib/libone.so", "libtwo.so"]})
     (folder / "lib").mkdir()
     for name in ("lib/libone.so", "libtwo.so", "libother.so"):
         (folder / name).write_bytes(b"code")
     found = read_model_directory(folder)
-    assert found.plugins == (folder / "lib" / "libone.so", folder / "libtwo.so")
+    libraries = {"plugins": found.plugins, "onnxruntime_plugins": found.onnxruntime_plugins}
+    assert libraries.pop(field) == (folder / "lib" / "libone.so", folder / "libtwo.so")
+    assert list(libraries.values()) == [()]
     assert sorted(found.source_files()) == ["libother.so", "model.py"]
 
 
 @pytest.mark.parametrize("names", [["a/lib.so", "b/lib.so"], ["a/lib.so", "a/lib.so"]], ids=["two", "one twice"])
-def test_two_plugins_of_one_name_are_refused(write_model: WriteModel, names: list[str]) -> None:
-    folder = write_model(build={"plugins": names})
+@pytest.mark.parametrize("field", ["plugins", "onnxruntime_plugins"])
+def test_two_plugins_of_one_name_are_refused(write_model: WriteModel, names: list[str], field: str) -> None:
+    folder = write_model(build={field: names})
     for name in names:
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_bytes(b"code")
-    assert refusal(folder) == ("model.yaml: build.plugins: lib.so, lib.so: two have the same name; rename one")
+    assert refusal(folder) == (f"model.yaml: build.{field}: lib.so, lib.so: two have the same name; rename one")
 
 
 def test_a_folder_is_no_plugin(write_model: WriteModel) -> None:

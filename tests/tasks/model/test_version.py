@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from tests.tasks.git.repositories import Source
 
+    WriteModel = Callable[..., Path]
+
 NAMES = [
     "lib/x.py",
     "__pycache__/m.pyc",
@@ -48,6 +50,7 @@ SPECS: list[dict[str, Any]] = [
     {"validation": {"data": "data"}},
     {"validation": {"data": "validation.npz", "policy": "policy.yaml"}},
     {"weights": "w.safetensors", "build": {"plugins": ["p.so"]}},
+    {"build": {"onnxruntime_plugins": ["p.so"]}},
 ]
 ALL: dict[str, str | bytes | None] = {
     "m/data/1.npz": b"1", "m/data/2.npz": b"2", "m/w.safetensors": b"w", "m/p.so": b"p",
@@ -134,3 +137,20 @@ def test_a_model_whose_conversions_changed_has_another_version_and_no_other_has(
     before = version_of(plain), version_of(half)
     monkeypatch.setitem(RECIPES, Precision.FP16, 4)
     assert (version_of(plain) == before[0], version_of(half) == before[1]) == (True, False)
+
+
+def test_a_library_of_custom_operations_is_in_the_version_by_its_content(write_model: WriteModel) -> None:
+    folder = write_model(build={"onnxruntime_plugins": ["p.so"]})
+    (folder / "p.so").write_bytes(b"one")
+    first, old = from_disk(folder), content_of_directory(read_model_directory(folder))
+    (folder / "p.so").write_bytes(b"two")
+    assert from_disk(folder) != first
+    assert content_of_directory(read_model_directory(folder)).differences(old) == ("plugins for ONNX Runtime",)
+
+
+def test_a_model_without_such_a_library_has_the_version_that_it_had_before_there_were_any(
+    write_model: WriteModel,
+) -> None:
+    content = content_of_directory(read_model_directory(write_model(build={"plugins": []})))
+    assert "onnxruntime_plugins" not in content.spec.model_dump(mode="json")["build"]
+    assert set(content.files) == {"weights", "policy", "validation", "plugins"}

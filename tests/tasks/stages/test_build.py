@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -8,12 +9,14 @@ from tasks.backends.ort import OnnxRuntimeBackend
 from tasks.errors import StageError
 from tasks.records import BackendIdentity
 from tasks.stages.build import BuildRequest, build_engine
+from tests.tasks.fragile_runtime import break_highest_level
 from tests.tasks.tiny import cell, job, make_features, put_model, score, tiny_spec
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from tasks.process.context import StageContext
+    from tests.tasks.in_process import InProcess
 
 
 def test_an_engine_is_built_in_a_child_and_found_again(context: StageContext, tmp_path: Path) -> None:
@@ -83,3 +86,40 @@ def test_a_graph_that_cannot_be_built_is_a_failed_stage_and_leaves_nothing(
         build_engine(context, job(context.store, typed))
     assert not list((tmp_path / "store").glob("records/build/*"))
     assert list((tmp_path / "store" / "scratch").glob("*")) == []
+
+
+def test_an_engine_that_the_highest_level_breaks_is_loaded_one_lower_wherever_it_goes_and_says_so(
+    here: InProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    typed, told = put_model(here.store, tmp_path / "onnx"), list[str]()
+    levels = break_highest_level(monkeypatch, below="plan")
+    built = build_engine(replace(here, on_warning=told.append), job(here.store, typed)).result
+    assert levels == ["ORT_ENABLE_ALL", "ORT_ENABLE_EXTENDED"]
+    (warning,) = told
+    assert warning.startswith("it is loaded at ONNX Runtime's optimisation level `extended`, wherever it is served")
+    assert "the layout optimiser fell over" in warning
+    assert [file.path for file in built.plan.files] == ["engine.onnx", "session.json"]
+    assert built.options == {"graph_optimization_level": "extended", "loaded_at": "extended"}
+    engine = OnnxRuntimeBackend().load(here.store.fetch(built.plan, tmp_path / "plan"))
+    assert levels[2:] == ["ORT_ENABLE_EXTENDED"]
+    features = make_features(3)
+    assert abs(engine.run({"features": features})["score"] - score(features)).max() < 1e-6
+
+
+def test_an_engine_that_loads_is_as_it_was_and_nothing_is_said(here: InProcess, tmp_path: Path) -> None:
+    built = build_engine(
+        replace(here, on_warning=pytest.fail), job(here.store, put_model(here.store, tmp_path / "onnx"))
+    ).result
+    assert built.options == {"graph_optimization_level": "extended"}
+    assert [file.path for file in built.plan.files] == ["engine.onnx"]
+
+
+def test_where_a_lower_level_does_not_help_the_first_failure_is_told(
+    here: InProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_self: OnnxRuntimeBackend, plan: Path) -> None:
+        raise StageError(f"cannot be loaded: {len(list(plan.iterdir()))}")
+
+    monkeypatch.setattr(OnnxRuntimeBackend, "load", fail)
+    with pytest.raises(StageError, match="cannot be loaded: 1"):
+        build_engine(here, job(here.store, put_model(here.store, tmp_path / "onnx")))

@@ -16,6 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from tasks.errors import InputError, StageError
 from tasks.graphs import onnx_files
 from tasks.graphs.half_rounding import keep_half_rounding
+from tasks.graphs.onnx_check import open_session
 from tasks.process.context import StageContext
 from tasks.quantization import converter_table as table
 from tasks.quantization.converter_table import Converter, converters_for
@@ -30,6 +31,7 @@ from tasks.stages import convert
 from tasks.stages.convert import convert_precision
 from tasks.stages.export import export_onnx
 from tasks.store.local import LocalStore
+from tests.tasks.fragile_runtime import break_highest_level
 from tests.tasks.in_process import InProcess
 from tests.tasks.models.directories import (
     make_features,
@@ -171,6 +173,24 @@ def test_where_one_fp16_converter_fails_the_next_serves_and_the_recipe_says_why(
     assert recipe["converter"] == "onnxconverter-float16"
     assert "no_such_module" in recipe["instead_of"]
     assert str(perceptron.context.store.root) not in str(recipe)  # type: ignore[attr-defined]
+
+
+def test_a_graph_that_the_highest_level_breaks_is_kept_for_the_level_below_where_no_converter_does_better(
+    perceptron: Model, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    missing = replace(table.FP16[0], name="missing", module="no_such_module")
+    monkeypatch.setattr(table, "FP16", (missing, table.FP16[1]))
+    levels = break_highest_level(monkeypatch, below="result")
+    typed = perceptron.convert(Precision.FP16)
+    assert levels == ["ORT_ENABLE_ALL", "ORT_ENABLE_EXTENDED"]
+    assert typed.recipe["converter"] == "onnxconverter-float16"
+    assert typed.recipe["loaded_at"].startswith(
+        "loaded at ONNX Runtime's optimisation level `extended`; at the highest, "
+    )
+    assert "the layout optimiser fell over" in typed.recipe["loaded_at"]
+    assert [file.path for file in typed.onnx.files] == ["model.onnx", "session.json"]
+    open_session(perceptron.context.store.fetch(typed.onnx, tmp_path / "result") / "model.onnx")
+    assert levels[2:] == ["ORT_ENABLE_EXTENDED"]
 
 
 def pairs_before(graph: onnx.GraphProto, kinds: set[str]) -> list[bool]:
