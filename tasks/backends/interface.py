@@ -21,7 +21,8 @@ class BuildJob(Frozen):
     """What to build, and where: a typed ONNX file into the empty folder `plan`.
 
     `plugins` are shared libraries that the engine needs. `timing_cache` is a file that the backend may read and
-    replace, to time no kernel twice; None where nothing is kept.
+    replace, to time no kernel twice; None where nothing is kept. `capability` is that of the GPU to build for, as
+    `SM86`, where the builder needs none of it here: TensorRT-RTX alone.
     """
 
     onnx: Path
@@ -32,6 +33,7 @@ class BuildJob(Frozen):
     settings: BuildSpec
     plugins: tuple[Path, ...] = ()
     timing_cache: Path | None = None
+    capability: str | None = None
 
 
 @dataclass(frozen=True)
