@@ -156,6 +156,7 @@ class _Conversion:
                     self.plan.directory.spec,
                     None if calibration is None else calibration.data,
                     data=self.data,
+                    half=any(cell.wants_half for cell in self.plan.cells),
                 )
             except StageError as error:
                 typed[precision] = str(error)

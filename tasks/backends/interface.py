@@ -79,6 +79,13 @@ class Backend(Protocol):
             StageError: the runtime or its device is not here, or is one that is not supported.
         """
 
+    def takes_types(self) -> bool:
+        """Whether its builder runs in FP16 only what the graph has in FP16, and gains by it.
+
+        Raises:
+            StageError: as `identity`.
+        """
+
     def options(self, settings: BuildSpec, precision: Precision) -> dict[str, str]:
         """The builder's options for engines of a precision; they are a part of the cache key."""
 

@@ -33,6 +33,11 @@ class Dialect:
     builder_flags: Mapping[Precision, tuple[str, ...]]
     newest_opset: int | None
 
+    @property
+    def takes_types(self) -> bool:
+        """Whether precision lies in the graph alone."""
+        return not any(self.builder_flags.values())
+
 
 def dialect_of(trt: Any) -> Dialect:
     """The dialect of a TensorRT module.
