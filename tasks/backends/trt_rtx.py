@@ -10,17 +10,28 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from importlib import metadata
 from typing import Any
 
+# What a parser says of an operation that would come from a plugin, and does not.
+UNKNOWN_OPERATION = ("Plugin not found", "No importer registered", "not found in plugin registry")
 MODULE = "tensorrt_rtx_bindings"
+DISTRIBUTION = "tensorrt-rtx-cu12-bindings"
 API = (11, 4)
 """The TensorRT whose names and signatures it has, less those of plugins."""
 CAPABILITIES = {"t4": "SM75", "a100": "SM80", "a10g": "SM86", "l4": "SM89"}
 """Those of our targets that it can build for: compute capability 9.0 it refuses."""
 LACKING = frozenset({"NonZero", "NonMaxSuppression"})
-"""Operators that TensorRT takes and it does not, beside all that come from plugins."""
-LACKING_FP32_PRODUCTS = frozenset({"t4"})
-"""Targets for which it has no kernel of a matrix product in FP32, where TensorRT has one."""
+"""Operators that TensorRT takes and it does not, beside all that come from plugins. Products in FP32 it parses, and
+builds for no T4, where TensorRT does."""
+
+
+def release_here() -> str | None:
+    """The release that is installed, without loading it; None where there is none."""
+    try:
+        return metadata.version(DISTRIBUTION)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def import_rtx() -> Any | None:
@@ -37,6 +48,11 @@ def import_rtx() -> Any | None:
 def is_rtx(trt: Any) -> bool:
     """Whether a module is TensorRT-RTX."""
     return getattr(trt, "__name__", "") == MODULE
+
+
+def lacks(operator: str, reason: str) -> bool:
+    """Whether it refuses an operator for what it lacks itself: TensorRT may have it, or a plugin of it."""
+    return operator in LACKING or any(words in reason for words in UNKNOWN_OPERATION)
 
 
 def capability_of(target: str) -> str | None:

@@ -14,6 +14,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from tasks.backends.trt_dialect import dialect_of
+from tasks.backends.trt_rtx import UNKNOWN_OPERATION
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,9 +23,7 @@ if TYPE_CHECKING:
     from tasks.backends.trt_log import TrtLog
 
 
-# What the parser says of an operation of another domain that it finds no plugin for.
-UNKNOWN_OPERATION = ("Plugin not found", "No importer registered")
-UNSUPPORTED_CODES = ("UNSUPPORTED_NODE", "UNSUPPORTED_NODE_ATTR", "UNSUPPORTED_NODE_INPUT", "UNSUPPORTED_NODE_DATATYPE")
+UNSUPPORTED = "UNSUPPORTED_NODE"
 MOST_ROUNDS = 50
 # The whole text of an assertion that says no more: the importer of an operator that there is none for.
 NO_REASON = ("", "false")
@@ -140,7 +139,8 @@ class _Refusal:
     @property
     def is_of_the_operator(self) -> bool:
         """Whether it says that there is no such operator, whatever the node reads."""
-        return self.code in UNSUPPORTED_CODES or any(words in self.text for words in UNKNOWN_OPERATION)
+        without_importer = self.code == UNSUPPORTED and self.text.strip() in NO_REASON
+        return without_importer or any(words in self.text for words in UNKNOWN_OPERATION)
 
     @property
     def reason(self) -> str:
@@ -149,7 +149,7 @@ class _Refusal:
         text = " ".join(" ".join(lines).split())
         if text not in NO_REASON:
             return text
-        if self.code in UNSUPPORTED_CODES:
+        if self.code == UNSUPPORTED:
             return "its parser has no importer for this operator"
         return f"its parser gives no reason but the code {self.code}"
 
