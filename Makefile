@@ -14,7 +14,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; name one: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 2; }
 	@echo "installing into .venv (once; torch makes it some minutes)"
 	@$(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[export,s3,dev]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[export,s3,rtx,dev]'
 	@$(BIN)/python -m compileall -q flows tasks validation  # child processes write no bytecode, and have it so
 	@touch $@
 
@@ -44,7 +44,7 @@ lint: $(INSTALLED)
 # Whether the pins can be installed on a Python: nothing is, and that Python need not be here. 3.10 is a runner's alone.
 RESOLVED := resolve-3.10 resolve-3.11 resolve-3.12 resolve-3.13
 resolve-3.10: EXTRAS := --extra s3 --extra tensorrt
-resolve-%: EXTRAS := --extra export --extra s3 --extra tensorrt --extra dev
+resolve-%: EXTRAS := --extra export --extra s3 --extra tensorrt --extra rtx --extra dev
 .PHONY: $(RESOLVED)
 $(RESOLVED): resolve-%: $(INSTALLED)
 	@$(BIN)/uv pip compile --quiet --no-config --python-version $* --python-platform linux $(EXTRAS) --constraint constraints.txt --output-file /dev/null pyproject.toml

@@ -15,18 +15,12 @@ Dtype = Literal["float32", "float16", "float64", "int64", "int32", "int16", "int
 
 
 class Frozen(BaseModel):
-    """Base of every model here: immutable, and a key that it does not know is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Declared(Frozen):
-    """Base of what people write in model.yaml: types are taken strictly, so `"8"` or `true` is no number.
+    """Base of every model here: immutable, and a key that it does not know is an error.
 
     Fields `of_later` releases are dumped only where they are set: what was made before keeps its keys and versions.
     """
 
-    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid")
     of_later: ClassVar[tuple[str, ...]] = ()
 
     @model_serializer(mode="wrap")
@@ -34,6 +28,12 @@ class Declared(Frozen):
         found: dict[str, Any] = dump(self)
         unset = [name for name in self.of_later if getattr(self, name) == type(self).model_fields[name].default]
         return {name: value for name, value in found.items() if name not in unset}
+
+
+class Declared(Frozen):
+    """Base of what people write in model.yaml: types are taken strictly, so `"8"` or `true` is no number."""
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
 
 
 class Dim(Declared):

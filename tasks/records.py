@@ -72,6 +72,11 @@ class Cell(Frozen):
         """`{model}-{target}-{precision}@{version}`, the runtime after the target where it is not the default."""
         return f"{self.model}-{self.place}-{self.precision.value}@{self.version}"
 
+    @property
+    def wants_half(self) -> bool:
+        """Whether its builder may be one that takes types as they are, so that INT8 needs FP16 around it."""
+        return self.precision is Precision.INT8 and RUNTIMES[self.runtime].typed
+
     @classmethod
     def parse(cls, engine_id: str) -> Cell:
         """Read an engine id; raise InputError when it is none."""
@@ -136,11 +141,18 @@ class ExportedModel(Frozen):
 
 
 class TypedModel(Frozen):
-    """A strongly typed ONNX model of one precision. `recipe` names the converter, its version and parameters."""
+    """A strongly typed ONNX model of one precision. `recipe` names the converter, its version and parameters.
+
+    `half` is the same INT8 model with FP16 around its Q/DQ nodes, for builders that take types as they are. Those that
+    choose them, as TensorRT 8.6 does, run in FP16 what this one leaves in float.
+    """
+
+    of_later = ("half",)
 
     onnx: Artifact
     precision: Precision
     recipe: dict[str, str]
+    half: TypedModel | None = None
 
 
 class BackendIdentity(Frozen):
@@ -165,14 +177,19 @@ class EngineProfile(Frozen):
 class BuiltEngine(Frozen):
     """A built engine. `plan` is the exact bytes that are compared, benchmarked and published.
 
-    It may be several plans, one a profile; the first profile that holds an input takes it.
+    It may be several plans, one a profile; the first profile that holds an input takes it. `onnx` is the digest of the
+    graph that it was built from, and `warnings` are the builder's.
     """
+
+    of_later = ("onnx", "warnings")
 
     plan: Artifact
     backend: BackendIdentity
     options: dict[str, str]
     profiles: tuple[EngineProfile, ...]
     cache_key: Digest
+    onnx: Digest | None = None
+    warnings: tuple[str, ...] = ()
 
 
 class ComparedEngine(Frozen):
@@ -229,7 +246,10 @@ class EngineManifest(Frozen):
     the digest of the plan whose outputs were compared. `policy` is the one that it was judged by, the default or the
     model's own, made stricter by the floor of digest `policy_floor` where there was one. Manifests of before December
     2026 say neither. `synthetic` says that its validation data were made up, and is written only where they were.
+    `half` is the graph for builders that take types as they are, where the engine was built from another one.
     """
+
+    of_later = ("synthetic", "half")
 
     schema_version: Literal[4] = 4
     engine_id: str
@@ -237,6 +257,7 @@ class EngineManifest(Frozen):
     source_commit: str | None
     plan: Artifact
     onnx: Artifact
+    half: Artifact | None = None
     reference_outputs: Artifact
     smoke: SmokeArtifact
     recipe: dict[str, str]
@@ -263,17 +284,14 @@ class EngineManifest(Frozen):
     override: Override | None = None
     synthetic: bool = False
 
-    @model_serializer(mode="wrap")
-    def _without_real_data(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        content: dict[str, Any] = serialize(self)
-        return {name: value for name, value in content.items() if name != "synthetic" or value}
-
 
 class EngineJob(Frozen):
     """Everything that a runner needs to make one engine and judge it; the artifacts lie in the store.
 
     `groups` is as `tasks.stages.independence` stores it; a job without it reads as it did before there were any.
     """
+
+    of_later = ("groups",)
 
     cell: Cell
     spec: ModelSpec
@@ -284,11 +302,6 @@ class EngineJob(Frozen):
     module: ModuleArtifact
     plugins: Artifact | None = None
     groups: Artifact | None = None
-
-    @model_serializer(mode="wrap")
-    def _without_empty_groups(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        content: dict[str, Any] = serialize(self)
-        return {name: value for name, value in content.items() if name != "groups" or value is not None}
 
 
 class EngineTry(Frozen):

@@ -8,10 +8,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Runtime:
-    """A row: the `module:class` in `tasks.backends` that builds and runs engines, and a pattern of its targets."""
+    """A row: the `module:class` in `tasks.backends` that builds and runs engines, and a pattern of its targets.
+
+    `typed` says whether a release of it takes types as they are in the graph: INT8 is converted for that as well.
+    """
 
     backend: str
     targets: str
+    typed: bool = False
 
     def takes(self, target: str) -> bool:
         """Whether engines for a target can be built for this runtime."""
@@ -22,7 +26,7 @@ class Runtime:
 # of engines: a new row goes below those that take its targets.
 RUNTIMES = {
     "onnxruntime": Runtime("ort:OnnxRuntimeBackend", "cpu"),
-    "tensorrt": Runtime("trt:TensorRtBackend", "(?!cpu$).*"),
+    "tensorrt": Runtime("trt:TensorRtBackend", "(?!cpu$).*", typed=True),
 }
 
 

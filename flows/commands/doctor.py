@@ -18,7 +18,7 @@ import click
 from flows.commands.command import Document, command_of
 from flows.console import Reporter
 from flows.session import Session
-from tasks.backends import CPU, gpu, trt
+from tasks.backends import CPU, gpu, trt, trt_rtx
 from tasks.errors import EnginegateError, ExitCode, InputError, StageError
 from tasks.registry.conditions import try_conditions
 from tasks.registry.moves import ChannelAddress, ChannelName
@@ -63,6 +63,12 @@ def examine(settings: Settings) -> list[Check]:
         ),
         _package(
             "TensorRT", "tensorrt", needed=False, without="no GPU engines; pip install '.[tensorrt]' on a GPU runner"
+        ),
+        _package(
+            "TensorRT-RTX",
+            trt_rtx.DISTRIBUTION,
+            needed=False,
+            without="nothing says before a GPU is taken whether TensorRT takes a graph; pip install '.[rtx]'",
         ),
         _gpu(),
         _mlflow(settings),

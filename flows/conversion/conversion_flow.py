@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from prefect import flow
 
+from flows.console import label_of
 from flows.conversion.calibration_sets import count_groups, take_data
 from flows.conversion.checked_calibration import Calibration, calibrate
 from flows.conversion.conversion_plan import ConversionPlan, plan_conversion, refuse_changes
@@ -21,9 +22,11 @@ from flows.runners.dispatch import dispatched, targets_elsewhere
 from flows.runners.handover import leave_job
 from flows.session import Session, current_session
 from flows.stage import in_flow, run_stage
-from tasks.errors import StageError
+from tasks.backends import trt_rtx
+from tasks.errors import StageError, printable
 from tasks.model.model_directory import read_model_directory
 from tasks.records import DataArtifact, EngineJob, EngineOutcome, ExportedModel, ReferenceArtifact, TypedModel
+from tasks.runtimes import RUNTIMES
 from tasks.source_spec import PYTORCH
 from tasks.specs import Precision
 from tasks.stages.convert import convert_precision
@@ -32,6 +35,7 @@ from tasks.stages.fresh import run_fresh
 from tasks.stages.probe import probe_module
 from tasks.stages.reference import run_reference
 from tasks.stages.track import describe_conversion, track_conversion
+from tasks.stages.witness import ask_rtx
 from tasks.torch_side.interface import NOTES
 from tasks.torch_side.module_source import store_module, store_plugins
 from validation.verdict import Outcome
@@ -122,6 +126,7 @@ class _Conversion:
         """Make and judge every engine, and tell the verdicts as they are settled."""
         typed = self._convert_precisions()
         jobs = self._jobs(policies, typed)
+        self._ask_parser(jobs)
         outcomes = [
             EngineOutcome(cell=cell, outcome=Outcome.FAIL, reason=reason)
             for cell in self.plan.cells
@@ -156,10 +161,29 @@ class _Conversion:
                     self.plan.directory.spec,
                     None if calibration is None else calibration.data,
                     data=self.data,
+                    half=any(cell.wants_half for cell in self.plan.cells),
                 )
             except StageError as error:
                 typed[precision] = str(error)
         return typed
+
+    def _ask_parser(self, jobs: list[EngineJob]) -> None:
+        """Tell what TensorRT's parser of today says of each engine's graph, before a GPU is taken. It stops nothing."""
+        if trt_rtx.release_here() is None:
+            return
+        for job in jobs:
+            if not RUNTIMES[job.cell.runtime].typed:
+                continue
+            name = f"parse {label_of(job.cell)}"
+            try:
+                report = run_stage(
+                    self.session, name, ask_rtx, lambda found: found.headline, job.typed
+                )
+            except StageError as error:
+                self.session.reporter.say(f"! {name}: {error}")
+                continue
+            for node in report.nodes:
+                self.session.reporter.say(f"! {printable(node)}")
 
     def _jobs(self, policies: dict[Precision, Policy], typed: dict[Precision, TypedModel | str]) -> list[EngineJob]:
         """For each engine that can be made, everything that its runner needs."""

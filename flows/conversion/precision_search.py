@@ -126,6 +126,8 @@ def _try(retrying: Retrying, job: EngineJob, excluded: tuple[str, ...]) -> Engin
             retrying.spec,
             retrying.calibration.data,
             exclude=excluded,
+            data=retrying.data,
+            half=job.cell.wants_half,
         )
     except StageError as error:
         return EngineOutcome(cell=job.cell, outcome=Outcome.FAIL, policy=job.policy, reason=str(error))

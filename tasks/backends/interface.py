@@ -21,7 +21,8 @@ class BuildJob(Frozen):
     """What to build, and where: a typed ONNX file into the empty folder `plan`.
 
     `plugins` are shared libraries that the engine needs. `timing_cache` is a file that the backend may read and
-    replace, to time no kernel twice; None where nothing is kept.
+    replace, to time no kernel twice; None where nothing is kept. `capability` is that of the GPU to build for, as
+    `SM86`, where the builder needs none of it here: TensorRT-RTX alone.
     """
 
     onnx: Path
@@ -32,6 +33,7 @@ class BuildJob(Frozen):
     settings: BuildSpec
     plugins: tuple[Path, ...] = ()
     timing_cache: Path | None = None
+    capability: str | None = None
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,13 @@ class Backend(Protocol):
 
         Raises:
             StageError: the runtime or its device is not here, or is one that is not supported.
+        """
+
+    def takes_types(self) -> bool:
+        """Whether its builder runs in FP16 only what the graph has in FP16, and gains by it.
+
+        Raises:
+            StageError: as `identity`.
         """
 
     def options(self, settings: BuildSpec, precision: Precision) -> dict[str, str]:

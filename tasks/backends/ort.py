@@ -90,6 +90,10 @@ class OnnxRuntimeBackend:
             name="onnxruntime", version=ort.__version__, device=f"{platform.machine()} {_processor()}, {cores} cores"
         )
 
+    def takes_types(self) -> bool:
+        """It gains nothing by FP16; see the interface."""
+        return False
+
     def options(self, settings: BuildSpec, precision: Precision) -> dict[str, str]:
         """The level is the highest whose result does not depend on this processor's instruction set."""
         del settings

@@ -29,10 +29,13 @@ def timing_cache_path(folder: Path, identity: BackendIdentity) -> Path:
 
 
 class TimingCache:
-    """The cache of one build; without a path nothing is read or kept, but the plans of one build share timings."""
+    """The cache of one build; without a path nothing is read or kept, but the plans of one build share timings.
 
-    def __init__(self, path: Path | None, log: TrtLog) -> None:
-        self._path = path
+    Where it is not to be kept at all, they do not: TensorRT-RTX, which times nothing, cannot read one without a driver.
+    """
+
+    def __init__(self, path: Path | None, log: TrtLog, *, is_kept: bool = True) -> None:
+        self._path, self._is_kept = path, is_kept
         self._log = log
         self._warnings: list[str] = []
         self._content = b""
@@ -75,7 +78,7 @@ class TimingCache:
     def keep(self, config: Any) -> None:
         """Take over what a build has timed, and write it to the file beside what others wrote there meanwhile."""
         cache = config.get_timing_cache()
-        if cache is None:
+        if cache is None or not self._is_kept:
             return
         self._content = bytes(cache.serialize())
         if self._path is None:

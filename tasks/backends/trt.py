@@ -52,6 +52,10 @@ class TensorRtBackend:
             mig=gpu.mig,
         )
 
+    def takes_types(self) -> bool:
+        """From 10.12 on; before, a flag lets the builder choose; see the interface."""
+        return dialect_of(import_tensorrt()).takes_types
+
     def options(self, settings: BuildSpec, precision: Precision) -> dict[str, str]:
         """The settings of model.yaml's `build`, and what is the same for all; plugins are in the key by digest."""
         del precision

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import onnx
 
+from tasks.backends import trt_rtx
 from tasks.backends.profiles import check_outputs_can_be_cut, profiles_of
 from tasks.backends.timing_cache import TimingCache
 from tasks.backends.trt_dialect import Dialect, dialect_of
@@ -53,7 +54,7 @@ def build_plans(trt: Any, job: BuildJob, progress: Callable[[int, int], None]) -
     index.write(job.plan, job.plugins)
     log = TrtLog(trt)
     load_plugins(trt, log, job.plugins)
-    cache = TimingCache(job.timing_cache, log)
+    cache = TimingCache(job.timing_cache, log, is_kept=not trt_rtx.is_rtx(trt))
     builder = _Builder(trt, log, job, dialect, cache)
     for number, profile in enumerate(profiles):
 
@@ -63,7 +64,7 @@ def build_plans(trt: Any, job: BuildJob, progress: Callable[[int, int], None]) -
         step(0.0)
         (job.plan / profile.file).write_bytes(builder.build(profile, step))
     progress(PROGRESS_STEPS * len(profiles), PROGRESS_STEPS * len(profiles))
-    return cache.warnings
+    return (*cache.warnings, *log.warnings)
 
 
 def _check_opset(model: onnx.ModelProto, dialect: Dialect, version: str) -> None:
@@ -103,6 +104,7 @@ class _Builder:
         plan = builder.build_serialized_network(network, config)
         if plan is None:
             raise StageError(f"TensorRT {self.trt.__version__} cannot build {profile.file}: {self.log.errors()}")
+        self.log.refuse_inconsistent(profile.file)
         self.cache.keep(config)
         return bytes(plan)
 
@@ -132,6 +134,8 @@ class _Builder:
         config = create(builder, network)
         for flag in self.dialect.builder_flags[self.job.precision]:
             config.set_flag(getattr(self.trt.BuilderFlag, flag))
+        if self.job.capability is not None:
+            trt_rtx.aim(self.trt, config, self.job.capability)
         return config
 
 
@@ -146,7 +150,10 @@ def _parse(trt: Any, log: TrtLog, network: Any, onnx_file: Path) -> None:
         return
     from tasks.backends.trt_unsupported import unsupported_nodes  # noqa: PLC0415 - only where something is
 
-    nodes = unsupported_nodes(trt, log, parser, onnx_file)
+    said = log.errors()
+    nodes = unsupported_nodes(trt, log, onnx_file)
+    if not nodes:
+        raise InputError(f"TensorRT {trt.__version__} does not take the converted model: {said}")
     lines = "".join(f"\n  {node}" for node in nodes)
     raise InputError(
         f"TensorRT {trt.__version__} does not take {len(nodes)} nodes of the converted model; rewrite what they come"

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from tasks.backends import trt_rtx
 from tasks.errors import StageError
 from tasks.specs import Precision
 
@@ -32,6 +33,11 @@ class Dialect:
     builder_flags: Mapping[Precision, tuple[str, ...]]
     newest_opset: int | None
 
+    @property
+    def takes_types(self) -> bool:
+        """Whether precision lies in the graph alone."""
+        return not any(self.builder_flags.values())
+
 
 def dialect_of(trt: Any) -> Dialect:
     """The dialect of a TensorRT module.
@@ -40,7 +46,7 @@ def dialect_of(trt: Any) -> Dialect:
         StageError: it is a version that Enginegate does not support.
     """
     flags = trt.NetworkDefinitionCreationFlag
-    version = _version(trt.__version__)
+    version = trt_rtx.API if trt_rtx.is_rtx(trt) else _version(trt.__version__)
     if version == UNTYPED:
         fp16 = ("FP16",)
         return Dialect(

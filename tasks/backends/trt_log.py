@@ -11,22 +11,28 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MOST_ERRORS = 8
+MOST_WARNINGS = 20
+INCONSISTENT = "values are not self-consistent"
+"""In a warning: an extent that dims allow makes shapes that do not fit each other, so that the engine fails there."""
 
 
 class TrtLog:
-    """Prints what TensorRT says, from warnings on, and remembers its errors."""
+    """Prints what TensorRT says, from warnings on, and remembers its errors and warnings."""
 
     def __init__(self, trt: Any) -> None:
         kept: list[str] = []
+        warned: dict[str, None] = {}
 
         class Logger(trt.ILogger):  # type: ignore[misc]  # its base has no type
             def log(self, severity: Any, msg: str) -> None:
                 if severity in {trt.Logger.INTERNAL_ERROR, trt.Logger.ERROR}:
                     kept.append(msg)
+                if severity == trt.Logger.WARNING:
+                    warned[" ".join(msg.split())] = None
                 if severity not in {trt.Logger.INFO, trt.Logger.VERBOSE}:
                     print(f"TensorRT: {msg}")  # noqa: T201 - a child's standard output is its log
 
-        self._errors = kept
+        self._errors, self._warned = kept, warned
         self.logger: Any = Logger()
 
     @property
@@ -39,6 +45,27 @@ class TrtLog:
         found = "; ".join(self._errors[-MOST_ERRORS:]) or "it gave no reason"
         self.clear()
         return found
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """The warnings so far, each once, the first of them where there are many."""
+        rest = len(self._warned) - MOST_WARNINGS
+        more = (f"{rest} more in the log",) if rest > 0 else ()
+        return (*list(self._warned)[:MOST_WARNINGS], *more)
+
+    def refuse_inconsistent(self, file: str) -> None:
+        """Fail where the builder has warned of an engine that fails at some of the shapes it was built for.
+
+        Raises:
+            StageError: it has; the warnings are in the message.
+        """
+        found = [text for text in self._warned if INCONSISTENT in text]
+        if found:
+            raise StageError(
+                f"TensorRT says that {file} would fail at some extents that dims allows: {'; '.join(found)}. The"
+                " exporter may have fixed an extent while it traced (export.exporter: dynamo fixes fewer), or dims"
+                " allows what the module does not take; correct the one or narrow the other"
+            )
 
     def clear(self) -> None:
         """Forget the errors so far."""

@@ -50,6 +50,18 @@ def open_session(path: Path) -> ort.InferenceSession:
     return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
+def check_valid(path: Path) -> None:
+    """Let ONNX's own checker look at a file as a whole, types and shapes as well.
+
+    Raises:
+        StageError: it is not what the standard calls a model; ONNX Runtime may load it nevertheless.
+    """
+    try:
+        onnx.checker.check_model(str(path), full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise StageError(f"the converted graph is no valid ONNX: {error}") from error
+
+
 def check_export(raw: dict[str, Any], progress: Callable[[int, int], None]) -> dict[str, float]:
     """Serve a CheckExportRequest; return the largest |difference| by shape, in the outputs' own units.
 
@@ -190,6 +202,7 @@ def check_typed(raw: dict[str, Any], _progress: Callable[[int, int], None]) -> i
             it does not agree with the original there, or its inputs or outputs are not the original's.
     """
     request = CheckTypedRequest.model_validate(raw)
+    check_valid(request.onnx)
     try:
         session = open_session(request.onnx)
     except Exception as error:

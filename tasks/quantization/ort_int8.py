@@ -105,4 +105,5 @@ def quantize(model: onnx.ModelProto, plan: Plan, ranges: Any) -> onnx.ModelProto
     quantized: onnx.ModelProto = quantizer.model.model
     unquantize_fused(quantized, plan)
     keep_float(quantized, plan.excluded)
+    quantizer.model.topological_sort()  # it appends nodes to the end, wherever they belong
     return quantized

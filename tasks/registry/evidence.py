@@ -118,6 +118,7 @@ def artifacts_of(manifest: EngineManifest) -> dict[str, Artifact]:
     return {
         "plan": manifest.plan,
         "onnx": manifest.onnx,
+        **({} if manifest.half is None else {"onnx for builders that take types": manifest.half}),
         "reference outputs": manifest.reference_outputs,
         "smoke inputs": smoke.inputs,
         "smoke reference": smoke.reference,

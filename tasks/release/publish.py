@@ -42,16 +42,18 @@ def describe_engine(
     verdict, policy, benchmark = outcome.verdict, outcome.policy, outcome.benchmark
     if not (typed and engine and compared and verdict and policy and benchmark):
         raise _unmeasured(outcome)
+    built = typed.half if typed.half is not None and engine.onnx == typed.half.onnx.digest else typed
     _refuse_another_plan(outcome.cell.engine_id, compared.plan, engine.plan.digest)
     return EngineManifest(
         engine_id=outcome.cell.engine_id,
         cell=outcome.cell,
         source_commit=source_commit,
         plan=engine.plan,
-        onnx=typed.onnx,
+        onnx=built.onnx,
+        half=None if typed.half is None or typed.half is built else typed.half.onnx,
         reference_outputs=reference.outputs,
         smoke=take_smoke(context.store, *_smoke_sources(data, reference, compared)),
-        recipe=typed.recipe,
+        recipe=built.recipe,
         calibration=outcome.calibration,
         dims=spec.dims,
         inputs=spec.inputs,

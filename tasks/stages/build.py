@@ -11,7 +11,7 @@ from tasks.backends.timing_cache import timing_cache_path
 from tasks.errors import StageError
 from tasks.graphs.level import recorded_level
 from tasks.graphs.onnx_files import short_reason
-from tasks.records import BackendIdentity, BuiltEngine, EngineJob
+from tasks.records import BackendIdentity, BuiltEngine, EngineJob, TypedModel
 from tasks.store.digests import digest_json
 from tasks.store.stage_cache import StageResult, run_cached
 
@@ -40,10 +40,11 @@ def build_engine(context: StageContext, job: EngineJob) -> StageResult[BuiltEngi
     cell, spec = job.cell, job.spec
     backend = backend_of(cell.runtime)
     identity, options = backend.identity(), backend.options(spec.build, cell.precision)
+    typed = job.typed.half if job.typed.half is not None and backend.takes_types() else job.typed
     key: dict[str, object] = {
         "recipe": RECIPE,
-        "onnx": job.typed.onnx.digest,
-        "precision": [cell.precision.value, job.typed.recipe],
+        "onnx": typed.onnx.digest,
+        "precision": [cell.precision.value, typed.recipe],
         "inputs": {name: tensor.model_dump(mode="json") for name, tensor in spec.inputs.items()},
         "profiles": {name: dim.model_dump(mode="json") for name, dim in spec.dims.items()},
         "options": options,
@@ -54,9 +55,8 @@ def build_engine(context: StageContext, job: EngineJob) -> StageResult[BuiltEngi
 
     def produce(folder: Path) -> BuiltEngine:
         (folder / "plan").mkdir()
-        request = _request(context, job, identity, folder)
-        for warning in _built(context, request, folder):
-            context.on_warning(warning)
+        request = _request(context, job, typed, identity, folder)
+        warnings = _built(context, request, folder)
         plan = context.store.put(folder / "plan")
         return BuiltEngine(
             plan=plan,
@@ -64,13 +64,20 @@ def build_engine(context: StageContext, job: EngineJob) -> StageResult[BuiltEngi
             options={**options, **recorded_level(plan)},
             profiles=backend.profiles(spec.dims),
             cache_key=digest_json(key),
+            onnx=typed.onnx.digest,
+            warnings=warnings,
         )
 
-    return run_cached(context.store, "build", key, BuiltEngine, produce)
+    built = run_cached(context.store, "build", key, BuiltEngine, produce)
+    for warning in built.result.warnings:
+        context.on_warning(warning)
+    return built
 
 
-def _request(context: StageContext, job: EngineJob, identity: BackendIdentity, folder: Path) -> BuildRequest:
-    onnx = context.store.fetch(job.typed.onnx, folder / "onnx")
+def _request(
+    context: StageContext, job: EngineJob, typed: TypedModel, identity: BackendIdentity, folder: Path
+) -> BuildRequest:
+    onnx = context.store.fetch(typed.onnx, folder / "onnx")
     plugins: tuple[Path, ...] = ()
     if job.plugins is not None:
         libraries = context.store.fetch(job.plugins, folder / "plugins")

@@ -33,6 +33,7 @@ from tasks.quantization.trials import (
 from tasks.records import DataArtifact, ExportedModel, TypedModel
 from tasks.specs import CalibrationMethod, ModelSpec, Precision
 from tasks.stages.export import fetch_some
+from tasks.stages.half_around import add_half
 from tasks.store.stage_cache import StageResult, run_cached
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ def convert_precision(
     *,
     exclude: tuple[str, ...] = (),
     data: DataArtifact | None = None,
+    half: bool = False,
 ) -> StageResult[TypedModel]:
     """Convert an exported model to `precision`; inputs and outputs keep their names and types.
 
@@ -72,6 +74,7 @@ def convert_precision(
             as a JSON list.
         data: the validation data, a few samples of which show what FP16 must hold (`quantization.range_samples`);
             noise does without.
+        half: INT8 with `half` as well. Where that cannot be made, it is told, and the model is without.
 
     Raises:
         InputError: INT8 is asked for without a calibration set, or `auto` with fewer than 8 samples.
@@ -87,7 +90,17 @@ def convert_precision(
     calibration = calibration if int8 else None
     ranges = data if precision is Precision.FP16 else None
     job = _Conversion(context, exported, precision, spec, calibration, method, tuple(sorted(set(exclude))), ranges)
-    return run_cached(context.store, "convert", job.key(), TypedModel, job.run)
+    converted = run_cached(context.store, "convert", job.key(), TypedModel, job.run)
+    if not int8 or not half:
+        return converted
+    try:
+        return add_half(context, converted, spec, data)
+    except StageError as error:
+        context.on_warning(
+            "int8: what is not quantized stays in FP32 where TensorRT is 10.12 or newer, since FP16 around it cannot be"
+            f" had: {onnx_files.short_reason(error)}"
+        )
+        return converted
 
 
 @dataclass(frozen=True)

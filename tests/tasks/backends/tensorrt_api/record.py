@@ -7,6 +7,8 @@ symbols it asks for, which is enough to import the module and read its pybind11 
     python3.10 tests/tasks/backends/tensorrt_api/record.py            every release below
     python3.10 tests/tasks/backends/tensorrt_api/record.py 11.4.0     one of them
 
+That of TensorRT-RTX stands beside them as `rtx-1.7.1`: no release of TensorRT, and of its own only in part.
+
 Python 3.10 is the newest that TensorRT 8.6 has wheels for.
 
 What a recording holds, `recordings/RELEASE.json`:
@@ -40,7 +42,9 @@ WHEELS = {
     "10.12.0": "tensorrt_cu12_bindings==10.12.0.36",
     "10.16.1": "tensorrt_cu13_bindings==10.16.1.11",
     "11.4.0": "tensorrt_cu13_bindings==11.4.0.106",
+    "rtx-1.7.1": "tensorrt_rtx_cu12_bindings==1.7.1.116",
 }
+MODULES = ("tensorrt", "tensorrt_rtx")
 RECORDINGS = Path(__file__).parent / "recordings"
 
 # Described together with every class that their methods and properties take or return; for the network, whose add_*
@@ -297,7 +301,7 @@ def write_empty_libraries(module: Path) -> None:
     missing = [name for name in wanted if not hasattr(here, name)]
     source = module.with_name("empty.c")
     source.write_text("".join(f"char {name}[4096];\n" for name in missing))  # big enough for a vtable
-    for library in re.findall(r"\[(libnv[^\]]+)\]", command("readelf", "-d", module)):
+    for library in re.findall(r"\[(lib(?:nv|tensorrt)[^\]]+)\]", command("readelf", "-d", module)):
         command("gcc", "-shared", "-fPIC", "-w", "-o", module.with_name(library), source, f"-Wl,-soname,{library}")
 
 
@@ -307,8 +311,8 @@ def record(release: str) -> None:
         folder = Path(scratch)
         wheel = download(WHEELS[release], folder)
         with zipfile.ZipFile(wheel) as archive:
-            archive.extractall(folder, [name for name in archive.namelist() if name.endswith(("/tensorrt.so", ".py"))])
-        module = next(folder.glob("*/tensorrt.so"))
+            archive.extractall(folder, [name for name in archive.namelist() if name.endswith((".so", ".py"))])
+        module = next(path for path in folder.glob("*/*.so") if path.stem in MODULES)
         write_empty_libraries(module)
         api = json.loads(command(sys.executable, __file__, "--read", module.parent))
     target = RECORDINGS / f"{release}.json"
@@ -332,7 +336,8 @@ def main(arguments: list[str]) -> None:
         package = Path(arguments[1])
         sys.path.insert(0, str(package.parent))
         module = importlib.import_module(package.name)
-        sys.stdout.write(json.dumps(ModuleReader(module, f"{package.name}.tensorrt").read()))
+        binding = next(path.stem for path in package.glob("*.so") if path.stem in MODULES)
+        sys.stdout.write(json.dumps(ModuleReader(module, f"{package.name}.{binding}").read()))
         return
     for release in arguments or WHEELS:
         record(release)

@@ -10,7 +10,10 @@ from pathlib import Path
 from typing import Any
 
 RECORDINGS = Path(__file__).parent / "recordings"
-RELEASES = sorted((path.stem for path in RECORDINGS.glob("*.json")), key=lambda name: [int(n) for n in name.split(".")])
+RTX = "rtx-1.7.1"
+RELEASES = sorted(
+    (path.stem for path in RECORDINGS.glob("[0-9]*.json")), key=lambda name: [int(n) for n in name.split(".")]
+)
 
 
 @functools.cache
