@@ -176,9 +176,7 @@ class _Conversion:
                 continue
             name = f"parse {label_of(job.cell)}"
             try:
-                report = run_stage(
-                    self.session, name, ask_rtx, lambda found: found.headline, job.typed
-                )
+                report = run_stage(self.session, name, ask_rtx, lambda found: found.headline, job.typed)
             except StageError as error:
                 self.session.reporter.say(f"! {name}: {error}")
                 continue
