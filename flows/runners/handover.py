@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, TypeVar
 
 from pydantic import ValidationError
 
-from flows.runners.pools import pool_of
 from flows.settings import HEARTBEAT_EVERY_S
 from tasks.errors import RefusedError
 from tasks.records import EngineJob, EngineOutcome
@@ -77,7 +76,7 @@ def take_outcome(store: ArtifactStore, run: str, job: EngineJob) -> EngineOutcom
         return None
     same = outcome.cell == job.cell and outcome.typed == job.typed and outcome.policy == job.policy
     if not same or not _verdict_follows(outcome):
-        raise RefusedError(f"{job.cell.engine_id}: what pool {pool_of(job.cell.target)} sent back is no outcome of it")
+        raise RefusedError(f"{job.cell.engine_id}: what the runner of {job.cell.target} sent back is no outcome of it")
     missing = [artifact.digest for artifact in artifacts_in(outcome) if not store.contains(artifact)]
     if missing:
         raise RefusedError(
