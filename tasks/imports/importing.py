@@ -13,7 +13,7 @@ from tasks.calibration.draw import new_folder
 from tasks.errors import InputError
 from tasks.imports.declared_inputs import Declared, read_declared
 from tasks.imports.draft import BATCH, Draft, Guess
-from tasks.imports.input_guesses import InputGuesses, guess_inputs
+from tasks.imports.input_guesses import InputGuesses, fixed_batch, guess_inputs
 from tasks.imports.observation import Observation, observe_module
 from tasks.imports.origin import CONFIG_FILE, Origin, find_origin
 from tasks.imports.output_guesses import guess_outputs
@@ -88,7 +88,8 @@ def import_model(context: StageContext, request: ImportRequest) -> Imported:
         (folder / SPEC_FILE).write_text(render(draft), encoding="utf-8")
         read_model_directory(folder)
         files = tuple(sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()))
-    notes = (*reading.notes, *_told(split, drawn, made_up=request.data is None))
+    batch = draft.dims[BATCH].value
+    notes = (*reading.notes, *_told_batch(batch), *_told(split, drawn, made_up=request.data is None))
     kept = sum(len(next(iter(group.values()))) for group in split.validation)
     return Imported(request.into, draft.name, render(draft), notes, files, kept, drawn)
 
@@ -176,19 +177,33 @@ def _observe(context: StageContext, folder: Path, begun: _Begun) -> tuple[Draft,
 
 def _seen(context: StageContext, folder: Path, begun: _Begun) -> tuple[_Begun, Observation]:
     """What the module gives; without `weights` in model.yaml where the source reads the file itself."""
-    batch = begun.guesses.dims[BATCH].value
-    fixed = batch["max"] if batch["min"] == batch["max"] else None
-    names = (begun.declared and begun.declared.outputs) or ("unknown_output",)
-    unknown = {name: Guess({"kind": "tensor"}, "not known yet") for name in names}
-    (folder / SPEC_FILE).write_text(render(begun.draft(unknown)), encoding="utf-8")
     try:
-        return begun, observe_module(context, folder, begun.guesses.groups, fixed=fixed, origin=begun.data_name)
+        return _seen_at_sizes(context, folder, begun)
     except InputError:
         if begun.origin.weights is None:
             raise
-        begun = replace(begun, origin=replace(begun.origin, weights=None))
-        (folder / SPEC_FILE).write_text(render(begun.draft(unknown)), encoding="utf-8")
-        return begun, observe_module(context, folder, begun.guesses.groups, fixed=fixed, origin=begun.data_name)
+        return _seen_at_sizes(context, folder, replace(begun, origin=replace(begun.origin, weights=None)))
+
+
+def _seen_at_sizes(context: StageContext, folder: Path, begun: _Begun) -> tuple[_Begun, Observation]:
+    """What the module gives; where it takes one number of samples alone, with `dims.batch` saying so."""
+    seen = _seen_once(context, folder, begun)
+    if seen.only is None:
+        return begun, seen
+    only = fixed_batch(seen.only, "the module was run, and takes no other number")
+    guesses = replace(begun.guesses, dims={**begun.guesses.dims, BATCH: only})
+    begun = replace(begun, guesses=guesses)
+    return begun, _seen_once(context, folder, begun)
+
+
+def _seen_once(context: StageContext, folder: Path, begun: _Begun) -> Observation:
+    names = (begun.declared and begun.declared.outputs) or ("unknown_output",)
+    unknown = {name: Guess({"kind": "tensor"}, "not known yet") for name in names}
+    (folder / SPEC_FILE).write_text(render(begun.draft(unknown)), encoding="utf-8")
+    batch = begun.guesses.dims[BATCH].value
+    return observe_module(
+        context, folder, begun.guesses.groups, least=batch["min"], most=batch["max"], origin=begun.data_name
+    )
 
 
 def _write_data(folder: Path, draft: Draft, split: Split, reading: Reading, request: ImportRequest) -> int:
@@ -214,6 +229,14 @@ def _with_data(draft: Draft, drawn: int) -> Draft:
         precisions=Guess(["fp16", "int8"], "fp32 is the reference's own, and seldom worth an engine"),
         calibration=Guess({"set": CALIBRATION, "method": "percentile"}, why),
     )
+
+
+def _told_batch(batch: Mapping[str, int]) -> list[str]:
+    told = (
+        f"the source takes {batch['max']} samples a call and no other number, and so do its engines: export it with a"
+        " first axis that may vary to serve others"
+    )
+    return [told] if batch["min"] == batch["max"] else []
 
 
 def _told(split: Split, drawn: int, *, made_up: bool) -> list[str]:

@@ -133,10 +133,18 @@ def _finite(array: np.ndarray[Any, Any], name: str, origin: str) -> np.ndarray[A
     return array
 
 
+def fixed_batch(samples: int, why: str) -> Guess:
+    """`dims.batch` of a module that takes one number of samples alone."""
+    value = dict.fromkeys(("min", "opt", "max"), samples)
+    return Guess(value, f"samples of a call, always {samples:,}: {why}")
+
+
 def _batch(bounds: tuple[int, int] | None) -> Guess:
     if bounds is None:
         return Guess(dict(BATCHES), "samples of a call: no data say this, so choose what serving sends")
     low, high = bounds
+    if low == high:
+        return fixed_batch(low, "the source was exported for that alone")
     value = {"min": low, "opt": min(max(BATCHES["opt"], low), high), "max": min(max(BATCHES["max"], low), high)}
     return Guess(value, f"samples of a call: the source was exported for {low:,} to {high:,}")
 

@@ -90,10 +90,9 @@ def _load_pytorch(request: ModuleRequest, data: Path, origin: str) -> object:
         raise InputError(f"{origin}: {data.name} holds neither model.pth nor model.pt2; log the model again")
     try:
         if programs:
-            from tasks.sources.archived_module import ArchivedModule  # noqa: PLC0415 - as above
+            from tasks.sources.archived_module import ProgramModule  # noqa: PLC0415 - as above
 
-            module = torch.export.load(programs[0]).module()
-            return ArchivedModule(module, tuple(request.spec.inputs), scripted=False)
+            return ProgramModule(torch.export.load(programs[0]))
         return torch.load(pickles[0], map_location="cpu", weights_only=False)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - the pickle's code can raise anything
         raise InputError(

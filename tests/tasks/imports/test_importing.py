@@ -178,3 +178,33 @@ def test_a_folder_that_is_there_is_refused_and_stays(here: InProcess, tmp_path: 
 def test_made_up_data_need_a_source_that_says_its_inputs(here: InProcess, tmp_path: Path, source: Path) -> None:
     with pytest.raises(InputError, match="does not say the shapes of its inputs"):
         import_model(here, request_of(tmp_path, source, data=None, synthetic=40))
+
+
+class Fours(nn.Module):
+    def forward(self, picture: torch.Tensor) -> torch.Tensor:
+        return picture.reshape(4, -1).mean(1)
+
+
+def test_torchscript_of_one_batch_size_and_data_without_names_is_imported_with_that_size_told(
+    here: InProcess, tmp_path: Path
+) -> None:
+    torch.jit.trace(Fours(), torch.rand(4, 3, 2, 4)).save(str(tmp_path / "fours.pt"))
+    (tmp_path / "images").mkdir()
+    for number in range(3):
+        Image.new("RGB", (4, 2), (number, 0, 0)).save(tmp_path / "images" / f"{number}.png")
+    made = import_model(
+        here, ImportRequest(source=str(tmp_path / "fours.pt"), into=tmp_path / "made", data=tmp_path / "images")
+    )
+    spec = read_model_directory(tmp_path / "made").spec
+    assert list(spec.inputs) == ["picture"]
+    assert spec.dims["batch"].model_dump(include={"min", "opt", "max"}) == {"min": 4, "opt": 4, "max": 4}
+    assert any("takes 4 samples a call and no other number" in note for note in made.notes)
+
+
+def test_a_program_for_few_samples_is_run_on_no_more(here: InProcess, tmp_path: Path) -> None:
+    batch = {0: torch.export.Dim("batch", min=2, max=8)}
+    program = torch.export.export(nn.Linear(4, 3).eval(), (torch.rand(3, 4),), dynamic_shapes=(batch,))
+    torch.export.save(program, tmp_path / "linear.pt2")
+    np.savez(tmp_path / "data.npz", input=np.random.default_rng(0).normal(size=(40, 4)))
+    import_model(here, request_of(tmp_path, tmp_path, source=str(tmp_path / "linear.pt2")))
+    assert read_model_directory(tmp_path / "made").spec.dims["batch"].max == 8
