@@ -9,7 +9,7 @@ import click
 
 from flows.commands.command import Document, FilledPath, command_of
 from tasks.errors import ExitCode, InputError
-from tasks.imports.importing import Imported, ImportRequest, import_model
+from tasks.imports.importing import Imported, ImportRequest, import_model, refuse_moved
 from tasks.imports.origin import find_origin, slug
 
 if TYPE_CHECKING:
@@ -85,6 +85,7 @@ def import_(
         return document, ExitCode.DONE
     from flows.conversion.run import run_conversion  # noqa: PLC0415 - what only imports does not wait for it
 
+    refuse_moved(made)
     report, code = run_conversion(session, made.directory)
     return {**document, "conversion": report.model_dump(mode="json")}, code
 

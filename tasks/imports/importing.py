@@ -25,6 +25,7 @@ from tasks.model.model_directory import SPEC_FILE, read_model_directory
 from tasks.readers import read_data
 from tasks.readers.interface import Reading, ReadRequest
 from tasks.samples.data_spec import LABEL
+from tasks.sources import outside_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -54,7 +55,10 @@ class ImportRequest:
 
 @dataclass(frozen=True)
 class Imported:
-    """What was written: the directory, model.yaml's text, what is to be told, and how many samples there are."""
+    """What was written: the directory, model.yaml's text, what is to be told, and how many samples there are.
+
+    `outside` are digests and versions of what the source reads beyond the directory, as it was imported.
+    """
 
     directory: Path
     name: str
@@ -63,6 +67,7 @@ class Imported:
     files: tuple[str, ...]
     validation_samples: int
     calibration_samples: int
+    outside: Mapping[str, str]
 
 
 def import_model(context: StageContext, request: ImportRequest) -> Imported:
@@ -86,12 +91,28 @@ def import_model(context: StageContext, request: ImportRequest) -> Imported:
         drawn = _write_data(folder, draft, split, reading, request)
         draft = _with_data(draft, drawn)
         (folder / SPEC_FILE).write_text(render(draft), encoding="utf-8")
-        read_model_directory(folder)
+        outside = outside_of(read_model_directory(folder))
         files = tuple(sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()))
     batch = draft.dims[BATCH].value
     notes = (*reading.notes, *_told_batch(batch), *_told(split, drawn, made_up=request.data is None))
     kept = sum(len(next(iter(group.values()))) for group in split.validation)
-    return Imported(request.into, draft.name, render(draft), notes, files, kept, drawn)
+    return Imported(request.into, draft.name, render(draft), notes, files, kept, drawn, outside)
+
+
+def refuse_moved(made: Imported) -> None:
+    """Refuse to go on with a source that is another by now, since what was guessed holds of what was imported.
+
+    Raises:
+        InputError: naming what changed.
+    """
+    now = outside_of(read_model_directory(made.directory))
+    for what in sorted(now.keys() | made.outside.keys(), reverse=True):  # a version before the digest of its files
+        before = made.outside.get(what)
+        if now.get(what) != before:
+            raise InputError(
+                f"{made.directory}: {what} was {before} when it was imported, and is {now.get(what)} now; import it"
+                " again, or name a version in place of an alias"
+            )
 
 
 def _refuse_existing(into: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
@@ -58,6 +58,7 @@ def guess_inputs(reading: Reading, declared: Declared | None, origin: str) -> In
     names = [name for name in groups[0] if not is_annotation(name)]
     if not names:
         raise InputError(f"{origin}: has no input ({', '.join(groups[0])}); bring a column that the model takes")
+    declared = _with_name_of_data(names, declared)
     _refuse_undeclared(names, declared, origin)
     hints = {next(iter(names)) if name == UNNAMED else name: hint for name, hint in reading.hints.items()}
     inputs: dict[str, Guess] = {}
@@ -85,6 +86,13 @@ def _with_declared_names(groups: Sequence[Arrays], declared: Declared | None) ->
         return groups
     (only,) = declared.inputs
     return [{only if name == UNNAMED else name: array for name, array in group.items()} for group in groups]
+
+
+def _with_name_of_data(names: Sequence[str], declared: Declared | None) -> Declared | None:
+    """With the name of the only input in the data, where what declares it says none."""
+    if declared is None or UNNAMED not in declared.inputs or len(names) != 1:
+        return declared
+    return replace(declared, inputs={names[0]: declared.inputs[UNNAMED]})
 
 
 def _refuse_undeclared(names: Sequence[str], declared: Declared | None, origin: str) -> None:

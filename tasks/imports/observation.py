@@ -61,14 +61,14 @@ def observe_module(
             (scratch / name).mkdir()
         for number, part in enumerate(parts):
             save_shard(scratch / "samples", number, part)
-        request = ObserveRequest(
-            module=lay_out(directory, scratch, module_key(directory)),
-            samples=scratch / "samples",
-            seen=scratch / "seen",
-            unnamed=UNNAMED if UNNAMED in directory.spec.inputs else None,
-        )
         source = str(directory.spec.source)
         try:
+            request = ObserveRequest(
+                module=lay_out(directory, scratch, module_key(directory)),
+                samples=scratch / "samples",
+                seen=scratch / "seen",
+                unnamed=UNNAMED if UNNAMED in directory.spec.inputs else None,
+            )
             reply = call_with_module(
                 context, "tasks.torch_side.torch_observe:observe", request, ObserveReply, scratch, source=source
             )
@@ -82,6 +82,7 @@ def observe_module(
 def _of_data(error: InputError, origin: str) -> InputError:
     """The error in the words of who imports: the data's columns, where model.yaml has inputs that nobody wrote."""
     columns = str(error).replace(f"{SPEC_FILE}: inputs.", f"{origin}: column ")
+    columns = columns.replace("; rename it", "; rename it by --column NAME=AS")
     return InputError(columns.replace(f"{SPEC_FILE}: inputs:", f"{origin}:").replace(f"{SPEC_FILE}: source", "source"))
 
 

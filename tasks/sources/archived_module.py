@@ -52,12 +52,14 @@ class ProgramModule(ArchivedModule):
         leaves = [spec.arg for spec in signature if spec.kind is InputKind.USER_INPUT]
         taken = [leaf.name for leaf in leaves if isinstance(leaf, TensorArgument)]
         super().__init__(program.module(), taken)
-        self._leaves = [(leaf.name, getattr(leaf, "value", None)) for leaf in leaves]
+        self._constants = {leaf.name: leaf.value for leaf in leaves if not isinstance(leaf, TensorArgument)}
+        self._order = [leaf.name for leaf in leaves]
         self._places = program.call_spec.in_spec
 
     def forward(self, **inputs: Tensor) -> Any:
         """Whatever the exported module returned."""
-        leaves = [inputs.get(name, constant) for name, constant in self._leaves]
+        given = {**self._constants, **inputs}
+        leaves = [given[name] for name in self._order]
         arguments, keywords = _pytree.tree_unflatten(leaves, self._places)
         return self.held(*arguments, **keywords)
 

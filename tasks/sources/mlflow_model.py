@@ -90,10 +90,14 @@ def _load_pytorch(request: ModuleRequest, data: Path, origin: str) -> object:
         raise InputError(f"{origin}: {data.name} holds neither model.pth nor model.pt2; log the model again")
     try:
         if programs:
-            from tasks.sources.archived_module import ProgramModule  # noqa: PLC0415 - as above
+            from tasks.sources.archived_module import ProgramModule, refuse_other_inputs  # noqa: PLC0415 - as above
 
-            return ProgramModule(torch.export.load(programs[0]))
+            program = ProgramModule(torch.export.load(programs[0]))
+            refuse_other_inputs(program.taken, request.spec, origin)
+            return program
         return torch.load(pickles[0], map_location="cpu", weights_only=False)
+    except InputError:
+        raise
     except (Exception, SystemExit) as error:  # noqa: BLE001 - the pickle's code can raise anything
         raise InputError(
             f"{origin}: cannot be loaded: {explain(error, request)}; log it with code_paths that hold its classes, or"

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch import nn
 
 from tasks.calibration.sets import read_set
 from tasks.errors import InputError
-from tasks.imports.importing import ImportRequest, import_model
+from tasks.imports.importing import ImportRequest, import_model, refuse_moved
 from tasks.model.model_directory import read_model_directory
 from tasks.samples.npz import load_arrays
 from tasks.stages.ingest import ingest
@@ -208,3 +209,52 @@ def test_a_program_for_few_samples_is_run_on_no_more(here: InProcess, tmp_path: 
     np.savez(tmp_path / "data.npz", input=np.random.default_rng(0).normal(size=(40, 4)))
     import_model(here, request_of(tmp_path, tmp_path, source=str(tmp_path / "linear.pt2")))
     assert read_model_directory(tmp_path / "made").spec.dims["batch"].max == 8
+
+
+@pytest.fixture
+def logged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """An address of an MLflow model: a program of `features`, whose signature does not name its input."""
+    import mlflow.pytorch  # noqa: PLC0415 - takes seconds
+    from mlflow.models import infer_signature  # noqa: PLC0415 - as above
+
+    address = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    example = np.zeros((3, 4), np.float32)
+    mlflow.pytorch.save_model(
+        nn.Linear(4, 3).eval(), tmp_path / "one", signature=infer_signature(example), input_example=example,
+        serialization_format="pt2", pip_requirements=["torch"],
+    )  # fmt: skip
+    shutil.copytree(tmp_path / "one", tmp_path / "two")
+    (tmp_path / "two" / "data" / "other").touch()
+    client = mlflow.MlflowClient(tracking_uri=address)
+    client.create_registered_model("linear")
+    for folder in ("one", "two"):
+        client.create_model_version("linear", source=str(tmp_path / folder))
+    client.set_registered_model_alias("linear", "champion", "1")
+    return "models:/linear@champion"
+
+
+def test_an_mlflow_models_signature_says_its_inputs_and_an_alias_that_moves_is_told(
+    here: InProcess, tmp_path: Path, logged: str
+) -> None:
+    made = import_model(here, request_of(tmp_path, tmp_path, source=logged, data=None, synthetic=40))
+    spec = read_model_directory(tmp_path / "made").spec
+    assert {name: (one.dtype, one.shape) for name, one in spec.inputs.items()} == {"input": ("float32", ("batch", 4))}
+    assert "version 1 was imported" in made.text
+    refuse_moved(made)
+    from mlflow import MlflowClient  # noqa: PLC0415 - as above
+
+    MlflowClient().set_registered_model_alias("linear", "champion", "2")
+    with pytest.raises(InputError, match="version of models:/linear@champion was 1 when it was imported, and is 2 now"):
+        refuse_moved(made)
+
+
+def test_data_that_an_mlflow_model_does_not_take_are_told_by_column(
+    here: InProcess, tmp_path: Path, logged: str
+) -> None:
+    np.savez(tmp_path / "data.npz", features=np.zeros((40, 4)))
+    with pytest.raises(InputError, match=r"data.npz: column features: source.mlflow: \S+ takes input; rename it by --"):
+        import_model(here, request_of(tmp_path, tmp_path, source=logged))
+    np.savez(tmp_path / "data.npz", input=np.zeros((40, 5)))
+    with pytest.raises(InputError, match="axis 1 of input is 5, and the source takes 4 only"):
+        import_model(here, request_of(tmp_path, tmp_path, source=logged))
