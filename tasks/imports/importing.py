@@ -266,7 +266,8 @@ def _told(split: Split, drawn: int, *, made_up: bool) -> list[str]:
     if not drawn:
         notes.append("too few different samples for a calibration set of 32: int8 is left out")
     if kept < DECIDING and not made_up:
-        notes.append(f"{kept:,} samples to validate on, and no default policy passes below {DECIDING}: bring more")
+        counted = f"{kept:,} sample{'' if kept == 1 else 's'}"
+        notes.append(f"{counted} to validate on, and no default policy passes below {DECIDING}: bring more")
     return notes
 
 

@@ -67,12 +67,13 @@ def guess_inputs(reading: Reading, declared: Declared | None, origin: str) -> In
     for name in names:
         dtype, why = _dtype_of(name, [group[name] for group in groups], declared, origin)
         for group in cast:
-            group[name] = _finite(group[name].astype(dtype), name, origin)
+            group[name] = _as_dtype(group[name], dtype, name, origin)
         hint = hints.get(name, InputHint())
         value: dict[str, Any] = {"dtype": dtype, "shape": [BATCH, *axes.name_axes(name, hint, origin)]}
         if hint.pad:
             value["pad"] = hint.pad
         if declared is not None and name in declared.inputs and declared.inputs[name].highest not in {None, 1}:
+            _refuse_strange_tokens(name, cast, declared, origin)
             value["range"] = [0, declared.inputs[name].highest]
             why = f"{why}; range: the vocabulary of {declared.by}".removeprefix("; ")
         inputs[name] = Guess(value, "; ".join(part for part in (hint.why, why) if part))
@@ -117,7 +118,9 @@ def _refuse_undeclared(names: Sequence[str], declared: Declared | None, origin: 
 def _dtype_of(
     name: str, arrays: Sequence[np.ndarray[Any, Any]], declared: Declared | None, origin: str
 ) -> tuple[str, str]:
-    found = np.result_type(*arrays).name if arrays[0].dtype.kind in "iufb" else arrays[0].dtype.name
+    if any(array.dtype.kind not in "iufb" for array in arrays):
+        raise InputError(f"{origin}: {name} is {arrays[0].dtype.name}, which no engine takes; save it as numbers")
+    found = np.result_type(*arrays).name
     if declared is not None and name in declared.inputs and declared.inputs[name].dtype in DTYPES:
         wanted = declared.inputs[name].dtype
         if np.dtype(wanted).kind in "iub" and np.dtype(found).kind == "f":
@@ -130,6 +133,26 @@ def _dtype_of(
     if np.dtype(found).kind == "u" and np.dtype(found).itemsize < np.dtype(np.int64).itemsize:
         return "int64", f"{found} in the data, which PyTorch hardly computes with"
     raise InputError(f"{origin}: {name} is {found}, which no engine takes; save it as numbers")
+
+
+def _as_dtype(array: np.ndarray[Any, Any], dtype: str, name: str, origin: str) -> np.ndarray[Any, Any]:
+    if np.dtype(dtype).kind in "iu" and array.dtype.kind in "iu" and array.size:
+        bounds = np.iinfo(dtype)
+        low, high = int(array.min()), int(array.max())
+        if low < bounds.min or high > bounds.max:
+            raise InputError(f"{origin}: {name} holds {low} to {high}, which {dtype} cannot; correct it")
+    with np.errstate(over="ignore"):  # what does not fit becomes Inf, and that is told
+        return _finite(array.astype(dtype, copy=False), name, origin)
+
+
+def _refuse_strange_tokens(name: str, groups: Sequence[Arrays], declared: Declared, origin: str) -> None:
+    highest = declared.inputs[name].highest
+    found = max(int(group[name].max()) for group in groups)
+    if highest is not None and found > highest:
+        raise InputError(
+            f"{origin}: {name} holds {found:,}, and the vocabulary of {declared.by} ends at {highest:,}: these are the"
+            " numbers of another model's tokenizer; name the model's own by --processor DIR"
+        )
 
 
 def _finite(array: np.ndarray[Any, Any], name: str, origin: str) -> np.ndarray[Any, Any]:

@@ -14,6 +14,8 @@ from tasks.graphs.onnx_files import external_files
 from tasks.imports.logged_model import LoggedModel, fetch_logged_model, read_logged_model
 from tasks.samples.lfs_pointer import refuse_pointer
 from tasks.samples.regular import refuse_special
+from tasks.sources.interface import SAVE_PICKLE
+from tasks.sources.safetensors_files import checkpoint_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -139,8 +141,8 @@ def _folder(path: Path, leave_out: Path | None) -> Origin:
             f"{path}: has neither {CONFIG_FILE}, as a Hugging Face folder has, nor {MLFLOW_FILE}, as an MLflow model;"
             " name such a folder, or a file"
         )
-    if any(name.endswith(".safetensors") for name in files):  # else the loader says how to make one of a pickle
-        copies = {place: found for place, found in copies.items() if found.suffix not in PICKLES}
+    checkpoint_files(folder, str(path))  # found whole before it is copied
+    copies = {place: found for place, found in copies.items() if found.suffix not in PICKLES}
     config = _read_config(folder / CONFIG_FILE)
     architecture = ", ".join(config.get("architectures") or ()) or str(config.get("model_type", "no architecture"))
     why = f"a Hugging Face folder, copied; config.json says {architecture}"
@@ -159,6 +161,12 @@ def _logged(origin: Origin, logged: LoggedModel) -> Origin:
 def _archive(path: Path) -> Origin:
     kinds = {".onnx": "onnx", ".pt2": "pt2", **dict.fromkeys(TORCHSCRIPT, "torchscript")}
     kind = kinds.get(path.suffix)
+    if path.suffix in PICKLES and kind is None:
+        raise InputError(
+            f"{path}: is a pickle, which can run code when it is read; where it holds a state dict, make safetensors of"
+            f" it in a process of its own, beside the file:callable that builds the module, and import that:"
+            f" {SAVE_PICKLE.format(path)}"
+        )
     if kind is None:
         raise InputError(
             f"{path}: is no source of a model; name a Hugging Face folder, models:/name@alias, a .onnx, .pt2 or .pt"

@@ -68,6 +68,7 @@ def _read_csv(request: ReadRequest) -> list[dict[str, Any]]:
     try:
         with request.path.open(encoding="utf-8-sig", newline="") as lines:
             reader = csv.DictReader(lines, strict=True)
+            _refuse_repeats(reader.fieldnames or (), request.origin)
             rows: list[dict[str, Any]] = []
             for row in reader:
                 if None in row or None in row.values():
@@ -81,6 +82,12 @@ def _read_csv(request: ReadRequest) -> list[dict[str, Any]]:
     for name in list(rows[0]) if rows else []:
         _take_numbers(rows, name)
     return rows
+
+
+def _refuse_repeats(names: Sequence[str], origin: str) -> None:
+    repeated = next((name for name in names if list(names).count(name) > 1), None)
+    if repeated is not None:
+        raise InputError(f"{origin}: line 1: two columns are called {repeated!r}; rename one")
 
 
 def _take_numbers(rows: Sequence[dict[str, Any]], name: str) -> None:
@@ -108,6 +115,7 @@ def read_texts(columns: Mapping[str, Sequence[Any]], request: ReadRequest, first
         odd = next((row for row, value in enumerate(values, first_row) if not isinstance(value, str)), None)
         if odd is not None and not all(isinstance(value, int | float) for value in values):
             raise InputError(f"{request.origin}: row {odd}: {name} is no text; write a string")
+        _refuse_half_characters(values, name, request.origin, first_row)
     beside = {name: values for name, values in columns.items() if is_annotation(name)}
     rows = annotate(beside, request.label_numbers, request.origin, first_row)
     found = tokenise([list(map(str, texts[name])) for name in (TEXT, PAIR) if name in texts], request)
@@ -115,6 +123,16 @@ def read_texts(columns: Mapping[str, Sequence[Any]], request: ReadRequest, first
         {**tokens, **{name: array[places] for name, array in rows.arrays.items()}} for places, tokens in found.buckets
     )
     return Reading(groups, found.hints, found.notes, rows.labels.table, rows.labels.from_model)
+
+
+def _refuse_half_characters(values: Sequence[Any], name: str, origin: str, first_row: int) -> None:
+    """JSON can write half a character of two halves, which no tokenizer takes."""
+    for row, value in enumerate(values, first_row):
+        try:
+            str(value).encode()
+        except UnicodeEncodeError as error:
+            half = value[error.start]
+            raise InputError(f"{origin}: row {row}: {name} holds {half!r}, half a character; write it whole") from None
 
 
 def _refuse_unknown(columns: Mapping[str, Sequence[Any]], origin: str) -> None:

@@ -13,8 +13,11 @@ from torch import nn
 
 from tasks.calibration.sets import read_set
 from tasks.errors import InputError
+from tasks.imports.declared_inputs import Declared, DeclaredInput
 from tasks.imports.importing import ImportRequest, import_model, refuse_moved
+from tasks.imports.input_guesses import guess_inputs
 from tasks.model.model_directory import read_model_directory
+from tasks.readers.interface import Reading
 from tasks.samples.npz import load_arrays
 from tasks.stages.ingest import ingest
 
@@ -144,6 +147,7 @@ def test_an_input_that_the_data_do_not_name_is_called_as_forward_calls_it(
     ("changes", "arrays", "message"),
     [
         ({}, {"extra": np.zeros(400)}, "data.npz: column extra: the module's forward takes no 'extra'"),
+        ({}, {"features": np.zeros((400, 4), complex)}, "features is complex128, which no engine takes"),
         ({}, {"features": np.full((400, 4), np.nan)}, "features holds NaN or Inf in 400 rows"),
         ({}, {"features": np.zeros((400, 5))}, "the module's forward raised"),
         ({"source": "{source}/model.py:build_other"}, {}, "returned int, not a torch.nn.Module"),
@@ -151,12 +155,14 @@ def test_an_input_that_the_data_do_not_name_is_called_as_forward_calls_it(
         ({"source": "{source}/nothing.py:build"}, {}, "nothing.py: is no file"),
         ({"source": "{source}"}, {}, "has neither config.json"),
         ({"source": "{source}.bin"}, {}, "does not exist"),
+        ({"source": "{source}/state.bin"}, {}, "is a pickle, which can run code(?s:.*)save_file.*state.bin"),
     ],
 )
 def test_what_cannot_be_imported_is_told_and_leaves_nothing(
     here: InProcess, tmp_path: Path, source: Path, changes: dict[str, Any], arrays: dict[str, Any], message: str
 ) -> None:
     save_data(tmp_path / "data.npz", **arrays)
+    (source / "state.bin").write_bytes(b"anything")
     if "build_textual" in changes.get("source", ""):
         (source / "w.safetensors").unlink()
     changes = {name: value.format(source=source) for name, value in changes.items()}
@@ -209,6 +215,25 @@ def test_a_program_for_few_samples_is_run_on_no_more(here: InProcess, tmp_path: 
     np.savez(tmp_path / "data.npz", input=np.random.default_rng(0).normal(size=(40, 4)))
     import_model(here, request_of(tmp_path, tmp_path, source=str(tmp_path / "linear.pt2")))
     assert read_model_directory(tmp_path / "made").spec.dims["batch"].max == 8
+
+
+def test_a_checkpoint_of_pickles_is_refused_where_it_lies_with_a_command_for_all_its_shards(
+    here: InProcess, tmp_path: Path
+) -> None:
+    folder = tmp_path / "pickled"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"architectures": ["BertModel"], "vocab_size": 9}')
+    for name in ("pytorch_model-1-of-2", "pytorch_model-2-of-2", "training_args"):
+        (folder / f"{name}.bin").touch()
+    with pytest.raises(InputError, match=rf"cd {folder} && .* pytorch_model-1-of-2.bin pytorch_model-2-of-2.bin$"):
+        import_model(here, request_of(tmp_path, tmp_path, source=str(folder), data=None, synthetic=40))
+
+
+def test_tokens_that_the_model_has_no_row_for_are_of_another_tokenizer() -> None:
+    tokens = DeclaredInput("int64", ("batch", "sequence"), 8)
+    reading = Reading(({"input_ids": np.full((2, 3), 9)},))
+    with pytest.raises(InputError, match=r"holds 9, and the vocabulary of config.json ends at 8"):
+        guess_inputs(reading, Declared({"input_ids": tokens}, by="config.json"), "rows.jsonl")
 
 
 @pytest.fixture

@@ -49,6 +49,33 @@ def test_texts_longer_than_the_model_takes_are_cut_and_told(tmp_path: Path, fold
     assert read(exact, folder).notes == (), "twelve tokens with the two around them"
 
 
+def test_a_tokenizer_without_a_word_is_refused_and_one_of_other_words_told(tmp_path: Path, folder: Path) -> None:
+    path = write_rows(tmp_path / "rows.jsonl", [{"text": "parcel parcel colis paquet"}])
+    assert read(path, folder).notes == (
+        "33% of the tokens are the unknown one: is this the model's tokenizer, and its language?",
+    )
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    (empty / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(InputError, match="empty: holds a tokenizer without a word in it"):
+        read(path, empty)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("rows.jsonl", '{"text": "is"}\n{"text": "\\ud800"}\n', "rows.jsonl: row 2: text holds '.*', half a character"),
+        ("rows.csv", "text,text\nis,my\n", "rows.csv: line 1: two columns are called 'text'; rename one"),
+    ],
+)
+def test_what_no_tokenizer_or_table_can_hold_is_told_with_its_line(
+    tmp_path: Path, folder: Path, name: str, content: str, message: str
+) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(InputError, match=message):
+        read(tmp_path / name, folder)
+
+
 def test_labels_are_numbered_by_the_models_own_table(tmp_path: Path, folder: Path) -> None:
     path = write_rows(tmp_path / "rows.jsonl", ROWS)
     reading = read(path, folder, label_numbers={"ship": 0, "refund": 1, "hello": 2})

@@ -186,9 +186,10 @@ def test_an_archive_with_compiled_code_is_refused(tmp_path: Path, kind: str) -> 
 def test_a_file_that_torch_save_wrote_is_refused_with_the_command_for_safetensors(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "model" / file_of(kind)
     path.parent.mkdir()
-    torch.save(Scorer().state_dict(), path)
-    with pytest.raises(InputError, match=rf"source.{kind}: .* is a pickle as torch.save writes it(?s:.*)save_file"):
-        module_key(write(tmp_path, kind))
+    for is_archive in (True, False):
+        torch.save(Scorer().state_dict(), path, _use_new_zipfile_serialization=is_archive)
+        with pytest.raises(InputError, match=rf"source.{kind}: .* is a pickle as torch.save writes it(?s:.*)save_file"):
+            module_key(write(tmp_path, kind))
 
 
 @pytest.mark.parametrize("kind", KINDS)
