@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tasks.calibration.draw import new_folder
 from tasks.errors import InputError
 from tasks.imports.declared_inputs import Declared, read_declared
 from tasks.imports.draft import BATCH, Draft, Guess
+from tasks.imports.fresh_directory import fresh_directory, refuse_existing
 from tasks.imports.input_guesses import InputGuesses, fixed_batch, guess_inputs
 from tasks.imports.observation import Observation, observe_module
 from tasks.imports.origin import CONFIG_FILE, Origin, find_origin
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 SEED = 0
 VALIDATION, CALIBRATION, LABELS_FILE = "validation", "calibration", "labels.json"
 DECIDING = 300
+MOST_SAMPLES = 10_000
+"""Of more, so many are drawn: bounds on what differs are tight by then, and each is run on every engine."""
 LABELS_SHOWN = 12
 
 
@@ -51,6 +53,7 @@ class ImportRequest:
     processor: Path | None = None
     columns: Mapping[str, str] = field(default_factory=dict)
     left_out: frozenset[str] = frozenset()
+    most: int = MOST_SAMPLES
 
 
 @dataclass(frozen=True)
@@ -78,13 +81,13 @@ def import_model(context: StageContext, request: ImportRequest) -> Imported:
     Raises:
         InputError: the source, the data or the folder cannot be used; nothing is left behind.
     """
-    _refuse_existing(request.into)
+    refuse_existing(request.into)
     origin = find_origin(request.source, leave_out=request.data)
     declared = read_declared(origin)
-    reading = _read(request, origin, declared)
     data_name = origin.name if request.data is None else request.data.name
-    guesses = guess_inputs(reading, declared, data_name)
-    with new_folder(request.into) as folder:
+    with context.store.scratch() as scratch, fresh_directory(request.into) as folder:
+        reading = _read(request, origin, declared, scratch)
+        guesses = guess_inputs(reading, declared, data_name)
         _copy(origin, folder)
         draft, guesses = _observe(context, folder, _Begun(request, origin, reading, guesses, data_name, declared))
         split = split_samples(guesses.groups, SEED)
@@ -95,8 +98,7 @@ def import_model(context: StageContext, request: ImportRequest) -> Imported:
         files = tuple(sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()))
     batch = draft.dims[BATCH].value
     notes = (*reading.notes, *_told_batch(batch), *_told(split, drawn, made_up=request.data is None))
-    kept = sum(len(next(iter(group.values()))) for group in split.validation)
-    return Imported(request.into, draft.name, render(draft), notes, files, kept, drawn, outside)
+    return Imported(request.into, draft.name, render(draft), notes, files, split.kept, drawn, outside)
 
 
 def refuse_moved(made: Imported) -> None:
@@ -115,12 +117,7 @@ def refuse_moved(made: Imported) -> None:
             )
 
 
-def _refuse_existing(into: Path) -> None:
-    if into.exists() or into.is_symlink():
-        raise InputError(f"{into}: is there already; name another folder with --into, or remove it")
-
-
-def _read(request: ImportRequest, origin: Origin, declared: Declared | None) -> Reading:
+def _read(request: ImportRequest, origin: Origin, declared: Declared | None, scratch: Path) -> Reading:
     if request.data is None:
         return make_synthetic(declared, request.synthetic or 0, origin.longest, SEED, request.source)
     if request.processor is not None and not request.processor.is_dir():
@@ -133,6 +130,8 @@ def _read(request: ImportRequest, origin: Origin, declared: Declared | None) -> 
             left_out=request.left_out,
             label_numbers=origin.label_numbers,
             longest=origin.longest,
+            most=request.most,
+            folder=scratch,
         )
     )
 
@@ -262,7 +261,7 @@ def _told_batch(batch: Mapping[str, int]) -> list[str]:
 
 def _told(split: Split, drawn: int, *, made_up: bool) -> list[str]:
     notes = []
-    kept = sum(len(next(iter(group.values()))) for group in split.validation)
+    kept = split.kept
     if not drawn:
         notes.append("too few different samples for a calibration set of 32: int8 is left out")
     if kept < DECIDING and not made_up:

@@ -138,3 +138,23 @@ def test_files_that_cannot_be_read_are_refused(tmp_path: Path, name: str, conten
     (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError, match=message):
         read(tmp_path / name, None)
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv"])
+def test_of_many_texts_so_many_are_drawn_and_rows_and_labels_are_those_of_the_file(
+    tmp_path: Path, folder: Path, suffix: str
+) -> None:
+    path = tmp_path / f"rows.{suffix}"
+    rows = [{"text": "is " * (number % 7 + 1), "label": f"l{number:03d}"} for number in range(200)]
+    write_rows(path, rows) if suffix == "jsonl" else path.write_text(
+        "".join(["text,label\n", *(f"{row['text']},{row['label']}\n" for row in rows)])
+    )
+    reading = read(path, folder, most=50)
+    assert reading.samples == 50
+    for group in reading.groups:
+        for tokens, label in zip(group["input_ids"], group["label"], strict=True):
+            assert (tokens == 5).sum() == label % 7 + 1
+    blank = [{**row, "text": " "} for row in rows]
+    with pytest.raises(InputError, match=r"text is missing in 50 of 50 rows \(rows (\d+), ") as told:
+        read(write_rows(tmp_path / "blank.jsonl", blank), folder, most=50)
+    assert "rows 1, 2, 3, 4" not in str(told.value), "rows are counted as in the file"
