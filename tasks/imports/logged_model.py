@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from tasks.model.documents import read_yaml
 from tasks.sources.mlflow_address import resolve
+from tasks.sources.mlflow_model import DESCRIPTION, flavor_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-DESCRIPTION = "MLmodel"
 PROCESSORS = ("tokenizer", "image_processor", "feature_extractor", "processor")
 
 
@@ -37,26 +37,21 @@ def fetch_logged_model(address: str) -> LoggedModel:
         InputError: no server is named, it does not answer, or has no such model.
     """
     found = resolve(address, "source")
-    return read_logged_model(found.folder, found.version)
+    return read_logged_model(found.folder, f"source: {address}", found.version)
 
 
-def read_logged_model(folder: Path, version: str | None = None) -> LoggedModel:
-    """Read a folder; what it does not say, or says in no form that is known, is left out here.
+def read_logged_model(folder: Path, origin: str, version: str | None = None) -> LoggedModel:
+    """Read a folder; what it does not say of its inputs, or in no form that is known, is left out.
 
     Raises:
-        InputError: its description cannot be read.
+        InputError: its description cannot be read, or says a flavor that is no source; `origin` begins the message.
     """
-    if not (folder / DESCRIPTION).is_file():
-        return LoggedModel(version)
-    said = read_yaml(folder / DESCRIPTION)
-    flavors = said.get("flavors")
-    flavor = flavors.get("transformers") if isinstance(flavors, dict) else None
-    checkpoint = processor = None
-    if isinstance(flavor, dict):
-        checkpoint = folder / str(flavor.get("model_binary"))
-        there = (folder / "components" / name for name in PROCESSORS)
-        processor = next((path for path in there if path.is_dir()), checkpoint)
-    return LoggedModel(version, checkpoint, processor, _tensors_of(said.get("signature")))
+    flavor, data, _ = flavor_of(folder, origin)
+    tensors = _tensors_of(read_yaml(folder / DESCRIPTION).get("signature"))
+    if flavor != "transformers":
+        return LoggedModel(version, tensors=tensors)
+    there = (folder / "components" / name for name in PROCESSORS)
+    return LoggedModel(version, data, next((path for path in there if path.is_dir()), data), tensors)
 
 
 def _tensors_of(signature: object) -> list[dict[str, Any]]:

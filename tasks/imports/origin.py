@@ -135,7 +135,7 @@ def _folder(path: Path, leave_out: Path | None) -> Origin:
     copies = {f"{place}/{relative}": found for relative, found in files.items()}
     if MLFLOW_FILE in files:
         origin = Origin({"mlflow": f"./{place}"}, "an MLflow model, copied", slug(folder.name), copies, folder)
-        return _logged(origin, read_logged_model(folder))
+        return _logged(origin, read_logged_model(folder, str(path)))
     if CONFIG_FILE not in files:
         raise InputError(
             f"{path}: has neither {CONFIG_FILE}, as a Hugging Face folder has, nor {MLFLOW_FILE}, as an MLflow model;"

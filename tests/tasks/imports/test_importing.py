@@ -274,6 +274,17 @@ def test_an_mlflow_models_signature_says_its_inputs_and_an_alias_that_moves_is_t
         refuse_moved(made)
 
 
+def test_a_flavor_that_is_no_source_and_data_outside_of_the_model_are_told_before_the_data(
+    here: InProcess, tmp_path: Path
+) -> None:
+    (tmp_path / "odd").mkdir()
+    cases = {"sklearn: {x: 1}": "odd/MLmodel: flavors: sklearn", "transformers: {model_binary: ../..}": "names ../.."}
+    for said, message in cases.items():
+        (tmp_path / "odd" / "MLmodel").write_text(f"flavors: {{{said}}}")
+        with pytest.raises(InputError, match=message):
+            import_model(here, request_of(tmp_path, tmp_path, source=str(tmp_path / "odd")))
+
+
 def test_data_that_an_mlflow_model_does_not_take_are_told_by_column(
     here: InProcess, tmp_path: Path, logged: str
 ) -> None:
