@@ -13,8 +13,8 @@ from tasks.declared import Dtype
 from tasks.errors import InputError
 from tasks.imports.draft import BATCH, Guess
 from tasks.readers.annotations import is_annotation
-from tasks.readers.groups import map_groups
 from tasks.readers.interface import UNNAMED, InputHint, Reading
+from tasks.readers.lazy_groups import map_groups
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -11,7 +11,7 @@ import numpy as np
 
 from tasks.model.set_manifest import LEAST_SAMPLES
 from tasks.readers.annotations import is_annotation
-from tasks.readers.groups import select_rows
+from tasks.readers.lazy_groups import select_rows
 from tasks.samples.data_spec import GROUP, SLICE
 
 if TYPE_CHECKING:

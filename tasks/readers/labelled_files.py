@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from tasks.errors import InputError
 from tasks.readers.annotations import Labels, number_labels
 from tasks.readers.drawing import draw_rows, told_draw
-from tasks.readers.groups import Collector
+from tasks.readers.lazy_groups import Collector
 from tasks.samples.data_spec import LABEL
 
 if TYPE_CHECKING:

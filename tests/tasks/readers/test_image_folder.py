@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from tasks.errors import InputError
-from tasks.readers import groups, read_data
+from tasks.readers import lazy_groups, read_data
 from tasks.readers.interface import UNNAMED, ReadRequest
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def test_an_image_beside_the_folders_of_labels_is_told(tmp_path: Path) -> None:
 def test_images_that_are_too_many_for_memory_are_written_as_they_are_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(groups, "GROUP_BYTES", 1000)
+    monkeypatch.setattr(lazy_groups, "GROUP_BYTES", 1000)
     (tmp_path / "stored").mkdir()
     for number in range(12):
         place = tmp_path / "images" / "ab"[number % 2] / f"{number}.png"
