@@ -9,7 +9,7 @@ import click
 
 from flows.commands.command import Document, FilledPath, command_of
 from tasks.errors import ExitCode, InputError
-from tasks.imports.importing import Imported, ImportRequest, import_model
+from tasks.imports.importing import MOST_SAMPLES, Imported, ImportRequest, import_model, refuse_moved
 from tasks.imports.origin import find_origin, slug
 
 if TYPE_CHECKING:
@@ -38,6 +38,14 @@ FILES_SHOWN = 12
     help="What a column is: text, text_pair, label, group, slice.<name> or an input; may be repeated.",
 )
 @click.option("--leave-out", multiple=True, metavar="NAME", help="Ignore this column; may be repeated.")
+@click.option(
+    "--most",
+    type=click.IntRange(min=1),
+    metavar="N",
+    default=MOST_SAMPLES,
+    show_default=True,
+    help="Of more samples, draw N at random by a seed.",
+)
 @click.option("--convert", "convert_too", is_flag=True, help="Go on with `enginegate convert`.")
 @command_of
 def import_(
@@ -50,6 +58,7 @@ def import_(
     processor: Path | None,
     columns: tuple[str, ...],
     leave_out: tuple[str, ...],
+    most: int,
     convert_too: bool,
 ) -> tuple[Document, int]:
     """Make a model directory of SOURCE and of data, and say why each line of model.yaml reads as it does.
@@ -71,6 +80,7 @@ def import_(
         processor=processor,
         columns=_named_columns(columns),
         left_out=frozenset(leave_out),
+        most=most,
     )
     made = session.reporter.step(
         "import",
@@ -85,6 +95,7 @@ def import_(
         return document, ExitCode.DONE
     from flows.conversion.run import run_conversion  # noqa: PLC0415 - what only imports does not wait for it
 
+    refuse_moved(made)
     report, code = run_conversion(session, made.directory)
     return {**document, "conversion": report.model_dump(mode="json")}, code
 

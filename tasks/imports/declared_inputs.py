@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from tasks.errors import InputError
 from tasks.imports.draft import BATCH
+from tasks.readers.interface import UNNAMED
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from tasks.imports.origin import Origin
@@ -20,6 +21,7 @@ SERIALISED = {1: "uint8", 2: "int8", 3: "int16", 4: "int32", 5: "int64", 6: "flo
 SERIALISED_BOOL = 12
 """Numbers of dtypes in the archives of torch.export."""
 MOST_BYTES = 256 << 20
+SIGNATURE = "the signature in MLmodel"
 SEQUENCE, MASK = "sequence", "attention_mask"
 
 
@@ -57,6 +59,8 @@ def read_declared(origin: Origin) -> Declared | None:
     """
     if origin.config:
         return _of_config(origin.config)
+    if origin.tensors:
+        return _of_signature(origin.tensors)
     kind = next(iter(origin.written)) if isinstance(origin.written, dict) else ""
     reader = READERS_OF_ARCHIVES.get(kind)
     return None if reader is None or origin.file is None else reader(origin.file)
@@ -77,6 +81,18 @@ def _of_config(config: Mapping[str, Any]) -> Declared | None:
     tokens = DeclaredInput("int64", (BATCH, SEQUENCE), vocabulary - 1, pad if isinstance(pad, int) else 0)
     mask = DeclaredInput("int64", (BATCH, SEQUENCE), 1)
     return Declared({"input_ids": tokens, MASK: mask}, by="config.json")
+
+
+def _of_signature(tensors: Sequence[Mapping[str, Any]]) -> Declared:
+    """Inputs of an MLflow model; the name is left to the data or to forward where it says none."""
+    inputs: dict[str, DeclaredInput] = {}
+    bounds: dict[str, tuple[int, int]] = {}
+    for tensor in tensors:
+        name = str(tensor.get("name") or UNNAMED)
+        extents = [max(0, extent) for extent in tensor["tensor-spec"]["shape"]]
+        axes = _named(name if name != UNNAMED else "input", extents, bounds, SIGNATURE)
+        inputs[name] = DeclaredInput(str(tensor["tensor-spec"]["dtype"]), axes)
+    return Declared(inputs, bounds, SIGNATURE)
 
 
 def _of_onnx(path: Path) -> Declared:

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tasks.calibration.draw import new_folder
 from tasks.errors import InputError
 from tasks.imports.declared_inputs import Declared, read_declared
 from tasks.imports.draft import BATCH, Draft, Guess
-from tasks.imports.input_guesses import InputGuesses, guess_inputs
+from tasks.imports.fresh_directory import fresh_directory, refuse_existing
+from tasks.imports.input_guesses import InputGuesses, fixed_batch, guess_inputs
 from tasks.imports.observation import Observation, observe_module
 from tasks.imports.origin import CONFIG_FILE, Origin, find_origin
 from tasks.imports.output_guesses import guess_outputs
@@ -25,6 +25,7 @@ from tasks.model.model_directory import SPEC_FILE, read_model_directory
 from tasks.readers import read_data
 from tasks.readers.interface import Reading, ReadRequest
 from tasks.samples.data_spec import LABEL
+from tasks.sources import outside_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 SEED = 0
 VALIDATION, CALIBRATION, LABELS_FILE = "validation", "calibration", "labels.json"
 DECIDING = 300
+MOST_SAMPLES = 10_000
+"""Of more, so many are drawn: bounds on what differs are tight by then, and each is run on every engine."""
 LABELS_SHOWN = 12
 
 
@@ -50,11 +53,15 @@ class ImportRequest:
     processor: Path | None = None
     columns: Mapping[str, str] = field(default_factory=dict)
     left_out: frozenset[str] = frozenset()
+    most: int = MOST_SAMPLES
 
 
 @dataclass(frozen=True)
 class Imported:
-    """What was written: the directory, model.yaml's text, what is to be told, and how many samples there are."""
+    """What was written: the directory, model.yaml's text, what is to be told, and how many samples there are.
+
+    `outside` are digests and versions of what the source reads beyond the directory, as it was imported.
+    """
 
     directory: Path
     name: str
@@ -63,6 +70,7 @@ class Imported:
     files: tuple[str, ...]
     validation_samples: int
     calibration_samples: int
+    outside: Mapping[str, str]
 
 
 def import_model(context: StageContext, request: ImportRequest) -> Imported:
@@ -73,32 +81,43 @@ def import_model(context: StageContext, request: ImportRequest) -> Imported:
     Raises:
         InputError: the source, the data or the folder cannot be used; nothing is left behind.
     """
-    _refuse_existing(request.into)
+    refuse_existing(request.into)
     origin = find_origin(request.source, leave_out=request.data)
     declared = read_declared(origin)
-    reading = _read(request, origin, declared)
     data_name = origin.name if request.data is None else request.data.name
-    guesses = guess_inputs(reading, declared, data_name)
-    with new_folder(request.into) as folder:
+    with context.store.scratch() as scratch, fresh_directory(request.into) as folder:
+        reading = _read(request, origin, declared, scratch)
+        guesses = guess_inputs(reading, declared, data_name)
         _copy(origin, folder)
         draft, guesses = _observe(context, folder, _Begun(request, origin, reading, guesses, data_name, declared))
         split = split_samples(guesses.groups, SEED)
         drawn = _write_data(folder, draft, split, reading, request)
         draft = _with_data(draft, drawn)
         (folder / SPEC_FILE).write_text(render(draft), encoding="utf-8")
-        read_model_directory(folder)
+        outside = outside_of(read_model_directory(folder))
         files = tuple(sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()))
-    notes = (*reading.notes, *_told(split, drawn, made_up=request.data is None))
-    kept = sum(len(next(iter(group.values()))) for group in split.validation)
-    return Imported(request.into, draft.name, render(draft), notes, files, kept, drawn)
+    batch = draft.dims[BATCH].value
+    notes = (*reading.notes, *_told_batch(batch), *_told(split, drawn, made_up=request.data is None))
+    return Imported(request.into, draft.name, render(draft), notes, files, split.kept, drawn, outside)
 
 
-def _refuse_existing(into: Path) -> None:
-    if into.exists() or into.is_symlink():
-        raise InputError(f"{into}: is there already; name another folder with --into, or remove it")
+def refuse_moved(made: Imported) -> None:
+    """Refuse to go on with a source that is another by now, since what was guessed holds of what was imported.
+
+    Raises:
+        InputError: naming what changed.
+    """
+    now = outside_of(read_model_directory(made.directory))
+    for what in sorted(now.keys() | made.outside.keys(), reverse=True):  # a version before the digest of its files
+        before = made.outside.get(what)
+        if now.get(what) != before:
+            raise InputError(
+                f"{made.directory}: {what} was {before} when it was imported, and is {now.get(what)} now; import it"
+                " again, or name a version in place of an alias"
+            )
 
 
-def _read(request: ImportRequest, origin: Origin, declared: Declared | None) -> Reading:
+def _read(request: ImportRequest, origin: Origin, declared: Declared | None, scratch: Path) -> Reading:
     if request.data is None:
         return make_synthetic(declared, request.synthetic or 0, origin.longest, SEED, request.source)
     if request.processor is not None and not request.processor.is_dir():
@@ -111,6 +130,8 @@ def _read(request: ImportRequest, origin: Origin, declared: Declared | None) -> 
             left_out=request.left_out,
             label_numbers=origin.label_numbers,
             longest=origin.longest,
+            most=request.most,
+            folder=scratch,
         )
     )
 
@@ -176,19 +197,33 @@ def _observe(context: StageContext, folder: Path, begun: _Begun) -> tuple[Draft,
 
 def _seen(context: StageContext, folder: Path, begun: _Begun) -> tuple[_Begun, Observation]:
     """What the module gives; without `weights` in model.yaml where the source reads the file itself."""
-    batch = begun.guesses.dims[BATCH].value
-    fixed = batch["max"] if batch["min"] == batch["max"] else None
-    names = (begun.declared and begun.declared.outputs) or ("unknown_output",)
-    unknown = {name: Guess({"kind": "tensor"}, "not known yet") for name in names}
-    (folder / SPEC_FILE).write_text(render(begun.draft(unknown)), encoding="utf-8")
     try:
-        return begun, observe_module(context, folder, begun.guesses.groups, fixed=fixed, origin=begun.data_name)
+        return _seen_at_sizes(context, folder, begun)
     except InputError:
         if begun.origin.weights is None:
             raise
-        begun = replace(begun, origin=replace(begun.origin, weights=None))
-        (folder / SPEC_FILE).write_text(render(begun.draft(unknown)), encoding="utf-8")
-        return begun, observe_module(context, folder, begun.guesses.groups, fixed=fixed, origin=begun.data_name)
+        return _seen_at_sizes(context, folder, replace(begun, origin=replace(begun.origin, weights=None)))
+
+
+def _seen_at_sizes(context: StageContext, folder: Path, begun: _Begun) -> tuple[_Begun, Observation]:
+    """What the module gives; where it takes one number of samples alone, with `dims.batch` saying so."""
+    seen = _seen_once(context, folder, begun)
+    if seen.only is None:
+        return begun, seen
+    only = fixed_batch(seen.only, "the module was run, and takes no other number")
+    guesses = replace(begun.guesses, dims={**begun.guesses.dims, BATCH: only})
+    begun = replace(begun, guesses=guesses)
+    return begun, _seen_once(context, folder, begun)
+
+
+def _seen_once(context: StageContext, folder: Path, begun: _Begun) -> Observation:
+    names = (begun.declared and begun.declared.outputs) or ("unknown_output",)
+    unknown = {name: Guess({"kind": "tensor"}, "not known yet") for name in names}
+    (folder / SPEC_FILE).write_text(render(begun.draft(unknown)), encoding="utf-8")
+    batch = begun.guesses.dims[BATCH].value
+    return observe_module(
+        context, folder, begun.guesses.groups, least=batch["min"], most=batch["max"], origin=begun.data_name
+    )
 
 
 def _write_data(folder: Path, draft: Draft, split: Split, reading: Reading, request: ImportRequest) -> int:
@@ -216,13 +251,22 @@ def _with_data(draft: Draft, drawn: int) -> Draft:
     )
 
 
+def _told_batch(batch: Mapping[str, int]) -> list[str]:
+    told = (
+        f"the source takes {batch['max']} samples a call and no other number, and so do its engines: export it with a"
+        " first axis that may vary to serve others"
+    )
+    return [told] if batch["min"] == batch["max"] else []
+
+
 def _told(split: Split, drawn: int, *, made_up: bool) -> list[str]:
     notes = []
-    kept = sum(len(next(iter(group.values()))) for group in split.validation)
+    kept = split.kept
     if not drawn:
         notes.append("too few different samples for a calibration set of 32: int8 is left out")
     if kept < DECIDING and not made_up:
-        notes.append(f"{kept:,} samples to validate on, and no default policy passes below {DECIDING}: bring more")
+        counted = f"{kept:,} sample{'' if kept == 1 else 's'}"
+        notes.append(f"{counted} to validate on, and no default policy passes below {DECIDING}: bring more")
     return notes
 
 

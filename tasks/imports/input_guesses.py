@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
@@ -13,12 +14,15 @@ from tasks.errors import InputError
 from tasks.imports.draft import BATCH, Guess
 from tasks.readers.annotations import is_annotation
 from tasks.readers.interface import UNNAMED, InputHint, Reading
+from tasks.readers.lazy_groups import map_groups
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from tasks.imports.declared_inputs import Declared
     from tasks.samples.npz import Arrays
+
+    Seen = tuple[tuple[int, ...], np.dtype[Any]]
 
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 BATCHES = {"min": 1, "opt": 8, "max": 32}
@@ -35,17 +39,21 @@ DTYPES = get_args(Dtype)
 class InputGuesses:
     """Samples as the model takes them, and what model.yaml says of inputs and dimensions."""
 
-    groups: tuple[Arrays, ...]
+    groups: Sequence[Arrays]
     inputs: Mapping[str, Guess]
     dims: Mapping[str, Guess]
 
     def renamed(self, names: Mapping[str, str]) -> InputGuesses:
         """The same with other names of inputs."""
         return InputGuesses(
-            tuple({names.get(name, name): array for name, array in group.items()} for group in self.groups),
+            map_groups(self.groups, partial(_renamed, names=names)) if names else self.groups,
             {names.get(name, name): guess for name, guess in self.inputs.items()},
             self.dims,
         )
+
+
+def _renamed(group: Arrays, names: Mapping[str, str]) -> Arrays:
+    return {names.get(name, name): array for name, array in group.items()}
 
 
 def guess_inputs(reading: Reading, declared: Declared | None, origin: str) -> InputGuesses:
@@ -55,28 +63,31 @@ def guess_inputs(reading: Reading, declared: Declared | None, origin: str) -> In
         InputError: an array is no number, holds NaN, or is not what the source declares.
     """
     groups = _with_declared_names(reading.groups, declared)
-    names = [name for name in groups[0] if not is_annotation(name)]
+    seen = [{name: (array.shape, array.dtype) for name, array in group.items()} for group in groups]
+    names = [name for name in seen[0] if not is_annotation(name)]
     if not names:
-        raise InputError(f"{origin}: has no input ({', '.join(groups[0])}); bring a column that the model takes")
+        raise InputError(f"{origin}: has no input ({', '.join(seen[0])}); bring a column that the model takes")
+    declared = _with_name_of_data(names, declared)
     _refuse_undeclared(names, declared, origin)
     hints = {next(iter(names)) if name == UNNAMED else name: hint for name, hint in reading.hints.items()}
     inputs: dict[str, Guess] = {}
-    axes = _Axes(groups, declared)
-    cast: list[dict[str, Any]] = [dict(group) for group in groups]
+    axes = _Axes(seen, declared)
+    dtypes: dict[str, str] = {}
     for name in names:
-        dtype, why = _dtype_of(name, [group[name] for group in groups], declared, origin)
-        for group in cast:
-            group[name] = _finite(group[name].astype(dtype), name, origin)
+        dtypes[name], why = _dtype_of(name, [group[name][1] for group in seen], declared, origin)
         hint = hints.get(name, InputHint())
-        value: dict[str, Any] = {"dtype": dtype, "shape": [BATCH, *axes.name_axes(name, hint, origin)]}
+        value: dict[str, Any] = {"dtype": dtypes[name], "shape": [BATCH, *axes.name_axes(name, hint, origin)]}
         if hint.pad:
             value["pad"] = hint.pad
         if declared is not None and name in declared.inputs and declared.inputs[name].highest not in {None, 1}:
             value["range"] = [0, declared.inputs[name].highest]
             why = f"{why}; range: the vocabulary of {declared.by}".removeprefix("; ")
         inputs[name] = Guess(value, "; ".join(part for part in (hint.why, why) if part))
+    cast = map_groups(groups, partial(_as_declared, dtypes=dtypes, declared=declared, origin=origin))
+    for _ in cast:  # what cannot be cast is told now
+        pass
     bounds = {} if declared is None else declared.bounds
-    return InputGuesses(tuple(cast), inputs, {BATCH: _batch(bounds.get(BATCH)), **axes.dims})
+    return InputGuesses(cast, inputs, {BATCH: _batch(bounds.get(BATCH)), **axes.dims})
 
 
 def _with_declared_names(groups: Sequence[Arrays], declared: Declared | None) -> Sequence[Arrays]:
@@ -84,7 +95,14 @@ def _with_declared_names(groups: Sequence[Arrays], declared: Declared | None) ->
     if declared is None or len(declared.inputs) != 1:
         return groups
     (only,) = declared.inputs
-    return [{only if name == UNNAMED else name: array for name, array in group.items()} for group in groups]
+    return map_groups(groups, partial(_renamed, names={UNNAMED: only}))
+
+
+def _with_name_of_data(names: Sequence[str], declared: Declared | None) -> Declared | None:
+    """With the name of the only input in the data, where what declares it says none."""
+    if declared is None or UNNAMED not in declared.inputs or len(names) != 1:
+        return declared
+    return replace(declared, inputs={names[0]: declared.inputs[UNNAMED]})
 
 
 def _refuse_undeclared(names: Sequence[str], declared: Declared | None, origin: str) -> None:
@@ -106,10 +124,11 @@ def _refuse_undeclared(names: Sequence[str], declared: Declared | None, origin: 
             raise InputError(f"{origin}: has no {name!r}, which {declared.by} takes; add it, or name it with --column")
 
 
-def _dtype_of(
-    name: str, arrays: Sequence[np.ndarray[Any, Any]], declared: Declared | None, origin: str
-) -> tuple[str, str]:
-    found = np.result_type(*arrays).name if arrays[0].dtype.kind in "iufb" else arrays[0].dtype.name
+def _dtype_of(name: str, dtypes: Sequence[np.dtype[Any]], declared: Declared | None, origin: str) -> tuple[str, str]:
+    for dtype in dtypes:
+        if dtype.kind not in "iufb":
+            raise InputError(f"{origin}: {name} is {dtype.name}, which no engine takes; save it as numbers")
+    found = np.result_type(*dtypes).name
     if declared is not None and name in declared.inputs and declared.inputs[name].dtype in DTYPES:
         wanted = declared.inputs[name].dtype
         if np.dtype(wanted).kind in "iub" and np.dtype(found).kind == "f":
@@ -124,6 +143,35 @@ def _dtype_of(
     raise InputError(f"{origin}: {name} is {found}, which no engine takes; save it as numbers")
 
 
+def _as_declared(group: Arrays, dtypes: Mapping[str, str], declared: Declared | None, origin: str) -> Arrays:
+    """A group with its inputs in their dtypes."""
+    inputs = {name: _as_dtype(group[name], dtype, name, origin) for name, dtype in dtypes.items()}
+    for name, array in inputs.items():
+        if declared is not None and name in declared.inputs:
+            _refuse_strange_tokens(name, array, declared, origin)
+    return {**group, **inputs}
+
+
+def _as_dtype(array: np.ndarray[Any, Any], dtype: str, name: str, origin: str) -> np.ndarray[Any, Any]:
+    if np.dtype(dtype).kind in "iu" and array.dtype.kind in "iu" and array.size:
+        bounds = np.iinfo(dtype)
+        low, high = int(array.min()), int(array.max())
+        if low < bounds.min or high > bounds.max:
+            raise InputError(f"{origin}: {name} holds {low} to {high}, which {dtype} cannot; correct it")
+    with np.errstate(over="ignore"):  # what does not fit becomes Inf, and that is told
+        return _finite(array.astype(dtype, copy=False), name, origin)
+
+
+def _refuse_strange_tokens(name: str, array: np.ndarray[Any, Any], declared: Declared, origin: str) -> None:
+    highest = declared.inputs[name].highest
+    found = int(array.max()) if array.size else 0
+    if highest is not None and highest > 1 and found > highest:  # a mask ends at 1
+        raise InputError(
+            f"{origin}: {name} holds {found:,}, and the vocabulary of {declared.by} ends at {highest:,}: these are the"
+            " numbers of another model's tokenizer; name the model's own by --processor DIR"
+        )
+
+
 def _finite(array: np.ndarray[Any, Any], name: str, origin: str) -> np.ndarray[Any, Any]:
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         bad = np.flatnonzero(~np.isfinite(array.reshape(len(array), -1)).all(axis=1))
@@ -133,10 +181,18 @@ def _finite(array: np.ndarray[Any, Any], name: str, origin: str) -> np.ndarray[A
     return array
 
 
+def fixed_batch(samples: int, why: str) -> Guess:
+    """`dims.batch` of a module that takes one number of samples alone."""
+    value = dict.fromkeys(("min", "opt", "max"), samples)
+    return Guess(value, f"samples of a call, always {samples:,}: {why}")
+
+
 def _batch(bounds: tuple[int, int] | None) -> Guess:
     if bounds is None:
         return Guess(dict(BATCHES), "samples of a call: no data say this, so choose what serving sends")
     low, high = bounds
+    if low == high:
+        return fixed_batch(low, "the source was exported for that alone")
     value = {"min": low, "opt": min(max(BATCHES["opt"], low), high), "max": min(max(BATCHES["max"], low), high)}
     return Guess(value, f"samples of a call: the source was exported for {low:,} to {high:,}")
 
@@ -144,20 +200,20 @@ def _batch(bounds: tuple[int, int] | None) -> Guess:
 class _Axes:
     """Names of axes: those that vary together have one name."""
 
-    def __init__(self, groups: Sequence[Arrays], declared: Declared | None) -> None:
-        self._groups = groups
+    def __init__(self, seen: Sequence[Mapping[str, Seen]], declared: Declared | None) -> None:
+        self._seen = seen
         self._declared = declared
-        self._weights = [len(next(iter(group.values()))) for group in groups]
+        self._weights = [next(iter(group.values()))[0][0] for group in seen]
         self.dims: dict[str, Guess] = {}
         self._extents: dict[str, tuple[int, ...]] = {}
 
     def name_axes(self, name: str, hint: InputHint, origin: str) -> list[str | int]:
         """A name or an extent for each axis after the samples'."""
-        shapes = [group[name].shape for group in self._groups]
+        shapes = [group[name][0] for group in self._seen]
         if len({len(shape) for shape in shapes}) > 1:
             raise InputError(f"{origin}: {name} has not the same number of axes in every file; correct it")
         said = self._declared_shape(name, shapes[0], origin)
-        kind = "float" if self._groups[0][name].dtype.kind == "f" else "whole"
+        kind = "float" if self._seen[0][name][1].kind == "f" else "whole"
         defaults = hint.axes or DEFAULT_AXES.get((kind, len(shapes[0])), ())
         found: list[str | int] = []
         for axis in range(1, len(shapes[0])):

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks.declared import NAME_LENGTH
 from tasks.errors import InputError
 from tasks.graphs.onnx_files import external_files
+from tasks.imports.logged_model import LoggedModel, fetch_logged_model, read_logged_model
 from tasks.samples.lfs_pointer import refuse_pointer
 from tasks.samples.regular import refuse_special
+from tasks.sources.interface import SAVE_PICKLE
+from tasks.sources.safetensors_files import checkpoint_files
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
 CONFIG_FILE = "config.json"
 MLFLOW_FILE = "MLmodel"
@@ -40,7 +43,8 @@ class Origin:
 
     `written` is what model.yaml says under `source`, and `why` the reason. `files` are what is copied into the model
     directory, by relative path. `folder` may hold a tokenizer or a feature extractor. `config` is config.json of a
-    Hugging Face folder, empty of others. `file` is the archive, of sources that are one.
+    Hugging Face folder, empty of others. `file` is the archive, of sources that are one. `tensors` are the inputs of
+    the signature of an MLflow model.
     """
 
     written: str | dict[str, str]
@@ -51,6 +55,7 @@ class Origin:
     config: Mapping[str, Any] = field(default_factory=dict)
     file: Path | None = None
     weights: str | None = None
+    tensors: Sequence[Mapping[str, Any]] = field(default=())
 
     @property
     def label_numbers(self) -> dict[str, int]:
@@ -84,7 +89,9 @@ def find_origin(source: str, *, leave_out: Path | None = None) -> Origin:
     """
     if source.startswith(MLFLOW):
         name = source.split("/")[1] if source.startswith(MLFLOW[0]) else source.rstrip("/").split("/")[-1]
-        return Origin({"mlflow": source}, "stays in MLflow", slug(name.partition("@")[0]))
+        logged = fetch_logged_model(source)
+        why = "stays in MLflow" if logged.version is None else f"stays in MLflow; version {logged.version} was imported"
+        return _logged(Origin({"mlflow": source}, why, slug(name.partition("@")[0])), logged)
     called = CALLABLE.fullmatch(source)
     if called is not None:
         return _callable(Path(called["file"]), called["name"], leave_out)
@@ -127,23 +134,39 @@ def _folder(path: Path, leave_out: Path | None) -> Origin:
     place = _place(folder.name)
     copies = {f"{place}/{relative}": found for relative, found in files.items()}
     if MLFLOW_FILE in files:
-        return Origin({"mlflow": f"./{place}"}, "an MLflow model, copied", slug(folder.name), copies, folder)
+        origin = Origin({"mlflow": f"./{place}"}, "an MLflow model, copied", slug(folder.name), copies, folder)
+        return _logged(origin, read_logged_model(folder, str(path)))
     if CONFIG_FILE not in files:
         raise InputError(
             f"{path}: has neither {CONFIG_FILE}, as a Hugging Face folder has, nor {MLFLOW_FILE}, as an MLflow model;"
             " name such a folder, or a file"
         )
-    if any(name.endswith(".safetensors") for name in files):  # else the loader says how to make one of a pickle
-        copies = {place: found for place, found in copies.items() if found.suffix not in PICKLES}
+    checkpoint_files(folder, str(path))  # found whole before it is copied
+    copies = {place: found for place, found in copies.items() if found.suffix not in PICKLES}
     config = _read_config(folder / CONFIG_FILE)
     architecture = ", ".join(config.get("architectures") or ()) or str(config.get("model_type", "no architecture"))
     why = f"a Hugging Face folder, copied; config.json says {architecture}"
     return Origin({"huggingface": f"./{place}"}, why, slug(folder.name), copies, folder, config)
 
 
+def _logged(origin: Origin, logged: LoggedModel) -> Origin:
+    """With what a model of MLflow says of itself."""
+    checkpoint = logged.checkpoint
+    config = (
+        {} if checkpoint is None or not (checkpoint / CONFIG_FILE).is_file() else _read_config(checkpoint / CONFIG_FILE)
+    )
+    return replace(origin, folder=logged.processor, config=config, tensors=logged.tensors)
+
+
 def _archive(path: Path) -> Origin:
     kinds = {".onnx": "onnx", ".pt2": "pt2", **dict.fromkeys(TORCHSCRIPT, "torchscript")}
     kind = kinds.get(path.suffix)
+    if path.suffix in PICKLES and kind is None:
+        raise InputError(
+            f"{path}: is a pickle, which can run code when it is read; where it holds a state dict, make safetensors of"
+            f" it in a process of its own, beside the file:callable that builds the module, and import that:"
+            f" {SAVE_PICKLE.format(path)}"
+        )
     if kind is None:
         raise InputError(
             f"{path}: is no source of a model; name a Hugging Face folder, models:/name@alias, a .onnx, .pt2 or .pt"

@@ -11,6 +11,7 @@ import numpy as np
 
 from tasks.model.set_manifest import LEAST_SAMPLES
 from tasks.readers.annotations import is_annotation
+from tasks.readers.lazy_groups import select_rows
 from tasks.samples.data_spec import GROUP, SLICE
 
 if TYPE_CHECKING:
@@ -27,19 +28,24 @@ MOST_VALUES, MOST_STRATA = 16, 2
 
 @dataclass(frozen=True)
 class Split:
-    """Samples in groups of one shape; `pool` is empty where there are too few to calibrate on."""
+    """Samples in groups of one shape; `pool` is empty where there are too few to calibrate on.
 
-    validation: tuple[Arrays, ...]
-    pool: tuple[Arrays, ...]
+    `kept` counts the samples to validate on.
+    """
+
+    validation: Sequence[Arrays]
+    pool: Sequence[Arrays]
+    kept: int
     size: int
     by: tuple[str, ...]
 
 
 def split_samples(groups: Sequence[Arrays], seed: int) -> Split:
     """Divide samples by a seeded draw of what belongs together: groups, and rows that are the same."""
-    units = [unit for group in groups for unit in _units(group)]
-    counts = Counter(units)
-    wanted = _pool_size(len(units))
+    units, digests, beside = _look_through(groups)
+    counts = Counter(unit for group in units for unit in group)
+    samples = counts.total()
+    wanted = _pool_size(samples)
     order = np.array(sorted(counts), np.str_)
     np.random.default_rng(seed).shuffle(order)
     chosen: set[str] = set()
@@ -50,10 +56,23 @@ def split_samples(groups: Sequence[Arrays], seed: int) -> Split:
         if total + counts[unit] <= 2 * wanted:
             chosen.add(unit)
             total += counts[unit]
-    size = min(len(_alike(groups, chosen)), MOST)
+    size = min(len(_alike(units, digests, chosen)), MOST)
     if size < LEAST_SAMPLES:
-        return Split(tuple(groups), (), 0, ())
-    return Split(_taken(groups, chosen, inside=False), _taken(groups, chosen, inside=True), size, _strata(groups))
+        return Split(groups, (), samples, 0, ())
+    inside = [[row for row, unit in enumerate(group) if unit in chosen] for group in units]
+    outside = [[row for row, unit in enumerate(group) if unit not in chosen] for group in units]
+    validation, pool = select_rows(groups, outside), select_rows(groups, inside)
+    return Split(validation, pool, samples - total, size, _strata(beside))
+
+
+def _look_through(groups: Sequence[Arrays]) -> tuple[list[list[str]], list[list[str]], list[Arrays]]:
+    """Of each group the units and the digests of its samples, and what lies beside the inputs."""
+    units, digests, beside = [], [], []
+    for group in groups:
+        digests.append(_digests(group))
+        units.append([str(value) for value in group[GROUP].tolist()] if GROUP in group else digests[-1])
+        beside.append({name: array for name, array in group.items() if is_annotation(name)})
+    return units, digests, beside
 
 
 def _pool_size(samples: int) -> int:
@@ -65,33 +84,20 @@ def _pool_size(samples: int) -> int:
     return wanted
 
 
-def _units(group: Arrays) -> list[str]:
-    return [str(value) for value in group[GROUP].tolist()] if GROUP in group else _digests(group)
-
-
 def _digests(group: Arrays) -> list[str]:
     inputs = [array for name, array in sorted(group.items()) if not is_annotation(name)]
     rows = range(len(inputs[0]))
     return [hashlib.sha256(b"".join(array[row].tobytes() for array in inputs)).hexdigest() for row in rows]
 
 
-def _alike(groups: Sequence[Arrays], chosen: set[str]) -> set[str]:
+def _alike(units: Sequence[Sequence[str]], digests: Sequence[Sequence[str]], chosen: set[str]) -> set[str]:
     """Digests of the different samples that may be drawn: those that are not among the others too."""
     inside: set[str] = set()
     outside: set[str] = set()
-    for group in groups:
-        for unit, digest in zip(_units(group), _digests(group), strict=True):
+    for group, own in zip(units, digests, strict=True):
+        for unit, digest in zip(group, own, strict=True):
             (inside if unit in chosen else outside).add(digest)
     return inside - outside
-
-
-def _taken(groups: Sequence[Arrays], chosen: set[str], *, inside: bool) -> tuple[Arrays, ...]:
-    parts = []
-    for group in groups:
-        places = [row for row, unit in enumerate(_units(group)) if (unit in chosen) is inside]
-        if places:
-            parts.append({name: array[places] for name, array in group.items()})
-    return tuple(parts)
 
 
 def _strata(groups: Sequence[Arrays]) -> tuple[str, ...]:

@@ -51,9 +51,9 @@ def rename(names: Sequence[str], columns: Mapping[str, str], left_out: Collectio
     return found
 
 
-def refuse_holes(values: Sequence[object], field: str, origin: str, first_row: int = 0) -> None:
-    """Raise InputError where a value is missing, blank or NaN; rows are counted from `first_row`."""
-    holes = [row for row, value in enumerate(values, first_row) if _is_hole(value)]
+def refuse_holes(values: Sequence[object], field: str, origin: str, numbers: Sequence[int] | None = None) -> None:
+    """Raise InputError where a value is missing, blank or NaN; `numbers` are those of the rows, from 0 unless given."""
+    holes = [row for row, value in zip(numbers or range(len(values)), values, strict=True) if _is_hole(value)]
     if holes:
         rows = ", ".join(map(str, holes[:FIRST_INDICES]))
         where = "row" if len(holes) == 1 else "rows"
@@ -69,8 +69,10 @@ def _is_hole(value: object) -> bool:
     return value is None or (isinstance(value, str) and not value.strip())
 
 
-def number_labels(values: Sequence[Any], own: Mapping[str, int], origin: str) -> Labels:
+def number_labels(values: Sequence[Any], own: Mapping[str, int], origin: str, others: Collection[str] = ()) -> Labels:
     """Numbers of labels: those of the model's `own` table, else of the texts in their order; numbers stay.
+
+    `others` are texts of rows that were not drawn, which have numbers too.
 
     Raises:
         InputError: labels are texts and numbers, or the model does not know one.
@@ -81,7 +83,7 @@ def number_labels(values: Sequence[Any], own: Mapping[str, int], origin: str) ->
     odd = next((value for value in values if not isinstance(value, str)), None)
     if odd is not None:
         raise InputError(f"{origin}: {LABEL} holds texts, and {odd!r} too; write all of them as text")
-    texts = sorted(set(values))
+    texts = sorted({*values, *others})
     if len(texts) > MOST_CLASSES:
         raise InputError(f"{origin}: {LABEL} has {len(texts):,} values, too many for classes; name another column")
     known = set(texts) & set(own)
@@ -113,9 +115,13 @@ def texts_of(values: Sequence[object]) -> np.ndarray[Any, Any]:
 
 
 def annotate(
-    columns: Mapping[str, Sequence[Any]], own: Mapping[str, int], origin: str, first_row: int
+    columns: Mapping[str, Sequence[Any]],
+    own: Mapping[str, int],
+    origin: str,
+    numbers: Sequence[int],
+    others: Collection[str] = (),
 ) -> AnnotatedRows:
-    """The arrays of all columns that go beside inputs.
+    """The arrays of all columns that go beside inputs; `numbers` are those of the rows, `others` further labels.
 
     Raises:
         InputError: a value is missing, or labels do not fit together.
@@ -123,9 +129,9 @@ def annotate(
     arrays: Arrays = {}
     labels = Labels(np.zeros(0), {}, from_model=False)
     for name, values in columns.items():
-        refuse_holes(values, name, origin, first_row)
+        refuse_holes(values, name, origin, numbers)
         if name == LABEL:
-            labels = number_labels(values, own, origin)
+            labels = number_labels(values, own, origin, others)
             arrays[name] = labels.numbers
         else:
             arrays[name] = texts_of(values)

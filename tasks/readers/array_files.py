@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tasks.errors import InputError
 from tasks.readers.annotations import is_annotation, number_labels, refuse_holes, rename
+from tasks.readers.drawing import draw_rows, told_draw
 from tasks.readers.interface import Reading, ReadRequest
-from tasks.readers.text_files import read_texts
+from tasks.readers.text_files import TextRows, read_texts
 from tasks.samples.data_spec import LABEL
 from tasks.samples.formats import DATA_SUFFIXES, read_arrays
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
     from pathlib import Path
 
     from tasks.samples.npz import Arrays
@@ -33,13 +35,44 @@ class ArrayFiles:
 
     def read(self, request: ReadRequest) -> Reading:
         """All files, each a group; see the interface."""
-        parts = [_read_file(path, request) for path in _files(request.path)]
-        _refuse_other_arrays(parts, _files(request.path))
+        files = _files(request.path)
+        counts, labels = _look_through(files, request)
+        parts = _drawn(files, counts, request)
+        _refuse_other_arrays(parts, files)
+        parts = [part for part in parts if len(next(iter(part.values())))]
+        notes = told_draw(sum(counts), request.most)
         columns = parts[0]
         if any(array.dtype.kind == "U" for name, array in columns.items() if not is_annotation(name)):
             joined = {name: np.concatenate([part[name] for part in parts]).tolist() for name in columns}
-            return read_texts(joined, request, FIRST_ROW)
-        return _with_numbers(parts, request)
+            drawn = TextRows(joined, range(FIRST_ROW, FIRST_ROW + len(next(iter(joined.values())))), labels, notes)
+            return read_texts(drawn, request)
+        return replace(_with_numbers(parts, request, labels), notes=notes)
+
+
+def _look_through(files: Sequence[Path], request: ReadRequest) -> tuple[list[int], frozenset[str]]:
+    """How many samples each file has, and all labels that are texts; nothing is kept where all will be read anyhow."""
+    if request.most is None:
+        return [], frozenset()
+    counts, labels = [], set()
+    for path in files:
+        arrays = _read_file(path, request)
+        counts.append(len(next(iter(arrays.values()))))
+        if LABEL in arrays and arrays[LABEL].dtype.kind == "U":
+            labels |= {text for text in arrays[LABEL].ravel().tolist() if text.strip()}
+    return counts, frozenset(labels)
+
+
+def _drawn(files: Sequence[Path], counts: Sequence[int], request: ReadRequest) -> list[Arrays]:
+    """The arrays of all files, with the drawn rows alone; one file at a time lies in memory whole."""
+    if request.most is None or sum(counts) <= request.most:
+        return [_read_file(path, request) for path in files]
+    rows = np.array(draw_rows(sum(counts), request.most))
+    parts, start = [], 0
+    for path, count in zip(files, counts, strict=True):
+        within = rows[(rows >= start) & (rows < start + count)] - start
+        parts.append({name: array[within] for name, array in _read_file(path, request).items()})
+        start += count
+    return parts
 
 
 def _files(path: Path) -> list[Path]:
@@ -73,7 +106,7 @@ def _refuse_other_arrays(parts: Sequence[Arrays], files: Sequence[Path]) -> None
             )
 
 
-def _with_numbers(parts: Sequence[Arrays], request: ReadRequest) -> Reading:
+def _with_numbers(parts: Sequence[Arrays], request: ReadRequest, others: Collection[str]) -> Reading:
     """The groups, with labels as numbers that are the same in every file."""
     if LABEL not in parts[0]:
         return Reading(tuple(parts))
@@ -81,7 +114,7 @@ def _with_numbers(parts: Sequence[Arrays], request: ReadRequest) -> Reading:
     refuse_holes([value for value in values if not isinstance(value, list)], LABEL, request.origin)
     if parts[0][LABEL].dtype.kind != "U":
         return Reading(tuple(parts))
-    labels = number_labels(values, request.label_numbers, request.origin)
+    labels = number_labels(values, request.label_numbers, request.origin, others)
     ends = np.cumsum([len(part[LABEL]) for part in parts])[:-1]
     numbered: list[Mapping[str, np.ndarray[Any, Any]]] = [
         {**part, LABEL: numbers} for part, numbers in zip(parts, np.split(labels.numbers, ends), strict=True)

@@ -13,6 +13,7 @@ from tasks.readers.interface import UNNAMED, InputHint, Reading, ReadRequest
 from tasks.readers.labelled_files import find_files, grouped, holds_files
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -35,23 +36,37 @@ class AudioFolder:
     def read(self, request: ReadRequest) -> Reading:
         """All recordings; see the interface."""
         found = find_files(request, AUDIO_SUFFIXES, "recording")
-        waves = [_read_wave(path, request) for path in found.paths]
-        rates = {rate: path for path, (rate, _) in zip(found.paths, waves, strict=True)}
-        if len(rates) > 1:
-            (one, first), (two, second) = list(rates.items())[:2]
-            raise InputError(f"{request.origin}: {first.name} has {one} Hz and {second.name} {two} Hz; resample one")
-        folder, samples, note = request.processor, [wave for _, wave in waves], ""
+        rate, longest = _rate_and_length(found.paths, request)
+        folder, note = request.processor, ""
+        waves = (_read_wave(path, request)[1] for path in found.paths)
         if folder is not None and (folder / EXTRACTOR_FILE).is_file():
-            name, rows = _extract(folder, samples, next(iter(rates)))
-            axes, why = ("mel", "frames")[: rows[0].ndim], "as the folder's feature extractor makes them"
+            extractor = _load_extractor(folder, rate)
+            name, why = extractor.model_input_names[0], "as the folder's feature extractor makes them"
+            rows: Iterable[np.ndarray[Any, Any]] = (_extracted(extractor, folder, wave, rate) for wave in waves)
         else:
-            name, axes, why = UNNAMED, ("time",), "the wave, mono in [-1, 1], padded with silence"
+            name, why = UNNAMED, "the wave, mono in [-1, 1], padded with silence"
             note = "no feature extractor beside the model: it gets the wave itself, padded with silence"
-            rows = _padded(samples)
+            step = max(1, math.ceil(longest / BUCKETS))
+            rows = (np.pad(wave, (0, -len(wave) % step)) for wave in waves)
+        groups = grouped(rows, name, found.labels, request.folder)
+        axes = ("time",) if note else ("mel", "frames")[: groups[0][name].ndim - 1]
+        notes = (*found.notes, *((note,) if note else ()))
         table, own = ({}, False) if found.labels is None else (found.labels.table, found.labels.from_model)
-        return Reading(
-            grouped(rows, name, found.labels), {name: InputHint(axes, 0, why)}, (note,) if note else (), table, own
-        )
+        return Reading(groups, {name: InputHint(axes, 0, why)}, notes, table, own)
+
+
+def _rate_and_length(paths: Sequence[Path], request: ReadRequest) -> tuple[int, int]:
+    """The rate of all recordings in Hz, and the samples of the longest."""
+    rates: dict[int, Path] = {}
+    longest = 0
+    for path in paths:
+        rate, wave = _read_wave(path, request)
+        rates.setdefault(rate, path)
+        longest = max(longest, len(wave))
+    if len(rates) > 1:
+        (one, first), (two, second) = list(rates.items())[:2]
+        raise InputError(f"{request.origin}: {first.name} has {one} Hz and {second.name} {two} Hz; resample one")
+    return next(iter(rates)), longest
 
 
 def _read_wave(path: Path, request: ReadRequest) -> tuple[int, NDArray[np.float32]]:
@@ -81,27 +96,31 @@ def _in_unit(wave: np.ndarray[Any, Any]) -> NDArray[np.float32]:
     return np.asarray(wave.astype(np.float32) / scale, np.float32)
 
 
-def _padded(samples: list[NDArray[np.float32]]) -> list[np.ndarray[Any, Any]]:
-    step = max(1, math.ceil(max(map(len, samples)) / BUCKETS))
-    return [np.pad(wave, (0, -len(wave) % step)) for wave in samples]
-
-
-def _extract(folder: Path, samples: list[NDArray[np.float32]], rate: int) -> tuple[str, list[np.ndarray[Any, Any]]]:
+def _load_extractor(folder: Path, rate: int) -> Any:
     try:
         from transformers import AutoFeatureExtractor  # noqa: PLC0415 - seconds, and few need it
 
         loader: Any = AutoFeatureExtractor
         extractor = loader.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         wanted = int(getattr(extractor, "sampling_rate", rate))
-        name = extractor.model_input_names[0]
-        if wanted == rate:
-            rows = [np.asarray(extractor(wave, sampling_rate=rate, return_tensors="np")[name][0]) for wave in samples]
-            return name, [row.astype(np.float32) for row in rows]
     except Exception as error:  # noqa: BLE001 - what it raises depends on the extractor
-        first = str(error).strip().partition("\n")[0].rstrip(".")[:160]
+        raise _unusable(folder, error) from None
+    if wanted != rate:
         raise InputError(
-            f"{folder.name}: {EXTRACTOR_FILE} cannot be used ({first}); correct it, or bring features as .npz"
-        ) from None
-    raise InputError(
-        f"{folder.name}: its feature extractor takes {wanted} Hz, and the recordings have {rate}; resample"
-    )
+            f"{folder.name}: its feature extractor takes {wanted} Hz, and the recordings have {rate}; resample"
+        )
+    return extractor
+
+
+def _extracted(extractor: Any, folder: Path, wave: NDArray[np.float32], rate: int) -> np.ndarray[Any, Any]:
+    try:
+        found = extractor(wave, sampling_rate=rate, return_tensors="np")[extractor.model_input_names[0]][0]
+        return np.asarray(found, np.float32)
+    except Exception as error:  # noqa: BLE001 - as above
+        raise _unusable(folder, error) from None
+
+
+def _unusable(folder: Path, error: Exception) -> InputError:
+    first = str(error).strip().partition("\n")[0].rstrip(".")[:160]
+    remedy = "correct it, or bring features as .npz"
+    return InputError(f"{folder.name}: {EXTRACTOR_FILE} cannot be used ({first}); {remedy}")

@@ -30,20 +30,20 @@ class ImageFolder:
     def read(self, request: ReadRequest) -> Reading:
         """All images; see the interface."""
         found = find_files(request, IMAGE_SUFFIXES, "image")
-        images = [_open(path, request) for path in found.paths]
+        images = ((_open(path, request), path) for path in found.paths)
         folder, note = request.processor, ""
         if folder is not None and (folder / PROCESSOR_FILE).is_file():
             name, why = "pixel_values", "as the folder's image processor makes them"
             processor = _load_processor(folder)
-            rows = [_processed(processor, image, path) for image, path in zip(images, found.paths, strict=True)]
+            rows = (_processed(processor, image, path) for image, path in images)
         else:
             name, why = UNNAMED, "pixels over 255, RGB, channels first"
             note = "no image processor beside the model: pixels are RGB in [0, 1], channels first, not normalised"
-            rows = [np.asarray(image, np.float32).transpose(2, 0, 1) / np.float32(255) for image in images]
+            rows = (np.asarray(image, np.float32).transpose(2, 0, 1) / np.float32(255) for image, _ in images)
+        groups = grouped(rows, name, found.labels, request.folder)
+        notes = (*found.notes, *((note,) if note else ()))
         table, own = ({}, False) if found.labels is None else (found.labels.table, found.labels.from_model)
-        return Reading(
-            grouped(rows, name, found.labels), {name: InputHint(AXES, 0, why)}, (note,) if note else (), table, own
-        )
+        return Reading(groups, {name: InputHint(AXES, 0, why)}, notes, table, own)
 
 
 def _open(path: Path, request: ReadRequest) -> Any:

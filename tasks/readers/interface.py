@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from tasks.samples.npz import Arrays
@@ -21,7 +21,8 @@ class ReadRequest:
 
     `processor` is the folder of its tokenizer or feature extractor, None where there is none. `columns` gives columns
     other names, `left_out` are those to ignore. `label_numbers` is the model's own table of labels, and `longest` the
-    most tokens that it takes, where it says so.
+    most tokens that it takes, where it says so. Of more samples than `most`, so many are drawn at random. `folder` is
+    an empty one for samples that are too many to lie in memory; without it they do.
     """
 
     path: Path
@@ -30,6 +31,8 @@ class ReadRequest:
     left_out: frozenset[str] = frozenset()
     label_numbers: Mapping[str, int] = field(default_factory=dict)
     longest: int | None = None
+    most: int | None = None
+    folder: Path | None = None
 
     @property
     def origin(self) -> str:
@@ -54,7 +57,7 @@ class Reading:
     the model's own.
     """
 
-    groups: tuple[Arrays, ...]
+    groups: Sequence[Arrays]
     hints: Mapping[str, InputHint] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     labels: Mapping[str, int] = field(default_factory=dict)

@@ -4,25 +4,28 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
-
 from tasks.errors import InputError
 from tasks.readers.annotations import Labels, number_labels
+from tasks.readers.drawing import draw_rows, told_draw
+from tasks.readers.lazy_groups import Collector
 from tasks.samples.data_spec import LABEL
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Sequence
     from pathlib import Path
+
+    import numpy as np
 
     from tasks.readers.interface import ReadRequest
     from tasks.samples.npz import Arrays
 
 
 class LabelledFiles(NamedTuple):
-    """Files in the order of their names, and their labels, where folders have them."""
+    """Files in the order of their names, their labels, where folders have them, and what is to be told."""
 
     paths: list[Path]
     labels: Labels | None
+    notes: tuple[str, ...]
 
 
 def holds_files(folder: Path, suffixes: Collection[str]) -> bool:
@@ -45,13 +48,16 @@ def find_files(request: ReadRequest, suffixes: Collection[str], what: str) -> La
                 f"{request.origin}: {place} is no {what} ({', '.join(sorted(suffixes))}); move it elsewhere"
             )
     folders = {path.parent for path in paths}
+    rows, notes = draw_rows(len(paths), request.most), told_draw(len(paths), request.most)
+    taken = [paths[row] for row in rows]
     if folders == {request.path}:
-        return LabelledFiles(paths, None)
+        return LabelledFiles(taken, None, notes)
     if request.path in folders:
         loose = next(path for path in paths if path.parent == request.path)
         raise InputError(f"{request.origin}: {loose.name} lies beside folders of labels; move it into one")
     names = [path.parent.name for path in paths]
-    return LabelledFiles(paths, number_labels(names, request.label_numbers, request.origin))
+    labels = number_labels(names, request.label_numbers, request.origin)
+    return LabelledFiles(taken, labels._replace(numbers=labels.numbers[rows]), notes)
 
 
 def _visible_files(folder: Path) -> Iterator[Path]:
@@ -64,15 +70,11 @@ def _visible_files(folder: Path) -> Iterator[Path]:
             yield path
 
 
-def grouped(rows: Sequence[np.ndarray[Any, Any]], name: str, labels: Labels | None) -> tuple[Arrays, ...]:
-    """Samples of one input in groups of one shape, with their labels."""
-    places: dict[tuple[int, ...], list[int]] = {}
+def grouped(
+    rows: Iterable[np.ndarray[Any, Any]], name: str, labels: Labels | None, folder: Path | None
+) -> Sequence[Arrays]:
+    """Samples of one input in groups of one shape, with their labels; many are written to `folder`, if there is one."""
+    collector = Collector(folder)
     for number, row in enumerate(rows):
-        places.setdefault(row.shape, []).append(number)
-    groups = []
-    for shape in sorted(places):
-        group: Arrays = {name: np.stack([rows[place] for place in places[shape]])}
-        if labels is not None:
-            group[LABEL] = labels.numbers[places[shape]]
-        groups.append(group)
-    return tuple(groups)
+        collector.add(name, row, {} if labels is None else {LABEL: labels.numbers[number]})
+    return collector.groups()

@@ -24,6 +24,8 @@ STEP = 8
 NO_LIMIT = 1 << 20
 """Tokenizers without a limit say a number above."""
 MASK = "attention_mask"
+SHARE_TOLD = 0.2
+"""Unknown tokens are told from this share on."""
 
 
 class Tokens(NamedTuple):
@@ -47,6 +49,7 @@ def tokenise(columns: Sequence[Sequence[str]], request: ReadRequest) -> Tokens:
     encoded = tokenizer(*columns, truncation=longest is not None, max_length=longest, verbose=False)
     names = [name for name in encoded if name in tokenizer.model_input_names]
     lengths = np.array([len(row) for row in encoded[names[0]]], np.int64)
+    notes += _told_unknown(tokenizer, encoded[names[0]])
     if longest is not None:
         notes += _told_cut(tokenizer, columns, lengths, longest)
     pads = {name: _pad_of(name, pad, tokenizer) for name in names}
@@ -72,12 +75,33 @@ def load_tokenizer(folder: Path | None, origin: str) -> Any:
             f"{origin}: holds texts, which needs the package transformers; pip install transformers"
         ) from None
     try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        words = set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens)
     except Exception as error:  # noqa: BLE001 - what it raises depends on the tokenizer
         raise InputError(
             f"{folder.name}: holds no tokenizer that can be read ({_first_line(error)}); put tokenizer.json and"
             " tokenizer_config.json there, by tokenizer.save_pretrained, or name their folder: --processor DIR"
         ) from None
+    if not words:
+        raise InputError(_without_words(folder))
+    return tokenizer
+
+
+def _without_words(folder: Path) -> str:
+    return (
+        f"{folder.name}: holds a tokenizer without a word in it, as where tokenizer.json or its vocabulary is missing;"
+        " save it there by tokenizer.save_pretrained, or name its folder: --processor DIR"
+    )
+
+
+def _told_unknown(tokenizer: Any, rows: Sequence[Sequence[int]]) -> list[str]:
+    """Texts of mostly unknown words are a sign of another model's tokenizer, or of another language."""
+    unknown = getattr(tokenizer, "unk_token_id", None)
+    tokens = sum(len(row) for row in rows)
+    found = 0 if unknown is None else sum(list(row).count(unknown) for row in rows)
+    if found < SHARE_TOLD * tokens:
+        return []
+    return [f"{found / tokens:.0%} of the tokens are the unknown one: is this the model's tokenizer, and its language?"]
 
 
 def _first_line(error: Exception) -> str:

@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 ORIGIN = f"{SPEC_FILE}: source"
 SOURCE_FOLDER = "source"
 SAVE_PICKLE = (
-    'python -c "import sys, torch; from safetensors.torch import save_file; state = torch.load(sys.argv[1],'
-    " map_location='cpu', weights_only=True); save_file({{name: tensor.clone().contiguous() for name, tensor in"
-    " state.items()}}, 'model.safetensors')\" {0}"
+    'python -c "import sys, torch; from safetensors.torch import save_file; states = [torch.load(path,'
+    " map_location='cpu', weights_only=True) for path in sys.argv[1:]]; save_file({{name: tensor.clone().contiguous()"
+    " for state in states for name, tensor in state.items()}}, 'model.safetensors', metadata={{'format': 'pt'}})\" {0}"
 )
-"""The command that turns a pickle into safetensors, in a process of its own."""
+"""The command that turns a pickle, or the shards of one, into safetensors, in a process of its own."""
 
 
 class ModuleRequest(Frozen):

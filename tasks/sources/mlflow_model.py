@@ -74,7 +74,7 @@ class MlflowModel:
         """Load it as its flavor says, with its own code beside it; see the interface."""
         source = request.spec.source
         assert isinstance(source, SourceSpec)  # noqa: S101 - `takes` said so
-        flavor, data, code = _flavor(request.folder, f"{FIELD}: {source.value}")
+        flavor, data, code = flavor_of(request.folder, f"{FIELD}: {source.value}")
         if code is not None:
             sys.path.insert(0, str(code))
         if flavor == "transformers":
@@ -90,11 +90,14 @@ def _load_pytorch(request: ModuleRequest, data: Path, origin: str) -> object:
         raise InputError(f"{origin}: {data.name} holds neither model.pth nor model.pt2; log the model again")
     try:
         if programs:
-            from tasks.sources.archived_module import ArchivedModule  # noqa: PLC0415 - as above
+            from tasks.sources.archived_module import ProgramModule, refuse_other_inputs  # noqa: PLC0415 - as above
 
-            module = torch.export.load(programs[0]).module()
-            return ArchivedModule(module, tuple(request.spec.inputs), scripted=False)
+            program = ProgramModule(torch.export.load(programs[0]))
+            refuse_other_inputs(program.taken, request.spec, origin)
+            return program
         return torch.load(pickles[0], map_location="cpu", weights_only=False)
+    except InputError:
+        raise
     except (Exception, SystemExit) as error:  # noqa: BLE001 - the pickle's code can raise anything
         raise InputError(
             f"{origin}: cannot be loaded: {explain(error, request)}; log it with code_paths that hold its classes, or"
@@ -110,7 +113,7 @@ def _resolved(directory: ModelDirectory) -> Resolved:
 
 def _files(found: Resolved, source: SourceSpec) -> dict[str, Path]:
     """What is laid out, by path from the model's folder, its flavor being one that is known."""
-    flavor, data, _ = _flavor(found.folder, f"{FIELD}: {source.value}")
+    flavor, data, _ = flavor_of(found.folder, f"{FIELD}: {source.value}")
     if flavor == "transformers":
         find_checkpoint(data, source)
     return {
@@ -120,8 +123,12 @@ def _files(found: Resolved, source: SourceSpec) -> dict[str, Path]:
     }
 
 
-def _flavor(folder: Path, origin: str) -> tuple[str, Path, Path | None]:
-    """The flavor, the folder of its data, and that of its code, if any."""
+def flavor_of(folder: Path, origin: str) -> tuple[str, Path, Path | None]:
+    """The flavor of a model's folder, the folder of its data, and that of its code, if any; `origin` begins messages.
+
+    Raises:
+        InputError: it is no model of MLflow, of another flavor, or its data lie elsewhere.
+    """
     if not (folder / DESCRIPTION).is_file():
         raise InputError(f"{origin}: has no {DESCRIPTION}, so it is no model of MLflow; correct the address")
     flavors = read_yaml(folder / DESCRIPTION).get("flavors")
@@ -149,5 +156,5 @@ def _below(folder: Path, written: object, origin: str) -> Path:
 
 def _releases(folder: Path) -> dict[str, str]:
     """The release of Transformers, where the model is of that flavor."""
-    flavor = _flavor(folder, FIELD)[0]
+    flavor = flavor_of(folder, FIELD)[0]
     return {"transformers": release_of("transformers") or "none"} if flavor == "transformers" else {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import TYPE_CHECKING
 
 from tasks.errors import InputError
@@ -33,16 +32,15 @@ class ExportedProgramFile(ArchiveFile):
         """The program as a module; see the interface."""
         import torch  # noqa: PLC0415 - the other methods run where there is no torch
 
-        from tasks.sources.archived_module import ArchivedModule, refuse_other_inputs  # noqa: PLC0415 - as above
+        from tasks.sources.archived_module import ProgramModule, refuse_other_inputs  # noqa: PLC0415 - as above
 
         origin = f"{ORIGIN}.pt2"
         try:
-            module = torch.export.load(self.laid_out(request.folder)).module()
+            module = ProgramModule(torch.export.load(self.laid_out(request.folder)))
         except Exception as error:  # noqa: BLE001 - torch raises many classes for an archive of another release
             raise InputError(
                 f"{origin}: torch {torch.__version__} cannot load it: {self.told(error, request)}; export it again with"
                 f" this release: {SAVE}"
             ) from None
-        taken = list(inspect.signature(module.forward).parameters)
-        refuse_other_inputs(taken, request.spec, origin)
-        return ArchivedModule(module, taken, scripted=False)
+        refuse_other_inputs(module.taken, request.spec, origin)
+        return module

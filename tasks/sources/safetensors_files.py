@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 SINGLE = "model.safetensors"
 INDEX = f"{SINGLE}.index.json"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+PICKLED_WEIGHTS = "pytorch_model"
+"""So the weights are called beside pickles of the training's own."""
 LENGTH_BYTES = 8
 MOST_HEADER_BYTES = 100 << 20
 """The format's own bound (huggingface/safetensors, "Format")."""
@@ -77,9 +79,10 @@ def _without_weights(root: Path, origin: str) -> str:
         return (
             f"{origin}: has neither {SINGLE} nor {INDEX}; save the model with save_pretrained, or download its weights"
         )
+    weights = [name for name in pickles if name.startswith(PICKLED_WEIGHTS)] or pickles
     return (
-        f"{origin}: its weights are a pickle ({', '.join(pickles)}), which can run code when it is read; make"
-        f" safetensors of it, in a process of its own: cd {root} && {SAVE_PICKLE.format(pickles[0])}"
+        f"{origin}: its weights are a pickle ({', '.join(weights)}), which can run code when it is read; make"
+        f" safetensors of it, in a process of its own: cd {root} && {SAVE_PICKLE.format(' '.join(weights))}"
     )
 
 

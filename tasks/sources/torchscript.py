@@ -30,7 +30,7 @@ class TorchScriptFile(ArchiveFile):
         """The module; see the interface."""
         import torch  # noqa: PLC0415 - the other methods run where there is no torch
 
-        from tasks.sources.archived_module import ArchivedModule, refuse_other_inputs  # noqa: PLC0415 - as above
+        from tasks.sources.archived_module import ScriptedModule, refuse_other_inputs  # noqa: PLC0415 - as above
 
         origin = f"{ORIGIN}.torchscript"
         try:
@@ -41,17 +41,17 @@ class TorchScriptFile(ArchiveFile):
                 f"{origin}: torch {torch.__version__} cannot load it: {self.told(error, request)}; save it again with"
                 " this release, by torch.jit.script(model.eval()).save(…)"
             ) from None
-        schema = module.forward.schema
-        if str(schema.returns[0].type).startswith("Dict"):
-            raise InputError(
-                f"{origin}: its forward returns a dict, for which TorchScript has no ONNX; return a tuple in the"
-                " order of model.yaml's outputs, or bring the module as a callable"
-            )
-        taken = [argument.name for argument in schema.arguments[1:]]
+        taken = [argument.name for argument in module.forward.schema.arguments[1:]]
         refuse_other_inputs(taken, request.spec, origin)
         for name, declared in request.spec.inputs.items():
             if declared.batch_axis != 0:
                 raise InputError(
                     f"{SPEC_FILE}: inputs.{name}.shape: TorchScript is exported as it is: the samples come first"
                 )
-        return ArchivedModule(module, taken, scripted=True)
+        scripted = ScriptedModule(module, taken)
+        if scripted.fills_dict:
+            raise InputError(
+                f"{origin}: its forward fills a dict step by step, for which TorchScript has no ONNX; write it out"
+                " where it is returned, as {'score': score}, or return a NamedTuple"
+            )
+        return scripted

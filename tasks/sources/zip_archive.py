@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 LIBRARIES = (".so", ".dll", ".dylib", ".cubin", ".ptx", ".cpp", ".o")
 PICKLES = (".pkl", ".pickle")
+PICKLE_BEGINS = b"\x80"
 MOST_PICKLE_BYTES = 64 << 20
 # What torch.save needs for tensors, as `torch.load(weights_only=True)` has it.
 HARMLESS = ("torch", "torch._utils", "torch.storage", "torch.serialization", "collections", "_codecs")
@@ -28,6 +29,7 @@ def names_in(path: Path, origin: str) -> list[str]:
     Raises:
         InputError: it is no whole zip file, or holds compiled code.
     """
+    _refuse_bare_pickle(path, origin)
     why = "its end is missing"  # of a file that is cut off, the last whole archive within it is found
     try:
         with zipfile.ZipFile(path) as archive:
@@ -49,14 +51,26 @@ def names_in(path: Path, origin: str) -> list[str]:
     return [name.partition("/")[2] for name in listed]
 
 
+def _refuse_bare_pickle(path: Path, origin: str) -> None:
+    """Refuse what torch.save wrote before it wrote archives."""
+    with path.open("rb") as stream:
+        begins = stream.read(len(PICKLE_BEGINS))
+    if begins == PICKLE_BEGINS:
+        raise InputError(_of_pickle(path, origin))
+
+
 def refuse_state_dict(names: list[str], origin: str, path: Path) -> None:
     """Refuse an archive that torch.save wrote: a pickle, whose reading can run code."""
     if "data.pkl" in names and not any(name.startswith(("code/", "models/")) for name in names):
-        raise InputError(
-            f"{origin}: is a pickle as torch.save writes it, which can run code when it is read; where it holds a state"
-            " dict, make safetensors of it in a process of its own, and name them as weights beside a callable:"
-            f" {SAVE_PICKLE.format(path.name)}"
-        )
+        raise InputError(_of_pickle(path, origin))
+
+
+def _of_pickle(path: Path, origin: str) -> str:
+    return (
+        f"{origin}: is a pickle as torch.save writes it, which can run code when it is read; where it holds a state"
+        " dict, make safetensors of it in a process of its own, and name them as weights beside a callable:"
+        f" {SAVE_PICKLE.format(path.name)}"
+    )
 
 
 def refuse_code_in_pickles(path: Path, origin: str) -> None:

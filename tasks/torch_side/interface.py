@@ -15,7 +15,7 @@ MASK = "mask."
 OWN_GRAPH = "own_graph"
 """The attribute of a module that holds the path of the ONNX file that it runs."""
 SCRIPTED = "scripted"
-"""The attribute of a module that is TorchScript: itself, or None."""
+"""The attribute of a module that is TorchScript: itself."""
 AS_IT_IS = "as it is"
 """What an export says of dynamic dims where the graph was there before."""
 NOTES = LEFT_OUT, KEPT = "outputs left out", "transforms kept"
@@ -105,7 +105,11 @@ class ObserveRequest(Frozen):
 
 
 class ObserveReply(Frozen):
-    """What the unnamed input is called, if there was one, and the names of the tensors that the module returns."""
+    """What the unnamed input is called, if there was one, and the names of the tensors that the module returns.
+
+    `only` is the one number of samples that the module takes, where it takes no other; it has returned nothing then.
+    """
 
     renamed: dict[str, str]
-    outputs: tuple[str, ...]
+    outputs: tuple[str, ...] = ()
+    only: int | None = None

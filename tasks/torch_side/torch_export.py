@@ -197,7 +197,7 @@ def _trace_torchscript(
     script = getattr(module.module, SCRIPTED, None)
     order = list(range(len(arguments))) if script is None else [list(spec.inputs).index(one) for one in script.taken]
     torch.onnx.export(
-        module if script is None else script.held,
+        module if script is None else script.with_outputs(list(spec.outputs)),
         tuple(arguments[place] for place in order),
         str(path),
         dynamo=False,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +20,12 @@ from tasks.torch_side.torch_returned import named_values
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from tasks.samples.npz import Arrays
     from tasks.sources.interface import ModuleRequest
+    from tasks.torch_side.torch_module import PositionalModule
+
+SIZES_TRIED = (*range(1, 17), 20, 24, 32, 48, 50, 64, 100, 128, 256)
+"""Numbers of samples that modules are traced with."""
 
 
 def observe(raw: dict[str, Any], progress: Callable[[int, int], None]) -> ObserveReply:
@@ -37,13 +43,45 @@ def observe(raw: dict[str, Any], progress: Callable[[int, int], None]) -> Observ
     for number, path in enumerate(paths):
         arrays = {renamed.get(name, name): array for name, array in load_arrays(path).items()}
         feeds = {name: arrays[name] for name in module.spec.inputs}
-        returned = call_module(loaded, module, as_tensors(feeds), f"{len(next(iter(feeds.values())))} samples")
-        outputs = _tensors_of(returned, set(feeds))
-        _refuse_others(outputs, len(next(iter(feeds.values()))), names)
+        try:
+            outputs = _outputs_of(loaded, module, feeds, names)
+        except InputError:
+            only = _only_size(loaded, module, feeds)
+            if only in {None, _samples(feeds)}:  # there is no other reason then, or it was asked for that size
+                raise
+            return ObserveReply(renamed=renamed, only=only)
         names = tuple(outputs)
         save_shard(request.seen, number, {name: _as_array(tensor) for name, tensor in outputs.items()})
         progress(number + 1, len(paths) + 1)
     return ObserveReply(renamed=renamed, outputs=names)
+
+
+def _samples(feeds: Arrays) -> int:
+    return len(next(iter(feeds.values())))
+
+
+def _outputs_of(
+    loaded: PositionalModule, module: ModuleRequest, feeds: Arrays, names: tuple[str, ...]
+) -> dict[str, Tensor]:
+    """The tensors that the module returns, the samples first; `names` are those that it returned before, if any."""
+    samples = _samples(feeds)
+    returned = call_module(loaded, module, as_tensors(feeds), f"{samples} samples")
+    outputs = _tensors_of(returned, set(feeds))
+    _refuse_others(outputs, samples, names)
+    return outputs
+
+
+def _only_size(loaded: PositionalModule, module: ModuleRequest, feeds: Arrays) -> int | None:
+    """The number of samples that the module takes where it takes one number alone, as when it was traced with it."""
+    taken = []
+    for size in SIZES_TRIED:
+        rows = np.arange(size) % _samples(feeds)
+        with suppress(InputError):
+            _outputs_of(loaded, module, {name: array[rows] for name, array in feeds.items()}, ())
+            taken.append(size)
+        if len(taken) > 1:
+            return None
+    return taken[0] if taken else None
 
 
 def _first_parameter(request: ModuleRequest) -> str:
@@ -51,7 +89,9 @@ def _first_parameter(request: ModuleRequest) -> str:
     seed_generators()
     module = source_of(request.spec.source).load(request)
     parameters = inspect.signature(getattr(module, "forward", lambda: None)).parameters.values()
-    named = [one.name for one in parameters if one.kind not in {one.VAR_POSITIONAL, one.VAR_KEYWORD}]
+    named: list[str] = list(getattr(module, "taken", ())) or [
+        one.name for one in parameters if one.kind not in {one.VAR_POSITIONAL, one.VAR_KEYWORD}
+    ]
     if not named:
         raise InputError(f"{ORIGIN}: the module's forward names no input; bring data as .npz, whose arrays have names")
     return named[0]

@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
+from safetensors.numpy import save_file
 
 from tasks.errors import InputError
 from tasks.imports.declared_inputs import read_declared
@@ -90,6 +91,7 @@ def test_made_up_samples_are_those_of_the_seed_and_have_padding(tmp_path: Path) 
     (tmp_path / "bert").mkdir()
     config = {"architectures": ["BertModel"], "vocab_size": 50, "max_position_embeddings": 40, "pad_token_id": 3}
     (tmp_path / "bert" / "config.json").write_text(json.dumps(config))
+    save_file({}, tmp_path / "bert" / "model.safetensors")
     origin = find_origin(str(tmp_path / "bert"))
     one, two = (make_synthetic(read_declared(origin), 40, origin.longest, 0, "bert") for _ in range(2))
     assert one.samples == 40

@@ -71,3 +71,16 @@ def test_what_no_reader_takes_is_refused_with_what_they_take(tmp_path: Path) -> 
         reader_of(tmp_path / "a.xlsx")
     with pytest.raises(InputError, match="does not exist"):
         reader_of(tmp_path / "b.npz")
+
+
+def test_of_many_rows_so_many_are_drawn_with_what_belongs_to_them(tmp_path: Path) -> None:
+    for number in range(3):
+        rows = np.arange(100) + 100 * number
+        np.savez(tmp_path / f"{number}.npz", x=rows, label=np.array([f"of {row:03d}" for row in rows]))
+    reading = read_data(ReadRequest(tmp_path, most=20))
+    rows = np.concatenate([group["x"] for group in reading.groups])
+    assert len(set(rows.tolist())) == 20
+    assert len({row // 100 for row in rows.tolist()}) == 3
+    assert (np.concatenate([group["label"] for group in reading.groups]) == rows).all(), "labels that were not drawn"
+    assert reading.notes == ("20 of 300 samples were drawn at random by seed 0: take more by --most N",)
+    assert read_data(ReadRequest(tmp_path, most=300)).notes == ()

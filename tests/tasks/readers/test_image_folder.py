@@ -7,11 +7,14 @@ import pytest
 from PIL import Image
 
 from tasks.errors import InputError
-from tasks.readers import read_data
+from tasks.readers import lazy_groups, read_data
 from tasks.readers.interface import UNNAMED, ReadRequest
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
+
+    from tasks.samples.npz import Arrays
 
 
 def save_image(path: Path, grey: int, size: tuple[int, int] = (4, 3)) -> None:
@@ -53,3 +56,30 @@ def test_an_image_beside_the_folders_of_labels_is_told(tmp_path: Path) -> None:
     save_image(tmp_path / "b.png", 255)
     with pytest.raises(InputError, match=r"b\.png lies beside folders of labels; move it into one"):
         read_data(ReadRequest(tmp_path))
+
+
+def test_images_that_are_too_many_for_memory_are_written_as_they_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lazy_groups, "GROUP_BYTES", 1000)
+    (tmp_path / "stored").mkdir()
+    for number in range(12):
+        place = tmp_path / "images" / "ab"[number % 2] / f"{number}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 2 + number % 3), (number, 0, 0)).save(place)
+    plain = read_data(ReadRequest(tmp_path / "images"))
+    stored = read_data(ReadRequest(tmp_path / "images", folder=tmp_path / "stored"))
+    assert list((tmp_path / "stored").iterdir())
+
+    def samples(found: Sequence[Arrays]) -> set[tuple[bytes, int]]:
+        return {
+            (row.tobytes(), int(label))
+            for group in found
+            for row, label in zip(group[UNNAMED], group["label"], strict=True)
+        }
+
+    assert samples(stored.groups) == samples(plain.groups)
+    assert all(sum(array.nbytes for array in group.values()) < 2000 for group in stored.groups)
+    few = read_data(ReadRequest(tmp_path / "images", most=5))
+    assert samples(few.groups) < samples(plain.groups)
+    assert (few.samples, few.labels) == (5, plain.labels)

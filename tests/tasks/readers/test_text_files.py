@@ -49,6 +49,33 @@ def test_texts_longer_than_the_model_takes_are_cut_and_told(tmp_path: Path, fold
     assert read(exact, folder).notes == (), "twelve tokens with the two around them"
 
 
+def test_a_tokenizer_without_a_word_is_refused_and_one_of_other_words_told(tmp_path: Path, folder: Path) -> None:
+    path = write_rows(tmp_path / "rows.jsonl", [{"text": "parcel parcel colis paquet"}])
+    assert read(path, folder).notes == (
+        "33% of the tokens are the unknown one: is this the model's tokenizer, and its language?",
+    )
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    (empty / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(InputError, match="empty: holds a tokenizer without a word in it"):
+        read(path, empty)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("rows.jsonl", '{"text": "is"}\n{"text": "\\ud800"}\n', "rows.jsonl: row 2: text holds '.*', half a character"),
+        ("rows.csv", "text,text\nis,my\n", "rows.csv: line 1: two columns are called 'text'; rename one"),
+    ],
+)
+def test_what_no_tokenizer_or_table_can_hold_is_told_with_its_line(
+    tmp_path: Path, folder: Path, name: str, content: str, message: str
+) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(InputError, match=message):
+        read(tmp_path / name, folder)
+
+
 def test_labels_are_numbered_by_the_models_own_table(tmp_path: Path, folder: Path) -> None:
     path = write_rows(tmp_path / "rows.jsonl", ROWS)
     reading = read(path, folder, label_numbers={"ship": 0, "refund": 1, "hello": 2})
@@ -111,3 +138,23 @@ def test_files_that_cannot_be_read_are_refused(tmp_path: Path, name: str, conten
     (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError, match=message):
         read(tmp_path / name, None)
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv"])
+def test_of_many_texts_so_many_are_drawn_and_rows_and_labels_are_those_of_the_file(
+    tmp_path: Path, folder: Path, suffix: str
+) -> None:
+    path = tmp_path / f"rows.{suffix}"
+    rows = [{"text": "is " * (number % 7 + 1), "label": f"l{number:03d}"} for number in range(200)]
+    write_rows(path, rows) if suffix == "jsonl" else path.write_text(
+        "".join(["text,label\n", *(f"{row['text']},{row['label']}\n" for row in rows)])
+    )
+    reading = read(path, folder, most=50)
+    assert reading.samples == 50
+    for group in reading.groups:
+        for tokens, label in zip(group["input_ids"], group["label"], strict=True):
+            assert (tokens == 5).sum() == label % 7 + 1
+    blank = [{**row, "text": " "} for row in rows]
+    with pytest.raises(InputError, match=r"text is missing in 50 of 50 rows \(rows (\d+), ") as told:
+        read(write_rows(tmp_path / "blank.jsonl", blank), folder, most=50)
+    assert "rows 1, 2, 3, 4" not in str(told.value), "rows are counted as in the file"

@@ -3,7 +3,7 @@ from __future__ import annotations
 import os
 import pickle
 import zipfile
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from tests.tasks.in_process import InProcess
 
 FEATURES = torch.from_numpy(make_features(5))
+OTHER = FEATURES / 3
 TWO = {
     "inputs": {
         "second": {"dtype": "float32", "shape": ["batch", 4]},
@@ -49,9 +50,36 @@ class Difference(nn.Module):
         return torch.sigmoid((features - 2 * second).sum(1))
 
 
-class Named(Scorer):
+class Times(nn.Module):
+    def forward(self, features: torch.Tensor, second: torch.Tensor, times: int) -> torch.Tensor:
+        return torch.sigmoid((features - times * second).sum(1))
+
+
+class Listed(nn.Module):
+    def forward(self, features: list[torch.Tensor]) -> torch.Tensor:
+        return torch.sigmoid((features[0] - 2 * features[1]).sum(1))
+
+
+class Both(NamedTuple):
+    doubled: torch.Tensor
+    score: torch.Tensor
+
+
+class AsDict(nn.Module):
     def forward(self, features: torch.Tensor) -> dict[str, torch.Tensor]:
-        return {"score": super().forward(features)}
+        return {"doubled": features * 2, "score": torch.sigmoid(features.sum(1))}
+
+
+class AsNamedTuple(nn.Module):
+    def forward(self, features: torch.Tensor) -> Both:
+        return Both(features * 2, torch.sigmoid(features.sum(1)))
+
+
+class Filling(nn.Module):
+    def forward(self, features: torch.Tensor) -> dict[str, torch.Tensor]:
+        found: dict[str, torch.Tensor] = {}
+        found["score"] = torch.sigmoid(features.sum(1))
+        return found
 
 
 def save(path: Path, module: nn.Module) -> None:
@@ -158,9 +186,10 @@ def test_an_archive_with_compiled_code_is_refused(tmp_path: Path, kind: str) -> 
 def test_a_file_that_torch_save_wrote_is_refused_with_the_command_for_safetensors(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "model" / file_of(kind)
     path.parent.mkdir()
-    torch.save(Scorer().state_dict(), path)
-    with pytest.raises(InputError, match=rf"source.{kind}: .* is a pickle as torch.save writes it(?s:.*)save_file"):
-        module_key(write(tmp_path, kind))
+    for is_archive in (True, False):
+        torch.save(Scorer().state_dict(), path, _use_new_zipfile_serialization=is_archive)
+        with pytest.raises(InputError, match=rf"source.{kind}: .* is a pickle as torch.save writes it(?s:.*)save_file"):
+            module_key(write(tmp_path, kind))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -187,9 +216,46 @@ def test_inputs_that_an_archive_does_not_take_are_told_by_name(tmp_path: Path, k
         loaded(write(tmp_path, kind), tmp_path / "out again")
 
 
-def test_torchscript_that_returns_a_dict_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "model" / "model.ts"
-    path.parent.mkdir()
-    torch.jit.trace(Named(), FEATURES, strict=False).save(str(path))
-    with pytest.raises(InputError, match="its forward returns a dict"):
+NAMED_OUTPUTS = {"outputs": {"score": {"kind": "score", "range": [0, 1]}, "doubled": {"kind": "tensor"}}}
+
+
+@pytest.mark.parametrize("module", [AsDict, AsNamedTuple])
+def test_outputs_of_torchscript_with_names_are_taken_by_them(here: InProcess, tmp_path: Path, module: type) -> None:
+    save(tmp_path / "model" / "model.ts", module())
+    exported = export_onnx(here, write(tmp_path, "torchscript", **NAMED_OUTPUTS)).result
+    assert max(exported.checks.values()) < 1e-5
+    with here.store.scratch() as folder:
+        graph = onnx.load(next(here.store.fetch(exported.onnx, folder / "onnx").glob("*.onnx"))).graph
+    assert [value.name for value in graph.output] == ["score", "doubled"], "the module returns another output first"
+
+
+def test_torchscript_that_fills_a_dict_step_by_step_is_refused(tmp_path: Path) -> None:
+    save(tmp_path / "model" / "model.ts", Filling())
+    with pytest.raises(InputError, match=r"source.torchscript: its forward fills a dict step by step"):
         loaded(write(tmp_path, "torchscript"), tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "keywords"),
+    [((FEATURES, OTHER, 2), {}), ((FEATURES,), {"second": OTHER, "times": 2}), (([FEATURES, OTHER],), {})],
+    ids=["by place", "by place and keyword", "in a list"],
+)
+def test_a_program_is_called_as_it_was_exported(
+    here: InProcess, tmp_path: Path, arguments: tuple[Any, ...], keywords: dict[str, Any]
+) -> None:
+    batch = {0: torch.export.Dim("batch", min=1, max=64)}
+    shapes = [batch if isinstance(each, torch.Tensor) else None for each in (*arguments, *keywords.values())]
+    names = ("features", "second") if len(shapes) > 1 else ("features_0", "features_1")
+    program = torch.export.export(
+        Times().eval() if len(shapes) > 1 else Listed().eval(), arguments, keywords,
+        dynamic_shapes=dict(zip(("features", "second", "times"), shapes, strict=False)) if len(shapes) > 1
+        else ([batch, batch],),
+    )  # fmt: skip
+    (tmp_path / "model").mkdir()
+    torch.export.save(program, tmp_path / "model" / "model.pt2")
+    inputs = {name: {"dtype": "float32", "shape": ["batch", 4]} for name in names}
+    directory = write(tmp_path, "pt2", inputs=inputs)
+    feeds = dict(zip(names, (FEATURES, OTHER), strict=True))
+    module = loaded(directory, tmp_path / "out")
+    assert torch.allclose(module(**feeds), torch.sigmoid((FEATURES - 2 * OTHER).sum(1)))
+    assert max(export_onnx(here, directory).result.checks.values()) < 1e-5
