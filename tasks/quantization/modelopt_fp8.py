@@ -1,7 +1,7 @@
 """FP8 (E4M3) by NVIDIA ModelOpt, which places Q/DQ where TensorRT fuses them; what is not quantized becomes FP16.
 
-ModelOpt can write FP16 around its nodes itself, but without a look at the values: an activation beyond 65504 overflows,
-and so does a mask of minus infinity. AutoCast looks, as it does for FP16 and around INT8. It runs the graph for that,
+ModelOpt can write FP16 around its nodes itself, but without a look at the values: an activation beyond 65504 overflows.
+AutoCast looks, as it does for FP16 and around INT8. It runs the graph for that,
 which ONNX Runtime's default optimisations cannot do with FP8: so it gets the same graph with INT8 for FP8, of the same
 ranges, and ModelOpt's own way back is taken afterwards.
 """
