@@ -18,7 +18,7 @@ from tasks.declared import NAME_LENGTH, Digest, Dim, Frozen, InputSpec, Name
 from tasks.errors import InputError
 from tasks.fresh_records import FreshAgreement, FreshArtifact
 from tasks.runtimes import RUNTIMES, default_runtime
-from tasks.specs import ENGINE_ID, TARGET, ModelSpec, OutputDeclaration, Precision
+from tasks.specs import ENGINE_ID, ON_CPU, TARGET, ModelSpec, OutputDeclaration, Precision, why_impossible
 from tasks.timings import Benchmark
 from validation.comparison import ComparisonResult
 from validation.metrics import METRICS, Bound
@@ -26,10 +26,6 @@ from validation.policy import Policy
 from validation.verdict import Outcome, Verdict
 
 LONGEST_REASON = 2000
-HALF_ON_CPU = (
-    "FP16 on cpu rounds, and overflows, after every operation, which it computes in FP32; a GPU rounds less often where"
-    " it fuses, may add up in FP16, and has another speed"
-)
 
 
 class Cell(Frozen):
@@ -93,6 +89,19 @@ class Cell(Frozen):
         if cell.engine_id != engine_id:
             raise InputError(f"{engine_id!r} is no engine id; that engine's is {cell.engine_id}")
         return cell
+
+
+def cells_of(spec: ModelSpec, version: str) -> tuple[tuple[Cell, ...], tuple[str, ...]]:
+    """The engines that a version of a model consists of, and of the rest of its matrix, why they cannot be."""
+    cells, left_out = [], []
+    for target in spec.targets:
+        for precision in spec.precisions:
+            reason = why_impossible(target, precision)
+            if reason is None:
+                cells.append(Cell(model=spec.name, target=target, precision=precision, version=version))
+            else:
+                left_out.append(f"no {precision.value} for {target}: {reason}")
+    return tuple(cells), tuple(left_out)
 
 
 class DataArtifact(Frozen):
@@ -347,7 +356,7 @@ class EngineOutcome(Frozen):
     @property
     def scope(self) -> str:
         """What the evidence does not reach, for people, or nothing."""
-        return HALF_ON_CPU if self.cell.place == "cpu" and self.cell.precision is Precision.FP16 else ""
+        return ON_CPU.get(self.cell.precision, "") if self.cell.place == "cpu" else ""
 
     @property
     def is_settled(self) -> bool:

@@ -20,18 +20,58 @@ TARGETS = ("cpu", "t4", "a10g", "l4", "a100", "h100", "h200")
 # Only these can be cut into MIG slices.
 _TARGET = rf"(?:{'|'.join(TARGETS)}|(?:a100|h100|h200)-mig-[0-9]g\.[0-9]+gb)"
 TARGET = re.compile(rf"^{_TARGET}$")
-ENGINE_ID = re.compile(
-    rf"^(?P<model>[a-z0-9]+(?:-[a-z0-9]+)*)-(?P<target>{_TARGET})(?:-(?P<runtime>{'|'.join(RUNTIMES)}))?"
-    r"-(?P<precision>fp32|fp16|int8)@(?P<version>[0-9a-f]{12})$"
-)
 
 
 class Precision(str, Enum):
-    """Numeric type of the heavy operators of an engine."""
+    """Numeric type of the heavy operators of an engine. FP8 is E4M3, FP16 around it."""
 
     FP32 = "fp32"
     FP16 = "fp16"
+    BF16 = "bf16"
     INT8 = "int8"
+    FP8 = "fp8"
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether it takes ranges from a calibration set."""
+        return self in {Precision.INT8, Precision.FP8}
+
+
+ENGINE_ID = re.compile(
+    rf"^(?P<model>[a-z0-9]+(?:-[a-z0-9]+)*)-(?P<target>{_TARGET})(?:-(?P<runtime>{'|'.join(RUNTIMES)}))?"
+    rf"-(?P<precision>{'|'.join(precision.value for precision in Precision)})@(?P<version>[0-9a-f]{{12}})$"
+)
+
+# Precisions that not every target has: the targets that do, and what the others lack. A MIG slice has what its GPU has.
+# cpu computes both in FP32 and rounds (`tasks.graphs.cpu_form`).
+_ONLY_ON: dict[Precision, tuple[tuple[str, ...], str]] = {
+    Precision.FP8: (("cpu", "l4", "h100", "h200"), "FP8 takes compute capability 8.9 or later"),
+    Precision.BF16: (("cpu", "a10g", "l4", "a100", "h100", "h200"), "BF16 takes compute capability 8.0 or later"),
+}
+
+ON_CPU = {
+    Precision.FP16: (
+        "FP16 on cpu rounds, and overflows, after every operation, which it computes in FP32; a GPU rounds less often"
+        " where it fuses, may add up in FP16, and has another speed"
+    ),
+    Precision.BF16: (
+        "BF16 on cpu rounds after every operation, which it computes in FP32; a GPU rounds less often where it fuses,"
+        " and has another speed"
+    ),
+    Precision.FP8: (
+        "FP8 on cpu rounds to E4M3 where the graph says so, to FP16 after every other operation, and computes in FP32;"
+        " it shows what the quantization costs, and nothing of a GPU's speed"
+    ),
+}
+"""What an engine on `cpu` does not show of a GPU."""
+
+
+def why_impossible(target: str, precision: Precision) -> str | None:
+    """Why there are no engines of a precision for a target; None where there are."""
+    targets, reason = _ONLY_ON.get(precision, (TARGETS, ""))
+    if target.partition("-mig-")[0] in targets:
+        return None
+    return f"{reason} ({', '.join(one for one in targets if one != 'cpu')}), and {target} is older"
 
 
 class OutputDeclaration(Declared):
@@ -82,6 +122,9 @@ class OutputDeclaration(Declared):
 
 class CalibrationMethod(str, Enum):
     """How activation ranges for INT8 are found. `max` runs ModelOpt; the others ONNX Runtime's static quantizer.
+
+    FP8 is by `max` whatever INT8 takes: ModelOpt has no other, and E4M3's steps shrink with its values, so that little
+    is gained by clipping.
 
     `auto` tries them all on a part of the calibration set that it holds back, and takes the closest to the reference.
     """
@@ -235,9 +278,28 @@ class ModelSpec(Declared):
         return self
 
     @model_validator(mode="after")
-    def _int8_has_calibration(self) -> ModelSpec:
-        if Precision.INT8 in self.precisions and self.calibration is None:
-            raise ValueError("calibration: missing, and precision int8 needs it; name a calibration set or drop int8")
+    def _quantized_has_calibration(self) -> ModelSpec:
+        quantized = [precision.value for precision in self.precisions if precision.is_quantized]
+        if quantized and self.calibration is None:
+            name = quantized[0]
+            raise ValueError(
+                f"calibration: missing, and precision {name} needs it; name a calibration set or drop {name}"
+            )
+        if quantized == [Precision.FP8.value] and self.calibration is not None:
+            method = self.calibration.method
+            if method is not CalibrationMethod.MAX:
+                raise ValueError(
+                    f"calibration.method: {method.value} finds ranges for int8, which precisions lacks, and fp8 takes"
+                    " the largest values alone; write method: max, or add int8"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _some_cell_is_possible(self) -> ModelSpec:
+        reasons = [why_impossible(target, precision) for target in self.targets for precision in self.precisions]
+        if all(reasons):
+            told = "; ".join(dict.fromkeys(reason for reason in reasons if reason))
+            raise ValueError(f"precisions: no target has any of them: {told}; add a target, or a precision like fp16")
         return self
 
     @model_validator(mode="after")

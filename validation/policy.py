@@ -19,6 +19,7 @@ from validation.rules import (
     Rule,
     find_problem,
     finite_number,
+    limit_at,
     shown,
     suggest,
 )
@@ -91,7 +92,7 @@ def outputs_from_mapping(mapping: Any, origin: str = "policy.yaml") -> dict[str,
 
 
 def default_policy(outputs: Mapping[str, OutputSpec], precision: str, slices: Collection[str] = ()) -> Policy:
-    """The rules for models that bring none, by kind of output and precision (`fp32`, `fp16`, `int8`).
+    """The rules for models that bring none, by kind of output and precision (`PRECISIONS`).
 
     `slices` are those of the validation data. Labels have no default: they say nothing of which output is theirs.
     README, "Policies", has the table of limits with their sources.
@@ -105,13 +106,14 @@ def default_policy(outputs: Mapping[str, OutputSpec], precision: str, slices: Co
     rules = [
         _limit(name, *limit, by=by)
         for name, spec in outputs.items()
-        for by, limits in _default_limits(spec, PRECISIONS.index(precision), slices)
+        for by, limits in _default_limits(spec, precision, slices)
         for limit in limits
     ]
     return Policy(rules=tuple(rules))
 
 
-# Limits for FP32, FP16 and INT8. FP32 engines only reorder sums, hence a tenth of FP16's error at the 99th percentile.
+# Limits for FP32, FP16 and INT8; `limit_at` has those of the others. FP32 engines only reorder sums, hence a tenth of
+# FP16's error at the 99th percentile.
 # A mean's limit must allow what one wrong sample in a hundred costs: `DEFAULT_MIN_SAMPLES` can tell no fewer from none.
 _SCORE_ERROR = (0.0125, 0.0125, 0.02)  # of the range
 _SCORE_P99 = (0.005, 0.05, 0.10)
@@ -125,38 +127,40 @@ _AGREEMENT = (0.985, 0.985, 0.975)
 _DIVERGENCE = (0.01, 0.01, 0.02)
 
 
-def _default_limits(spec: OutputSpec, level: int, slices: Collection[str]) -> Iterable[tuple[str | None, Limits]]:
+def _default_limits(spec: OutputSpec, precision: str, slices: Collection[str]) -> Iterable[tuple[str | None, Limits]]:
     if spec.kind is OutputKind.SCORE:
-        yield from _score_limits(spec.span, level, slices)
+        yield from _score_limits(spec.span, precision, slices)
     elif spec.kind in {OutputKind.LOGITS, OutputKind.PROBABILITIES}:
-        yield None, (("top1_agreement", _AGREEMENT[level]), ("js", _DIVERGENCE[level]), ("ks", 0.05))
+        agreement = limit_at(_AGREEMENT, precision)
+        yield None, (("top1_agreement", agreement), ("js", limit_at(_DIVERGENCE, precision)), ("ks", 0.05))
         for name in slices:
-            yield name, (("top1_agreement", 1 - 2 * (1 - _AGREEMENT[level])),)
+            yield name, (("top1_agreement", 1 - 2 * (1 - agreement)),)
     elif spec.kind is OutputKind.EMBEDDING:
-        yield None, (("cosine", _COSINE), ("cosine_p1", _COSINE_P1[level]), ("retrieval_overlap@10", 0.9))
+        yield None, (("cosine", _COSINE), ("cosine_p1", limit_at(_COSINE_P1, precision)), ("retrieval_overlap@10", 0.9))
     elif spec.kind is OutputKind.TENSOR:
-        yield None, (("relative_l2", _RELATIVE_ERROR), ("relative_l2_p99", _RELATIVE_P99[level]))
+        yield None, (("relative_l2", _RELATIVE_ERROR), ("relative_l2_p99", limit_at(_RELATIVE_P99, precision)))
     else:
-        yield from _limits_of_row(spec, level, slices)
+        yield from _limits_of_row(spec, precision, slices)
 
 
-def _limits_of_row(spec: OutputSpec, level: int, slices: Collection[str]) -> Iterable[tuple[str | None, Limits]]:
+def _limits_of_row(spec: OutputSpec, precision: str, slices: Collection[str]) -> Iterable[tuple[str | None, Limits]]:
     for default in KINDS[spec.kind].defaults:
-        limit, ideal = (default.limits or _AGREEMENT)[level], METRICS[default.metric].ideal
+        limit, ideal = limit_at(default.limits or _AGREEMENT, precision), METRICS[default.metric].ideal
         yield None, ((default.metric, limit),)
         for name in slices if default.by_slice else ():
             yield name, ((default.metric, ideal + 2 * (limit - ideal)),)
 
 
-def _score_limits(span: float | None, level: int, slices: Collection[str]) -> Iterable[tuple[str | None, Limits]]:
-    shape = (("p99_sd", _SCORE_P99_SD[level]), ("median_sd", 0.05), ("ks", 0.05))
+def _score_limits(span: float | None, precision: str, slices: Collection[str]) -> Iterable[tuple[str | None, Limits]]:
+    shape = (("p99_sd", limit_at(_SCORE_P99_SD, precision)), ("median_sd", 0.05), ("ks", 0.05))
     if span is None:  # no unit to judge an absolute error in
         yield None, shape
         return
-    error = (("mae", _SCORE_ERROR[level] * span), ("p99_abs", _SCORE_P99[level] * span), ("bias", _SCORE_BIAS * span))
+    mae, p99 = (limit_at(limits, precision) * span for limits in (_SCORE_ERROR, _SCORE_P99))
+    error = (("mae", mae), ("p99_abs", p99), ("bias", _SCORE_BIAS * span))
     yield None, (*error, *shape)
     for name in slices:
-        yield name, (("mae", _SLICE_ERROR[level] * span), ("bias", _SLICE_BIAS * span))
+        yield name, (("mae", limit_at(_SLICE_ERROR, precision) * span), ("bias", _SLICE_BIAS * span))
 
 
 def _limit(output: str, metric: str, limit: float, *, by: str | None) -> Rule:

@@ -12,7 +12,10 @@ DEFAULT_CONFIDENCE = 0.95
 DEFAULT_MIN_SAMPLES = 300
 """So many samples hold a fault that one sample in a hundred has with 95 % probability."""
 DEFAULT_RESAMPLES = 2000
-PRECISIONS = ("fp32", "fp16", "int8")
+_LEVELS = {"fp32": (0, 0), "fp16": (1, 1), "bf16": (1, 2), "int8": (2, 2), "fp8": (2, 2)}
+"""Between which of the limits for FP32, FP16 and INT8 those of a precision are halfway. BF16 rounds 8 times as far as
+FP16 (8 bits of significand for 11), FP8 further than INT8 near the largest value and less far elsewhere."""
+PRECISIONS = tuple(_LEVELS)
 SPEEDUPS = ("speedup_vs_reference", "speedup_vs_fp16")
 """Metrics of performance rules: p50 of PyTorch FP32, or of the FP16 engine of the same target, over the engine's."""
 _FEWEST_RESAMPLES, MOST_RESAMPLES = 200, 100_000
@@ -162,6 +165,16 @@ class Policy:
     def performance_of(self, precision: str | None) -> tuple[PerformanceRule, ...]:
         """The rules of performance that hold for engines of this precision."""
         return tuple(rule for rule in self.performance if rule.precision in {None, precision})
+
+
+def limit_at(limits: tuple[float, float, float], precision: str) -> float:
+    """The limit of a precision, of those for FP32, FP16 and INT8.
+
+    >>> limit_at((0.01, 0.05, 0.25), "fp8"), limit_at((0.01, 0.05, 0.25), "bf16")
+    (0.25, 0.15)
+    """
+    low, high = (limits[level] for level in _LEVELS[precision])
+    return low if low == high else (low + high) / 2
 
 
 def fewest_resamples(confidence: float) -> int:

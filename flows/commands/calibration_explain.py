@@ -50,7 +50,9 @@ def explain_engine(session: Session, engine_id: str, figure: Path | None, model:
     """
     cell = Cell.parse(engine_id)
     if cell.precision is not Precision.INT8:
-        raise InputError(f"{engine_id}: is {cell.precision.value}; only int8 engines have layers that were quantized")
+        raise InputError(
+            f"{engine_id}: is {cell.precision.value}; layers are ranked, and left out, of int8 engines alone"
+        )
     directory = _directory_of(cell, model)
     _require_version(session, cell, directory)
     _require_place(figure)

@@ -60,6 +60,8 @@ def show_plan(session: Session, found: PushPlan) -> None:
     for model in found.models:
         for line in (model.broken or "").splitlines():
             session.reporter.marked(f"✕ {printable(f'{model.directory or chr(46)}: {line}')}")
+        for line in model.left_out:
+            session.reporter.marked(f"! {printable(f'{model.directory or chr(46)}: {line}')}")
     if found.without_effect:
         shown = ", ".join(printable(path) for path in found.without_effect[:SHOWN_PATHS])
         more = len(found.without_effect) - SHOWN_PATHS
@@ -116,5 +118,6 @@ def _model_document(model: ModelChange) -> Document:
         "broken": model.broken,
         "needs_work": model.needs_work,
         "cells": cells,
+        "left_out": list(model.left_out),
         "paths": list(model.paths),
     }

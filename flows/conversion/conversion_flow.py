@@ -28,7 +28,6 @@ from tasks.model.model_directory import read_model_directory
 from tasks.records import DataArtifact, EngineJob, EngineOutcome, ExportedModel, ReferenceArtifact, TypedModel
 from tasks.runtimes import RUNTIMES
 from tasks.source_spec import PYTORCH
-from tasks.specs import Precision
 from tasks.stages.convert import convert_precision
 from tasks.stages.export import export_onnx
 from tasks.stages.fresh import run_fresh
@@ -43,6 +42,7 @@ from validation.verdict import Outcome
 if TYPE_CHECKING:
     from tasks.artifact import Artifact
     from tasks.fresh_records import FreshArtifact
+    from tasks.specs import Precision
     from validation.policy import Policy
 
 
@@ -100,7 +100,7 @@ def convert_model(
     fresh = run_stage(session, "fresh inputs", run_fresh, describe_fresh, directory, data, exported)
     reference = reference.model_copy(update={"fresh": fresh})
     calibration = None
-    if Precision.INT8 in plan.precisions:
+    if any(precision.is_quantized for precision in plan.precisions):
         calibration = calibrate(session, directory, data, exported, accept_calibration)
     work = _Conversion(session, plan, elsewhere, data, exported, reference, calibration, counted.groups)
     outcomes = work.make_all(policies)
@@ -146,7 +146,7 @@ class _Conversion:
         """A typed model for each precision, or the reason why there is none."""
         typed: dict[Precision, TypedModel | str] = {}
         for precision in self.plan.precisions:
-            calibration = self.calibration if precision is Precision.INT8 else None
+            calibration = self.calibration if precision.is_quantized else None
             if calibration is not None and calibration.refusal:
                 typed[precision] = calibration.refusal
                 continue
@@ -218,7 +218,7 @@ class _Conversion:
         """The last verdicts; told are those that were not settled before."""
         if self.calibration is not None:
             quantized = {"calibration": self.calibration.record}
-            made = [one.model_copy(update=quantized) if one.cell.precision is Precision.INT8 else one for one in made]
+            made = [one.model_copy(update=quantized) if one.cell.precision.is_quantized else one for one in made]
         judged = judge_together(made)
         for before, outcome in zip(made, judged, strict=True):
             if not before.is_settled:

@@ -11,8 +11,9 @@ from tasks.git.call import call_git
 from tasks.model.model_directory import read_model_directory
 from tasks.model.version import ModelContent, content_of_directory
 from tasks.model.version import version_of as version_of_content
-from tasks.records import Cell
+from tasks.records import Cell, cells_of
 from tasks.sources import outside_of
+from tasks.specs import Precision, why_impossible
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
     from tasks.model.model_directory import ModelDirectory
     from tasks.model.policy_floor import OrganisationFloor
-    from tasks.specs import Precision
     from validation.policy import Policy
 
 
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 class ConversionPlan:
     """A conversion before it starts: the directory as read, its version, and the cells to make.
 
-    `floor` is what the model's policy may not fall short of, `content` what the version was computed of.
+    `floor` is what the model's policy may not fall short of, `content` what the version was computed of. `left_out`
+    says which cells cannot be, and why.
     """
 
     directory: ModelDirectory
@@ -37,6 +38,7 @@ class ConversionPlan:
     cells: tuple[Cell, ...]
     floor: OrganisationFloor | None = None
     content: ModelContent | None = None
+    left_out: tuple[str, ...] = ()
 
     @property
     def precisions(self) -> tuple[Precision, ...]:
@@ -54,6 +56,7 @@ class ConversionPlan:
         return (
             f"{spec.name}, version {self.version}{commit}: {count} to make",
             *(f"  {cell.engine_id}" for cell in self.cells),
+            *(f"! {reason}" for reason in self.left_out),
             *([f"! the policy has no rule for {unjudged}: measured and logged, but not judged"] if unjudged else []),
             *(f"! the policy floor holds for {change}" for change in self._tightened()),
         )
@@ -94,24 +97,36 @@ def plan_conversion(
     """Decide what to make: the model's whole matrix, or what the command line narrows it to, under a policy floor.
 
     Raises:
-        InputError: the narrowing names what the model does not have.
+        InputError: the narrowing names what the model does not have, or leaves only cells that cannot be.
     """
     content = _content(directory)
     version = version_of_content(content, None if floor is None else floor.digest)
     spec = directory.spec
-    cells = tuple(
-        Cell(model=spec.name, target=target, precision=precision, version=version)
-        for target in _narrow("targets", spec.targets, targets)
-        for precision in _narrow("precisions", [p.value for p in spec.precisions], precisions)
+    wanted = spec.model_copy(
+        update={
+            "targets": tuple(_narrow("targets", spec.targets, targets)),
+            "precisions": tuple(
+                map(Precision, _narrow("precisions", [one.value for one in spec.precisions], precisions))
+            ),
+        }
     )
+    cells, left_out = cells_of(wanted, version)
+    if not cells:
+        raise InputError(f"there is nothing to make: {'; '.join(left_out)}; choose another --target or --precision")
     if only is not None:
-        wanted = Cell.parse(only)
-        if wanted not in cells:
-            planned = ", ".join(cell.engine_id for cell in cells)
-            raise InputError(f"--only {only}: this directory makes {planned}; name one of these")
-        cells = (wanted,)
+        cells, left_out = (_chosen(only, cells),), ()
     commit = source_commit(directory.root)
-    return ConversionPlan(directory, version, commit, cells, floor, content)
+    return ConversionPlan(directory, version, commit, cells, floor, content, left_out)
+
+
+def _chosen(only: str, cells: tuple[Cell, ...]) -> Cell:
+    wanted = Cell.parse(only)
+    if wanted in cells:
+        return wanted
+    reason = why_impossible(wanted.target, wanted.precision)
+    told = f"{reason}; " if reason else ""
+    planned = ", ".join(cell.engine_id for cell in cells)
+    raise InputError(f"--only {only}: {told}this directory makes {planned}; name one of these")
 
 
 def _content(directory: ModelDirectory) -> ModelContent:

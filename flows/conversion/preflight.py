@@ -20,7 +20,7 @@ from tasks.checks.calibration_checks import check_set_cheaply
 from tasks.checks.folder_checks import check_folder
 from tasks.checks.output_checks import check_outputs
 from tasks.checks.policy_checks import check_policies
-from tasks.checks.precision_checks import check_precisions
+from tasks.checks.precision_checks import check_precisions, check_trained_in_bfloat16
 from tasks.checks.remarks import Level, Remark, good, stops_of, warning
 from tasks.errors import EnginegateError, ExitCode, InputError, RefusedError, StageError, worst_of
 from tasks.model.model_directory import survey_model_directory
@@ -89,11 +89,13 @@ class Preflight:
         directory, spec = plan.directory, plan.directory.spec
         self._try("registry", lambda: require_registry(session, plan))
         self._add("precisions", lambda: check_precisions(spec, plan.precisions))
+        if Precision.BF16 in plan.precisions:
+            self._add("precisions", lambda: check_trained_in_bfloat16(directory))
         data = self._try("data", lambda: self._data(directory)) if directory.validation else None
         counted = None
         if data is not None:
             counted = self._try("data", lambda: count_groups(session, "samples", spec, data))
-        if Precision.INT8 in plan.precisions:
+        if any(precision.is_quantized for precision in plan.precisions):
             self._add("calibration", lambda: self._calibration(data))
         seen = self._try("module", lambda: self._module(directory, data))
         if data is not None:
@@ -115,9 +117,9 @@ class Preflight:
         raise kind(f"{len(stops)} things stop this conversion:{told}")
 
     def tell_warnings(self) -> None:
-        """Print what spoils the conversion without stopping it."""
+        """Print what spoils the conversion without stopping it, but what its plan says already."""
         for remark in self.remarks:
-            if remark.level is Level.WARNING:
+            if remark.level is Level.WARNING and remark.text not in self.plan.left_out:
                 self._session.reporter.say(f"! {remark.subject}: {remark.text}")
 
     def _try(self, subject: str, work: Callable[[], Found]) -> Found | None:
@@ -144,6 +146,8 @@ class Preflight:
             torch_versions(self._session.settings.torch_python)
         for target in targets:
             yield good("targets", f"{target}: {'made by a runner' if target in elsewhere else 'made on this host'}")
+        for reason in self.plan.left_out:
+            yield warning("targets", reason)
 
     def _data(self, directory: ModelDirectory) -> DataArtifact:
         return take_data(self._session, "validation data", directory.spec, directory.validation, "validation.data")

@@ -29,6 +29,8 @@ PLAN_FILE = "engine.onnx"
 WEIGHTS_FILE = "engine.onnx.data"
 PROVIDERS = ["CPUExecutionProvider"]
 EXTERNAL_WEIGHTS_BYTES = 1 << 30
+ROUNDED = {Precision.FP16, Precision.BF16, Precision.FP8}
+"""Precisions that the processor does not compute in."""
 LOG_ERRORS_ONLY = 3
 
 
@@ -97,7 +99,7 @@ class OnnxRuntimeBackend:
     def options(self, settings: BuildSpec, precision: Precision) -> dict[str, str]:
         """The level is the highest whose result does not depend on this processor's instruction set."""
         del settings
-        rounding = {"fp16": "rounded after each operation"} if precision is Precision.FP16 else {}
+        rounding = {precision.value: "rounded after each operation"} if precision in ROUNDED else {}
         return {"graph_optimization_level": "extended", **rounding}
 
     def profiles(self, dims: Mapping[str, Dim]) -> tuple[EngineProfile, ...]:
@@ -105,7 +107,7 @@ class OnnxRuntimeBackend:
         return (EngineProfile(file=PLAN_FILE, dims={name: dim.without_buckets() for name, dim in dims.items()}),)
 
     def build(self, job: BuildJob, progress: Callable[[int, int], None]) -> tuple[str, ...]:
-        """Optimise the graph offline and write it; shapes stay dynamic, and FP16 rounds (`graphs.half_rounding`).
+        """Optimise the graph offline and write it; shapes stay dynamic, and narrow floats round (`graphs.cpu_form`).
 
         It is then loaded as it will be, since that can end this process (`graphs.level`).
         """
@@ -140,15 +142,15 @@ class OnnxRuntimeBackend:
 
 
 def _source_of(job: BuildJob) -> str | bytes:
-    """The graph to build from: its file, or of an FP16 graph one that rounds as FP16 does."""
-    if job.precision is not Precision.FP16:
+    """The graph to build from: its file, or of a precision that the processor lacks one that rounds as that does."""
+    if job.precision not in ROUNDED:
         return str(job.onnx)
     import onnx  # noqa: PLC0415 - only builders need it
 
-    from tasks.graphs.half_rounding import keep_half_rounding  # noqa: PLC0415 - the same
+    from tasks.graphs.cpu_form import as_cpu_runs  # noqa: PLC0415 - the same
 
     graph = onnx.load(str(job.onnx), load_external_data=False)
-    return graph.SerializeToString() if keep_half_rounding(graph) else str(job.onnx)
+    return graph.SerializeToString() if as_cpu_runs(graph) else str(job.onnx)
 
 
 def _processor() -> str:

@@ -10,7 +10,7 @@ import onnx
 from tasks.backends import trt_rtx
 from tasks.backends.profiles import check_outputs_can_be_cut, profiles_of
 from tasks.backends.timing_cache import TimingCache
-from tasks.backends.trt_dialect import Dialect, dialect_of
+from tasks.backends.trt_dialect import OLDEST_TYPED, Dialect, dialect_of
 from tasks.backends.trt_log import TrtLog, load_plugins
 from tasks.backends.trt_plan import PlanIndex
 from tasks.backends.trt_progress import progress_monitor
@@ -45,6 +45,11 @@ def build_plans(trt: Any, job: BuildJob, progress: Callable[[int, int], None]) -
     """
     dialect = dialect_of(trt)
     model = onnx.load(str(job.onnx), load_external_data=False)
+    if job.precision not in dialect.builder_flags:
+        raise InputError(
+            f"TensorRT {trt.__version__} has no {job.precision.value}; build with TensorRT {OLDEST_TYPED[0]}."
+            f"{OLDEST_TYPED[1]} or newer, or leave {job.precision.value} out of precisions"
+        )
     _check_opset(model, dialect, trt.__version__)
     outputs = {value.name: _axes(value) for value in model.graph.output}
     batch_dim = str(next(iter(job.inputs.values())).shape[0])

@@ -26,7 +26,7 @@ UNTYPED_OPSET = 17
 class Dialect:
     """What to tell this TensorRT. `newest_opset` is None where the parser itself says what it cannot take.
 
-    `builder_flags` are the names of BuilderFlag members that a precision needs.
+    `builder_flags` are the names of BuilderFlag members that a precision needs; one without an entry cannot be built.
     """
 
     network_flags: int

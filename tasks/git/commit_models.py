@@ -11,7 +11,6 @@ from tasks.git.skeleton import skeleton_of
 from tasks.model.model_directory import SPEC_FILE, read_model_directory, require_calibration
 from tasks.model.version import ModelContent, read_content, version_of
 from tasks.sources import outside_of
-from tasks.specs import Precision
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -115,6 +114,6 @@ def content_at(commit: Commit, directory: str) -> ModelContent:
                 f"{SPEC_FILE}: source: {found.spec.source} leaves the model directory, and a commit alone must say what"
                 " the model is: put it into the directory (git LFS takes large files), or give a model of MLflow"
             )
-        if Precision.INT8 in found.spec.precisions:
+        if any(precision.is_quantized for precision in found.spec.precisions):
             require_calibration(found)
         return read_content(found, digest, outside_of(found))

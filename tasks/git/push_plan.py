@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from tasks.errors import InputError
 from tasks.git.commit_models import CommitModels
 from tasks.git.tree import Tree
-from tasks.records import Cell
+from tasks.records import Cell, cells_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from tasks.git.commit import Outline
     from tasks.git.repository import Repository
     from tasks.model.version import ModelContent
-    from tasks.specs import ModelSpec
 
     Known = Callable[[Cell], str | None]
 
@@ -53,7 +52,8 @@ class CellWork:
 class ModelChange:
     """A model that a push touched. `directory` is relative to the repository, `paths` are the changed files of it.
 
-    `name` and `version` are None where model.yaml cannot be read; `broken` says why a model cannot be converted.
+    `name` and `version` are None where model.yaml cannot be read; `broken` says why a model cannot be converted, and
+    `left_out` which of its cells cannot be.
     """
 
     kind: ChangeKind
@@ -64,6 +64,7 @@ class ModelChange:
     reason: str
     broken: str | None = None
     paths: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
 
     @property
     def needs_work(self) -> bool:
@@ -150,8 +151,11 @@ def _change(directory: str, before: CommitModels, after: CommitModels, known: Kn
         return _broken(directory, name, str(error), paths)
     version = after.version_of(content)
     kind, reason = _compare(directory, content, version, before)
-    cells = _cells(content.spec, version, known) if kind in {ChangeKind.NEW, ChangeKind.CHANGED} else ()
-    return ModelChange(kind, directory, content.spec.name, version, cells, reason, paths=paths)
+    if kind not in {ChangeKind.NEW, ChangeKind.CHANGED}:
+        return ModelChange(kind, directory, content.spec.name, version, (), reason, paths=paths)
+    cells, left_out = cells_of(content.spec, version)
+    work = tuple(_work(cell, known(cell)) for cell in cells)
+    return ModelChange(kind, directory, content.spec.name, version, work, reason, paths=paths, left_out=left_out)
 
 
 def _compare(directory: str, content: ModelContent, version: str, before: CommitModels) -> tuple[ChangeKind, str]:
@@ -174,14 +178,8 @@ def _compare(directory: str, content: ModelContent, version: str, before: Commit
     return ChangeKind.CHANGED, f"was at {homes[0] or TOP}; changed: {what}" if moved else f"changed: {what}"
 
 
-def _cells(spec: ModelSpec, version: str, known: Known) -> tuple[CellWork, ...]:
-    cells = []
-    for target in spec.targets:
-        for precision in spec.precisions:
-            cell = Cell(model=spec.name, target=target, precision=precision, version=version)
-            held = known(cell)
-            cells.append(CellWork(cell, held is None, held or "new version"))
-    return tuple(cells)
+def _work(cell: Cell, held: str | None) -> CellWork:
+    return CellWork(cell, held is None, held or "new version")
 
 
 def _with_namesakes(models: list[ModelChange], after: CommitModels) -> list[ModelChange]:

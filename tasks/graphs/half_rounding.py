@@ -1,4 +1,4 @@
-"""Half precision on a processor that computes in FP32: each operation's result is rounded to FP16, and may overflow.
+"""Half precision on a processor that computes in FP32: each operation's result is rounded to FP16 or BF16.
 
 ONNX Runtime's CPU has FP16 kernels for few operators. It casts to FP32 and back around the others, and then takes out
 the casts between two of them, since it holds casts of its own for free of loss: activations keep FP32's range, and an
@@ -7,7 +7,8 @@ on 1.31, at every level). Casts that stand in the graph it keeps, when an engine
 are written out here, and the engine gives the same wherever it is loaded.
 
 An operation is computed in FP32 and rounded once, as GPUs do whose matrix products add up in FP32; a product and the
-bias added to it count as one.
+bias added to it count as one. Of BF16 it has casts alone, so that what only moves values is
+done in FP32 as well, exactly.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ from onnx import TensorProto, helper
 from tasks.graphs.onnx_files import inner_graphs, renew_shapes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
-HALF, SINGLE = TensorProto.FLOAT16, TensorProto.FLOAT
+HALF, BRAIN, SINGLE = TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.FLOAT
 
 # They move values or make constants, so that nothing is left to round; or their attributes say the type.
 EXACT = frozenset(
@@ -36,29 +37,31 @@ EXACT = frozenset(
         *("SequenceMap", "SplitToSequence", "ConcatFromSequence"),
     }
 )
+# What is left as it is although it touches BF16: casts, constants, and what holds graphs of its own.
+EXACT_IN_BRAIN = frozenset({"Cast", "Constant", "Identity", "If", "Loop", "Scan"})
 
 
 def keep_half_rounding(model: onnx.ModelProto) -> bool:
-    """Make every operation on FP16 one on FP32 whose results are cast to FP16; return whether there was any.
+    """Make every operation on FP16 or BF16 one on FP32 whose results are cast back; return whether there was any.
 
     `model` is changed; its weights may lie in a file of their own, which is not read. An operator of another domain
     than ONNX's own, or whose types cannot be inferred, stays as it is.
     """
     typed = onnx.shape_inference.infer_shapes(model).graph
-    found = _Rounding(model.graph, typed, frozenset()).apply()
+    found = _Rounding(model.graph, typed, {}).apply()
     if found:
         renew_shapes(model)
     return found
 
 
 class _Rounding:
-    """A graph, and the names of what is FP16 in it and around it. `typed` is the same graph with its types."""
+    """A graph, and the types of what is FP16 or BF16 in it and around it. `typed` is the same graph with its types."""
 
-    def __init__(self, graph: onnx.GraphProto, typed: onnx.GraphProto, around: frozenset[str]) -> None:
+    def __init__(self, graph: onnx.GraphProto, typed: onnx.GraphProto, around: Mapping[str, int]) -> None:
         self._graph, self._typed = graph, typed
-        self._half = around | frozenset(_half_names(typed))
+        self._half = {**around, **dict(_half_types(typed))}
         self._taken = {name for node in graph.node for name in (*node.input, *node.output)}
-        products = _products_with_bias(graph) & self._half
+        products = _products_with_bias(graph) & self._half.keys()
         self._single = {name: self._new_name(f"{name}.exact") for name in sorted(products)}
         self._changed = False
 
@@ -74,8 +77,9 @@ class _Rounding:
         return self._changed
 
     def _rewritten(self, node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
-        touches_half = not self._half.isdisjoint((*node.input, *node.output))
-        if node.op_type in EXACT or node.domain not in {"", "ai.onnx"} or not touches_half:
+        kinds = {self._half[name] for name in (*node.input, *node.output) if name in self._half}
+        exact = EXACT_IN_BRAIN if BRAIN in kinds else EXACT
+        if node.op_type in exact or node.domain not in {"", "ai.onnx"} or not kinds:
             yield node
             return
         self._changed = True
@@ -91,7 +95,7 @@ class _Rounding:
         node.input.extend(inputs)
         node.output.extend(outputs)
         yield node
-        yield from (_cast(exact, name, HALF) for name, exact in rounded.items())
+        yield from (_cast(result, name, self._half[name]) for name, result in rounded.items())
 
     def _new_name(self, name: str) -> str:
         while name in self._taken:
@@ -104,11 +108,11 @@ def _cast(source: str, result: str, to: int) -> onnx.NodeProto:
     return helper.make_node("Cast", [source], [result], name=f"{result}.cast", to=to)
 
 
-def _half_names(graph: onnx.GraphProto) -> Iterator[str]:
-    yield from (tensor.name for tensor in graph.initializer if tensor.data_type == HALF)
+def _half_types(graph: onnx.GraphProto) -> Iterator[tuple[str, int]]:
+    yield from ((tensor.name, tensor.data_type) for tensor in graph.initializer if tensor.data_type in {HALF, BRAIN})
     for value in (*graph.input, *graph.value_info, *graph.output):
-        if value.type.tensor_type.elem_type == HALF:
-            yield value.name
+        if value.type.tensor_type.elem_type in {HALF, BRAIN}:
+            yield value.name, value.type.tensor_type.elem_type
 
 
 def _products_with_bias(graph: onnx.GraphProto) -> frozenset[str]:

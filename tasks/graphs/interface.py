@@ -26,7 +26,7 @@ class CheckTypedRequest(Frozen):
     """A converted graph, the graph it came from, and what to run both on at each of the check shapes.
 
     `most_error` is how far the outputs may be apart, by relative L2; None where only shapes are compared. With
-    `opt_only` both run at `opt` alone.
+    `opt_only` both run at `opt` alone. With `written_out` the converted graph runs as `cpu_form` has it.
     """
 
     onnx: Path
@@ -35,6 +35,7 @@ class CheckTypedRequest(Frozen):
     samples: Path | None
     most_error: float | None = None
     opt_only: bool = False
+    written_out: bool = False
 
 
 class CheckFreshRequest(Frozen):

@@ -10,6 +10,7 @@ import onnxruntime as ort
 
 from tasks.errors import StageError
 from tasks.graphs.custom_ops import custom_operations, register_libraries
+from tasks.graphs.cpu_form import as_cpu_runs
 from tasks.graphs.interface import CheckExportRequest, CheckFreshRequest, CheckTypedRequest, export_steps
 from tasks.graphs.level import set_level
 from tasks.graphs.onnx_files import check_external_data, opset_of
@@ -39,15 +40,21 @@ FRESH_SLACK = 10.0
 LOG_ERRORS_ONLY = 3
 
 
-def open_session(path: Path) -> ort.InferenceSession:
-    """Load a graph on the CPU, with the libraries and at the level that lie beside it."""
+def open_session(path: Path, *, written_out: bool = False) -> ort.InferenceSession:
+    """Load a graph on the CPU, with the libraries and at the level that lie beside it; or as `cpu_form` has it."""
     check_external_data(path)
     options = ort.SessionOptions()
     options.log_severity_level = LOG_ERRORS_ONLY
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # other work shares this machine
     register_libraries(options, path)
     set_level(options, path)
-    return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    source: str | bytes = str(path)
+    if written_out:
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
+        model = onnx.load(path, load_external_data=False)
+        as_cpu_runs(model)
+        source = model.SerializeToString()
+    return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
 
 
 def check_valid(path: Path) -> None:
@@ -204,7 +211,7 @@ def check_typed(raw: dict[str, Any], _progress: Callable[[int, int], None]) -> i
     request = CheckTypedRequest.model_validate(raw)
     check_valid(request.onnx)
     try:
-        session = open_session(request.onnx)
+        session = open_session(request.onnx, written_out=request.written_out)
     except Exception as error:
         raise StageError(f"ONNX Runtime cannot load the converted graph: {error}") from error
     original = open_session(request.original)

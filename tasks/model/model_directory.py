@@ -41,8 +41,8 @@ class CalibrationFolder:
 class ModelDirectory:
     """A model directory whose files were found. All paths are resolved; none leaves `root` but the calibration set.
 
-    `calibration` is that set's folder and its manifest, None where that folder is not there yet, or empty: INT8 alone
-    needs it, and `require_calibration` asks for it. Its files are read when they are needed.
+    `calibration` is that set's folder and its manifest, None where that folder is not there yet, or empty: INT8 and
+    FP8 alone need it, and `require_calibration` asks for it. Its files are read when they are needed.
     """
 
     root: Path
@@ -188,20 +188,22 @@ def survey_model_directory(path: Path) -> tuple[ModelDirectory, tuple[str, ...]]
 
 
 def require_calibration(directory: ModelDirectory) -> CalibrationFolder:
-    """The calibration set that a model names, which INT8 needs.
+    """The calibration set that a model names, which INT8 and FP8 need.
 
     Raises:
         InputError: the model names none, or its folder is not there.
     """
     if directory.calibration is not None:
         return directory.calibration
+    needing = next((one.value for one in directory.spec.precisions if one.is_quantized), Precision.INT8.value)
     if directory.spec.calibration is None:
         raise InputError(
-            f"{SPEC_FILE}: calibration: missing, and precision int8 needs it; name a calibration set, or drop int8"
+            f"{SPEC_FILE}: calibration: missing, and precision {needing} needs it; name a calibration set, or drop"
+            f" {needing}"
         )
     raise InputError(
         f"{SPEC_FILE}: calibration.set: {directory.spec.calibration.set} is no folder with a calibration set, which"
-        " int8 needs; make it with `enginegate calibration draw`, name another, or choose --precision"
+        f" {needing} needs; make it with `enginegate calibration draw`, name another, or choose --precision"
     )
 
 

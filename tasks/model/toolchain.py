@@ -14,7 +14,7 @@ TOOLCHAIN = (
     "enginegate", "torch", "safetensors", "numpy", "scipy", "onnx", "onnx-ir", "onnxscript", "onnxslim", "onnxruntime",
     "onnxconverter-common", "onnx-graphsurgeon", "nvidia-modelopt",
 )  # fmt: skip
-RECIPES = {Precision.FP32: 2, Precision.FP16: 3, Precision.INT8: 3}
+RECIPES = {Precision.FP32: 2, Precision.FP16: 3, Precision.BF16: 1, Precision.INT8: 3, Precision.FP8: 1}
 """How graphs are converted to each precision: another number makes other engines of the same tools and model."""
 UNSAID_RECIPE = 2
 """That of the versions which say nothing of it."""

@@ -9,6 +9,7 @@ from tasks.errors import StageError
 from tasks.model.toolchain import package_versions
 from tasks.quantization.interface import (
     AUTOCAST_DATA_MAX,
+    BFLOAT16_MAX,
     CALIBRATION_BATCH,
     HISTOGRAM_BINS,
     PERCENTILE,
@@ -21,12 +22,16 @@ from tasks.specs import CalibrationMethod, Precision
 
 @dataclass(frozen=True)
 class Converter:
-    """A converter: its name in recipes, its module in tasks.quantization, the packages and parameters that decide."""
+    """A converter: its name in recipes, its module in tasks.quantization, the packages and parameters that decide.
+
+    `function` of the module serves a ConvertRequest.
+    """
 
     name: str
     module: str
     packages: tuple[str, ...]
     parameters: dict[str, object]
+    function: str = "convert"
 
     def is_installed(self) -> bool:
         """Whether all its packages are there."""
@@ -62,6 +67,25 @@ FP16 = (
     ),
     Converter("onnxconverter-float16", "float16", ("onnxconverter-common", "onnx"), {"keep_io_types": True}),
 )
+BF16 = Converter(
+    "modelopt-autocast",
+    "autocast",
+    _MODELOPT,
+    {"keep_io_types": True, "data_max": BFLOAT16_MAX, "type": "bf16"},
+    "convert_to_bfloat16",
+)
+FP8 = Converter(
+    "modelopt-fp8",
+    "modelopt_fp8",
+    _MODELOPT,
+    {
+        "method": CalibrationMethod.MAX.value,
+        "batch": CALIBRATION_BATCH,
+        "high_precision": "fp16",
+        "data_max": AUTOCAST_DATA_MAX,
+        "range_samples": RANGE_SAMPLES,
+    },
+)
 
 
 def converters_for(precision: Precision, method: CalibrationMethod | None) -> tuple[Converter, ...]:
@@ -73,6 +97,8 @@ def converters_for(precision: Precision, method: CalibrationMethod | None) -> tu
         return ()
     if precision is Precision.FP16:
         return tuple(converter for converter in FP16 if converter.is_installed()) or FP16
+    if precision in {Precision.BF16, Precision.FP8}:
+        return (BF16 if precision is Precision.BF16 else FP8,)
     assert method is not None  # noqa: S101 - convert_precision refuses INT8 without calibration
     if method is CalibrationMethod.AUTO:
         return tuple(int8_converter(each) for each in tried_methods())

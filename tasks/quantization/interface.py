@@ -28,12 +28,14 @@ QUANTIZED_BINS = 128
 # behind an additive mask in FP32, and so break TensorRT's fused attention; whether the engine is still right is for
 # the gate to say.
 AUTOCAST_DATA_MAX = 32768.0
+# BF16 ends where FP32 does, nearly.
+BFLOAT16_MAX = 3.38e38
 
 
 class ConvertRequest(Frozen):
     """The graph to convert, its model, and the folder for the result. The reply adds to the recipe, by name.
 
-    `samples` holds shards, for INT8 those of the calibration set; `method` and `exclude` are there for INT8 only.
+    `samples` holds shards, for INT8 and FP8 those of the calibration set; `exclude` is there for INT8 only.
     `exclude` are nodes that stay as they are, by the names that `name_nodes` gives once `fold_transposed_weights` is
     done.
     """
@@ -54,7 +56,7 @@ class CalibrationReader:
     """
 
     def __init__(self, request: ConvertRequest, progress: Callable[[int, int], None]) -> None:
-        assert request.samples is not None  # noqa: S101 - convert sends them for INT8
+        assert request.samples is not None  # noqa: S101 - convert sends them for INT8 and FP8
         self._paths = shard_paths(request.samples)
         batch = request.spec.dims[request.spec.batch_dim]
         self._batch = batch.model_copy(update={"opt": max(batch.min, min(batch.max, CALIBRATION_BATCH))})

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any
 
-from modelopt.onnx.quantization import quantize
-
-from tasks.graphs.custom_ops import refuse_libraries
-from tasks.graphs.onnx_files import opset_of, read_model, weight_bytes, write_model
-from tasks.quantization.interface import CalibrationReader, ConvertRequest
-from tasks.quantization.quantizable import find_quantizable, fold_transposed_weights, keep_float, name_nodes
+from tasks.graphs.onnx_files import write_model
+from tasks.quantization.interface import ConvertRequest
+from tasks.quantization.max_ranges import quantize_by_max
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,30 +19,5 @@ def convert(raw: dict[str, Any], progress: Callable[[int, int], None]) -> dict[s
         StageError: `exclude` names what is not there or leaves nothing.
     """
     request = ConvertRequest.model_validate(raw)
-    refuse_libraries(request.onnx, "Method max")
-    model = read_model(request.onnx)
-    fold_transposed_weights(model)
-    name_nodes(model)  # as the other methods do, so that a node has one name whatever the method
-    excluded = find_quantizable(model, request.exclude).excluded if request.exclude else ()
-    opset, external = opset_of(model), weight_bytes(model) >= request.external_bytes
-    prepared = request.output.parent / "prepared"
-    prepared.mkdir()
-    path = request.output.parent / "quantized.onnx"
-    quantize(
-        str(write_model(model, prepared, external_bytes=request.external_bytes)),
-        quantize_mode="int8",
-        calibration_method="max",
-        calibration_data_reader=CalibrationReader(request, progress),
-        calibration_eps=["cpu"],
-        nodes_to_exclude=[f"{re.escape(name)}$" for name in excluded],  # it takes patterns that match from the start
-        output_path=str(path),
-        # Everything that is not quantized stays in FP32, as the other methods leave it.
-        high_precision_dtype="fp32",
-        use_external_data_format=external,
-        opset=opset,  # it raises anything below 19 to 19
-        log_level="WARNING",
-    )
-    quantized = read_model(path)
-    keep_float(quantized, excluded)
-    write_model(quantized, request.output, external_bytes=request.external_bytes)
+    write_model(quantize_by_max(request, "int8", progress), request.output, external_bytes=request.external_bytes)
     return {}

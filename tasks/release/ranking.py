@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     Place = tuple[str, str, str | None]
 
-FINEST_FIRST = (Precision.FP32, Precision.FP16, Precision.INT8)
+FINEST_FIRST = (Precision.FP32, Precision.FP16, Precision.BF16, Precision.FP8, Precision.INT8)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 from tasks.errors import InputError
@@ -10,6 +12,7 @@ from tasks.samples.lfs_pointer import refuse_pointer
 from tasks.sources.interface import SAVE_PICKLE
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
 SINGLE = "model.safetensors"
@@ -18,6 +21,7 @@ PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 PICKLED_WEIGHTS = "pytorch_model"
 """So the weights are called beside pickles of the training's own."""
 LENGTH_BYTES = 8
+BFLOAT16, FLOATS = "BF16", {"BF16", "F16", "F32", "F64"}
 MOST_HEADER_BYTES = 100 << 20
 """The format's own bound (huggingface/safetensors, "Format")."""
 
@@ -86,22 +90,44 @@ def _without_weights(root: Path, origin: str) -> str:
     )
 
 
+def bfloat16_share(paths: Iterable[Path]) -> float:
+    """Of the floats in safetensors files, the share that is stored as bfloat16, by their headers alone.
+
+    Raises:
+        InputError: a file is not whole.
+    """
+    found: Counter[str] = Counter()
+    for path in paths:
+        refuse_pointer(path, path.name)
+        header, problem = _header(path)
+        if problem:
+            raise InputError(f"{path.name}: is not a whole safetensors file: {problem}; copy or download it again")
+        for name, tensor in header.items():
+            if name != "__metadata__":
+                found[str(tensor["dtype"])] += prod(tensor["shape"])
+    floats = sum(count for dtype, count in found.items() if dtype in FLOATS)
+    return found[BFLOAT16] / floats if floats else 0.0
+
+
 def _refuse_half(path: Path, origin: str) -> None:
     """Refuse a file that ends before the tensors that its header names do, as after a download that broke off."""
     refuse_pointer(path, f"{origin}/{path.name}")
-    size, problem = path.stat().st_size, ""
+    _, problem = _header(path)
+    if problem:
+        raise InputError(f"{origin}/{path.name}: is not a whole safetensors file: {problem}; copy or download it again")
+
+
+def _header(path: Path) -> tuple[dict[str, Any], str]:
+    """What a file says of its tensors, and what is wrong with it, or nothing."""
+    size = path.stat().st_size
     with path.open("rb") as stream:
         length = int.from_bytes(stream.read(LENGTH_BYTES), "little")
         if length > min(MOST_HEADER_BYTES, size - LENGTH_BYTES):
-            problem = "its header is cut off"
-        else:
-            try:
-                header = json.loads(stream.read(length))
-                ends = [tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"]
-                wanted = LENGTH_BYTES + length + max(ends, default=0)
-            except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-                problem = "its header cannot be read"
-            else:
-                problem = f"it has {size:,} of {wanted:,} bytes" if wanted != size else ""
-    if problem:
-        raise InputError(f"{origin}/{path.name}: is not a whole safetensors file: {problem}; copy or download it again")
+            return {}, "its header is cut off"
+        try:
+            header = json.loads(stream.read(length))
+            ends = [tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"]
+            wanted = LENGTH_BYTES + length + max(ends, default=0)
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+            return {}, "its header cannot be read"
+    return header, f"it has {size:,} of {wanted:,} bytes" if wanted != size else ""

@@ -60,16 +60,17 @@ def convert_precision(
     """Convert an exported model to `precision`; inputs and outputs keep their names and types.
 
     FP32 is the exported graph itself, and so is INT8 of a graph that already holds Q/DQ nodes. The recipe of any other
-    INT8 names `method`, and `calibration`, the digest of the samples. With method `auto`, every method is scored on
-    each fourth sample, held back from it, and the one with the smallest loss then gets the whole set; `trials` has what
-    came of each. Trials are made anew for each `exclude`: without a layer that cannot be quantized, another may win.
+    INT8, and of FP8, names `method`, and `calibration`, the digest of the samples. With method `auto`, every method is
+    scored on each fourth sample, held back from it, and the one with the smallest loss then gets the whole set;
+    `trials` has what came of each. Trials are made anew for each `exclude`: without a layer that cannot be quantized,
+    another may win. FP8 is by `max`, whatever the model's method is.
 
     Args:
         context: the stage's surroundings.
         exported: the exported model.
         precision: what to convert to.
         spec: the model.
-        calibration: the calibration set, which INT8 needs.
+        calibration: the calibration set, which INT8 and FP8 need.
         exclude: nodes that INT8 leaves in float, by their names in a `Sensitivity`; `excluded` in the recipe has them
             as a JSON list.
         data: the validation data, a few samples of which show what FP16 must hold (`quantization.range_samples`);
@@ -77,19 +78,21 @@ def convert_precision(
         half: INT8 with `half` as well. Where that cannot be made, it is told, and the model is without.
 
     Raises:
-        InputError: INT8 is asked for without a calibration set, or `auto` with fewer than 8 samples.
+        InputError: INT8 or FP8 is asked for without a calibration set, or `auto` with fewer than 8 samples.
         StageError: no converter gave a graph that ONNX Runtime loads, and runs at every check shape, or `exclude` names
             what INT8 would not quantize, or all that it would.
     """
-    int8 = precision is Precision.INT8
-    if int8 and (calibration is None or spec.calibration is None):
-        raise InputError("model.yaml: calibration: missing, and precision int8 needs it; name a calibration set")
+    int8, quantized = precision is Precision.INT8, precision.is_quantized
+    if quantized and (calibration is None or spec.calibration is None):
+        raise InputError(
+            f"model.yaml: calibration: missing, and precision {precision.value} needs it; name a calibration set"
+        )
     if exclude and not int8:
-        raise StageError(f"convert: {precision.value} quantizes nothing, so nothing can be left out; exclude for int8")
-    method = spec.calibration.method if int8 and spec.calibration is not None else None
-    calibration = calibration if int8 else None
-    ranges = data if precision is Precision.FP16 else None
-    job = _Conversion(context, exported, precision, spec, calibration, method, tuple(sorted(set(exclude))), ranges)
+        raise StageError(f"convert: layers are left out of int8 alone, not of {precision.value}; exclude for int8")
+    calibration = calibration if quantized else None
+    ranges = data if precision in {Precision.FP16, Precision.BF16} else None
+    method, excluded = _method(spec, precision), tuple(sorted(set(exclude)))
+    job = _Conversion(context, exported, precision, spec, calibration, method, excluded, ranges)
     converted = run_cached(context.store, "convert", job.key(), TypedModel, job.run)
     if not int8 or not half:
         return converted
@@ -101,6 +104,12 @@ def convert_precision(
             f" had: {onnx_files.short_reason(error)}"
         )
         return converted
+
+
+def _method(spec: ModelSpec, precision: Precision) -> CalibrationMethod | None:
+    if not precision.is_quantized or spec.calibration is None:
+        return None
+    return CalibrationMethod.MAX if precision is Precision.FP8 else spec.calibration.method
 
 
 @dataclass(frozen=True)
@@ -145,7 +154,7 @@ class _Conversion:
         if self.precision is Precision.FP32:
             return self._untouched("the exported model is FP32")
         onnx = onnx_files.fetched_model(self.context.store.fetch(self.exported.onnx, folder / "onnx"))
-        if self.precision is Precision.INT8 and onnx_files.holds_quantization(onnx):
+        if self.precision.is_quantized and onnx_files.holds_quantization(onnx):
             return self._quantized_in_training()
         if self.calibration is not None:
             self.context.store.fetch(self.calibration.inputs, folder / "samples")
@@ -156,6 +165,11 @@ class _Conversion:
         return self._first_that_works(folder, onnx)
 
     def _quantized_in_training(self) -> TypedModel:
+        if self.precision is not Precision.INT8:
+            raise StageError(
+                f"convert: {self.precision.value} cannot be made: the model was quantized in training, and its own Q/DQ"
+                " nodes say to what; ask for int8, which takes them as they are"
+            )
         if self.exclude:
             raise StageError(
                 f"convert: int8 cannot leave out {', '.join(self.exclude)}: the model was quantized in training, and"
@@ -258,7 +272,7 @@ class _Conversion:
         result.mkdir(parents=True)
         copy_libraries(step.onnx, result)
         recipe = self.context.call_in_child(
-            f"tasks.quantization.{step.converter.module}:convert",
+            f"tasks.quantization.{step.converter.module}:{step.converter.function}",
             ConvertRequest(
                 onnx=step.onnx,
                 output=result,
@@ -281,8 +295,9 @@ class _Conversion:
             original=step.onnx,
             spec=self.spec,
             samples=step.samples,
-            most_error=MOST_HALF_ERROR if self.precision is Precision.FP16 else None,
+            most_error=MOST_HALF_ERROR if self.precision in {Precision.FP16, Precision.BF16} else None,
             opt_only=step.is_trial,
+            written_out=self.precision in {Precision.BF16, Precision.FP8},
         )
         opset = self.context.call_in_child(
             "tasks.graphs.onnx_check:check_typed", check, int, step.place, on_progress=ignore_progress
@@ -301,6 +316,8 @@ class _Conversion:
         causes = "\n".join(f"({n}) {name}: {cause}" for n, (name, cause) in enumerate(failures, start=1))
         if self.method is None:
             return StageError(f"convert: {self.precision.value} failed.\n{causes}")
+        if self.precision is Precision.FP8:
+            return StageError(f"convert: fp8 failed, and there is no other converter for it; use fp16.\n{causes}")
         others = ", ".join(method.value for method in CalibrationMethod if method is not self.method)
         remedy = "" if self.exclude or self.method is CalibrationMethod.AUTO else f"; try another method ({others})"
         return StageError(f"convert: int8 by calibration.method {self.method.value} failed{remedy}.\n{causes}")

@@ -28,6 +28,7 @@ from tasks.stages.corners import run_at_corners
 from tasks.store.stage_cache import StageResult, run_cached
 from validation.misfits import DECISIONS, classes_last, decisions_of
 from validation.outputs import OutputKind
+from validation.rules import limit_at
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -45,8 +46,9 @@ VARIATION = "mean total variation of the probabilities"
 COSINE = "mean 1 - cosine"
 DISAGREEMENT = "share of labels that are not the reference's"
 
-# FP32, FP16, INT8. Each is some five times what the default policy lets the same kind of output err on the validation
-# samples (`validation.policy`); README, "Inputs that are in no file", has the table, and what was measured.
+# FP32, FP16, INT8; `limit_at` has those of the others. Each is some five times what the default policy lets the same
+# kind of output err on the validation samples (`validation.policy`); README, "Inputs that are in no file", has the
+# table, and what was measured.
 LIMITS: dict[str, tuple[float, float, float]] = {
     MEAN_ERROR: (0.005, 0.05, 0.10),
     RELATIVE_L2: (0.01, 0.10, 0.50),
@@ -173,12 +175,12 @@ def run_in_child(payload: dict[str, Any], progress: Callable[[int, int], None]) 
             keep = None if output.mask is None else inputs[output.mask]
             sums[name, draw].add(output, reference[name], found.get(name), keep)
         progress(number + 1, len(shards))
-    level = list(Precision).index(request.precision)
-    figures = [one.figure(name, draw, request.outputs[name], level) for (name, draw), one in sums.items()]
-    return Tried(figures=(*figures, *_corner_figures(request, engine, level)))
+    precision = request.precision.value
+    figures = [one.figure(name, draw, request.outputs[name], precision) for (name, draw), one in sums.items()]
+    return Tried(figures=(*figures, *_corner_figures(request, engine, precision)))
 
 
-def _corner_figures(request: TryRequest, engine: Engine, level: int) -> Iterator[FreshFigure]:
+def _corner_figures(request: TryRequest, engine: Engine, precision: str) -> Iterator[FreshFigure]:
     if not request.declared:
         return
     against = f"itself in batches of {request.batch.opt}"
@@ -187,7 +189,7 @@ def _corner_figures(request: TryRequest, engine: Engine, level: int) -> Iterator
             one, output = _Sum(), request.outputs[name]
             keep = None if output.mask is None else run.inputs[output.mask]
             one.add(output, run.expected[name], run.found.get(name), keep)
-            yield one.figure(name, run.way, output, level).model_copy(update={"against": against})
+            yield one.figure(name, run.way, output, precision).model_copy(update={"against": against})
 
 
 class _Sum:
@@ -219,14 +221,14 @@ class _Sum:
         self.error += float(errors.sum())
         self.weight += errors.size
 
-    def figure(self, name: str, draw: str, output: OutputDeclaration, level: int) -> FreshFigure:
+    def figure(self, name: str, draw: str, output: OutputDeclaration, precision: str) -> FreshFigure:
         """The figure of all shards."""
         measure, value = measure_of(output), None
         if self.is_comparable:
             # JSON has no infinity: beside a reference of zeros, an error is as large as numbers get.
             value = self.error / self.weight if self.weight else sys.float_info.max * (self.error > 0)
             value = float(np.sqrt(value)) if measure == RELATIVE_L2 else value
-        limit = LIMITS[measure][level]
+        limit = limit_at(LIMITS[measure], precision)
         return FreshFigure(output=name, draw=draw, samples=self.samples, measure=measure, value=value, limit=limit)
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 Reply = TypeVar("Reply")
 # ModelOpt replaces ONNX Runtime's calibrators in the process that imports it.
-ALWAYS_IN_CHILDREN = ("tasks.quantization.modelopt_int8:", "tasks.quantization.autocast:")
+ALWAYS_IN_CHILDREN = tuple(f"tasks.quantization.{name}:" for name in ("modelopt_int8", "modelopt_fp8", "autocast"))
 
 
 class InProcess(StageContext):

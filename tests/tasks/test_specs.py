@@ -11,7 +11,7 @@ from tasks.artifact import ArtifactFile
 from tasks.declared import Dim
 from tasks.errors import InputError
 from tasks.records import Cell, EngineManifest
-from tasks.specs import TARGETS, BuildSpec, ModelSpec, Precision, ValidationSpec
+from tasks.specs import TARGETS, BuildSpec, ModelSpec, Precision, ValidationSpec, why_impossible
 from tests.tasks.tiny import changed, make_outcome, manifest_of, tiny_spec
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def test_a_model_named_like_a_cell_keeps_its_name() -> None:
         "cpu-fp16@0123456789ab",
         "-cpu-fp16@0123456789ab",
         "tiny-tpu-fp16@0123456789ab",
-        "tiny-cpu-fp8@0123456789ab",
+        "tiny-cpu-fp4@0123456789ab",
         "tiny-cpu-fp16@0123456789AB",
         "tiny-cpu-fp16@0123456789ab\n",
         " tiny-cpu-fp16@0123456789ab",
@@ -84,6 +84,26 @@ def test_what_is_no_engine_id_is_refused_with_an_example(text: str) -> None:
 def test_any_text_is_an_engine_id_or_a_clear_error(text: str) -> None:
     with pytest.raises(InputError):
         Cell.parse(f"{text}@x")
+
+
+@pytest.mark.parametrize(
+    ("precision", "without"), [("fp32", ""), ("fp16", ""), ("int8", ""), ("bf16", "t4"), ("fp8", "t4 a10g a100")]
+)
+def test_a_table_says_what_a_target_cannot_do(precision: str, without: str) -> None:
+    lacking = [target for target in TARGETS if why_impossible(target, Precision(precision)) is not None]
+    assert sorted(lacking) == sorted(without.split())
+
+
+def test_a_mig_slice_can_do_what_its_gpu_can() -> None:
+    assert why_impossible("h100-mig-1g.10gb", Precision.FP8) is None
+    reason = why_impossible("a100-mig-1g.5gb", Precision.FP8)
+    assert reason == "FP8 takes compute capability 8.9 or later (l4, h100, h200), and a100-mig-1g.5gb is older"
+
+
+def test_fp8_takes_the_calibration_set_of_int8_whatever_its_method() -> None:
+    spec = tiny_spec(precisions=["int8", "fp8"], calibration={"set": "x", "method": "entropy"})
+    assert [precision.is_quantized for precision in spec.precisions] == [True, True]
+    assert tiny_spec(precisions=["fp8"], calibration={"set": "x", "method": "max"}).calibration is not None
 
 
 def test_specs_cannot_be_changed() -> None:
@@ -111,8 +131,17 @@ def test_specs_cannot_be_changed() -> None:
         ({"targets": ["cpu\n"]}, ["targets", "is no target"]),
         ({"targets": ["cpu", "cpu"]}, ["targets", "cpu is listed twice"]),
         ({"precisions": ["fp16", "fp16"]}, ["precisions", "fp16 is listed twice"]),
-        ({"precisions": ["fp17"]}, ["precisions.0", "'fp32', 'fp16' or 'int8'", "'fp17'"]),
+        ({"precisions": ["fp17"]}, ["precisions.0", "'fp32', 'fp16', 'bf16', 'int8' or 'fp8'", "'fp17'"]),
         ({"precisions": ["int8"]}, ["calibration", "missing", "int8 needs it"]),
+        ({"precisions": ["fp8"]}, ["calibration", "missing", "fp8 needs it"]),
+        (
+            {"precisions": ["fp16", "fp8"], "calibration": {"set": "x", "method": "entropy"}},
+            ["calibration.method: entropy finds ranges for int8", "write method: max, or add int8"],
+        ),
+        (
+            {"targets": ["t4", "a10g"], "precisions": ["fp8"], "calibration": {"set": "x", "method": "max"}},
+            ["precisions: no target has any of them", "8.9 or later", "t4 is older", "a10g is older", "add a target"],
+        ),
         ({"outputs": {"score": {"kind": "score", "range": [1, 1]}}}, ["outputs.score", "empty", "low < high"]),
         ({"outputs": {"score": {"kind": "score", "range": [0, float("inf")]}}}, ["outputs.score.range", "finite"]),
         ({"outputs": {"score": {"kind": "logits", "range": [0, 1]}}}, ["outputs.score", "kind score", "remove it"]),

@@ -14,6 +14,7 @@ from validation.comparison import Comparison, ComparisonResult
 from validation.metrics import METRICS
 from validation.outputs import OutputKind, OutputSpec
 from validation.policy import default_policy
+from validation.rules import PRECISIONS
 from validation.verdict import Outcome, Verdict, decide
 
 N, COLUMNS, LEVELS = 2_400, 3, 6
@@ -235,3 +236,11 @@ def test_other_kinds_pass_when_good_and_fail_when_damaged(kind: OutputKind, prec
     assert good.outcome is Outcome.PASS, good.worst_rule.sentence
     for damage in OTHER_DAMAGES:
         assert decide(policy, compare_other(kind, damage)).outcome is Outcome.FAIL, damage
+
+
+def test_fp8_is_judged_as_int8_and_bf16_halfway_between_fp16_and_int8() -> None:
+    spec = {"out": OutputSpec(kind=OutputKind.SCORE, low=0, high=2)}
+    limits = {one: [rule.limit for rule in default_policy(spec, one, ["level"]).rules] for one in PRECISIONS}
+    assert limits["fp8"] == limits["int8"]
+    assert limits["bf16"] == pytest.approx((np.array(limits["fp16"]) + limits["int8"]) / 2)
+    assert limits["fp32"] != limits["fp16"] != limits["bf16"] != limits["int8"]

@@ -77,7 +77,7 @@ def test_the_model_is_found_below_the_current_folder_by_its_name(
 @pytest.mark.parametrize(
     ("engine", "words"),
     [
-        ("huge-channels-cpu-fp16@0123456789ab", "is fp16; only int8 engines have layers that were quantized"),
+        ("huge-channels-cpu-fp16@0123456789ab", "is fp16; layers are ranked, and left out, of int8 engines alone"),
         ("huge-channels-cpu-int8@0123456789ab", "now; go back to the files that the engine was made of"),
         ("huge-channels-a100-int8@0123456789ab", "makes huge-channels-cpu-int8@"),
         ("essay-scorer-cpu-int8@0123456789ab", "makes huge-channels-cpu-int8@"),

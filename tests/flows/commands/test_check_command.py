@@ -78,6 +78,23 @@ def test_a_conversion_ends_with_the_same_before_any_long_work(
     assert "Traceback" not in text
 
 
+def test_what_a_target_cannot_do_is_named_and_stops_nothing(project: Project) -> None:
+    project.edit("model.yaml", "targets: [cpu]", "targets: [cpu, t4]")
+    project.edit("model.yaml", "precisions: [", "precisions: [bf16, fp8, ")
+    code, document, _ = project.run("check", str(project.model), "--precision", "fp8")
+    remarks = [(remark["level"], remark["text"][:13]) for remark in document["remarks"]]
+    assert ("warning", "no fp8 for t4") in remarks
+    assert code == 0, document["remarks"]
+
+
+def test_bf16_of_weights_that_are_float32_stops_with_the_remedy(project: Project) -> None:
+    project.edit("model.yaml", "precisions: [", "precisions: [bf16, ")
+    code, document, _ = project.run("check", str(project.model), "--precision", "bf16")
+    assert code == 2
+    (stop,) = [remark["text"] for remark in document["remarks"] if remark["level"] == "stop"]
+    assert "bf16: is for models that were trained in it, and 0 % of the weights are bfloat16; write fp16" in stop
+
+
 def test_what_only_spoils_a_conversion_does_not_change_the_code(project: Project) -> None:
     project.edit("policy.yaml", "max: 0.05", "max: 0.0001")
     code, document, text = project.run("check", str(project.model))

@@ -57,6 +57,16 @@ def test_json_tells_cells_versions_and_the_toolchain(source: Source) -> None:
     assert (document["broken"], document["unchanged"], document["without_effect"]) == ([], 1, ["README.md"])
 
 
+def test_engines_that_cannot_be_are_told(source: Source) -> None:
+    source.commit(model_files("m/a", name="a", targets=["cpu", "t4"], precisions=["bf16"]))
+    code, text = run(str(source.root), "--to", "main")
+    assert code == 0
+    assert "! m/a: no bf16 for t4: BF16 takes compute capability 8.0 or later" in " ".join(text.split())
+    _, document = run_json(str(source.root), "--to", "main")
+    (model,) = document["models"]
+    assert [line[:14] for line in model["left_out"]] == ["no bf16 for t4"]
+
+
 def test_of_zeros_and_of_a_first_commit_all_models_are_new(source: Source) -> None:
     for arguments in (("--from", "0" * 40, "--to", "main"), ("--to", "main~1")):
         document = run_json(str(source.root), *arguments)[1]

@@ -197,6 +197,54 @@ def test_only_an_engine_that_the_targets_leave_out_is_refused(tmp_path: Path) ->
         plan(folder, targets=["cpu"], only=engine_id)
 
 
+def mixed(root: Path) -> Path:
+    folder = write(root)
+    edit_spec(
+        folder, lambda c: c.update(targets=["t4", "l4", "a100-mig-1g.5gb"], precisions=["fp16", "bf16", "int8", "fp8"])
+    )
+    return folder
+
+
+def test_what_a_target_cannot_do_is_left_out_and_named_with_the_reason(tmp_path: Path) -> None:
+    found = plan(mixed(tmp_path))
+    made = [(cell.target, cell.precision.value) for cell in found.cells]
+    assert made == [
+        *[("t4", precision) for precision in ("fp16", "int8")],
+        *[("l4", precision) for precision in ("fp16", "bf16", "int8", "fp8")],
+        *[("a100-mig-1g.5gb", precision) for precision in ("fp16", "bf16", "int8")],
+    ]
+    slice_ = "a100-mig-1g.5gb"
+    told = [line.removeprefix("! no ") for line in found.lines if line.startswith("! no ")]
+    assert told == [
+        "bf16 for t4: BF16 takes compute capability 8.0 or later (a10g, l4, a100, h100, h200), and t4 is older",
+        "fp8 for t4: FP8 takes compute capability 8.9 or later (l4, h100, h200), and t4 is older",
+        f"fp8 for {slice_}: FP8 takes compute capability 8.9 or later (l4, h100, h200), and {slice_} is older",
+    ]
+    assert plan(mixed(tmp_path), targets=["l4"]).left_out == ()
+
+
+def test_narrowing_to_what_a_target_cannot_do_is_refused_with_the_reason(tmp_path: Path) -> None:
+    folder = mixed(tmp_path)
+    with pytest.raises(InputError, match=r"^there is nothing to make: no fp8 for t4: .*; choose another --target or"):
+        plan(folder, targets=["t4"], precisions=["fp8"])
+    with pytest.raises(InputError, match=r"^--only tiny-t4-fp8@0{12}: FP8 takes .*; this directory makes tiny-t4-fp16"):
+        plan(folder, only="tiny-t4-fp8@000000000000")
+
+
+def test_precisions_that_a_model_does_not_have_are_no_part_of_its_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write(tmp_path)
+    before = version(folder)
+    for new in (Precision.BF16, Precision.FP8):
+        monkeypatch.setitem(toolchain.RECIPES, new, 99)
+    assert version(folder) == before
+    edit_spec(folder, lambda content: content["precisions"].append("fp8"))
+    with_it = version(folder)
+    monkeypatch.setitem(toolchain.RECIPES, Precision.FP8, 100)
+    assert version(folder) != with_it
+
+
 def git(folder: Path, *arguments: str) -> str:
     identity = ["-c", "user.name=Ann", "-c", "user.email=ann@example.org"]
     return subprocess.run(

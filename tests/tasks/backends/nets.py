@@ -8,37 +8,47 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx
 import onnx.parser
-from onnx import numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-OPSET = 20
+OPSET, OPSET_OF_BF16 = 20, 22
+BF16 = TensorProto.BFLOAT16
 
 
 @dataclass(frozen=True)
 class Net:
-    """What it computes of `x`, an FP16 tensor of `shape`, as `y`; weights are FP16, or whole numbers as given."""
+    """What it computes of `x`, a tensor of `shape`, as `y`; weights are of its kind too, or whole numbers as given.
+
+    `half` is that kind. `zeros` are zero points of FP8.
+    """
 
     body: str
     shape: tuple[str | int, ...] = ("batch", 16)
     weights: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     numbers: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    half: int = TensorProto.FLOAT16
+    zeros: tuple[str, ...] = ()
 
     def write(self, folder: Path) -> Path:
         """Write `model.onnx`."""
         folder.mkdir(parents=True)
+        opset = OPSET if self.half == TensorProto.FLOAT16 else OPSET_OF_BF16
         model = onnx.parser.parse_model(
-            f'<ir_version: 9, opset_import: ["" : {OPSET}]> net (float[{",".join(map(str, self.shape))}] input)'
-            f" => (float output) {{ x = Cast<to=10>(input) {self.body} output = Cast<to=1>(y) }}"
+            f'<ir_version: 10, opset_import: ["" : {opset}]> net (float[{",".join(map(str, self.shape))}] input)'
+            f" => (float output) {{ x = Cast<to={self.half}>(input) {self.body} output = Cast<to=1>(y) }}"
         )
         random = np.random.default_rng(0)
         for name, shape in self.weights.items():
             values = np.abs(0.1 * random.standard_normal(shape)) + 0.01  # scales are positive
-            model.graph.initializer.append(numpy_helper.from_array(values.astype(np.float16), name))
+            kind = helper.tensor_dtype_to_np_dtype(self.half)
+            model.graph.initializer.append(numpy_helper.from_array(values.astype(kind), name))
         for name, values in self.numbers.items():
             model.graph.initializer.append(numpy_helper.from_array(np.array(values, np.int64), name))
+        for name in self.zeros:
+            model.graph.initializer.append(helper.make_tensor(name, TensorProto.FLOAT8E4M3FN, [], b"\0", raw=True))
         del model.graph.output[0].type.tensor_type.shape.dim[:]
         model.graph.output[0].type.tensor_type.ClearField("shape")
         inferred = onnx.shape_inference.infer_shapes(model)
@@ -50,6 +60,7 @@ class Net:
 IMAGE = ("batch", 16, 8, 8)
 SEQUENCE = ("time", "batch", 16)
 PAIR = "{0}q = QuantizeLinear({0}, {1}) {0}d = DequantizeLinear({0}q, {1}) "
+PAIR8 = "{0}q = QuantizeLinear({0}, {1}, z) {0}d = DequantizeLinear({0}q, {1}, z) "
 SCALES = {"s": (), "t": ()}
 ATTENTION = (
     "q = MatMul(x, a) k = MatMul(x, b) v = MatMul(x, c) kt = Transpose<perm=[0,2,1]>(k) w = MatMul(q, kt)"
@@ -94,3 +105,23 @@ NETS = {
         {"w": (16, 16, 3, 3), **SCALES},
     ),
 }
+OF_FP8 = {
+    "product_fp8": Net(
+        PAIR8.format("x", "s") + PAIR8.format("w", "t") + "y = MatMul(xd, wd)",
+        weights={"w": (16, 16), **SCALES},
+        zeros=("z",),
+    ),
+    "convolution_fp8": Net(
+        PAIR8.format("x", "s") + PAIR8.format("w", "t") + "y = Conv<pads=[1,1,1,1]>(xd, wd)",
+        IMAGE,
+        {"w": (16, 16, 3, 3), **SCALES},
+        zeros=("z",),
+    ),
+}
+OF_BF16 = {
+    "product_bf16": Net("y = MatMul(x, w)", weights={"w": (16, 8)}, half=BF16),
+    "convolution_bf16": Net("y = Conv<pads=[1,1,1,1]>(x, w, b)", IMAGE, {"w": (16, 16, 3, 3), "b": (16,)}, half=BF16),
+    "layer_norm_bf16": Net("y = LayerNormalization(x, w, b)", weights={"w": (16,), "b": (16,)}, half=BF16),
+    "attention_bf16": Net(ATTENTION, ("batch", "time", 16), dict.fromkeys("abc", (16, 16)), half=BF16),
+}
+PRECISIONS_OF_TODAY = {"fp8": OF_FP8, "bf16": OF_BF16}

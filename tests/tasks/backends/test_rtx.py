@@ -19,11 +19,11 @@ from tasks.backends.trt_plan import PlanIndex
 from tasks.backends.trt_rtx import CAPABILITIES
 from tasks.backends.trt_witness import ParseReport, ParseRequest
 from tasks.process.context import StageContext
-from tasks.specs import BuildSpec, CalibrationMethod, CalibrationSpec, Precision
+from tasks.specs import BuildSpec, CalibrationMethod, CalibrationSpec, Precision, why_impossible
 from tasks.stages.convert import convert_precision
 from tasks.store.local import LocalStore
 from tests.tasks.backends.fake_tensorrt import FakeTensorrt, install
-from tests.tasks.backends.nets import NETS
+from tests.tasks.backends.nets import NETS, OF_BF16, OF_FP8, PRECISIONS_OF_TODAY
 from tests.tasks.backends.rtx_entries import Bodies, Builds, Built, Refusals
 from tests.tasks.backends.test_trt_unsupported import BEHIND, BODY, Parser, job_of, refusal
 from tests.tasks.stages.conftest import exported_encoder
@@ -70,7 +70,7 @@ def job_for(target: str, folder: Path, onnx_file: Path, inputs: Any, dims: dict[
 
 
 def net_job(target: str, folder: Path, name: str, dims: dict[str, Any] = DIMS, **more: Any) -> BuildJob:
-    net = NETS[name]
+    net = (NETS | OF_FP8 | OF_BF16)[name]
     inputs = {"input": {"dtype": "float32", "shape": list(net.shape)}}
     named = {axis: dims[axis] for axis in net.shape if isinstance(axis, str)}
     return job_for(target, folder, net.write(folder / "onnx"), inputs, named, **more)
@@ -89,6 +89,21 @@ def test_every_kind_of_layer_is_parsed_typed_and_built(context: StageContext, tm
         assert set(built.sizes[name]) == {"engine.json", "engine.plan"}, name
         assert built.sizes[name]["engine.plan"] > 1000, name
         assert built.warnings[name] == (), name
+
+
+@pytest.mark.parametrize("precision", list(PRECISIONS_OF_TODAY))
+def test_the_builder_can_do_a_precision_just_where_the_table_says(
+    context: StageContext, tmp_path: Path, precision: str
+) -> None:
+    jobs = {
+        f"{name} {target}": net_job(target, tmp_path / name / target, name)
+        for name in PRECISIONS_OF_TODAY[precision]
+        for target in CAPABILITIES
+    }
+    built = build(context, tmp_path, jobs)
+    expected = {one for one in jobs if why_impossible(one.split()[1], Precision(precision)) is None}
+    assert set(built.sizes) == expected, built.failed
+    assert {one for one, why in built.failed.items() if "HW-specific datatypes" in why} == jobs.keys() - expected
 
 
 def test_buckets_settings_and_progress_are_those_of_a_real_builder(context: StageContext, tmp_path: Path) -> None:
@@ -164,8 +179,8 @@ def test_the_witness_takes_what_it_takes_and_is_silent_on_what_it_lacks_itself(
 
 
 @pytest.mark.hardship(only=True)
-@pytest.mark.parametrize("precision", ["fp16", "int8"])
-def test_a_transformer_is_built_for_every_target_as_the_converters_leave_it(
+@pytest.mark.parametrize("precision", ["fp16", "bf16", "int8", "fp8"])
+def test_a_transformer_is_built_for_every_target_that_can_as_the_converters_leave_it(
     exported_encoder: SharedEncoder, context: StageContext, tmp_path: Path, precision: str
 ) -> None:
     made, store = exported_encoder.made, exported_encoder.context.store
@@ -175,5 +190,6 @@ def test_a_transformer_is_built_for_every_target_as_the_converters_leave_it(
     file = store.fetch((typed.half or typed).onnx, tmp_path / "onnx") / "model.onnx"
     inputs = {name: one.model_dump(mode="json") for name, one in spec.inputs.items()}
     dims = {name: one.model_dump(exclude_none=True) for name, one in spec.dims.items()}
-    jobs = {target: job_for(target, tmp_path / target, file, inputs, dims) for target in CAPABILITIES}
+    able = [target for target in CAPABILITIES if why_impossible(target, Precision(precision)) is None]
+    jobs = {target: job_for(target, tmp_path / target, file, inputs, dims) for target in able}
     assert build(context, tmp_path, jobs).failed == {}

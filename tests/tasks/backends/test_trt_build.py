@@ -240,6 +240,20 @@ def test_a_plugin_that_cannot_be_loaded_is_named(fake: FakeTensorrt, tmp_path: P
         run(fake, make_job(tmp_path).model_copy(update={"plugins": (tmp_path / "libplugin.so",)}))
 
 
+@pytest.mark.parametrize("precision", ["bf16", "fp8"])
+def test_precisions_of_today_are_refused_on_8_and_lie_in_the_graph_from_10_on(
+    fake: FakeTensorrt, tmp_path: Path, precision: str
+) -> None:
+    job = make_job(tmp_path, precision=precision)
+    if not fake.version.startswith("8."):
+        run(fake, job)
+        assert flags_set(fake) - {"TF32"} == set()
+        return
+    with pytest.raises(InputError, match=rf"TensorRT 8.6.0 has no {precision}; build with TensorRT 10.12 or newer, or"):
+        run(fake, job)
+    assert "Builder.__init__" not in [call.name for call in fake.calls]
+
+
 @pytest.mark.parametrize("fake", [UNTYPED], indirect=True)
 def test_an_opset_that_8_cannot_read_is_refused_and_the_key_named(fake: FakeTensorrt, tmp_path: Path) -> None:
     with pytest.raises(

@@ -48,6 +48,23 @@ def test_of_a_new_branch_all_models_are_new(shop: tuple[Source, str]) -> None:
     assert not found.forced
 
 
+def test_what_a_target_cannot_do_is_left_out_and_named(source: Source) -> None:
+    able = {**INT8, "targets": ["t4", "l4"], "precisions": ["int8", "fp8"]}
+    (model,) = plan(source, None, source.commit(model_files("m/a", name="a", **able) | set_files("sets/small"))).models
+    made = [(work.cell.target, work.cell.precision.value) for work in model.cells]
+    assert made == [("t4", "int8"), ("l4", "int8"), ("l4", "fp8")]
+    (line,) = model.left_out
+    assert line.startswith("no fp8 for t4: FP8 takes compute capability 8.9 or later")
+
+
+def test_fp8_alone_needs_its_calibration_set(source: Source) -> None:
+    alone = {**INT8, "precisions": ["fp8"]}
+    alone["calibration"] = {**INT8["calibration"], "method": "max"}
+    (model,) = plan(source, None, source.commit(model_files("m/a", name="a", **alone))).models
+    assert model.broken is not None
+    assert "is no folder with a calibration set, which fp8 needs" in model.broken
+
+
 CHANGES: dict[str, tuple[dict[str, str | bytes | None], dict[str, str]]] = {
     "a source": ({"m/a/model.py": "# other\n"}, {"m/a": "changed"}),
     "new source": ({"m/a/lib/x.py": ""}, {"m/a": "changed"}),

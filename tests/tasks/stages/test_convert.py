@@ -15,6 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from tasks.errors import InputError, StageError
 from tasks.graphs import onnx_files
+from tasks.graphs.cpu_form import as_cpu_runs
 from tasks.graphs.half_rounding import keep_half_rounding
 from tasks.graphs.onnx_check import open_session
 from tasks.process.context import StageContext
@@ -462,7 +463,7 @@ def test_not_all_layers_can_be_left_out(perceptron: Model) -> None:
 
 
 def test_only_int8_can_leave_layers_out(perceptron: Model) -> None:
-    with pytest.raises(StageError, match="fp16 quantizes nothing"):
+    with pytest.raises(StageError, match="layers are left out of int8 alone, not of fp16"):
         perceptron.convert(Precision.FP16, exclude=("Gemm_0",))
 
 
@@ -626,7 +627,7 @@ def test_where_the_first_fp16_graph_holds_at_opt_alone_the_fallback_takes_over_a
     assert len(at_lengths(clips, typed, tmp_path / "half")) == len(LENGTHS)
 
 
-def test_fp16_keeps_in_fp32_what_overflows_on_samples_of_the_validation_data(tmp_path: Path) -> None:
+def root_of_squares(folder: Path) -> Model:
     """The root of a mean of squares: noise has none that are large, these samples have."""
     nodes = [
         helper.make_node("Mul", ["features", "features"], ["square"]),
@@ -635,9 +636,23 @@ def test_fp16_keeps_in_fp32_what_overflows_on_samples_of_the_validation_data(tmp
         helper.make_node("Div", ["features", "root"], ["normal"]),
         helper.make_node("MatMul", ["normal", "w"], ["score"]),
     ]
-    model = by_hand(tmp_path, nodes, [numpy_helper.from_array(np.ones((24, 16), np.float32), "w")])
+    model = by_hand(folder, nodes, [numpy_helper.from_array(np.ones((24, 16), np.float32), "w")])
     loud = {"features": 600 * make_features()["features"]}
-    model = replace(model, data=store_shards(model.context.store, [loud]), samples=loud)
+    return replace(model, data=store_shards(model.context.store, [loud]), samples=loud)
+
+
+def test_fp8_keeps_in_fp32_what_overflows_on_samples_of_the_calibration_set(tmp_path: Path) -> None:
+    model = root_of_squares(tmp_path)
+    exact = model.run(model.convert(Precision.FP32), tmp_path / "exact")[0]
+    typed = model.convert(Precision.FP8, CalibrationMethod.MAX)
+    eight = onnx.load(model.context.store.fetch(typed.onnx, tmp_path / "eight") / "model.onnx")
+    assert as_cpu_runs(eight)
+    session = ort.InferenceSession(eight.SerializeToString(), providers=["CPUExecutionProvider"])
+    assert np.allclose(session.run(None, model.samples)[0], exact, atol=0.5)
+
+
+def test_fp16_keeps_in_fp32_what_overflows_on_samples_of_the_validation_data(tmp_path: Path) -> None:
+    model = root_of_squares(tmp_path)
     seen = convert_precision(model.context, model.exported, Precision.FP16, model.spec, None, data=model.data)
     blind = convert_precision(model.context, model.exported, Precision.FP16, model.spec, None)
     assert not blind.cached
