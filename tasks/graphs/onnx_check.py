@@ -9,8 +9,8 @@ import onnx
 import onnxruntime as ort
 
 from tasks.errors import StageError
-from tasks.graphs.custom_ops import custom_operations, register_libraries
 from tasks.graphs.cpu_form import as_cpu_runs
+from tasks.graphs.custom_ops import custom_operations, register_libraries
 from tasks.graphs.interface import CheckExportRequest, CheckFreshRequest, CheckTypedRequest, export_steps
 from tasks.graphs.level import set_level
 from tasks.graphs.onnx_files import check_external_data, opset_of

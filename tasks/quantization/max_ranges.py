@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from modelopt.onnx.quantization import quantize
 
+from tasks.graphs.custom_ops import refuse_libraries
 from tasks.graphs.onnx_files import opset_of, read_model, weight_bytes, write_model
 from tasks.quantization.interface import CalibrationReader, ConvertRequest
 from tasks.quantization.quantizable import find_quantizable, fold_transposed_weights, keep_float, name_nodes
@@ -25,6 +26,7 @@ def quantize_by_max(
     Raises:
         StageError: `exclude` names what is not there or leaves nothing.
     """
+    refuse_libraries(request.onnx, "Method max")
     model = read_model(request.onnx)
     fold_transposed_weights(model)
     name_nodes(model)  # as the other methods do, so that a node has one name whatever the method
