@@ -29,6 +29,7 @@ NAMES = [
     "torch",
     "ModelOpt",
     "TensorRT",
+    "TensorRT-RTX",
     "GPU",
     "MLflow",
     "Prefect",

@@ -100,7 +100,7 @@ class Bench:
         found = Sensitivity(layers=layers, samples=128, method=CalibrationMethod.ENTROPY)
         return StageResult(found, cached=False, seconds=0.0)
 
-    def convert(self, *_: Any, exclude: tuple[str, ...]) -> StageResult[TypedModel]:
+    def convert(self, *_: Any, exclude: tuple[str, ...], **_options: Any) -> StageResult[TypedModel]:
         self.asked.append(exclude)
         if exclude in self.broken:
             raise StageError("convert: the quantizer died")
