@@ -64,5 +64,7 @@ def miscompiled_in_words(builds: Sequence[MiscompiledBuild], *, is_right: bool) 
     times = "once" if number == 1 else f"{number} times"
     if not is_right:
         return f"miscompiled: its ONNX file passes on {builds[-1].witness} where this engine fails; built {times}"
-    before = "the build before it was" if len(builds) == 1 else f"the {len(builds)} builds before it were"
-    return f"built {times}: {before} miscompiled, since its ONNX file passes on {builds[-1].witness} where they failed"
+    before, failed = ("the build before it was", "that one failed")
+    if len(builds) > 1:
+        before, failed = f"the {len(builds)} builds before it were", "they failed"
+    return f"built {times}: {before} miscompiled, since its ONNX file passes on {builds[-1].witness} where {failed}"
