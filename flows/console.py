@@ -96,8 +96,9 @@ class Reporter:
         mark = MARKS[outcome.outcome.value]
         detail = outcome.reason if outcome.verdict is None else deciding_sentence(outcome.verdict)
         self._line(mark, f"verdict {label_of(outcome.cell)}", f"{outcome.outcome.value}: {detail}", None)
-        if outcome.scope and outcome.verdict is not None:
-            self.say(f"  {outcome.scope}")
+        if outcome.verdict is not None:
+            for text in filter(None, (outcome.reason, outcome.scope)):
+                self.say(f"  {text}")
 
     def elsewhere(self, cell: Cell, text: str) -> None:
         """Print how an engine that a runner makes is getting on."""

@@ -16,6 +16,7 @@ PREFIX = "ENGINEGATE_"
 NEVER_BLANK = (f"{PREFIX}TRUST", f"{PREFIX}SIGNING_KEY", f"{PREFIX}POLICY_FLOOR")
 # How often a runner gives a heartbeat.
 HEARTBEAT_EVERY_S = 3.0
+MOST_REBUILDS = 20
 # Python with torch does not start in less.
 LEAST_MEMORY_GB = 0.5
 
@@ -32,7 +33,8 @@ class Settings(BaseSettings):
     signatures count, `policy_floor` what no model's policy may fall short of, and `actor` is who moves channels, if
     not the login name. `supersede` says what a newer commit of a model does to a conversion that runs: let it
     `finish`, or `cancel` it. `memory_limit_gb` is the most memory, in 10^9 bytes, that a process of the model's own
-    code may take; the machine's, if left out. `repositories` are the beginnings, with commas between, of the addresses
+    code may take; the machine's, if left out. `rebuilds` is how often an engine that was miscompiled is built again, at
+    most. `repositories` are the beginnings, with commas between, of the addresses
     that may be fetched.
     """
 
@@ -55,6 +57,7 @@ class Settings(BaseSettings):
 
     supersede: Literal["finish", "cancel"] = "finish"
     memory_limit_gb: Annotated[float, Field(ge=LEAST_MEMORY_GB, allow_inf_nan=False)] | None = None
+    rebuilds: Annotated[int, Field(ge=0, le=MOST_REBUILDS)] = 3
     repositories: str | None = None
 
     @property

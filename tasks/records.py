@@ -17,6 +17,7 @@ from tasks.artifact import Artifact
 from tasks.declared import NAME_LENGTH, Digest, Dim, Frozen, InputSpec, Name
 from tasks.errors import InputError
 from tasks.fresh_records import FreshAgreement, FreshArtifact
+from tasks.rebuild_records import Discard, MiscompiledBuild
 from tasks.runtimes import RUNTIMES, default_runtime
 from tasks.specs import ENGINE_ID, ON_CPU, TARGET, ModelSpec, OutputDeclaration, Precision, why_impossible
 from tasks.timings import Benchmark
@@ -187,10 +188,11 @@ class BuiltEngine(Frozen):
     """A built engine. `plan` is the exact bytes that are compared, benchmarked and published.
 
     It may be several plans, one a profile; the first profile that holds an input takes it. `onnx` is the digest of the
-    graph that it was built from, and `warnings` are the builder's.
+    graph that it was built from, and `warnings` are the builder's. `tactics` is what the builder chose, where it tells
+    (`tasks.backends.trt_tactics`), and `again` why the build before this one was thrown away.
     """
 
-    of_later = ("onnx", "warnings")
+    of_later = ("onnx", "warnings", "tactics", "again")
 
     plan: Artifact
     backend: BackendIdentity
@@ -199,6 +201,8 @@ class BuiltEngine(Frozen):
     cache_key: Digest
     onnx: Digest | None = None
     warnings: tuple[str, ...] = ()
+    tactics: Artifact | None = None
+    again: Discard | None = None
 
 
 class ComparedEngine(Frozen):
@@ -256,9 +260,10 @@ class EngineManifest(Frozen):
     model's own, made stricter by the floor of digest `policy_floor` where there was one. Manifests of before December
     2026 say neither. `synthetic` says that its validation data were made up, and is written only where they were.
     `half` is the graph for builders that take types as they are, where the engine was built from another one.
+    `miscompiled` counts the builds before it that were wrong, and `again` says why an outcome before was thrown away.
     """
 
-    of_later = ("synthetic", "half")
+    of_later = ("synthetic", "half", "miscompiled", "again")
 
     schema_version: Literal[4] = 4
     engine_id: str
@@ -292,15 +297,18 @@ class EngineManifest(Frozen):
     created_at: str
     override: Override | None = None
     synthetic: bool = False
+    miscompiled: int = 0
+    again: Discard | None = None
 
 
 class EngineJob(Frozen):
     """Everything that a runner needs to make one engine and judge it; the artifacts lie in the store.
 
-    `groups` is as `tasks.stages.independence` stores it; a job without it reads as it did before there were any.
+    `groups` is as `tasks.stages.independence` stores it; a job without it reads as it did before there were any. With
+    `again`, what is cached of the engine is thrown away first, once.
     """
 
-    of_later = ("groups",)
+    of_later = ("groups", "again")
 
     cell: Cell
     spec: ModelSpec
@@ -311,6 +319,7 @@ class EngineJob(Frozen):
     module: ModuleArtifact
     plugins: Artifact | None = None
     groups: Artifact | None = None
+    again: Discard | None = None
 
 
 class EngineTry(Frozen):
@@ -339,7 +348,10 @@ class EngineOutcome(Frozen):
     """How a cell ended: its verdict with what was measured, or the reason why there is no engine.
 
     `calibration` says what INT8 was quantized with, and `tries` what a precision search made, at first with all layers.
+    `miscompiled` are the builds that were wrong, the engine's own last where none was right; `reason` says so then.
     """
+
+    of_later = ("miscompiled",)
 
     cell: Cell
     outcome: Outcome
@@ -352,6 +364,7 @@ class EngineOutcome(Frozen):
     benchmark: Benchmark | None = None
     calibration: CalibrationRecord | None = None
     tries: tuple[EngineTry, ...] = ()
+    miscompiled: tuple[MiscompiledBuild, ...] = ()
 
     @property
     def scope(self) -> str:

@@ -11,11 +11,14 @@ class Runtime:
     """A row: the `module:class` in `tasks.backends` that builds and runs engines, and a pattern of its targets.
 
     `typed` says whether a release of it takes types as they are in the graph: INT8 is converted for that as well.
+    `witness` is the runtime that is asked about the same graph where an engine of this one is wrong: it times kernels
+    to choose them, so that one build may be wrong where the next is right.
     """
 
     backend: str
     targets: str
     typed: bool = False
+    witness: str | None = None
 
     def takes(self, target: str) -> bool:
         """Whether engines for a target can be built for this runtime."""
@@ -26,7 +29,7 @@ class Runtime:
 # of engines: a new row goes below those that take its targets.
 RUNTIMES = {
     "onnxruntime": Runtime("ort:OnnxRuntimeBackend", "cpu"),
-    "tensorrt": Runtime("trt:TensorRtBackend", "(?!cpu$).*", typed=True),
+    "tensorrt": Runtime("trt:TensorRtBackend", "(?!cpu$).*", typed=True, witness="onnxruntime"),
 }
 
 

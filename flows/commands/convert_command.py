@@ -35,6 +35,11 @@ MONTH_S = 30 * 24 * 3600
     help="Quantize although the check of the calibration set found something; the reason is recorded.",
 )
 @click.option(
+    "--again",
+    metavar="REASON",
+    help="Throw away what is cached of the engines that are chosen, and make them again; the reason is recorded.",
+)
+@click.option(
     "--time-limit",
     type=click.FloatRange(min=0, min_open=True, max=MONTH_S),
     metavar="SECONDS",
@@ -53,6 +58,7 @@ def convert(
     precisions: tuple[str, ...],
     only: str | None,
     accept_calibration: str | None,
+    again: str | None,
     time_limit: float | None,
     source_commit: str | None,
 ) -> tuple[ConversionReport, int]:
@@ -64,6 +70,7 @@ def convert(
         precisions=precisions,
         only=only,
         accept_calibration=accept_calibration,
+        again=again,
         time_limit_s=time_limit,
         source_commit=source_commit,
     )

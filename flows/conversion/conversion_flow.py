@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +17,7 @@ from flows.conversion.conversion_plan import ConversionPlan, plan_conversion, re
 from flows.conversion.engine_flow import make_engine
 from flows.conversion.precision_search import Retrying, retry_failed
 from flows.conversion.preflight import Preflight, describe_probe, policies_of, settle_kinds
-from flows.conversion.publication import publish_all, require_registry
+from flows.conversion.publication import publish_all, require_registry, tell_registered
 from flows.conversion.verdicts import judge_together
 from flows.runners.dispatch import dispatched, targets_elsewhere
 from flows.runners.handover import leave_job
@@ -25,6 +26,7 @@ from flows.stage import in_flow, run_stage
 from tasks.backends import trt_rtx
 from tasks.errors import StageError, printable
 from tasks.model.model_directory import read_model_directory
+from tasks.rebuild_records import Discard
 from tasks.records import DataArtifact, EngineJob, EngineOutcome, ExportedModel, ReferenceArtifact, TypedModel
 from tasks.runtimes import RUNTIMES
 from tasks.source_spec import PYTORCH
@@ -70,11 +72,13 @@ def convert_model(
     only: str | None = None,
     accept_calibration: str | None = None,
     source_commit: str | None = None,
+    again: str | None = None,
 ) -> list[EngineOutcome]:
     """Convert the model in `model_directory`: make, judge, track and register its engines.
 
     `accept_calibration` is the reason for quantizing although the check of the calibration set found something.
-    `source_commit` is the commit that the directory was exported from; without it, git is asked.
+    `source_commit` is the commit that the directory was exported from; without it, git is asked. `again` is the reason
+    for throwing away what is cached of the engines' builds, comparisons and benchmarks.
 
     Raises:
         InputError: the directory cannot be used, or a target has no runner that could be asked.
@@ -86,6 +90,8 @@ def convert_model(
     plan = plan_conversion(directory, targets=targets or (), precisions=precisions or (), only=only, floor=floor)
     plan = plan if source_commit is None else replace(plan, source_commit=source_commit)
     require_registry(session, plan)
+    if again is not None:
+        tell_registered(session, plan)
     elsewhere = targets_elsewhere(plan.cells)
     data = take_data(session, "validation data", directory.spec, directory.validation, "validation.data")
     plan = settle_kinds(plan, run_stage(session, "module", probe_module, describe_probe, directory, data))
@@ -102,7 +108,8 @@ def convert_model(
     calibration = None
     if any(precision.is_quantized for precision in plan.precisions):
         calibration = calibrate(session, directory, data, exported, accept_calibration)
-    work = _Conversion(session, plan, elsewhere, data, exported, reference, calibration, counted.groups)
+    discard = None if again is None else _discard(session, again)
+    work = _Conversion(session, plan, elsewhere, data, exported, reference, calibration, counted.groups, discard)
     outcomes = work.make_all(policies)
     refuse_changes(plan, model_directory)
     publish_all(session, plan, outcomes, data, reference, work.track(outcomes))
@@ -121,6 +128,7 @@ class _Conversion:
     reference: ReferenceArtifact
     calibration: Calibration | None
     groups: Artifact | None
+    again: Discard | None = None
 
     def make_all(self, policies: dict[Precision, Policy]) -> list[EngineOutcome]:
         """Make and judge every engine, and tell the verdicts as they are settled."""
@@ -198,6 +206,7 @@ class _Conversion:
                 module=module,
                 plugins=plugins,
                 groups=self.groups,
+                again=self.again,
             )
             for cell in self.plan.cells
             if isinstance(converted := typed[cell.precision], TypedModel)
@@ -245,6 +254,11 @@ class _Conversion:
             ),
             lambda runs: f"MLflow experiment {conversion.model}, {len(runs)} engine runs",
         )
+
+
+def _discard(session: Session, reason: str) -> Discard:
+    now = datetime.now(timezone.utc).isoformat()  # to the microsecond: each conversion throws away what is there
+    return Discard(reason=reason, who=session.settings.actor, when=now)
 
 
 def _describe_reference(reference: str) -> str:

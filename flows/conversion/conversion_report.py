@@ -9,6 +9,7 @@ from pydantic import SerializerFunctionWrapHandler, model_serializer
 from flows.console import Step
 from tasks.declared import Digest, Frozen
 from tasks.errors import ExitCode
+from tasks.rebuild_records import MiscompiledBuild
 from tasks.records import CalibrationRecord, EngineOutcome, EngineTry
 from tasks.timings import Benchmark
 from validation.verdict import Outcome, PerformanceResult, RuleResult
@@ -74,6 +75,7 @@ class EngineReport(EngineResult):
     benchmark: Benchmark | None = None
     calibration: CalibrationRecord | None = None
     tries: tuple[EngineTry, ...] = ()
+    miscompiled: tuple[MiscompiledBuild, ...] = ()
 
     @classmethod
     def of(cls, outcome: EngineOutcome) -> EngineReport:
@@ -92,6 +94,7 @@ class EngineReport(EngineResult):
             benchmark=outcome.benchmark,
             calibration=outcome.calibration,
             tries=outcome.tries,
+            miscompiled=outcome.miscompiled,
         )
 
 

@@ -1,4 +1,4 @@
-"""The flow that makes one engine: build, compare, benchmark and judge, in this process or on a runner."""
+"""The flow that makes one engine: build, compare, judge and benchmark, in this process or on a runner."""
 
 from __future__ import annotations
 
@@ -7,18 +7,16 @@ from typing import TYPE_CHECKING
 from prefect import flow, runtime
 
 from flows.console import label_of
+from flows.conversion.believed_build import build_believed
 from flows.runners.gpu_lock import hold_target
 from flows.runners.handover import heartbeat, leave_outcome, take_job
 from flows.session import Session, current_session
 from flows.stage import run_stage
 from tasks.errors import EnginegateError, InputError, StageError
-from tasks.records import BuiltEngine, ComparedEngine, EngineJob, EngineOutcome
-from tasks.rule_view import samples_in_words, told_of_outputs
+from tasks.records import EngineJob, EngineOutcome
 from tasks.stages.benchmark import benchmark_engine
-from tasks.stages.build import build_engine
-from tasks.stages.compare import compare_engine
 from tasks.torch_side.torch_python import torch_versions
-from validation.verdict import Outcome, decide
+from validation.verdict import Outcome
 
 if TYPE_CHECKING:
     from tasks.timings import Benchmark
@@ -53,34 +51,19 @@ def _failed(job: EngineJob, reason: str) -> EngineOutcome:
 
 def _make(session: Session, job: EngineJob) -> EngineOutcome:
     label = label_of(job.cell)
-    made = _failed(job, "")
     try:
         if session.settings.torch_python is not None:  # where it lacks a package, before the build and not after
             torch_versions(session.settings.torch_python)
-        engine = run_stage(session, f"build {label}", build_engine, _describe_build, job)
-        made = made.model_copy(update={"engine": engine})
-        compared = run_stage(
-            session,
-            f"compare {label}",
-            compare_engine,
-            _describe_comparison,
-            job,
-            engine,
-        )
-        made = made.model_copy(update={"compared": compared})
-        benchmark = run_stage(session, f"benchmark {label}", benchmark_engine, _describe_benchmark, job, engine)
     except (InputError, StageError) as error:
-        return made.model_copy(update={"reason": str(error)})
-    verdict = decide(job.policy, compared.comparison, precision=job.cell.precision.value)
-    return made.model_copy(update={"benchmark": benchmark, "verdict": verdict, "outcome": verdict.outcome})
-
-
-def _describe_build(built: BuiltEngine) -> str:
-    return f"{built.backend.name} {built.backend.version}, {built.plan.size_bytes / 1e6:.1f} MB"
-
-
-def _describe_comparison(compared: ComparedEngine) -> str:
-    return "; ".join((samples_in_words(compared.comparison), *told_of_outputs(compared.comparison)))
+        return _failed(job, str(error))
+    made = build_believed(session, job)
+    if made.engine is None or made.verdict is None:
+        return made
+    try:
+        benchmark = run_stage(session, f"benchmark {label}", benchmark_engine, _describe_benchmark, job, made.engine)
+    except (InputError, StageError) as error:
+        return made.model_copy(update={"reason": str(error), "verdict": None, "outcome": Outcome.FAIL})
+    return made.model_copy(update={"benchmark": benchmark})
 
 
 def _describe_benchmark(timed: Benchmark) -> str:

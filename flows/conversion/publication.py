@@ -29,6 +29,16 @@ def require_registry(session: Session, plan: ConversionPlan) -> None:
         session.registry.channels.read(ChannelAddress(plan.directory.spec.name, target, ChannelName.CANDIDATE))
 
 
+def tell_registered(session: Session, plan: ConversionPlan) -> None:
+    """Say which engines that are to be made again are registered, and what becomes of those."""
+    for cell in plan.cells:
+        if session.registry.engines.has(cell):
+            session.reporter.say(
+                f"! {cell.engine_id} is registered and stays as it is: what is made again is compared and logged, and"
+                " refused by the registry unless it is the same, byte for byte"
+            )
+
+
 def publish_all(
     session: Session,
     plan: ConversionPlan,
@@ -81,6 +91,11 @@ def _publish(
     )
     if outcome.outcome is not Outcome.PASS:
         session.rejected.keep(manifest)
+        if session.registry.engines.has(outcome.cell):
+            session.reporter.say(
+                f"! {outcome.cell.engine_id} is registered, by a conversion before, and this one does not pass: the"
+                " registered one stays; if it serves, roll back its channels or promote another"
+            )
         return
     session.reporter.step(
         f"register {label_of(outcome.cell)}",

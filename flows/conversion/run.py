@@ -14,6 +14,7 @@ from flows.conversion.preflight import Preflight
 from flows.prefect_api import prefect_api
 from flows.session import Session, use_session
 from tasks.errors import VERDICT_CODES, ExitCode, InputError, worst_of
+from tasks.rebuild_records import LONGEST_AGAIN
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,16 +33,19 @@ def run_conversion(
     precisions: Sequence[str] = (),
     only: str | None = None,
     accept_calibration: str | None = None,
+    again: str | None = None,
     time_limit_s: float | None = None,
     source_commit: str | None = None,
 ) -> tuple[ConversionReport, ExitCode]:
     """Convert the model in `directory`; return what came of it, and the exit code.
 
-    `source_commit` is the full id of the commit that the directory was exported from; without it, git is asked.
+    `again` is the reason for making the chosen engines again, whatever is cached of them. `source_commit` is the full
+    id of the commit that the directory was exported from; without it, git is asked.
 
     Raises:
         EnginegateError: with the exit code of its class.
     """
+    _refuse_long_reason(again)
     if time_limit_s is not None:
         settings = session.settings.model_copy(update={"time_limit_s": time_limit_s})
         session = Session(settings, session.reporter)
@@ -73,6 +77,7 @@ def run_conversion(
                 only,
                 accept_calibration,
                 source_commit,
+                again,
             )
     session.reporter.engines(outcomes)
     code = worst_of(VERDICT_CODES[outcome.outcome.value] for outcome in outcomes)
@@ -83,6 +88,11 @@ def _checked_commit(commit: str) -> str:
     if not _COMMIT.fullmatch(commit):
         raise InputError(f"--source-commit {commit!r}: is no full id of a commit; give its 40 or 64 hexadecimal digits")
     return commit
+
+
+def _refuse_long_reason(again: str | None) -> None:
+    if again is not None and len(again) > LONGEST_AGAIN:
+        raise InputError(f"--again: has {len(again):,} characters, and may have {LONGEST_AGAIN:,}; shorten it")
 
 
 def _tagged(plan: ConversionPlan) -> AbstractContextManager[object]:

@@ -23,6 +23,9 @@ class BuildJob(Frozen):
     `plugins` are shared libraries that the engine needs. `timing_cache` is a file that the backend may read and
     replace, to time no kernel twice; None where nothing is kept. `capability` is that of the GPU to build for, as
     `SM86`, where the builder needs none of it here: TensorRT-RTX alone.
+
+    A backend that chooses among kernels writes what it chose into the empty folder `tactics`. `pinned` is that folder
+    of a build whose choice is to be made again, `avoid` are those of builds whose choices are not.
     """
 
     onnx: Path
@@ -33,6 +36,9 @@ class BuildJob(Frozen):
     settings: BuildSpec
     plugins: tuple[Path, ...] = ()
     timing_cache: Path | None = None
+    tactics: Path | None = None
+    pinned: Path | None = None
+    avoid: tuple[Path, ...] = ()
     capability: str | None = None
 
 

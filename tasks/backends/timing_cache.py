@@ -28,19 +28,27 @@ def timing_cache_path(folder: Path, identity: BackendIdentity) -> Path:
     return folder / f"tensorrt-{identity.version}-{digest_json(content)[-12:]}.cache"
 
 
+def forget_timings(path: Path) -> None:
+    """Throw a file away that led a builder to a kernel that is wrong."""
+    if path.exists():
+        with FileLock(f"{path}.lock"):
+            path.unlink(missing_ok=True)
+
+
 class TimingCache:
     """The cache of one build; without a path nothing is read or kept, but the plans of one build share timings.
 
     Where it is not to be kept at all, they do not: TensorRT-RTX, which times nothing, cannot read one without a driver.
+    `content` is what a build without a path begins with.
     """
 
-    def __init__(self, path: Path | None, log: TrtLog, *, is_kept: bool = True) -> None:
+    def __init__(self, path: Path | None, log: TrtLog, *, is_kept: bool = True, content: bytes = b"") -> None:
         self._path, self._is_kept = path, is_kept
         self._log = log
         self._warnings: list[str] = []
-        self._content = b""
+        self._content = content
         try:
-            self._content = self._read()
+            self._content = self._read() or content
         except OSError as error:
             self._warnings.append(f"the timing cache cannot be read ({error}); every kernel is timed again")
 
@@ -48,6 +56,11 @@ class TimingCache:
     def warnings(self) -> tuple[str, ...]:
         """What could not be used, a sentence each."""
         return tuple(dict.fromkeys(self._warnings))
+
+    @property
+    def content(self) -> bytes:
+        """The cache, serialized: what the next plan begins with."""
+        return self._content
 
     def _read(self) -> bytes:
         if self._path is None or not self._path.is_file():

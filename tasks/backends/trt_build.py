@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import onnx
@@ -14,6 +14,15 @@ from tasks.backends.trt_dialect import OLDEST_TYPED, Dialect, dialect_of
 from tasks.backends.trt_log import TrtLog, load_plugins
 from tasks.backends.trt_plan import PlanIndex
 from tasks.backends.trt_progress import progress_monitor
+from tasks.backends.trt_tactics import (
+    EDITABLE,
+    TacticChoice,
+    TimedTactics,
+    algorithm_selector,
+    edit_timings,
+    keep_tactics,
+    read_timings,
+)
 from tasks.errors import InputError, StageError
 from tasks.specs import Precision
 
@@ -59,8 +68,9 @@ def build_plans(trt: Any, job: BuildJob, progress: Callable[[int, int], None]) -
     index.write(job.plan, job.plugins)
     log = TrtLog(trt)
     load_plugins(trt, log, job.plugins)
-    cache = TimingCache(job.timing_cache, log, is_kept=not trt_rtx.is_rtx(trt))
-    builder = _Builder(trt, log, job, dialect, cache)
+    timings = read_timings(job.pinned) if dialect.edits_timings else b""
+    cache = TimingCache(job.timing_cache, log, is_kept=not trt_rtx.is_rtx(trt), content=timings)
+    builder = _Builder(trt, log, job, dialect, cache, TacticChoice.read(job.avoid, job.pinned))
     for number, profile in enumerate(profiles):
 
         def step(share: float, number: int = number) -> None:
@@ -69,7 +79,11 @@ def build_plans(trt: Any, job: BuildJob, progress: Callable[[int, int], None]) -
         step(0.0)
         (job.plan / profile.file).write_bytes(builder.build(profile, step))
     progress(PROGRESS_STEPS * len(profiles), PROGRESS_STEPS * len(profiles))
-    return (*cache.warnings, *log.warnings)
+    warnings = (*cache.warnings, *builder.warnings, *log.warnings)
+    if job.tactics is not None:
+        files = [profile.file for profile in profiles]
+        keep_tactics(trt, log, job.plan, files, job.tactics, cache.content, edited=builder.choice.edits)
+    return warnings
 
 
 def _check_opset(model: onnx.ModelProto, dialect: Dialect, version: str) -> None:
@@ -98,6 +112,8 @@ class _Builder:
     job: BuildJob
     dialect: Dialect
     cache: TimingCache
+    choice: TacticChoice
+    warnings: list[str] = field(default_factory=list)
 
     def build(self, profile: EngineProfile, step: Callable[[float], None]) -> bytes:
         builder = self.trt.Builder(self.log.logger)
@@ -105,13 +121,37 @@ class _Builder:
         _parse(self.trt, self.log, network, self.job.onnx)
         shapes = _fix_inputs(network, self.job, profile)
         config = self.cache.configure(lambda file: self._configure(builder, network, shapes, step, file))
+        selector = None
+        if not self.dialect.edits_timings and self.choice.is_made:
+            selector = config.algorithm_selector = algorithm_selector(self.trt, self.choice, profile.file)
+        plan = self._build_with_others if self.dialect.edits_timings and self.choice.kernels else self._once
+        content = plan(builder, network, config, profile)
+        del selector  # it has to outlive the build
+        self.log.refuse_inconsistent(profile.file)
+        self.cache.keep(config)
+        return content
+
+    def _once(self, builder: Any, network: Any, config: Any, profile: EngineProfile) -> bytes:
         self.log.clear()
         plan = builder.build_serialized_network(network, config)
         if plan is None:
             raise StageError(f"TensorRT {self.trt.__version__} cannot build {profile.file}: {self.log.errors()}")
-        self.log.refuse_inconsistent(profile.file)
-        self.cache.keep(config)
         return bytes(plan)
+
+    def _build_with_others(self, builder: Any, network: Any, config: Any, profile: EngineProfile) -> bytes:
+        """Build to time every tactic, and again with the fastest one that is left wherever one to avoid was chosen."""
+        timed = TimedTactics()
+        with self.log.heard_by(timed.hear):
+            plan = self._once(builder, network, config, profile)
+        others = timed.others(self.choice.kernels)
+        if edit_timings(self.trt, config.get_timing_cache(), others):
+            return self._once(builder, network, config, profile)
+        if not timed.has_any:
+            self.warnings.append(
+                f"{profile.file}: TensorRT {self.trt.__version__} does not tell which tactics it timed; those of the"
+                " build that was wrong may be chosen again"
+            )
+        return plan
 
     def _configure(
         self, builder: Any, network: Any, shapes: Shapes, step: Callable[[float], None], cache_file: str | None
@@ -137,7 +177,8 @@ class _Builder:
             progress_monitor=monitor,
         )
         config = create(builder, network)
-        for flag in self.dialect.builder_flags[self.job.precision]:
+        flags = self.dialect.builder_flags[self.job.precision]
+        for flag in (*flags, *((EDITABLE,) if self.dialect.edits_timings and self.choice.edits else ())):
             config.set_flag(getattr(self.trt.BuilderFlag, flag))
         if self.job.capability is not None:
             trt_rtx.aim(self.trt, config, self.job.capability)

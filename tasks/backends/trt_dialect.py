@@ -27,11 +27,14 @@ class Dialect:
     """What to tell this TensorRT. `newest_opset` is None where the parser itself says what it cannot take.
 
     `builder_flags` are the names of BuilderFlag members that a precision needs; one without an entry cannot be built.
+    `edits_timings` is whether tactics are chosen by what stands in the timing cache; where they are not, an algorithm
+    selector chooses.
     """
 
     network_flags: int
     builder_flags: Mapping[Precision, tuple[str, ...]]
     newest_opset: int | None
+    edits_timings: bool = True
 
     @property
     def takes_types(self) -> bool:
@@ -53,6 +56,7 @@ def dialect_of(trt: Any) -> Dialect:
             network_flags=1 << int(flags.EXPLICIT_BATCH),
             builder_flags={Precision.FP32: (), Precision.FP16: fp16, Precision.INT8: (*fp16, "INT8")},
             newest_opset=UNTYPED_OPSET,
+            edits_timings=False,
         )
     if version < OLDEST_TYPED or version[0] > NEWEST:
         raise StageError(

@@ -31,11 +31,11 @@ def measure_layers(trt: Any, engine: Any, context: Any, stream: Stream) -> list[
         if not context.execute_async_v3(int(stream.handle)):
             raise StageError("TensorRT could not run the engine to time its layers")
         stream.wait()
-    known = {str(layer.get("Name")): layer for layer in _inspect(trt, engine)}
+    known = {str(layer.get("Name")): layer for layer in inspect_layers(trt, engine)}
     return [_layer(name, known.get(name, {}), median(found)) for name, found in times.items()]
 
 
-def _inspect(trt: Any, engine: Any) -> list[dict[str, Any]]:
+def inspect_layers(trt: Any, engine: Any) -> list[dict[str, Any]]:
     """What the inspector says of each layer; a layer that it describes in no JSON is left out."""
     inspector = engine.create_engine_inspector()
     layers = []

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from tasks.errors import StageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
 MOST_ERRORS = 8
@@ -22,6 +23,7 @@ class TrtLog:
     def __init__(self, trt: Any) -> None:
         kept: list[str] = []
         warned: dict[str, None] = {}
+        listeners: list[Callable[[str], None]] = []
 
         class Logger(trt.ILogger):  # type: ignore[misc]  # its base has no type
             def log(self, severity: Any, msg: str) -> None:
@@ -31,8 +33,10 @@ class TrtLog:
                     warned[" ".join(msg.split())] = None
                 if severity not in {trt.Logger.INFO, trt.Logger.VERBOSE}:
                     print(f"TensorRT: {msg}")  # noqa: T201 - a child's standard output is its log
+                for listener in listeners:
+                    listener(msg)
 
-        self._errors, self._warned = kept, warned
+        self._errors, self._warned, self._listeners = kept, warned, listeners
         self.logger: Any = Logger()
 
     @property
@@ -66,6 +70,15 @@ class TrtLog:
                 " exporter may have fixed an extent while it traced (export.exporter: dynamo fixes fewer), or dims"
                 " allows what the module does not take; correct the one or narrow the other"
             )
+
+    @contextmanager
+    def heard_by(self, listener: Callable[[str], None]) -> Iterator[None]:
+        """Give a listener every message, however minor, until the work inside is done."""
+        self._listeners.append(listener)
+        try:
+            yield
+        finally:
+            self._listeners.remove(listener)
 
     def clear(self) -> None:
         """Forget the errors so far."""

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 # What was registered first stands.
 CIRCUMSTANCES = {
     "created_at", "mlflow_run", "benchmark", "source_commit", "backend", "cache_key", "comparison", "verdict",
-    "compared", "calibration", "smoke", "who", "policy_origin", "policy_floor",
+    "compared", "calibration", "smoke", "who", "policy_origin", "policy_floor", "miscompiled", "again",
 }  # fmt: skip
 
 

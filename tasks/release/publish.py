@@ -75,6 +75,8 @@ def describe_engine(
         who=who,
         created_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         synthetic=spec.validation.synthetic,
+        miscompiled=len(outcome.miscompiled),
+        again=engine.again,
     )
 
 

@@ -25,6 +25,7 @@ from tasks.errors import InputError, StageError
 from tasks.process.child import Child
 from tasks.samples.feeds import make_feeds
 from tasks.sources.interface import ModuleRequest
+from tasks.stages.again import discard_before
 from tasks.store.stage_cache import StageResult, run_cached
 from tasks.timings import Benchmark, Latency, PytorchForm, Timing
 from tasks.torch_side.module_source import fetch_module
@@ -115,6 +116,7 @@ def benchmark_engine(context: StageContext, job: EngineJob, engine: BuiltEngine)
         found = summarise(rounds, race.memory, engine.plan.size_bytes, spec.dims[spec.batch_dim].opt)
         return found.model_copy(update={"missing": race.missing, "layers": layers})
 
+    discard_before(context, job, "benchmark", key)
     return run_cached(context.store, "benchmark", key, Benchmark, produce)
 
 

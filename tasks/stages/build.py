@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from tasks.backends import backend_of
 from tasks.backends.interface import BuildJob
-from tasks.backends.timing_cache import timing_cache_path
+from tasks.backends.timing_cache import forget_timings, timing_cache_path
 from tasks.errors import StageError
 from tasks.graphs.level import recorded_level
 from tasks.graphs.onnx_files import short_reason
 from tasks.records import BackendIdentity, BuiltEngine, EngineJob, TypedModel
+from tasks.stages.again import discard_before
+from tasks.stages.pinned_tactics import find_pinned
 from tasks.store.digests import digest_json
 from tasks.store.stage_cache import StageResult, run_cached
 
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tasks.process.context import StageContext
+    from tasks.rebuild_records import Rebuild
 
 RECIPE = 3
 
@@ -30,8 +33,11 @@ class BuildRequest(BuildJob):
     runtime: str
 
 
-def build_engine(context: StageContext, job: EngineJob) -> StageResult[BuiltEngine]:
+def build_engine(context: StageContext, job: EngineJob, rebuild: Rebuild | None = None) -> StageResult[BuiltEngine]:
     """Build the engine of `job` on this host, in a child process.
+
+    The tactics of a build under this key that passed the gate are chosen again where the runtime can be led to them.
+    A `rebuild` is one after builds that were wrong: with nothing that they timed, and away from their tactics.
 
     Raises:
         InputError: the model cannot be built as model.yaml wants it.
@@ -51,13 +57,18 @@ def build_engine(context: StageContext, job: EngineJob) -> StageResult[BuiltEngi
         "plugins": None if job.plugins is None else [[file.path, file.digest] for file in job.plugins.files],
         "backend": identity.model_dump(),
         "target": cell.target,
+        **({} if rebuild is None else {"rebuild": _rebuild_key(rebuild)}),
     }
+    was_discarded = discard_before(context, job, "build", key)
 
     def produce(folder: Path) -> BuiltEngine:
-        (folder / "plan").mkdir()
+        for name in ("plan", "tactics"):
+            (folder / name).mkdir()
         request = _request(context, job, typed, identity, folder)
+        request = request.model_copy(update=_choice(context, folder, request, digest_json(key), rebuild))
         warnings = _built(context, request, folder)
         plan = context.store.put(folder / "plan")
+        chose = any((folder / "tactics").iterdir())
         return BuiltEngine(
             plan=plan,
             backend=identity,
@@ -66,6 +77,8 @@ def build_engine(context: StageContext, job: EngineJob) -> StageResult[BuiltEngi
             cache_key=digest_json(key),
             onnx=typed.onnx.digest,
             warnings=warnings,
+            tactics=context.store.put(folder / "tactics") if chose else None,
+            again=job.again if was_discarded else None,
         )
 
     built = run_cached(context.store, "build", key, BuiltEngine, produce)
@@ -93,6 +106,7 @@ def _request(
         settings=job.spec.build,
         plugins=plugins,
         timing_cache=None if cache is None else timing_cache_path(cache, identity),
+        tactics=folder / "tactics",
     )
 
 
@@ -115,6 +129,29 @@ def _built(context: StageContext, request: BuildRequest, folder: Path) -> tuple[
         except StageError:
             raise first from None
         return (f"it is {otherwise}, wherever it is served; otherwise, {short_reason(first)}", *warnings)
+
+
+def _rebuild_key(rebuild: Rebuild) -> dict[str, object]:
+    return {"attempt": rebuild.attempt, "avoid": [artifact.digest for artifact in rebuild.avoid]}
+
+
+def _choice(
+    context: StageContext, folder: Path, request: BuildRequest, key: str, rebuild: Rebuild | None
+) -> dict[str, object]:
+    """What leads a build to its tactics, as changes of the request: this host's timings do not, beside anything else.
+
+    What a build that was wrong has timed leads other engines to the same kernels, so that it is thrown away.
+    """
+    if rebuild is not None:
+        if request.timing_cache is not None:
+            forget_timings(request.timing_cache)
+        folders = [folder / f"avoid{number}" for number in range(len(rebuild.avoid))]
+        fetched = map(context.store.fetch, rebuild.avoid, folders)
+        return {"timing_cache": None, "avoid": tuple(fetched)}
+    pinned = find_pinned(context.store, key)
+    if pinned is None:
+        return {}
+    return {"timing_cache": None, "pinned": context.store.fetch(pinned, folder / "pinned")}
 
 
 def build_in_child(raw: dict[str, Any], progress: Callable[[int, int], None]) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ from tasks.samples.data_spec import LABEL, slices_in
 from tasks.samples.feeds import run_shard
 from tasks.samples.npz import Arrays, load_arrays, save_shard, shard_paths
 from tasks.specs import OutputDeclaration
+from tasks.stages.again import discard_before
 from tasks.stages.fresh_agreement import find_disagreements, try_on_fresh
 from tasks.stages.independence import load_groups
 from tasks.store.digests import statistics_digest
@@ -143,6 +144,7 @@ def _run_engine(context: StageContext, job: EngineJob, engine: BuiltEngine) -> S
         outputs = context.store.put(folder / "candidate")
         return CandidateOutputs(outputs=outputs, peak_memory_bytes=peak_memory_bytes)
 
+    discard_before(context, job, "run", key)
     return run_cached(context.store, "run", key, CandidateOutputs, produce)
 
 
@@ -180,6 +182,7 @@ def _measure(context: StageContext, job: EngineJob, candidate: Artifact) -> Stag
             on_progress=lambda done, total: context.on_progress(total + done, 2 * total),
         )
 
+    discard_before(context, job, "measure", key)
     return run_cached(context.store, "measure", key, Measured, produce)
 
 

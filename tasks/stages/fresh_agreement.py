@@ -24,6 +24,7 @@ from tasks.samples.feeds import run_shard
 from tasks.samples.npz import load_arrays, save_shard, shard_paths
 from tasks.source_spec import PYTORCH
 from tasks.specs import OutputDeclaration, Precision
+from tasks.stages.again import discard_before
 from tasks.stages.corners import run_at_corners
 from tasks.store.stage_cache import StageResult, run_cached
 from validation.misfits import DECISIONS, classes_last, decisions_of
@@ -126,6 +127,7 @@ def try_on_fresh(
             outputs=context.store.put(folder / "candidate"), figures=_against(tried.figures, job.spec.reference)
         )
 
+    discard_before(context, job, "try fresh", key)
     return run_cached(context.store, "try fresh", key, FreshAgreement, produce)
 
 

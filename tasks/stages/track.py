@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tasks.rebuild_records import TACTICS_FILE
 from tasks.source_spec import PYTORCH
 from tasks.store.digests import digest_json
 from tasks.tracking.interface import ConversionRecord, EngineRecord, Tracker
@@ -89,6 +90,7 @@ def track_conversion(
                 candidate=_candidate(context, outcome, folder / str(number)),
                 annotations=annotations,
                 layers=_layers(context, outcome, folder / f"{number}-layers"),
+                tactics=_tactics(context, outcome, folder / f"{number}-tactics"),
             )
             for number, outcome in enumerate(outcomes)
         ]
@@ -103,3 +105,14 @@ def _layers(context: StageContext, outcome: EngineOutcome, folder: Path) -> Path
     if outcome.benchmark is None or outcome.benchmark.layers is None:
         return None
     return next(context.store.fetch(outcome.benchmark.layers, folder).iterdir())
+
+
+def _tactics(context: StageContext, outcome: EngineOutcome, folder: Path) -> dict[str, Path]:
+    """The tactics files of an engine, and of the builds before it that were miscompiled."""
+    found = {f"miscompiled-{number}": build.tactics for number, build in enumerate(outcome.miscompiled, start=1)}
+    found["engine"] = None if outcome.engine is None else outcome.engine.tactics
+    return {
+        name: context.store.fetch(artifact, folder / name) / TACTICS_FILE
+        for name, artifact in found.items()
+        if artifact is not None
+    }

@@ -49,8 +49,38 @@ def run_cached(
         with store.scratch() as folder:
             result = produce(folder)
         content = result.model_dump(mode="json")
-        store.write_record(stage, key_digest, {"key": dict(key), "result": content, "digest": digest_json(content)})
+        history = _history(store.read_record(stage, key_digest))
+        kept = {"key": dict(key), "result": content, "digest": digest_json(content)}
+        store.write_record(stage, key_digest, {**kept, "discarded": history} if history else kept)
     return StageResult(result, cached=False, seconds=time.perf_counter() - started)
+
+
+def discard_cached(store: ArtifactStore, stage: str, key: Mapping[str, object], why: Mapping[str, object]) -> bool:
+    """Throw the result under `key` away, once for each `why`; return whether that was done, now or before.
+
+    Which result it was and why it went stands from then on in the record, beside the result that takes its place; so
+    that a run that was killed after it goes on from what it has made since.
+    """
+    key = json.loads(canonical_json(key))
+    key_digest = digest_json({"stage": stage, **key}).removeprefix("sha256:")
+    with store.lock(stage, key_digest):
+        record = store.read_record(stage, key_digest)
+        if record is None:
+            return False
+        history = _history(record)
+        if any(entry.items() >= dict(why).items() for entry in history):
+            return True
+        if "result" not in record:
+            return False
+        gone = {**why, "result": record.get("digest")}
+        store.write_record(stage, key_digest, {"discarded": [*history, gone]})
+    return True
+
+
+def _history(record: Mapping[str, object] | None) -> list[dict[str, object]]:
+    """What a record says of results that were thrown away."""
+    found = (record or {}).get("discarded")
+    return [entry for entry in found if isinstance(entry, dict)] if isinstance(found, list) else []
 
 
 def _find(

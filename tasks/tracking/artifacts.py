@@ -51,6 +51,8 @@ def write_engine_files(record: EngineRecord, outputs: Mapping[str, OutputSpec], 
         (folder / "reason.txt").write_text(f"{document['reason']}\n", encoding="utf-8")
     if record.layers is not None:
         _write_json(folder / LAYERS, layer_table(json.loads(record.layers.read_bytes())))
+    for name, tactics in record.tactics.items():
+        _write_json(folder / "tactics" / f"{name}.json", scrub(json.loads(tactics.read_bytes())))
     (folder / "figures").mkdir()
     if outcome.verdict is not None:
         rules = judged_rules(outcome.verdict)
@@ -70,6 +72,7 @@ def _write_comparison(
 
 
 def _write_json(path: Path, document: object) -> None:
+    path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(document, indent=1, ensure_ascii=False), encoding="utf-8")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -40,7 +40,8 @@ class EngineRecord:
 
     The folders hold shards `{index:05d}.npz`, alike in number and order: the reference's outputs, the candidate's
     (None where none were made), and the annotations (`label`, `slice.<name>`), one array per name, first axis samples.
-    `layers` is the file of the engine's layers with their times, where the runtime tells them.
+    `layers` is the file of the engine's layers with their times, where the runtime tells them, and `tactics` are the
+    files of what was chosen for each layer, by name: of this build, and of those before it that were miscompiled.
     """
 
     outcome: EngineOutcome
@@ -48,6 +49,7 @@ class EngineRecord:
     candidate: Path | None
     annotations: Path
     layers: Path | None = None
+    tactics: Mapping[str, Path] = field(default_factory=dict)
 
 
 class Tracker(Protocol):

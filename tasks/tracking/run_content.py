@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from tasks.declared import Dim
+    from tasks.rebuild_records import Discard
     from tasks.records import CalibrationRecord, EngineOutcome
     from tasks.tracking.interface import ConversionRecord
     from validation.breakdowns import SliceError
@@ -262,11 +263,20 @@ def engine_tags(conversion: ConversionRecord, outcome: EngineOutcome, undefined:
         "mlflow.note.content": _engine_note(outcome),
     }
     if outcome.engine is not None:
-        own["enginegate.plan_digest"] = outcome.engine.plan.digest
+        own |= {"enginegate.plan_digest": outcome.engine.plan.digest, **_again_tags(outcome.engine.again)}
+    if outcome.miscompiled:
+        own["enginegate.miscompiled_builds"] = str(len(outcome.miscompiled))
     if tables := _tables(outcome):
         # By this tag MLflow's page knows that a JSON file is a table.
         own["mlflow.loggedArtifacts"] = json.dumps([{"path": path, "type": "table"} for path in tables])
     return _fit({**_shared_tags(conversion), **own}, _LONGEST_TAG)
+
+
+def _again_tags(again: Discard | None) -> dict[str, str]:
+    """Why the engine before this one was thrown away."""
+    if again is None:
+        return {}
+    return {"enginegate.again": again.reason, "enginegate.again_by": again.who or "", "enginegate.again_at": again.when}
 
 
 def _tables(outcome: EngineOutcome) -> list[str]:
@@ -288,6 +298,9 @@ def _engine_note(outcome: EngineOutcome) -> str:
     lines = [f"**{outcome.outcome.value}**"]
     if outcome.reason:
         lines.append(outcome.reason)
+    if outcome.engine is not None and outcome.engine.again is not None:
+        lines.append(f"- made again: {outcome.engine.again.reason}")
+    lines += [f"- miscompiled: {build.plan}: {build.sentence}" for build in outcome.miscompiled]
     if outcome.calibration is not None and outcome.calibration.accepted is not None:
         lines += [f"- calibration accepted: {outcome.calibration.accepted}", *outcome.calibration.findings]
     if outcome.verdict is not None:

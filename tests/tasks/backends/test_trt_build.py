@@ -38,8 +38,8 @@ UNTYPED = "8.6.0"
 TYPED = [release for release in RELEASES if release != UNTYPED]
 RANGE = {"batch": {"min": 1, "opt": 8, "max": 16}}
 BUCKETS = {"batch": {"min": 1, "opt": 8, "max": 16, "buckets": [1, 8, 16]}}
-# What a TensorRT may lack; the code asks for it by hasattr or getattr before it uses it.
-ASKED_FOR = {"IProgressMonitor"}
+# What a TensorRT may lack; the code asks for it, or for its dialect, before it uses it.
+ASKED_FOR = {"IProgressMonitor", "IAlgorithmSelector", "TimingCacheKey", "TimingCacheValue"}
 # Which modules TensorRT never meets, and TensorRT-RTX never.
 OF_RTX, OF_GPUS = {"trt_rtx.py"}, {"trt_engine.py", "trt_layers.py"}
 

@@ -11,7 +11,7 @@ from tasks.declared import Frozen
 from tasks.errors import StageError
 from tasks.records import DataArtifact
 from tasks.store.local import LocalStore
-from tasks.store.stage_cache import artifacts_in, run_cached
+from tasks.store.stage_cache import artifacts_in, discard_cached, run_cached
 from tests.hardship import numbers
 from tests.tasks.processes import kill_points, race
 from tests.tasks.tiny import put
@@ -189,3 +189,40 @@ def test_killed_at_any_change_the_next_run_ends_with_the_same_result(tmp_path: P
         assert list((root / "scratch").glob("*")) == []
         killed += 1
     assert killed > 25 // numbers().stride
+
+
+WHY: dict[str, object] = {"reason": "its kernels are suspect", "who": "ann", "when": "2026-12-01T00:00:00+00:00"}
+
+
+def test_a_result_that_was_thrown_away_is_made_again_and_the_record_says_why(store: LocalStore) -> None:
+    first = run_cached(store, "build", KEY, Result, maker(store, b"wrong")[0]).result
+    gone = json.loads(record_path(store).read_text())["digest"]
+    assert discard_cached(store, "build", KEY, WHY)
+    produce, calls = maker(store, b"right")
+    made = run_cached(store, "build", KEY, Result, produce)
+    assert (made.cached, len(calls), made.result == first) == (False, 1, False)
+    assert json.loads(record_path(store).read_text())["discarded"] == [{**WHY, "result": gone}]
+    assert run_cached(store, "build", KEY, Result, produce).cached
+
+
+def test_one_reason_throws_one_result_away_however_often_it_is_given(store: LocalStore) -> None:
+    produce, calls = maker(store)
+    run_cached(store, "build", KEY, Result, produce)
+    assert discard_cached(store, "build", KEY, WHY)
+    assert discard_cached(store, "build", KEY, WHY), "killed before it was made again"
+    run_cached(store, "build", KEY, Result, produce)
+    assert discard_cached(store, "build", KEY, WHY)
+    assert run_cached(store, "build", KEY, Result, produce).cached
+    later = {**WHY, "when": "2026-12-02T00:00:00+00:00"}
+    assert discard_cached(store, "build", KEY, later)
+    assert not run_cached(store, "build", KEY, Result, produce).cached
+    assert len(calls) == 3
+    history = json.loads(record_path(store).read_text())["discarded"]
+    assert [entry["when"] for entry in history] == [WHY["when"], later["when"]]
+
+
+def test_where_nothing_is_cached_nothing_is_thrown_away(store: LocalStore) -> None:
+    assert not discard_cached(store, "build", KEY, WHY)
+    run_cached(store, "build", KEY, Result, maker(store)[0])
+    assert not discard_cached(store, "build", {**KEY, "recipe": 2}, WHY)
+    assert "discarded" not in json.loads(record_path(store).read_text()), "a record reads as it did before"
