@@ -9,6 +9,7 @@ import shutil
 import signal
 import sqlite3
 import subprocess
+import sys
 import time
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
@@ -108,6 +109,38 @@ def test_converting_again_does_no_stage_s_work(converted: Converted, copy: Proje
     assert work_done(first)
     assert work_done(document) == set()
     assert document["version"] == first["version"]
+
+
+def test_what_is_thrown_away_with_a_reason_is_made_again_and_the_reason_stays(copy: Project) -> None:
+    code, document, text = copy.convert("--again", "the machine was noisy", "--precision", "fp32")
+    assert code == 0, text
+    assert work_done(document) == FP32
+    (engine_id,) = (engine["engine_id"] for engine in document["engines"])
+    assert f"! {engine_id} is registered and stays as it is" in text
+    assert "registered before" in text, "the same bytes"
+    store = LocalStore(copy.home / "store")
+    for kind in ("build", "run", "measure", "benchmark"):
+        kept = [store.read_record(kind, key) for key in store.list_records(kind)]
+        reasons = [entry["reason"] for record in kept for entry in (record or {}).get("discarded", [])]
+        assert reasons == ["the machine was noisy"], kind
+    code, document, _ = copy.convert("--precision", "fp32")
+    assert (code, work_done(document)) == (0, set())
+    with closing(sqlite3.connect(copy.home / "mlflow.db")) as database:
+        tags = database.execute("select distinct value from tags where key = 'enginegate.again'").fetchall()
+    assert tags == [("the machine was noisy",)]
+
+
+@pytest.mark.parametrize(("reason", "said"), [(" ", "is blank"), ("x" * 2001, "may have 2,000")])
+def test_an_outcome_is_thrown_away_for_a_reason_alone(tmp_path: Path, prefect_url: str, reason: str, said: str) -> None:
+    project = write_project(tmp_path / "project", prefect_url)
+    result = subprocess.run(
+        [sys.executable, "-m", "flows.commands.cli", "convert", str(project.model), "--again", reason],
+        cwd=REPOSITORY, env=project.environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    told = " ".join((result.stdout + result.stderr).split())
+    assert result.returncode == 2
+    assert said in told, told
+    assert not (project.home / "store").exists()
 
 
 def _new_slice_and_calibration(project: Project) -> None:

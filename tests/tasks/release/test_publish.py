@@ -8,6 +8,7 @@ import pytest
 from tasks.errors import RefusedError, StageError
 from tasks.fresh_records import FreshAgreement, FreshArtifact
 from tasks.objects.folder import LocalObjects
+from tasks.rebuild_records import Discard, MiscompiledBuild
 from tasks.registry.registry import Registry
 from tasks.registry.signing import Signing
 from tasks.release.publish import describe_engine, publish_engine
@@ -177,3 +178,30 @@ def test_an_engine_s_own_policy_and_the_floor_that_it_was_under_stand_in_its_man
         context, spec, outcome, data, reference, source_commit=None, mlflow_run=None, who=None, policy_floor=floor
     )
     assert (found.policy_origin, found.policy_floor) == ("own", floor)
+
+
+def test_a_manifest_counts_the_builds_that_were_miscompiled_and_says_why_its_engine_was_made_again(
+    context: StageContext, registry: Registry
+) -> None:
+    outcome = make_outcome(context.store)
+    plain = describe(context, outcome).model_dump(mode="json")
+    assert not {"miscompiled", "again"} & plain.keys(), "others read as they did"
+    assert outcome.engine
+    again = Discard(reason="the driver changed", who="ann", when="2026-12-01T00:00:00+00:00")
+    build = MiscompiledBuild(plan=outcome.engine.plan.digest, witness="onnxruntime 1", sentence="mae is 0.33")
+    engine = outcome.engine.model_copy(update={"again": again})
+    remade = outcome.model_copy(update={"engine": engine, "miscompiled": (build, build)})
+    manifest = describe(context, remade)
+    assert (manifest.miscompiled, manifest.again) == (2, again)
+    assert publish(context, registry, outcome)
+    assert not publish(context, registry, remade), "the same bytes: what was registered first stands"
+
+
+def test_an_engine_that_was_made_again_takes_no_registered_engine_s_place(
+    context: StageContext, registry: Registry
+) -> None:
+    first, other = make_outcome(context.store), make_outcome(context.store, plan=b"built again")
+    publish(context, registry, first)
+    with pytest.raises(RefusedError, match=r"registered already with other content \(plan differ\)"):
+        publish(context, registry, other)
+    assert registry.engines.read_manifest(first.cell).plan == (first.engine and first.engine.plan)

@@ -7,6 +7,7 @@ import pytest
 
 from tasks.errors import StageError
 from tasks.model.model_directory import read_model_directory
+from tasks.rebuild_records import TACTICS_FILE, MiscompiledBuild
 from tasks.records import EngineOutcome, ExportedModel
 from tasks.stages.track import describe_conversion, track_conversion
 from tests.tasks.tiny import VERSION, cell, make_features, make_outcome, put, put_data, put_reference
@@ -111,3 +112,23 @@ def test_a_tracker_that_cannot_be_reached_leaves_nothing_behind(
             context, tracker, conversion, [make_outcome(context.store)], data, put_reference(context.store)
         )
     assert list((tmp_path / "store" / "scratch").glob("*")) == []
+
+
+def test_the_tactics_of_an_engine_and_of_miscompiled_builds_before_it_are_logged(
+    context: StageContext, conversion: ConversionRecord, data: DataArtifact
+) -> None:
+    class Reading(FakeTracker):
+        def log_conversion(self, conversion: ConversionRecord, engines: Sequence[EngineRecord]) -> dict[str, str]:
+            self.tactics = [{name: path.read_text() for name, path in one.tactics.items()} for one in engines]
+            return super().log_conversion(conversion, engines)
+
+    own, wrong = (put(context.store, {TACTICS_FILE: text, "timing.cache": b"timings"}) for text in (b"own", b"wrong"))
+    made = make_outcome(context.store)
+    assert made.engine
+    build = MiscompiledBuild(plan=made.engine.plan.digest, witness="onnxruntime 1", sentence="mae", tactics=wrong)
+    unknown = build.model_copy(update={"tactics": None})
+    engine = made.engine.model_copy(update={"tactics": own})
+    outcome = made.model_copy(update={"engine": engine, "miscompiled": (unknown, build)})
+    tracker = Reading()
+    track_conversion(context, tracker, conversion, [outcome, made], data, put_reference(context.store))
+    assert tracker.tactics == [{"miscompiled-2": "wrong", "engine": "own"}, {}]

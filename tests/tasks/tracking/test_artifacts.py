@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -51,3 +52,12 @@ def test_an_output_with_a_mask_says_that_its_padding_is_drawn(
     masked = replace(OUTPUTS["traits"], kind=OutputKind.TENSOR, mask="attention_mask")
     pairs = _drawn(case, OUTPUTS | {"traits": masked}, tmp_path, monkeypatch)
     assert list(pairs) == ["score", "traits, elements, padding included"]
+
+
+def test_tactics_become_files_of_the_run(case: Case, tmp_path: Path) -> None:
+    (tmp_path / "kept.json").write_text('{"tactics": [{"layer": "MatMul", "kernel": "gemm"}]}')
+    (tmp_path / "run").mkdir()
+    record = replace(case.failed_engine("int8", "wrong"), tactics={"miscompiled-1": tmp_path / "kept.json"})
+    artifacts.write_engine_files(record, {}, tmp_path / "run")
+    written = json.loads((tmp_path / "run" / "tactics" / "miscompiled-1.json").read_text())
+    assert written == {"tactics": [{"layer": "MatMul", "kernel": "gemm"}]}

@@ -12,6 +12,7 @@ import pytest
 import tasks.tracking.connection
 import tasks.tracking.run_content
 from tasks.declared import Dim
+from tasks.rebuild_records import Discard, MiscompiledBuild
 from tasks.tracking import run_content as content
 from validation.breakdowns import SliceError
 from validation.policy import Rule
@@ -205,3 +206,19 @@ def test_the_description_says_every_rule_and_what_failed_first(case: Case) -> No
     said = [line.removeprefix("- ").partition(":")[0] for line in note[2:]]
     assert said == sorted(said, key=["fail", "inconclusive", "pass"].index)
     assert any(line.startswith("- pass: speedup_vs_reference is 2.5") for line in note)
+
+
+def test_a_run_says_why_its_engine_was_made_again_and_which_builds_were_miscompiled(case: Case) -> None:
+    outcome, conversion = case.engine("fp16").outcome, case.conversion()
+    assert outcome.engine
+    plain = content.engine_tags(conversion, outcome, 0, "parent")
+    assert not [name for name in plain if "again" in name or "miscompiled" in name]
+    again = Discard(reason="the driver changed", who=None, when="2026-12-01T00:00:00+00:00")
+    build = MiscompiledBuild(plan=outcome.engine.plan.digest, witness="onnxruntime 1", sentence="mae is 0.33")
+    engine = outcome.engine.model_copy(update={"again": again})
+    remade = outcome.model_copy(update={"engine": engine, "miscompiled": (build,)})
+    tags = content.engine_tags(conversion, remade, 0, "parent")
+    assert (tags["enginegate.again"], tags["enginegate.again_at"]) == (again.reason, again.when)
+    assert tags["enginegate.miscompiled_builds"] == "1"
+    assert "- made again: the driver changed" in tags["mlflow.note.content"]
+    assert f"- miscompiled: {build.plan}: mae is 0.33" in tags["mlflow.note.content"]
