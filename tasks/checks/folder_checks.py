@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tasks.checks.remarks import Remark, good, warning
+from tasks.model.model_directory import WEIGHTS_SUFFIX
 from tasks.model.own_output import is_own_output
 from tasks.samples.regular import is_special
 
@@ -33,6 +34,13 @@ def check_folder(directory: ModelDirectory) -> Iterator[Remark]:
             SUBJECT,
             f"{_listed(beside)} counts as source: each change makes another version of the model, and one during a"
             " conversion ends it; keep it elsewhere, or under a name that begins with a dot",
+        )
+    unread = [name for name in sources if name.endswith(WEIGHTS_SUFFIX)]
+    if unread and directory.spec.weights is None and ":" in str(directory.spec.source):
+        yield warning(
+            SUBJECT,
+            f"{_listed(unread)} {'lies' if len(unread) == 1 else 'lie'} here and model.yaml names no weights, so that"
+            f" the module keeps those that it was built with; if they are the model's, write weights: {unread[0]}",
         )
     own = [name for name in _others(directory) if is_own_output(directory.root / name)]
     if own:

@@ -126,7 +126,7 @@ class Engines:
         registered = self.read_manifest(manifest.cell)
         known = registered.model_dump(mode="json", exclude=CIRCUMSTANCES)
         new = manifest.model_dump(mode="json", exclude=CIRCUMSTANCES)
-        differing = sorted(field for field in new if new[field] != known[field])
+        differing = sorted(field for field in new if new[field] != known.get(field))
         if differing:
             raise RefusedError(
                 f"{manifest.engine_id} is registered already with other content ({', '.join(differing)} differ);"

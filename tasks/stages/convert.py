@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
     from tasks.process.context import StageContext
 
+NOTHING_TO_QUANTIZE = "there is nothing to quantize"  # in a converter's words, and no other method finds more
 MOST_HALF_ERROR = 0.5
 """Relative L2 between an FP16 graph and the exported one beyond which it is another graph, not a less precise one."""
 
@@ -319,7 +320,8 @@ class _Conversion:
         if self.precision is Precision.FP8:
             return StageError(f"convert: fp8 failed, and there is no other converter for it; use fp16.\n{causes}")
         others = ", ".join(method.value for method in CalibrationMethod if method is not self.method)
-        remedy = "" if self.exclude or self.method is CalibrationMethod.AUTO else f"; try another method ({others})"
+        no_other = self.exclude or self.method is CalibrationMethod.AUTO or NOTHING_TO_QUANTIZE in causes
+        remedy = "" if no_other else f"; try another method ({others})"
         return StageError(f"convert: int8 by calibration.method {self.method.value} failed{remedy}.\n{causes}")
 
 

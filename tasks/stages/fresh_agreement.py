@@ -146,8 +146,8 @@ def find_disagreements(agreement: FreshAgreement, precision: Precision) -> tuple
             worst[figure.output] = figure
     return tuple(
         f"output {name}: differs from {figure.against} on inputs that are in no file: on {figure.samples} samples"
-        f" {figure.draw}, {_told(figure)} at {precision.value}; the engine is right on the validation samples at best,"
-        " by a branch or a table that the exporter took in, or it is wrong at another shape"
+        f" {figure.draw}, {_told(figure)} at {precision.value}; where its rules pass on the validation samples, the"
+        " exporter took in a branch or a table of theirs, or it is wrong at another shape"
         for name, figure in worst.items()
     )
 

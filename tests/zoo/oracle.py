@@ -175,7 +175,8 @@ def _language(pair: _Pair) -> Iterator[Loss]:
 def _vectors(pair: _Pair) -> Iterator[Loss]:
     r, c = (side.astype(np.float64) for side in (pair.reference, pair.candidate))
     lengths = np.linalg.norm(r, axis=-1) * np.linalg.norm(c, axis=-1)
-    angle = 1 - (r * c).sum(-1) / lengths
+    same = 1.0 * (r == c).all(axis=-1)  # of vectors without a direction: those that fill up shorter samples are zero
+    angle = 1 - np.where(lengths > 0, (r * c).sum(-1) / np.where(lengths > 0, lengths, 1), same)
     yield pair.mean("1 - cosine", angle, 0.025)
     yield pair.point("the same of the worst 1 %", np.quantile(pair.by_sample(angle), 0.99), 0.005, 0.05)
     near = [_neighbours(pair.by_sample(side) if side.ndim > 2 else side) for side in (r, c)]

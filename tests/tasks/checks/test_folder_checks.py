@@ -35,6 +35,16 @@ def test_files_that_others_write_meanwhile_are_warned_of(write_model: Callable[.
     assert text.startswith("train-0.log, train-1.log, train-2.log and 2 more counts as source")
 
 
+def test_weights_that_model_yaml_does_not_name_are_told(write_model: Callable[..., Path]) -> None:
+    folder = write_model()
+    (folder / "trained.safetensors").write_bytes(b"weights")
+    (told,) = [one.text for one in check_folder(read_model_directory(folder)) if one.level is Level.WARNING]
+    assert told == (
+        "trained.safetensors lies here and model.yaml names no weights, so that the module keeps those that it was"
+        " built with; if they are the model's, write weights: trained.safetensors"
+    )
+
+
 def test_the_command_s_own_log_is_told(write_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_model()
     (folder / "own.txt").write_text("x")

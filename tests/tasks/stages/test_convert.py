@@ -306,9 +306,7 @@ def test_a_graph_without_weights_to_quantize_is_told_so(tmp_path: Path) -> None:
         numpy_helper.from_array(np.array([value], np.int64), name)
         for name, value in (("starts", 0), ("ends", 16), ("axes", 1))
     ]
-    with pytest.raises(
-        StageError, match=r"method minmax failed; try another method \(max, entropy, percentile, auto\)"
-    ) as e:
+    with pytest.raises(StageError, match=r"(?s)method minmax failed\..*there is nothing to quantize; drop int8") as e:
         by_hand(tmp_path, nodes, weights).convert(Precision.INT8)
     assert "nothing to quantize" in str(e.value)
 
