@@ -59,8 +59,8 @@ def tagged_words(classes: int) -> Planter:
 
 
 def cycles(generator: Generator, n: int) -> Arrays:
-    """Texts that go round `WORDS` words, and now and then jump: which comes next on the round, the last one says."""
-    jumps = generator.random((n, LONGEST)) < 0.25
+    """Texts that go round `WORDS` words and jump every other time: which comes next on the round, the last one says."""
+    jumps = generator.random((n, LONGEST)) < 0.5
     at = np.where(jumps, generator.integers(0, WORDS, (n, LONGEST)), 1).cumsum(axis=1)
     return _padded(FIRST_WORD + at % WORDS, _lengths(generator, n), FIRST_WORD + (at + 1) % WORDS)
 
