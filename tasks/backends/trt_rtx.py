@@ -10,8 +10,9 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from importlib import metadata
 from typing import Any
+
+from tasks.model.toolchain import release_of
 
 # What a parser says of an operation that would come from a plugin, and does not.
 UNKNOWN_OPERATION = ("Plugin not found", "No importer registered", "not found in plugin registry")
@@ -28,10 +29,7 @@ builds for no T4, where TensorRT does."""
 
 def release_here() -> str | None:
     """The release that is installed, without loading it; None where there is none."""
-    try:
-        return metadata.version(DISTRIBUTION)
-    except metadata.PackageNotFoundError:
-        return None
+    return release_of(DISTRIBUTION)
 
 
 def import_rtx() -> Any | None:

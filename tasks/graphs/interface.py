@@ -7,6 +7,9 @@ from pathlib import Path
 from tasks.declared import Frozen
 from tasks.specs import ModelSpec
 
+MOST_HALF_ERROR = 0.5
+"""Relative L2 between an FP16 graph and the exported one beyond which it is another graph, not a less precise one."""
+
 
 class CheckExportRequest(Frozen):
     """An exported graph and what the reference gave: `{number:05d}.npz` for each of the check shapes."""

@@ -47,18 +47,7 @@ def build_engine(context: StageContext, job: EngineJob, rebuild: Rebuild | None 
     backend = backend_of(cell.runtime)
     identity, options = backend.identity(), backend.options(spec.build, cell.precision)
     typed = job.typed.half if job.typed.half is not None and backend.takes_types() else job.typed
-    key: dict[str, object] = {
-        "recipe": RECIPE,
-        "onnx": typed.onnx.digest,
-        "precision": [cell.precision.value, typed.recipe],
-        "inputs": {name: tensor.model_dump(mode="json") for name, tensor in spec.inputs.items()},
-        "profiles": {name: dim.model_dump(mode="json") for name, dim in spec.dims.items()},
-        "options": options,
-        "plugins": None if job.plugins is None else [[file.path, file.digest] for file in job.plugins.files],
-        "backend": identity.model_dump(),
-        "target": cell.target,
-        **({} if rebuild is None else {"rebuild": _rebuild_key(rebuild)}),
-    }
+    key = _key(job, typed, identity, options, rebuild)
     was_discarded = discard_before(context, job, "build", key)
 
     def produce(folder: Path) -> BuiltEngine:
@@ -85,6 +74,23 @@ def build_engine(context: StageContext, job: EngineJob, rebuild: Rebuild | None 
     for warning in built.result.warnings:
         context.on_warning(warning)
     return built
+
+
+def _key(
+    job: EngineJob, typed: TypedModel, identity: BackendIdentity, options: dict[str, str], rebuild: Rebuild | None
+) -> dict[str, object]:
+    return {
+        "recipe": RECIPE,
+        "onnx": typed.onnx.digest,
+        "precision": [job.cell.precision.value, typed.recipe],
+        "inputs": {name: tensor.model_dump(mode="json") for name, tensor in job.spec.inputs.items()},
+        "profiles": {name: dim.model_dump(mode="json") for name, dim in job.spec.dims.items()},
+        "options": options,
+        "plugins": None if job.plugins is None else [[file.path, file.digest] for file in job.plugins.files],
+        "backend": identity.model_dump(),
+        "target": job.cell.target,
+        **({} if rebuild is None else {"rebuild": _rebuild_key(rebuild)}),
+    }
 
 
 def _request(

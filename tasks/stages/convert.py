@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from tasks.errors import InputError, StageError
 from tasks.graphs import level, onnx_files
 from tasks.graphs.custom_ops import copy_libraries
-from tasks.graphs.interface import CheckTypedRequest
+from tasks.graphs.interface import MOST_HALF_ERROR, CheckTypedRequest
 from tasks.model.toolchain import RECIPES
 from tasks.process.child import ignore_progress
 from tasks.quantization.converter_table import Converter, converters_for, int8_converter, tried_methods
@@ -42,9 +42,7 @@ if TYPE_CHECKING:
 
     from tasks.process.context import StageContext
 
-NOTHING_TO_QUANTIZE = "there is nothing to quantize"  # in a converter's words, and no other method finds more
-MOST_HALF_ERROR = 0.5
-"""Relative L2 between an FP16 graph and the exported one beyond which it is another graph, not a less precise one."""
+NOTHING_TO_QUANTIZE = "there is nothing to quantize"  # a converter's words: no other method finds more
 
 
 def convert_precision(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tasks.graphs import onnx_files
-from tasks.graphs.interface import CheckTypedRequest
+from tasks.graphs.interface import MOST_HALF_ERROR, CheckTypedRequest
 from tasks.process.child import ignore_progress
 from tasks.quantization.converter_table import FP16
 from tasks.quantization.interface import ConvertRequest
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
 RECIPE = 1
 CONVERTER = FP16[0]
-MOST_ERROR = 0.5
-"""Relative L2 between both graphs beyond which the second is another one, not a less precise one."""
 
 
 def add_half(
@@ -63,7 +61,7 @@ def add_half(
         convert = f"tasks.quantization.{CONVERTER.module}:convert"
         context.call_in_child(convert, request, dict[str, str], folder)
         check = CheckTypedRequest(
-            onnx=onnx_files.find_model(result), original=onnx, spec=spec, samples=samples, most_error=MOST_ERROR
+            onnx=onnx_files.find_model(result), original=onnx, spec=spec, samples=samples, most_error=MOST_HALF_ERROR
         )
         opset = context.call_in_child(
             "tasks.graphs.onnx_check:check_typed", check, int, folder, on_progress=ignore_progress
