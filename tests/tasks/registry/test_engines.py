@@ -111,6 +111,13 @@ def test_the_same_engine_under_other_circumstances_is_the_same_engine(
     assert registered.engines.read_manifest(manifest.cell) == manifest
 
 
+def test_a_field_that_the_registered_manifest_lacks_is_other_content(
+    registered: Registry, manifest: EngineManifest, folders: dict[str, Path]
+) -> None:
+    with pytest.raises(RefusedError, match=r"with other content \(half differ\)"):
+        registered.engines.publish(manifest.model_copy(update={"half": manifest.onnx}), folders)
+
+
 def test_the_same_id_with_other_content_is_refused_and_changes_nothing(
     registered: Registry, store: LocalStore, tmp_path: Path
 ) -> None:
