@@ -27,7 +27,15 @@ from tasks.backends import trt_rtx
 from tasks.errors import StageError, printable
 from tasks.model.model_directory import read_model_directory
 from tasks.rebuild_records import Discard
-from tasks.records import DataArtifact, EngineJob, EngineOutcome, ExportedModel, ReferenceArtifact, TypedModel
+from tasks.records import (
+    Cell,
+    DataArtifact,
+    EngineJob,
+    EngineOutcome,
+    ExportedModel,
+    ReferenceArtifact,
+    TypedModel,
+)
 from tasks.runtimes import RUNTIMES
 from tasks.source_spec import PYTORCH
 from tasks.stages.convert import convert_precision
@@ -101,48 +109,68 @@ def convert_model(
     against = directory.spec.reference
     describe_export = partial(_describe_export, against=against)
     exported = run_stage(session, "export", export_onnx, describe_export, directory, data)
-    describe_fresh = partial(_describe_fresh, against=against)
-    reference = run_stage(session, "reference", run_reference, lambda _: _describe_reference(against), directory, data)
-    fresh = run_stage(session, "fresh inputs", run_fresh, describe_fresh, directory, data, exported)
-    reference = reference.model_copy(update={"fresh": fresh})
     calibration = None
     if any(precision.is_quantized for precision in plan.precisions):
         calibration = calibrate(session, directory, data, exported, accept_calibration)
     discard = None if again is None else _discard(session, again)
-    work = _Conversion(session, plan, elsewhere, data, exported, reference, calibration, counted.groups, discard)
-    outcomes = work.make_all(policies)
+    work = _Conversion(session, plan, elsewhere, data, exported, calibration, counted.groups, discard)
+    typed = work.convert_precisions()
+    describe_fresh = partial(_describe_fresh, against=against)
+    reference = run_stage(session, "reference", run_reference, lambda _: _describe_reference(against), directory, data)
+    fresh = run_stage(session, "fresh inputs", run_fresh, describe_fresh, directory, data, exported)
+    reference = reference.model_copy(update={"fresh": fresh})
+    outcomes = work.make_all(policies, typed, reference)
     refuse_changes(plan, model_directory)
-    publish_all(session, plan, outcomes, data, reference, work.track(outcomes))
+    publish_all(session, plan, outcomes, data, reference, work.track(outcomes, reference))
     return outcomes
 
 
 @dataclass(frozen=True)
+class _Typed:
+    """The typed model of each precision, and an outcome for every engine whose precision has none."""
+
+    models: dict[Precision, TypedModel]
+    failed: list[EngineOutcome]
+
+
+@dataclass(frozen=True)
 class _Conversion:
-    """A conversion whose reference has run: `elsewhere` are the targets whose engines runners make."""
+    """A conversion whose module is exported: `elsewhere` are the targets whose engines runners make."""
 
     session: Session
     plan: ConversionPlan
     elsewhere: set[str]
     data: DataArtifact
     exported: ExportedModel
-    reference: ReferenceArtifact
     calibration: Calibration | None
     groups: Artifact | None
     again: Discard | None = None
 
-    def make_all(self, policies: dict[Precision, Policy]) -> list[EngineOutcome]:
+    def convert_precisions(self) -> _Typed:
+        """Convert to every precision, and tell at once which engines cannot be made, and what TensorRT's parser says.
+
+        INT8 and FP8 come first: that a graph has nothing to quantize takes a second to find out.
+        """
+        typed: dict[Precision, TypedModel] = {}
+        failed: list[EngineOutcome] = []
+        for precision in sorted(self.plan.precisions, key=lambda precision: not precision.is_quantized):
+            cells = [cell for cell in self.plan.cells if cell.precision is precision]
+            try:
+                typed[precision] = self._convert(precision)
+            except StageError as error:
+                for cell in cells:
+                    failed.append(EngineOutcome(cell=cell, outcome=Outcome.FAIL, reason=str(error)))
+                    self.session.reporter.verdict(failed[-1])
+            else:
+                self._ask_parser(cells, typed[precision])
+        return _Typed(typed, failed)
+
+    def make_all(
+        self, policies: dict[Precision, Policy], typed: _Typed, reference: ReferenceArtifact
+    ) -> list[EngineOutcome]:
         """Make and judge every engine, and tell the verdicts as they are settled."""
-        typed = self._convert_precisions()
-        jobs = self._jobs(policies, typed)
-        self._ask_parser(jobs)
-        outcomes = [
-            EngineOutcome(cell=cell, outcome=Outcome.FAIL, reason=reason)
-            for cell in self.plan.cells
-            if isinstance(reason := typed[cell.precision], str)
-        ]
-        for outcome in outcomes:
-            self.session.reporter.verdict(outcome)
-        outcomes += self._make(jobs)
+        jobs = self._jobs(policies, typed, reference)
+        outcomes = [*typed.failed, *self._make(jobs)]
         made = sorted(outcomes, key=lambda outcome: self.plan.cells.index(outcome.cell))
         spec = self.plan.directory.spec
         if spec.precision_search and self.calibration is not None:
@@ -150,48 +178,40 @@ class _Conversion:
             made = retry_failed(retrying, jobs, made)
         return self._judge(made)
 
-    def _convert_precisions(self) -> dict[Precision, TypedModel | str]:
-        """A typed model for each precision, or the reason why there is none."""
-        typed: dict[Precision, TypedModel | str] = {}
-        for precision in self.plan.precisions:
-            calibration = self.calibration if precision.is_quantized else None
-            if calibration is not None and calibration.refusal:
-                typed[precision] = calibration.refusal
-                continue
-            try:
-                typed[precision] = run_stage(
-                    self.session,
-                    f"convert {precision.value}",
-                    convert_precision,
-                    _describe_typed,
-                    self.exported,
-                    precision,
-                    self.plan.directory.spec,
-                    None if calibration is None else calibration.data,
-                    data=self.data,
-                    half=any(cell.wants_half for cell in self.plan.cells),
-                )
-            except StageError as error:
-                typed[precision] = str(error)
-        return typed
+    def _convert(self, precision: Precision) -> TypedModel:
+        calibration = self.calibration if precision.is_quantized else None
+        if calibration is not None and calibration.refusal:
+            raise StageError(calibration.refusal)
+        return run_stage(
+            self.session,
+            f"convert {precision.value}",
+            convert_precision,
+            _describe_typed,
+            self.exported,
+            precision,
+            self.plan.directory.spec,
+            None if calibration is None else calibration.data,
+            data=self.data,
+            half=any(cell.wants_half for cell in self.plan.cells),
+        )
 
-    def _ask_parser(self, jobs: list[EngineJob]) -> None:
+    def _ask_parser(self, cells: list[Cell], typed: TypedModel) -> None:
         """Tell what TensorRT's parser of today says of each engine's graph, before a GPU is taken. It stops nothing."""
         if trt_rtx.release_here() is None:
             return
-        for job in jobs:
-            if not RUNTIMES[job.cell.runtime].typed:
+        for cell in cells:
+            if not RUNTIMES[cell.runtime].typed:
                 continue
-            name = f"parse {label_of(job.cell)}"
+            name = f"parse {label_of(cell)}"
             try:
-                report = run_stage(self.session, name, ask_rtx, lambda found: found.headline, job.typed)
+                report = run_stage(self.session, name, ask_rtx, lambda found: found.headline, typed)
             except StageError as error:
                 self.session.reporter.say(f"! {name}: {error}")
                 continue
             for node in report.nodes:
                 self.session.reporter.say(f"! {printable(node)}")
 
-    def _jobs(self, policies: dict[Precision, Policy], typed: dict[Precision, TypedModel | str]) -> list[EngineJob]:
+    def _jobs(self, policies: dict[Precision, Policy], typed: _Typed, reference: ReferenceArtifact) -> list[EngineJob]:
         """For each engine that can be made, everything that its runner needs."""
         context, directory = self.session.stage_context(), self.plan.directory
         module, plugins = store_module(context, directory).result, store_plugins(context, directory)
@@ -200,16 +220,16 @@ class _Conversion:
                 cell=cell,
                 spec=directory.spec,
                 policy=policies[cell.precision],
-                typed=converted,
+                typed=typed.models[cell.precision],
                 data=self.data,
-                reference=self.reference,
+                reference=reference,
                 module=module,
                 plugins=plugins,
                 groups=self.groups,
                 again=self.again,
             )
             for cell in self.plan.cells
-            if isinstance(converted := typed[cell.precision], TypedModel)
+            if cell.precision in typed.models
         ]
 
     def _make(self, jobs: list[EngineJob]) -> list[EngineOutcome]:
@@ -234,7 +254,7 @@ class _Conversion:
                 self.session.reporter.verdict(outcome)
         return judged
 
-    def track(self, outcomes: list[EngineOutcome]) -> dict[str, str]:
+    def track(self, outcomes: list[EngineOutcome], reference: ReferenceArtifact) -> dict[str, str]:
         """Log the conversion; return run ids by engine id."""
         plan, calibration = self.plan, self.calibration
         report = None if calibration is None else calibration.report
@@ -250,7 +270,7 @@ class _Conversion:
                 conversion,
                 outcomes,
                 self.data,
-                self.reference,
+                reference,
             ),
             lambda runs: f"MLflow experiment {conversion.model}, {len(runs)} engine runs",
         )

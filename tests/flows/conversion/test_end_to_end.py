@@ -205,6 +205,20 @@ def test_an_engine_that_fails_its_policy_ends_with_3_and_is_not_registered(copy:
     assert "✕ verdict int8" in text
 
 
+def test_what_no_converter_can_do_is_said_before_the_reference_runs(copy: Project) -> None:
+    copy.edit("model.py", "32", "8")
+    weights = {"layers.2.weight": np.eye(8, dtype=np.float32), "layers.2.bias": np.zeros(8, np.float32)}
+    for name, array in load_file(copy.model / "weights.safetensors").items():
+        if not name.startswith("layers.2"):
+            weights[name] = np.ascontiguousarray(array[:8] if "0" in name else array[..., :8])
+    save_file(weights, copy.model / "weights.safetensors")
+    code, document, text = copy.convert()
+    assert code == 3
+    assert [engine["verdict"] for engine in document["engines"]] == ["pass", "fail"]
+    told = text.index("so there is nothing to quantize; drop int8 from precisions")
+    assert text.index("✓ export") < told < text.index("✓ reference")
+
+
 def test_an_engine_that_is_too_slow_for_its_policy_is_told_so_once_and_is_not_registered(copy: Project) -> None:
     speed = "performance:\n  - {metric: speedup_vs_reference, min: 1000, precision: int8}\n"
     before = copy.registered()
