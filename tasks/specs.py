@@ -170,10 +170,11 @@ class BuildSpec(Declared):
     `memory_limit_mib` bounds the builder's workspace, in MiB (None: all of the device's memory). `plugins` are shared
     libraries for TensorRT, by path inside the model directory, and `onnxruntime_plugins` those with custom operations
     for ONNX Runtime, on which every export is checked. `sparsity` lets the builder use 2:4 structured sparsity of
-    weights.
+    weights. With `attention: auto`, TensorRT 8.6 computes attention over more positions than it has fused kernels for
+    by a plugin of ours, where the runner has CUDA's compiler; `tensorrt` leaves it to TensorRT.
     """
 
-    of_later = ("onnxruntime_plugins",)
+    of_later = ("onnxruntime_plugins", "attention")
 
     memory_limit_mib: Annotated[int, Field(ge=1)] | None = None
     optimization_level: Annotated[int, Field(ge=0, le=5)] = 3
@@ -181,6 +182,7 @@ class BuildSpec(Declared):
     onnxruntime_plugins: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(strict=False)] = ()
     sparsity: bool = False
     cuda_graph: bool = True
+    attention: Literal["auto", "tensorrt"] = "auto"
 
 
 class ModelSpec(Declared):

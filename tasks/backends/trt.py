@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from tasks.backends import attention_plugin
 from tasks.backends.gpu import find_gpu
 from tasks.backends.profiles import profiles_of
 from tasks.backends.trt_dialect import dialect_of
@@ -58,14 +59,15 @@ class TensorRtBackend:
 
     def options(self, settings: BuildSpec, precision: Precision) -> dict[str, str]:
         """The settings of model.yaml's `build`, and what is the same for all; plugins are in the key by digest."""
-        del precision
         limit = settings.memory_limit_mib
+        wanted = attention_plugin.is_wanted(dialect_of(import_tensorrt()), settings, precision)
         return {
             "optimization_level": str(settings.optimization_level),
             "memory_limit_mib": "all" if limit is None else str(limit),
             "sparsity": str(settings.sparsity).lower(),
             "cuda_graph": str(settings.cuda_graph).lower(),
             "tactics": "without cuBLAS and cuDNN",
+            **(attention_plugin.describe(find_gpu()) if wanted else {}),
         }
 
     def profiles(self, dims: Mapping[str, Dim]) -> tuple[EngineProfile, ...]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import onnx
 
-from tasks.backends import trt_rtx
+from tasks.backends import attention_plugin, trt_rtx
 from tasks.backends.profiles import check_outputs_can_be_cut, profiles_of
 from tasks.backends.timing_cache import TimingCache
 from tasks.backends.trt_dialect import OLDEST_TYPED, Dialect, dialect_of
@@ -64,6 +64,9 @@ def build_plans(trt: Any, job: BuildJob, progress: Callable[[int, int], None]) -
     batch_dim = str(next(iter(job.inputs.values())).shape[0])
     check_outputs_can_be_cut(outputs, job.dims, batch_dim)
     profiles = profiles_of(job.dims)
+    slow: tuple[str, ...] = ()
+    if attention_plugin.is_wanted(dialect, job.settings, job.precision):
+        job, slow = attention_plugin.with_plugin(job, model)
     index = PlanIndex.describe(job, profiles, outputs)
     index.write(job.plan, job.plugins)
     log = TrtLog(trt)
@@ -79,7 +82,7 @@ def build_plans(trt: Any, job: BuildJob, progress: Callable[[int, int], None]) -
         step(0.0)
         (job.plan / profile.file).write_bytes(builder.build(profile, step))
     progress(PROGRESS_STEPS * len(profiles), PROGRESS_STEPS * len(profiles))
-    warnings = (*cache.warnings, *builder.warnings, *log.warnings)
+    warnings = (*slow, *cache.warnings, *builder.warnings, *log.warnings)
     if job.tactics is not None:
         files = [profile.file for profile in profiles]
         keep_tactics(trt, log, job.plan, files, job.tactics, cache.content, edited=builder.choice.edits)

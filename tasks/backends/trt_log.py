@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from tasks.errors import StageError
+from tasks.store.digests import digest_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -15,6 +17,8 @@ MOST_ERRORS = 8
 MOST_WARNINGS = 20
 INCONSISTENT = "values are not self-consistent"
 """In a warning: an extent that dims allow makes shapes that do not fit each other, so that the engine fails there."""
+_LOADED: WeakKeyDictionary[Any, set[str]] = WeakKeyDictionary()
+"""Digests of the plugin libraries that each TensorRT module here has."""
 
 
 class TrtLog:
@@ -86,15 +90,22 @@ class TrtLog:
 
 
 def load_plugins(trt: Any, log: TrtLog, libraries: Iterable[Path]) -> None:
-    """Load plugin libraries: a library registers its plugins as it is loaded.
+    """Load plugin libraries: a library registers its plugins as it is loaded, which TensorRT refuses a second time.
+
+    One that this process has loaded is left out, wherever it lies.
 
     Raises:
         StageError: one cannot be loaded.
     """
+    here = _LOADED.setdefault(trt, set())
     for library in libraries:
         try:
+            digest, _ = digest_file(library)
+            if digest in here:
+                continue
             loaded = trt.get_plugin_registry().load_library(str(library))
         except Exception as error:  # noqa: BLE001 - pybind11 has errors of its own
             raise StageError(f"build.plugins: {library.name} cannot be loaded: {error}") from None
         if loaded is None:
             raise StageError(f"build.plugins: {library.name} cannot be loaded: {log.errors()}")
+        here.add(digest)

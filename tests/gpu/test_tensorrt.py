@@ -13,6 +13,7 @@ import onnx.parser
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from tasks.backends.attention_plugin import LIBRARY
 from tasks.backends.gpu import find_gpu
 from tasks.backends.interface import BuildJob
 from tasks.backends.profiles import choose_profile
@@ -120,6 +121,48 @@ def test_a_bucket_pads_its_input_and_runs_as_a_graph(tmp_path: Path) -> None:
     assert engine.uses_graph
     assert engine.unused_plans() == ()
     assert choose_profile(TensorRtBackend().profiles(dims), {"batch": 5}).file == "engine-batch8.plan"
+
+
+ATTENTION = """
+<ir_version: 8, opset_import: ["": 17]>
+attention (float[batch, positions, 128] hidden) => (float[batch, positions, 128] result) {
+    half = Cast<to=10>(hidden)
+    four = Constant<value_ints=[0, 0, 2, 64]>()
+    split = Reshape(half, four)
+    query = Transpose<perm=[0, 2, 1, 3]>(split)
+    key = Transpose<perm=[0, 2, 3, 1]>(split)
+    value = Transpose<perm=[0, 2, 1, 3]>(split)
+    raw = MatMul(query, key)
+    eighth = Constant<value_float=0.125>()
+    n = Cast<to=10>(eighth)
+    scores = Mul(raw, n)
+    shares = Softmax<axis=-1>(scores)
+    product = MatMul(shares, value)
+    back = Transpose<perm=[0, 2, 1, 3]>(product)
+    three = Constant<value_ints=[0, 0, 128]>()
+    joined = Reshape(back, three)
+    result = Cast<to=1>(joined)
+}
+"""
+
+
+def test_long_attention_is_computed_by_the_plugin_and_is_what_the_graph_says(tmp_path: Path) -> None:
+    (tmp_path / "onnx").mkdir()
+    onnx_file = tmp_path / "onnx" / "model.onnx"
+    onnx.save(onnx.parser.parse_model(ATTENTION), onnx_file)
+    dims = {"batch": Dim(min=1, opt=2, max=3), "positions": Dim(min=1, opt=700, max=1500)}
+    inputs = {"hidden": InputSpec(dtype="float32", shape=("batch", "positions", 128))}
+    build(onnx_file, tmp_path / "plan", dims=dims, inputs=inputs, precision=Precision.FP16)
+    assert (tmp_path / "plan" / "plugins" / LIBRARY).is_file()
+    engine = TensorRtBackend().load(tmp_path / "plan")
+    for batch, positions in ((1, 1), (2, 63), (3, 65), (1, 700), (3, 1500)):
+        hidden = np.random.default_rng(positions).standard_normal((batch, positions, 128)).astype(np.float32)
+        heads = hidden.astype(np.float16).astype(np.float32).reshape(batch, positions, 2, 64)
+        scores = np.einsum("bqhd,bkhd->bhqk", heads, heads) / 8
+        shares = np.exp(scores - scores.max(-1, keepdims=True))
+        shares /= shares.sum(-1, keepdims=True)
+        right = np.einsum("bhqk,bkhd->bqhd", shares, heads).reshape(hidden.shape)
+        np.testing.assert_allclose(engine.run({"hidden": hidden})["result"], right, atol=4e-3)
 
 
 def test_polygraphy_runs_the_same_plan_to_the_same_outputs(tmp_path: Path) -> None:

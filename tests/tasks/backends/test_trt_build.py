@@ -18,7 +18,7 @@ import onnx
 import pytest
 
 import tasks.backends
-from tasks.backends import backend_of, trt
+from tasks.backends import attention_plugin, backend_of, trt
 from tasks.backends.interface import BuildJob
 from tasks.backends.trt import TensorRtBackend, import_tensorrt
 from tasks.backends.trt_build import build_plans
@@ -372,7 +372,11 @@ def test_the_identity_names_the_gpu_and_the_release(fake: FakeTensorrt, monkeypa
     assert (identity.compute_capability, identity.cuda, identity.driver) == ("8.9", "13.0", "580.65")
 
 
-def test_every_setting_that_changes_an_engine_changes_its_options() -> None:
+def test_every_setting_that_changes_an_engine_changes_its_options(
+    fake: FakeTensorrt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trt, "find_gpu", lambda: None)
+    monkeypatch.setattr(attention_plugin, "describe", lambda _gpu: {"attention": "plugin"})
     backend = TensorRtBackend()
     changes: list[dict[str, Any]] = [
         {},
@@ -380,9 +384,38 @@ def test_every_setting_that_changes_an_engine_changes_its_options() -> None:
         {"optimization_level": 4},
         {"sparsity": True},
         {"cuda_graph": False},
+        *([{"attention": "tensorrt"}] if fake.version == UNTYPED else []),
     ]
     found = [tuple(backend.options(BuildSpec(**change), Precision.FP16).items()) for change in changes]
     assert len(set(found)) == len(changes)
+
+
+def test_the_attention_plugin_is_an_option_of_8_6_where_numbers_are_rounded(
+    fake: FakeTensorrt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trt, "find_gpu", lambda: None)
+    monkeypatch.setattr(attention_plugin, "describe", lambda _gpu: {"attention": "plugin"})
+    backend = TensorRtBackend()
+    wanted = {one for one in Precision if "attention" in backend.options(BuildSpec(), one)}
+    assert wanted == (set() if fake.version != UNTYPED else set(Precision) - {Precision.FP32})
+
+
+def test_8_6_builds_what_the_plugin_is_put_into_and_later_releases_the_graph_as_it_is(
+    fake: FakeTensorrt, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    other = write_onnx(tmp_path / "other")
+    library = tmp_path / "libattention.so"
+    library.write_bytes(b"library")
+
+    def put(job: BuildJob, _model: onnx.ModelProto) -> tuple[BuildJob, tuple[str, ...]]:
+        return job.model_copy(update={"onnx": other, "plugins": (library,)}), ()
+
+    monkeypatch.setattr(attention_plugin, "with_plugin", put)
+    job = make_job(tmp_path, precision="fp16")
+    run(fake, job)
+    (parsed,) = fake.arguments("OnnxParser.parse_from_file")
+    assert parsed["model"] == str(other if fake.version == UNTYPED else job.onnx)
+    assert (tmp_path / "plan" / "plugins").exists() == (fake.version == UNTYPED)
 
 
 # Names that no build of these tests reaches

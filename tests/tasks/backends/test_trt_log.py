@@ -1,7 +1,6 @@
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -9,6 +8,9 @@ from tasks.backends.trt_log import MOST_ERRORS, TrtLog, load_plugins
 from tasks.errors import StageError
 from tests.tasks.backends.fake_tensorrt import FakeTensorrt
 from tests.tasks.backends.tensorrt_api.recording import RELEASES
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @pytest.fixture(params=RELEASES)
@@ -65,25 +67,46 @@ def test_two_logs_keep_errors_of_their_own(fake: FakeTensorrt) -> None:
     assert not other.has_errors
 
 
-def test_every_plugin_library_is_loaded_by_its_path(fake: FakeTensorrt) -> None:
-    load_plugins(fake.module, TrtLog(fake.module), [Path("/a/libone.so"), Path("/a/libtwo.so")])
-    paths = [found["plugin_path"] for found in fake.arguments("IPluginRegistry.load_library")]
-    assert paths == ["/a/libone.so", "/a/libtwo.so"]
+@pytest.fixture
+def libraries(tmp_path: Path) -> list[Path]:
+    made = [tmp_path / "libone.so", tmp_path / "libtwo.so"]
+    for path in made:
+        path.write_text(path.name)
+    return made
 
 
-def test_a_library_that_cannot_be_loaded_is_named_with_the_reason(fake: FakeTensorrt) -> None:
+def loaded(fake: FakeTensorrt) -> list[str]:
+    return [found["plugin_path"] for found in fake.arguments("IPluginRegistry.load_library")]
+
+
+def test_every_plugin_library_is_loaded_by_its_path(fake: FakeTensorrt, libraries: list[Path]) -> None:
+    load_plugins(fake.module, TrtLog(fake.module), libraries)
+    assert loaded(fake) == [str(path) for path in libraries]
+
+
+def test_a_library_that_this_process_has_is_not_loaded_from_another_engine_s_folder_as_well(
+    fake: FakeTensorrt, libraries: list[Path], tmp_path: Path
+) -> None:
+    again = tmp_path / "other-engine-libone.so"
+    again.write_bytes(libraries[0].read_bytes())
+    for paths in (libraries[:1], [again, libraries[1]]):
+        load_plugins(fake.module, TrtLog(fake.module), paths)
+    assert loaded(fake) == [str(path) for path in libraries]
+
+
+def test_a_library_that_cannot_be_loaded_is_named_with_the_reason(fake: FakeTensorrt, libraries: list[Path]) -> None:
     log = TrtLog(fake.module)
 
     def refuse(_registry: Any, plugin_path: str) -> None:
         say(fake, log, "ERROR", f"{plugin_path}: undefined symbol")
 
     fake.on("IPluginRegistry.load_library", refuse)
-    with pytest.raises(StageError, match=r"build.plugins: libone.so cannot be loaded: /a/libone.so: undefined symbol"):
-        load_plugins(fake.module, log, [Path("/a/libone.so")])
+    with pytest.raises(StageError, match=r"build.plugins: libone.so cannot be loaded: .*/libone.so: undefined symbol"):
+        load_plugins(fake.module, log, libraries[:1])
 
     def fail(_registry: Any, plugin_path: str) -> None:
         raise RuntimeError(f"cannot open {plugin_path}")
 
     fake.on("IPluginRegistry.load_library", fail)
-    with pytest.raises(StageError, match=r"build.plugins: libone.so cannot be loaded: cannot open /a/libone.so"):
-        load_plugins(fake.module, log, [Path("/a/libone.so")])
+    with pytest.raises(StageError, match=r"build.plugins: libone.so cannot be loaded: cannot open .*/libone.so"):
+        load_plugins(fake.module, log, libraries[:1])
