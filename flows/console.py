@@ -31,6 +31,8 @@ MARKS = {"pass": PASSED, "fail": FAILED, "inconclusive": UNDECIDED}
 """A mark by verdict."""
 COLOURS = {PASSED: "green", FAILED: "red", UNDECIDED: "yellow", ELSEWHERE: "cyan", "!": "yellow"}
 STEP_WIDTH = 34
+ENGINE_ROW = "  {:<14}  {:>9}  {:>8}  {:>8}  {:<19}  {}"
+RULE_INDENT = "    "
 REASON_CHARACTERS = 60
 # Wider than any line: an engine id that is cut off cannot be copied. A terminal wraps what is too long for it.
 TABLE_WIDTH = 500
@@ -117,22 +119,19 @@ class Reporter:
         return Progress(*columns, console=self._console, transient=True, disable=not self._console.is_terminal)
 
     def engines(self, outcomes: Iterable[EngineOutcome]) -> None:
-        """Print the last table; every engine that passed is registered by then."""
-        table = Table(box=None, pad_edge=False)
-        for heading in ("engine", "verdict", "worst rule", "p50", "speed-up", "size", "digest", "registered"):
-            table.add_column(
-                heading, justify="right" if heading in {"p50", "speed-up", "size"} else "left", no_wrap=True
-            )
+        """Print the last table, 80 columns wide; every engine that passed is registered by then.
+
+        An engine is its id, a row below it, and the worst rule folded below that: each may be longer than a column.
+        """
+        self.say()
+        self.say(ENGINE_ROW.format("verdict", "p50", "speed-up", "size", "digest", "registered"))
         for outcome in outcomes:
-            mark = MARKS[outcome.outcome.value]
-            table.add_row(
-                outcome.cell.engine_id,
-                Text(f"{mark} {outcome.outcome.value}", style=COLOURS[mark]),
-                *_row(outcome),
-                "yes" if outcome.outcome.value == "pass" else "no",
-            )
-        self._console.print()
-        self._tables.print(table)
+            rule, *cells = map(printable, _row(outcome))
+            verdict = f"{MARKS[outcome.outcome.value]} {outcome.outcome.value}"
+            self.say(outcome.cell.engine_id)
+            self.marked(ENGINE_ROW.format(verdict, *cells, "yes" if outcome.outcome.value == "pass" else "no"))
+            for line in textwrap.wrap(rule, CHECK_WIDTH - len(RULE_INDENT), break_on_hyphens=False):
+                self.say(f"{RULE_INDENT}{line}")
 
     def table(self, headings: list[str], rows: list[list[str]]) -> None:
         """Print a plain table."""
@@ -228,7 +227,7 @@ def _row(outcome: EngineOutcome) -> tuple[str, ...]:
     p50, speedup, size, digest = "-", "-", "-", "-"
     rule = outcome.reason.partition("\n")[0][:REASON_CHARACTERS] or "-"
     if outcome.verdict is not None:
-        rule = deciding_words(outcome.verdict)
+        rule = f"worst rule: {deciding_words(outcome.verdict)}"
     if outcome.engine is not None:
         size, digest = f"{outcome.engine.plan.size_bytes / 1e6:.1f} MB", short_digest(outcome.engine.plan.digest)
     if outcome.benchmark is not None:

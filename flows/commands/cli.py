@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from flows.commands.lazy_group import LazyGroup, Row
+from flows.commands.lazy_group import AS_JSON, LazyGroup, Row
 
 COMMANDS = {
     "import": Row("flows.commands.import_command:import_", "Make a model directory of a source and of data."),
@@ -29,12 +29,15 @@ COMMANDS = {
 
 @click.group(cls=LazyGroup, table=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="enginegate")
-def main() -> None:
+@click.option("--json", "as_json", is_flag=True, help="As after the command: print one JSON document.")
+@click.pass_context
+def main(context: click.Context, *, as_json: bool) -> None:
     """Turn PyTorch models into inference engines, and let only those that match their reference into the registry.
 
     Exit codes: 0 done or pass, 2 bad input or usage, 3 verdict fail, 4 verdict inconclusive, 5 refused (signature,
     digest, compatibility, conflict), 1 anything unexpected.
     """
+    context.meta[AS_JSON] = as_json
 
 
 if __name__ == "__main__":

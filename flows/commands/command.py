@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from flows.commands.lazy_group import AS_JSON
 from flows.console import Reporter
 from flows.session import Session
 from flows.settings import read_settings
@@ -35,6 +36,7 @@ def command_of(work: Callable[..., tuple[Document | BaseModel, int]]) -> Callabl
     @functools.wraps(work)
     def command(as_json: bool, **arguments: Any) -> None:
         _refuse_blanks()
+        as_json = as_json or click.get_current_context().meta.get(AS_JSON, False)
         reporter = Reporter(to_stderr=as_json)
         message = ""
         try:

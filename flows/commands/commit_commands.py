@@ -38,6 +38,7 @@ STATE_MARKS = {"done": "✓", "failed": "✕", "running": "→", "waiting": "→
 @click.option("--ref", metavar="REF", help="The branch that was pushed; those of others supersede nothing.")
 @click.option("--model", "models", multiple=True, metavar="NAME", help="Only this model; may be repeated.")
 @click.option("--lfs", is_flag=True, help="Take files of git LFS from the repository's own lfs/objects.")
+@click.option("--again", metavar="REASON", help="Make the engines again although they are made; see `convert`.")
 @command_of
 def convert_commit(
     session: Session,
@@ -47,16 +48,17 @@ def convert_commit(
     ref: str | None,
     models: tuple[str, ...],
     lfs: bool,
+    again: str | None,
 ) -> tuple[Document, int]:
     """Convert the models that a commit of REPOSITORY changed, each from a clean export of that commit.
 
-    The same commit sent twice, at once or later, is one conversion. One that has not started is left out where a commit
-    that builds on it is on its way to another version of the model, or came there while this one waited; with
-    ENGINEGATE_SUPERSEDE=cancel, one that runs is stopped too.
+    The same commit sent twice, at once or later, is one conversion, but for --again. One that has not started is left
+    out where a commit that builds on it is on its way to another version of the model, or came there while this one
+    waited; with ENGINEGATE_SUPERSEDE=cancel, one that runs is stopped too.
 
     The exit code is 2 if a model is broken; else the worst of the conversions: 1, 5, 2, 3, 4, 0.
     """
-    order = Order(commit=commit, old=old, ref=ref, lfs=lfs, models=models or None)
+    order = Order(commit=commit, old=old, ref=ref, lfs=lfs, models=models or None, again=again)
     with end_politely(), closing(Repository(repository)) as opened:
         result = convert_models(session, opened, order)
     _show_result(session, result)

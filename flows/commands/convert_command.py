@@ -62,7 +62,11 @@ def convert(
     time_limit: float | None,
     source_commit: str | None,
 ) -> tuple[ConversionReport, int]:
-    """Convert the model in DIRECTORY: export, convert, build, compare, benchmark, track, register."""
+    """Convert the model in DIRECTORY: export, convert, build, compare, benchmark, track, register.
+
+    Settings are variables of the environment, like ENGINEGATE_BENCHMARK_S: for how many seconds an engine is timed at
+    one batch size (3). README.md has all of them, under Settings.
+    """
     return run_conversion(
         session,
         directory,

@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
+AS_JSON = "enginegate.json"
+"""What click's `meta` knows `--json` by where it stands before the command."""
+
+
 class Row(NamedTuple):
     """Where a command is, as `module:name`, and its line in the group's help."""
 

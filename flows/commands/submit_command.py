@@ -28,6 +28,11 @@ DAY_S = 24 * 3600
 @click.option("--commit", required=True, metavar="ID", help="The pushed commit's full id.")
 @click.option("--from", "old", metavar="ID", help="The commit before; left out, the first parent; zeros: none.")
 @click.option("--ref", metavar="REF", help="The branch, for people.")
+@click.option(
+    "--again",
+    metavar="REASON",
+    help="Make the engines again although they are made; see `convert`. The same reason sent twice is one run.",
+)
 @click.option("--wait/--no-wait", default=False, help="Wait for the verdicts.")
 @click.option(
     "--timeout",
@@ -48,6 +53,7 @@ def submit(
     commit: str,
     old: str | None,
     ref: str | None,
+    again: str | None,
     wait: bool,
     timeout: float,
     summary: Path | None,
@@ -64,7 +70,7 @@ def submit(
 
     from flows.pushes.submission import Push, exit_code_of, read_results, submit_push, wait_for  # noqa: PLC0415
 
-    push = Push(address, commit, old, ref)
+    push = Push(address, commit, old, ref, again)
     with get_client(sync_client=True) as client:
         run = submit_push(client, push)
         session.reporter.say(f"commit {short_commit(commit)}: run {run.name} ({run.id}) of {address}")

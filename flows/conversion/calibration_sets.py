@@ -147,7 +147,8 @@ def sample_of(checked: CalibrationSet) -> Path | None:
     if not path.exists():
         raise InputError(
             f"calibration set {checked.manifest.name}: manifest.yaml: resembles: {checked.manifest.resembles} does not"
-            " exist; correct the path, which is relative to the set's folder"
+            f" exist; correct the path, which is relative to {checked.folder}, or remove the line: it is optional, and"
+            " without it the set is compared with the validation data, or with what `calibration check --against` names"
         )
     return path
 

@@ -16,6 +16,7 @@ from flows.conversion.publication import require_registry
 from flows.prefect_api import set_prefect_defaults
 from flows.stage import run_stage
 from tasks.backends import CPU
+from tasks.checks.accuracy_checks import check_accuracy
 from tasks.checks.calibration_checks import check_set_cheaply
 from tasks.checks.folder_checks import check_folder
 from tasks.checks.output_checks import check_outputs
@@ -25,6 +26,7 @@ from tasks.checks.remarks import Level, Remark, good, stops_of, warning
 from tasks.errors import EnginegateError, ExitCode, InputError, RefusedError, StageError, worst_of
 from tasks.model.model_directory import survey_model_directory
 from tasks.model.settled import with_settled
+from tasks.samples.data_spec import LABEL
 from tasks.samples.npz import load_arrays, shard_paths
 from tasks.specs import Precision
 from tasks.stages.independence import independence_in_words
@@ -176,6 +178,8 @@ class Preflight:
             self.remarks.append((warning if few else good)("data", independence_in_words(counted)))
         if seen is not None:
             self._add("outputs", lambda: self._outputs(seen))
+            if counted is not None and counted.labelled:
+                self._add("outputs", lambda: self._accuracy(seen, data))
         if counted is None:
             return
         policies = self._try("policy", lambda: policies_of(self.plan, data, counted))
@@ -201,6 +205,13 @@ class Preflight:
         with self._session.store.scratch() as folder:
             paths = shard_paths(self._session.store.fetch(seen, folder / "seen"))
             yield from check_outputs(self.plan.directory.spec.outputs, [load_arrays(path) for path in paths])
+
+    def _accuracy(self, seen: Artifact, data: DataArtifact) -> Iterable[Remark]:
+        with self._session.store.scratch() as folder:
+            paths = shard_paths(self._session.store.fetch(seen, folder / "seen"))
+            beside = self._session.store.fetch(data.annotations, folder / "beside")
+            labels = [load_arrays(beside / path.name)[LABEL] for path in paths]
+            yield from check_accuracy(self.plan.directory.spec.outputs, [load_arrays(path) for path in paths], labels)
 
     def _calibration(self, validation: DataArtifact | None) -> Iterable[Remark]:
         directory = self.plan.directory

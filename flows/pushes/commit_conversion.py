@@ -44,6 +44,7 @@ class Order:
     `commit` and `old` are any revisions, and without `old` it is the first parent; a `commit` of zeros is a branch that
     was deleted. `ref` is the branch: commits of two branches do not supersede each other.
     `lfs` takes files of git LFS from the repository's own store; `models`, unless None, are the only ones to convert.
+    `again` is the reason for making the engines again although they are made, registered or judged.
     `convert` is the command that is given a model directory, and `known` says of a cell why it needs no work.
     """
 
@@ -52,6 +53,7 @@ class Order:
     ref: str | None = None
     lfs: bool = False
     models: Sequence[str] | None = None
+    again: str | None = None
     convert: Sequence[str] = CONVERT
     known: Known | None = None
 
@@ -145,12 +147,13 @@ class _Push:
         name = _key(model)
         if model.broken:
             return self._fail(name, entry.request, ExitCode.BAD_INPUT, model.broken)
-        if not model.needs_work:
+        if not model.needs_work and self.order.again is None:
             return self._held(model, entry)
         if self._journal.is_held(name):
             self._say(name, f"waits for the conversion that runs ({_running(self._journal.entries(name))})")
         with self._journal.hold(name):
-            return self._settled(model, entry) or self._superseded(name, entry) or self._run(model, entry)
+            settled = self._settled(model, entry) if self.order.again is None else None
+            return settled or self._superseded(name, entry) or self._run(model, entry)
 
     def _held(self, model: ModelChange, entry: Entry) -> Entry:
         if entry.state is State.DONE:
@@ -268,7 +271,8 @@ class _Push:
         return self.session.settings.supersede == "cancel" and self._newer(name, request) is not None
 
     def _command(self, directory: Path, commit: str) -> list[str]:
-        return [*self.order.convert, os.fspath(directory), "--source-commit", commit, "--json"]
+        again = () if self.order.again is None else ("--again", self.order.again)
+        return [*self.order.convert, os.fspath(directory), "--source-commit", commit, *again, "--json"]
 
     def _conclude(self, name: str, request: Request, ended: Ended) -> Entry:
         if ended.stopped:

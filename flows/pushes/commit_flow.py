@@ -22,7 +22,12 @@ from tasks.git.repository import Repository
 
 @flow(name="convert-commit", flow_run_name="{repository} {commit}", persist_result=False)
 def convert_commit(
-    repository: str, commit: str, old: str | None = None, ref: str | None = None, lfs: bool = False
+    repository: str,
+    commit: str,
+    old: str | None = None,
+    ref: str | None = None,
+    lfs: bool = False,
+    again: str | None = None,
 ) -> dict[str, Any]:
     """Convert the models that a commit changed; return the document that `enginegate convert-commit --json` prints.
 
@@ -36,6 +41,7 @@ def convert_commit(
         old: the commit before; its first parent, if None or empty.
         ref: the branch: commits of two branches do not supersede each other.
         lfs: take files of git LFS from the repository's own store.
+        again: the reason for making engines again that are made already.
 
     Raises:
         InputError: a parameter is at fault, or the repository lacks a commit.
@@ -46,7 +52,8 @@ def convert_commit(
         session.reporter.say(DELETED)
         return CommitResult(commit, (), broken=False).document()
     with closing(Repository(repository_path(session, repository))) as opened:
-        result = convert_models(session, opened, Order(commit=commit, old=old or None, ref=ref, lfs=lfs))
+        order = Order(commit=commit, old=old or None, ref=ref, lfs=lfs, again=again or None)
+        result = convert_models(session, opened, order)
     document = result.document()
     key = f"convert-commit-{short_commit(result.commit)}"
     create_markdown_artifact(markdown=verdict_table(result.commit, result.results), key=key)

@@ -45,7 +45,8 @@ _RESULTS = TypeAdapter(tuple[ModelResult, ...])
 class Push:
     """A push: `address` is an absolute path or an address on the worker, `commit` and `old` are full ids.
 
-    Without `old` it is the commit's first parent, and zeros mean that there was nothing before.
+    Without `old` it is the commit's first parent, and zeros mean that there was nothing before. `again` is the reason
+    for making engines again: with another reason it is another push.
 
     Raises:
         InputError: a part of it is none.
@@ -55,6 +56,7 @@ class Push:
     commit: str
     old: str | None = None
     ref: str | None = None
+    again: str | None = None
 
     def __post_init__(self) -> None:
         if not self.address.startswith("/"):
@@ -65,7 +67,8 @@ class Push:
 
     def key(self, number: int) -> str:
         """What Prefect knows the push's n-th run by: the same push sent twice has the same ones."""
-        parts = (self.address.rstrip("/"), self.old or "", self.commit)
+        again = () if self.again is None else (self.again,)
+        parts = (self.address.rstrip("/"), self.old or "", self.commit, *again)
         digest = hashlib.sha256("\0".join(parts).encode(errors="backslashreplace")).hexdigest()
         return f"push-{digest}-{number}"
 
@@ -73,7 +76,7 @@ class Push:
         """The parameters of the flow."""
         # The branch is for people: one that cannot be shown keeps no push back.
         ref = self.ref if self.ref and len(self.ref) <= LONGEST_REF and self.ref.isprintable() else None
-        known = {"repository": self.address, "commit": self.commit, "old": self.old, "ref": ref}
+        known = {"repository": self.address, "commit": self.commit, "old": self.old, "ref": ref, "again": self.again}
         return {name: value for name, value in known.items() if value is not None}
 
 

@@ -18,8 +18,8 @@ from tasks.calibration.choose import Cell, choose_samples, values_of
 from tasks.calibration.features import sample_digests
 from tasks.errors import InputError
 from tasks.model.set_manifest import LARGEST_STRATUM, LEAST_SAMPLES, count_samples, make_manifest, write_manifest
+from tasks.samples.blocks import open_samples
 from tasks.samples.data_spec import GROUP, SLICE
-from tasks.samples.formats import read_arrays
 from tasks.samples.npz import FIRST_INDICES, Arrays
 
 if TYPE_CHECKING:
@@ -123,13 +123,15 @@ def _index(files: Sequence[Path], by: Cell, inputs: Mapping[str, InputSpec], bat
     counts: list[int] = []
     slices: set[str] | None = None
     for path in files:
-        arrays = read_arrays(path)
-        counts.append(_check(arrays, by, inputs, path.name))
-        digests += sample_digests({key: arrays[key] for key in inputs}, inputs, batch_dim)
-        columns = [arrays[f"{SLICE}{stratum}"].astype(np.str_).tolist() for stratum in by]
-        cells += list(zip(*columns, strict=True)) if by else [()] * counts[-1]
-        found = {key for key in arrays if key.startswith(SLICE) or (key == GROUP and key not in inputs)}
-        slices = found if slices is None else slices & found
+        counts.append(0)
+        for block in open_samples(path).blocks():
+            arrays, rows = block.arrays, _check(block.arrays, by, inputs, f"{path.name}{block.in_words}")
+            counts[-1] += rows
+            digests += sample_digests({key: arrays[key] for key in inputs}, inputs, batch_dim)
+            columns = [arrays[f"{SLICE}{stratum}"].astype(np.str_).tolist() for stratum in by]
+            cells += list(zip(*columns, strict=True)) if by else [()] * rows
+            found = {key for key in arrays if key.startswith(SLICE) or (key == GROUP and key not in inputs)}
+            slices = found if slices is None else slices & found
     _refuse_many_values(by, cells)
     return _Sample(
         by=by,
@@ -235,11 +237,7 @@ def _gather(
         wanted = chosen[sample.files[chosen] == number]
         if len(wanted) == 0:
             continue
-        arrays, rows = read_arrays(path), sample.rows[wanted]
-        names = [*inputs, *sample.slices]
-        if any(key not in arrays or len(arrays[key]) <= rows[-1] for key in names):
-            raise _changed(path)
-        part = {key: arrays[key][rows] for key in names}
+        part = _rows_of(path, sample.rows[wanted], [*inputs, *sample.slices])
         found = sample_digests({key: part[key] for key in inputs}, inputs, batch_dim)
         if found != [sample.digests[index] for index in wanted]:
             raise _changed(path)
@@ -248,6 +246,20 @@ def _gather(
         {key: np.concatenate([part[key] for part in parts[shapes]]) for key in parts[shapes][0]}
         for shapes in sorted(parts)
     ]
+
+
+def _rows_of(path: Path, rows: NDArray[np.int64], names: Sequence[str]) -> Arrays:
+    """Some rows of a file, which must have them."""
+    opened = open_samples(path)
+    if not set(names) <= set(opened.names):
+        raise _changed(path)
+    found = []
+    for block in opened.blocks(names):
+        within = rows[(rows >= block.first) & (rows < block.first + block.rows)] - block.first
+        found.append({key: array[within[within < len(array)]] for key, array in block.arrays.items()})
+    if any(sum(len(part[key]) for part in found) != len(rows) for key in names):
+        raise _changed(path)
+    return {key: np.concatenate([part[key] for part in found]) for key in names}
 
 
 def _changed(path: Path) -> InputError:

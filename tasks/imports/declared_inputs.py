@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from tasks.errors import InputError
 from tasks.imports.draft import BATCH
+from tasks.imports.logged_example import EXAMPLE
 from tasks.readers.interface import UNNAMED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
+
+    from numpy.typing import NDArray
 
     from tasks.imports.origin import Origin
 
@@ -29,13 +32,15 @@ SEQUENCE, MASK = "sequence", "attention_mask"
 class DeclaredInput:
     """An input: dtype, a name or an extent for each axis, the largest whole number that it may hold, and its padding.
 
-    The first axis is the samples.
+    The first axis is the samples; None is an axis of which the data say whether it varies. `example` is an array of it
+    that the source carries.
     """
 
     dtype: str
-    shape: tuple[str | int, ...]
+    shape: tuple[str | int | None, ...]
     highest: int | None = None
     pad: int = 0
+    example: NDArray[Any] | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,9 @@ def read_declared(origin: Origin) -> Declared | None:
     if origin.config:
         return _of_config(origin.config)
     if origin.tensors:
-        return _of_signature(origin.tensors)
+        return _of_signature(origin.tensors, origin.example.arrays)
+    if origin.example.arrays:
+        return _of_example(origin.example.arrays)
     kind = next(iter(origin.written)) if isinstance(origin.written, dict) else ""
     reader = READERS_OF_ARCHIVES.get(kind)
     return None if reader is None or origin.file is None else reader(origin.file)
@@ -83,7 +90,7 @@ def _of_config(config: Mapping[str, Any]) -> Declared | None:
     return Declared({"input_ids": tokens, MASK: mask}, by="config.json")
 
 
-def _of_signature(tensors: Sequence[Mapping[str, Any]]) -> Declared:
+def _of_signature(tensors: Sequence[Mapping[str, Any]], example: Mapping[str, NDArray[Any]]) -> Declared:
     """Inputs of an MLflow model; the name is left to the data or to forward where it says none."""
     inputs: dict[str, DeclaredInput] = {}
     bounds: dict[str, tuple[int, int]] = {}
@@ -91,8 +98,19 @@ def _of_signature(tensors: Sequence[Mapping[str, Any]]) -> Declared:
         name = str(tensor.get("name") or UNNAMED)
         extents = [max(0, extent) for extent in tensor["tensor-spec"]["shape"]]
         axes = _named(name if name != UNNAMED else "input", extents, bounds, SIGNATURE)
-        inputs[name] = DeclaredInput(str(tensor["tensor-spec"]["dtype"]), axes)
+        shown = example.get(name)
+        fits = shown is not None and shown.ndim == len(axes)
+        inputs[name] = DeclaredInput(str(tensor["tensor-spec"]["dtype"]), axes, example=shown if fits else None)
     return Declared(inputs, bounds, SIGNATURE)
+
+
+def _of_example(example: Mapping[str, NDArray[Any]]) -> Declared:
+    """Inputs of an MLflow model without a signature: one example does not say which of its axes may vary."""
+    inputs = {
+        name: DeclaredInput(array.dtype.name, (BATCH, *(None for _ in array.shape[1:])), example=array)
+        for name, array in example.items()
+    }
+    return Declared(inputs, by=EXAMPLE)
 
 
 def _of_onnx(path: Path) -> Declared:

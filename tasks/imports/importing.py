@@ -97,7 +97,8 @@ def import_model(context: StageContext, request: ImportRequest) -> Imported:
         outside = outside_of(read_model_directory(folder))
         files = tuple(sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()))
     batch = draft.dims[BATCH].value
-    notes = (*reading.notes, *_told_batch(batch), *_told(split, drawn, made_up=request.data is None))
+    notes = (*_told_example(origin, guesses), *reading.notes, *_told_batch(batch))
+    notes += tuple(_told(split, drawn, made_up=request.data is None))
     return Imported(request.into, draft.name, render(draft), notes, files, split.kept, drawn, outside)
 
 
@@ -199,7 +200,10 @@ def _seen(context: StageContext, folder: Path, begun: _Begun) -> tuple[_Begun, O
     """What the module gives; without `weights` in model.yaml where the source reads the file itself."""
     try:
         return _seen_at_sizes(context, folder, begun)
-    except InputError:
+    except InputError as error:
+        if begun.guesses.unlike:
+            differing = "; ".join(begun.guesses.unlike)
+            raise InputError(f"{error}; {differing}: bring data of the example's shape") from None
         if begun.origin.weights is None:
             raise
         return _seen_at_sizes(context, folder, replace(begun, origin=replace(begun.origin, weights=None)))
@@ -249,6 +253,11 @@ def _with_data(draft: Draft, drawn: int) -> Draft:
         precisions=Guess(["fp16", "int8"], "fp32 is the reference's own, and seldom worth an engine"),
         calibration=Guess({"set": CALIBRATION, "method": "percentile"}, why),
     )
+
+
+def _told_example(origin: Origin, guesses: InputGuesses) -> list[str]:
+    unlike = [f"{each}: widen dims if serving sends that too" for each in guesses.unlike]
+    return [origin.example.note, *unlike] if origin.example.note else unlike
 
 
 def _told_batch(batch: Mapping[str, int]) -> list[str]:

@@ -12,12 +12,15 @@ import numpy as np
 from tasks.declared import Dtype
 from tasks.errors import InputError
 from tasks.imports.draft import BATCH, Guess
+from tasks.imports.logged_example import EXAMPLE
 from tasks.readers.annotations import is_annotation
 from tasks.readers.interface import UNNAMED, InputHint, Reading
 from tasks.readers.lazy_groups import map_groups
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
 
     from tasks.imports.declared_inputs import Declared
     from tasks.samples.npz import Arrays
@@ -37,11 +40,15 @@ DTYPES = get_args(Dtype)
 
 @dataclass(frozen=True)
 class InputGuesses:
-    """Samples as the model takes them, and what model.yaml says of inputs and dimensions."""
+    """Samples as the model takes them, and what model.yaml says of inputs and dimensions.
+
+    `unlike` says in which extents the samples differ from an example that the source carries.
+    """
 
     groups: Sequence[Arrays]
     inputs: Mapping[str, Guess]
     dims: Mapping[str, Guess]
+    unlike: tuple[str, ...] = ()
 
     def renamed(self, names: Mapping[str, str]) -> InputGuesses:
         """The same with other names of inputs."""
@@ -49,6 +56,7 @@ class InputGuesses:
             map_groups(self.groups, partial(_renamed, names=names)) if names else self.groups,
             {names.get(name, name): guess for name, guess in self.inputs.items()},
             self.dims,
+            self.unlike,
         )
 
 
@@ -82,12 +90,24 @@ def guess_inputs(reading: Reading, declared: Declared | None, origin: str) -> In
         if declared is not None and name in declared.inputs and declared.inputs[name].highest not in {None, 1}:
             value["range"] = [0, declared.inputs[name].highest]
             why = f"{why}; range: the vocabulary of {declared.by}".removeprefix("; ")
-        inputs[name] = Guess(value, "; ".join(part for part in (hint.why, why) if part))
+        parts = (hint.why, why, _shown(name, declared))
+        inputs[name] = Guess(value, "; ".join(part for part in parts if part))
     cast = map_groups(groups, partial(_as_declared, dtypes=dtypes, declared=declared, origin=origin))
     for _ in cast:  # what cannot be cast is told now
         pass
     bounds = {} if declared is None else declared.bounds
-    return InputGuesses(cast, inputs, {BATCH: _batch(bounds.get(BATCH)), **axes.dims})
+    return InputGuesses(cast, inputs, {BATCH: _batch(bounds.get(BATCH)), **axes.dims}, tuple(axes.unlike))
+
+
+def _example_of(name: str, declared: Declared | None) -> NDArray[Any] | None:
+    return None if declared is None or name not in declared.inputs else declared.inputs[name].example
+
+
+def _shown(name: str, declared: Declared | None) -> str:
+    example = _example_of(name, declared)
+    if example is None or not example.size:
+        return ""
+    return f"{EXAMPLE} has {list(example.shape)}, values from {float(example.min()):.4g} to {float(example.max()):.4g}"
 
 
 def _with_declared_names(groups: Sequence[Arrays], declared: Declared | None) -> Sequence[Arrays]:
@@ -206,6 +226,7 @@ class _Axes:
         self._weights = [next(iter(group.values()))[0][0] for group in seen]
         self.dims: dict[str, Guess] = {}
         self._extents: dict[str, tuple[int, ...]] = {}
+        self.unlike: list[str] = []
 
     def name_axes(self, name: str, hint: InputHint, origin: str) -> list[str | int]:
         """A name or an extent for each axis after the samples'."""
@@ -225,9 +246,17 @@ class _Axes:
             varies = len(set(extents)) > 1 or isinstance(wanted, str) or (hint.axes == ("sequence",) and axis == 1)
             default = defaults[axis - 1] if axis <= len(defaults) else f"{name}_axis{axis}"
             found.append(self._dim(wanted or default, name, extents, axis) if varies else extents[0])
+            self._compare_example(name, axis, extents)
         return found
 
-    def _declared_shape(self, name: str, shape: tuple[int, ...], origin: str) -> tuple[str | int, ...] | None:
+    def _compare_example(self, name: str, axis: int, extents: tuple[int, ...]) -> None:
+        example = _example_of(name, self._declared)
+        low, high = min(extents), max(extents)
+        if example is not None and not low <= example.shape[axis] <= high:
+            there = f"{low}" if low == high else f"{low} to {high}"
+            self.unlike.append(f"axis {axis} of {name} is {there} in the data, and {example.shape[axis]} in {EXAMPLE}")
+
+    def _declared_shape(self, name: str, shape: tuple[int, ...], origin: str) -> tuple[str | int | None, ...] | None:
         if self._declared is None or name not in self._declared.inputs:
             return None
         said = self._declared.inputs[name].shape

@@ -1,4 +1,4 @@
-"""What a model of MLflow says of itself: its signature, its configuration, and where its tokenizer lies."""
+"""What a model of MLflow says of itself: signature, input example, configuration, and where its tokenizer lies."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from tasks.imports.logged_example import LoggedExample, read_example
 from tasks.model.documents import read_yaml
 from tasks.sources.mlflow_address import resolve
 from tasks.sources.mlflow_model import DESCRIPTION, flavor_of
@@ -22,12 +23,14 @@ class LoggedModel:
     """`checkpoint` and `processor` are folders of a model of Transformers, None of others.
 
     `tensors` are the inputs of its signature: `name`, where it has one, and `tensor-spec` with `dtype` and `shape`.
+    `example` is its input example.
     """
 
     version: str | None
     checkpoint: Path | None = None
     processor: Path | None = None
     tensors: Sequence[Mapping[str, Any]] = field(default=())
+    example: LoggedExample = field(default=LoggedExample())
 
 
 def fetch_logged_model(address: str) -> LoggedModel:
@@ -47,9 +50,11 @@ def read_logged_model(folder: Path, origin: str, version: str | None = None) -> 
         InputError: its description cannot be read, or says a flavor that is no source; `origin` begins the message.
     """
     flavor, data, _ = flavor_of(folder, origin)
-    tensors = _tensors_of(read_yaml(folder / DESCRIPTION).get("signature"))
+    description = read_yaml(folder / DESCRIPTION)
+    tensors = _tensors_of(description.get("signature"))
     if flavor != "transformers":
-        return LoggedModel(version, tensors=tensors)
+        example = read_example(folder, description.get("saved_input_example_info"))
+        return LoggedModel(version, tensors=tensors, example=example)
     there = (folder / "components" / name for name in PROCESSORS)
     return LoggedModel(version, data, next((path for path in there if path.is_dir()), data), tensors)
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tasks.declared import NAME_LENGTH
 from tasks.errors import InputError
 from tasks.graphs.onnx_files import external_files
+from tasks.imports.logged_example import LoggedExample
 from tasks.imports.logged_model import LoggedModel, fetch_logged_model, read_logged_model
 from tasks.samples.lfs_pointer import refuse_pointer
 from tasks.samples.regular import refuse_special
@@ -44,7 +45,7 @@ class Origin:
     `written` is what model.yaml says under `source`, and `why` the reason. `files` are what is copied into the model
     directory, by relative path. `folder` may hold a tokenizer or a feature extractor. `config` is config.json of a
     Hugging Face folder, empty of others. `file` is the archive, of sources that are one. `tensors` are the inputs of
-    the signature of an MLflow model.
+    the signature of an MLflow model, and `example` is its input example.
     """
 
     written: str | dict[str, str]
@@ -56,6 +57,7 @@ class Origin:
     file: Path | None = None
     weights: str | None = None
     tensors: Sequence[Mapping[str, Any]] = field(default=())
+    example: LoggedExample = field(default=LoggedExample())
 
     @property
     def label_numbers(self) -> dict[str, int]:
@@ -155,7 +157,7 @@ def _logged(origin: Origin, logged: LoggedModel) -> Origin:
     config = (
         {} if checkpoint is None or not (checkpoint / CONFIG_FILE).is_file() else _read_config(checkpoint / CONFIG_FILE)
     )
-    return replace(origin, folder=logged.processor, config=config, tensors=logged.tensors)
+    return replace(origin, folder=logged.processor, config=config, tensors=logged.tensors, example=logged.example)
 
 
 def _archive(path: Path) -> Origin:

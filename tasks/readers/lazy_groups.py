@@ -85,3 +85,44 @@ class Collector:
 
 def _stacked(rows: Sequence[Mapping[str, Any]]) -> Arrays:
     return {name: np.stack([np.asarray(row[name]) for row in rows]) for name in rows[0]}
+
+
+class GroupStore:
+    """Keeps groups that come in parts, and writes them to `folder` once they are many; without a folder, keeps them."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder
+        self._parts: list[Arrays] = []
+        self._kept: list[Arrays] = []
+        self._written = 0
+
+    def add(self, part: Arrays) -> None:
+        """Take some rows of the group that is open, perhaps none."""
+        if not len(next(iter(part.values()))):
+            return
+        self._parts.append(part)
+        if self._folder is not None and _bytes_of(self._parts) > GROUP_BYTES:
+            self.end_group()
+
+    def end_group(self) -> None:
+        """What comes next is of another group."""
+        if self._parts:
+            parts, self._parts = self._parts, []
+            whole = parts[0] if len(parts) == 1 else {n: np.concatenate([part[n] for part in parts]) for n in parts[0]}
+            self._kept.append(whole)
+        if self._folder is not None and (self._written or _bytes_of(self._kept) > GROUP_BYTES):
+            for group in self._kept:
+                save_shard(self._folder, self._written, group)
+                self._written += 1
+            self._kept = []
+
+    def groups(self) -> Sequence[Arrays]:
+        """All groups, in order."""
+        self.end_group()
+        if self._folder is None or not self._written:
+            return tuple(self._kept)
+        return LazyGroups([partial(load_arrays, path) for path in shard_paths(self._folder)])
+
+
+def _bytes_of(groups: Sequence[Arrays]) -> int:
+    return sum(array.nbytes for group in groups for array in group.values())

@@ -16,7 +16,7 @@ from tasks.samples.npz import FIRST_INDICES, Arrays, load_arrays
 from tasks.samples.regular import refuse_special
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -84,8 +84,8 @@ def _read_parquet(path: Path) -> Arrays:
             _refuse_repeats(names, path.name)
             # By row group: Arrow's lists have 32-bit offsets, and only one group's copy lies in memory.
             groups = (file.read_row_group(number) for number in range(file.num_row_groups))
-            parts = _read_groups(groups if file.num_row_groups else [file.schema_arrow.empty_table()], path.name)
-            return {name: np.concatenate(parts[name]) for name in names}
+            found = list(_read_groups(groups if file.num_row_groups else [file.schema_arrow.empty_table()], path.name))
+            return {name: np.concatenate([part[name] for part in found]) for name in names}
     except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
         raise InputError(f"{path.name}: is no readable Parquet file ({error}); write it again") from None
 
@@ -96,20 +96,32 @@ def _refuse_repeats(names: Sequence[str], origin: str) -> None:
             raise InputError(f"{origin}: {names.count(name)} columns are called {name!r}; rename all but one")
 
 
-def _read_groups(groups: Iterable[Any], origin: str) -> dict[str, list[NDArray[Any]]]:
-    """The dense parts of each column, in order."""
-    parts: dict[str, list[NDArray[Any]]] = {}
+def parquet_arrays(file: Any, origin: str, names: Sequence[str], rows: int) -> Iterator[Arrays]:
+    """Some columns of an open `ParquetFile` as arrays of at most `rows` rows, in order; see `read_arrays`.
+
+    Raises:
+        InputError: naming `origin` and the column: what `read_arrays` refuses.
+    """
+    import pyarrow as pa  # noqa: PLC0415 - as above
+
+    batches = file.iter_batches(batch_size=rows, columns=list(names))
+    yield from _read_groups((pa.Table.from_batches([batch]) for batch in batches), origin)
+
+
+def _read_groups(groups: Iterable[Any], origin: str) -> Iterator[Arrays]:
+    """The dense parts of the columns, in order."""
+    shapes: dict[str, tuple[int, ...]] = {}
     first_row = 0
     for group in groups:
+        parts: Arrays = {}
         for name in group.column_names:
             place = f"{origin}: column {name!r}"
-            part = _dense(group.column(name).combine_chunks(), place, first_row)
-            known = parts.setdefault(name, [])
-            if known and part.shape[1:] != known[0].shape[1:]:
-                raise InputError(f"{_ragged(place, first_row)}: {part.shape[1:]} there, {known[0].shape[1:]} before")
-            known.append(part)
+            parts[name] = _dense(group.column(name).combine_chunks(), place, first_row)
+            shape = parts[name].shape[1:]
+            if shapes.setdefault(name, shape) != shape:
+                raise InputError(f"{_ragged(place, first_row)}: {shape} there, {shapes[name]} before")
+        yield parts
         first_row += group.num_rows
-    return parts
 
 
 def _dense(array: Any, place: str, first_row: int) -> NDArray[Any]:

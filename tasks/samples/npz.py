@@ -53,7 +53,12 @@ def load_arrays(path: Path) -> Arrays:
         with content as archive:
             return {name: _load_array(archive, name, path.name) for name in archive.files}
     except UNREADABLE as error:
-        raise InputError(f"{path.name}: is no readable .npz file ({error}); write it with numpy.savez") from None
+        raise unreadable_npz(path, error) from None
+
+
+def unreadable_npz(path: Path, error: Exception) -> InputError:
+    """The error of a damaged file."""
+    return InputError(f"{path.name}: is no readable .npz file ({error}); write it with numpy.savez")
 
 
 def _load_array(archive: Mapping[str, Any], name: str, origin: str) -> np.ndarray[Any, Any]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from tasks.errors import InputError
 from tasks.records import DataArtifact
+from tasks.samples.blocks import open_samples
 from tasks.samples.data_spec import GROUP, LABEL, SLICE, DataSpec, slices_in
 from tasks.samples.formats import read_arrays
 from tasks.samples.npz import FIRST_INDICES, Arrays, save_shard
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 RECIPE = 2
 SHARD_BYTES = 16 << 20
 SHARD_SAMPLES = 1024
+SHARDS_PER_BLOCK = 4
 MOST_PROBLEMS = 20
 """So many things that are wrong with the data are told at once."""
 
@@ -100,10 +102,11 @@ class _SliceValues:
 
 @dataclass(frozen=True)
 class _Checker:
-    """Checks the arrays of one file against model.yaml."""
+    """Checks the arrays of one file against model.yaml, or those of a part that begins with its row `first`."""
 
     spec: DataSpec
     origin: str
+    first: int = 0
 
     def check(self, arrays: Arrays) -> int:
         """Return the number of samples; raise InputError with all that is wrong, a line each."""
@@ -158,7 +161,7 @@ class _Checker:
         for axis, (extent, dimension) in enumerate(zip(array.shape, declared.shape, strict=True)):
             yield from self._find_in_extent(name, axis, extent, dimension, extents)
         if array.dtype.kind == "f":
-            yield from _find_not_finite(name, array)
+            yield from _find_not_finite(name, array, self.first)
 
     def _find_in_extent(
         self, name: str, axis: int, extent: int, dimension: str | int, extents: dict[str, tuple[int, str]]
@@ -188,7 +191,7 @@ class _Checker:
         bad = np.flatnonzero(((array < low) | (array > high)).reshape(len(array), -1).any(axis=1))
         if len(bad):
             low_said, high_said = self.spec.inputs[name].range or (low, high)
-            first = ", ".join(map(str, bad[:FIRST_INDICES]))
+            first = ", ".join(map(str, bad[:FIRST_INDICES] + self.first))
             yield (
                 f"{name} leaves its range [{low_said}, {high_said}] of model.yaml, here {low:g} to {high:g}, in"
                 f" {len(bad)} samples (first: {first}); correct the range or those samples"
@@ -206,13 +209,13 @@ class _Checker:
         if name == LABEL and array.dtype.kind == "U":
             yield "label is text; give the right score, or the number of the right class"
         if array.dtype.kind == "f":
-            yield from _find_not_finite(name, array)
+            yield from _find_not_finite(name, array, self.first)
 
 
-def _find_not_finite(name: str, array: np.ndarray[Any, Any]) -> Iterator[str]:
+def _find_not_finite(name: str, array: np.ndarray[Any, Any], first_row: int) -> Iterator[str]:
     bad = np.flatnonzero(~np.isfinite(array).all(axis=tuple(range(1, array.ndim))))
     if len(bad):
-        first = ", ".join(map(str, bad[:FIRST_INDICES]))
+        first = ", ".join(map(str, bad[:FIRST_INDICES] + first_row))
         yield f"{name} holds NaN or Inf in {len(bad)} samples (first: {first}); remove or mend them"
 
 
@@ -226,29 +229,44 @@ def _shards(spec: DataSpec, files: Sequence[Path], field: str) -> Iterator[Array
     problems: list[str] = []
     for path in files:
         try:
-            arrays = with_shared(read_arrays(path), spec)
-            samples = _Checker(spec, f"{field}: {path.name}").check(arrays)
+            for arrays in _checked_blocks(spec, path, field):
+                names = set(arrays) - set(spec.inputs)
+                if annotations is not None and names != annotations:
+                    problems.append(
+                        f"{field}: {path.name}: has {_listed(names)}, the files before have {_listed(annotations)};"
+                        " every file needs the same label, group and slices"
+                    )
+                annotations = names
+                if not problems:
+                    yield from _cut(arrays, spec)
         except InputError as error:
             problems += str(error).splitlines()
-            continue
-        names = set(arrays) - set(spec.inputs)
-        if annotations is not None and names != annotations:
-            problems.append(
-                f"{field}: {path.name}: has {_listed(names)}, the files before have {_listed(annotations)};"
-                " every file needs the same label, group and slices"
-            )
-        annotations = names
-        rows = _rows_per_shard(arrays, samples)
-        for alike in () if problems else alike_in_shared(arrays, spec):
-            for start in range(0, len(alike), rows):
-                part = alike[start : start + rows]
-                whole = len(part) == part[-1] - part[0] + 1  # a slice copies nothing
-                taken = slice(int(part[0]), int(part[-1]) + 1) if whole else part
-                yield {name: array[taken] for name, array in sorted(arrays.items())}
     if problems:
         more = len(problems) - MOST_PROBLEMS
         told = problems[:MOST_PROBLEMS] + ([f"{field}: and {more} more such lines"] if more > 0 else [])
         raise InputError("\n".join(told))
+
+
+def _checked_blocks(spec: DataSpec, path: Path, field: str) -> Iterator[Arrays]:
+    """The arrays of a file, in parts where it is large and no input is shared; each is cut where the whole would be."""
+    if any(declared.is_shared for declared in spec.inputs.values()):
+        arrays = with_shared(read_arrays(path), spec)
+        _Checker(spec, f"{field}: {path.name}").check(arrays)
+        yield arrays
+        return
+    for block in open_samples(path).blocks(rows_of=_rows_per_block):
+        _Checker(spec, f"{field}: {path.name}{block.in_words}", block.first).check(block.arrays)
+        yield block.arrays
+
+
+def _cut(arrays: Arrays, spec: DataSpec) -> Iterator[Arrays]:
+    rows = _rows_per_shard(arrays, len(arrays[next(iter(spec.inputs))]))
+    for alike in alike_in_shared(arrays, spec):
+        for start in range(0, len(alike), rows):
+            part = alike[start : start + rows]
+            whole = len(part) == part[-1] - part[0] + 1  # a slice copies nothing
+            taken = slice(int(part[0]), int(part[-1]) + 1) if whole else part
+            yield {name: array[taken] for name, array in sorted(arrays.items())}
 
 
 def _listed(names: set[str]) -> str:
@@ -256,5 +274,13 @@ def _listed(names: set[str]) -> str:
 
 
 def _rows_per_shard(arrays: Arrays, samples: int) -> int:
-    bytes_per_sample = max(1, sum(array.nbytes for array in arrays.values()) // samples)
-    return max(1, min(SHARD_SAMPLES, SHARD_BYTES // bytes_per_sample))
+    return _rows_within(sum(array.nbytes for array in arrays.values()) // samples)
+
+
+def _rows_within(bytes_per_sample: int) -> int:
+    return max(1, min(SHARD_SAMPLES, SHARD_BYTES // max(1, bytes_per_sample)))
+
+
+def _rows_per_block(bytes_per_sample: int) -> int:
+    """A few whole shards."""
+    return SHARDS_PER_BLOCK * _rows_within(bytes_per_sample)

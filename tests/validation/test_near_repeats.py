@@ -47,3 +47,11 @@ def test_samples_that_differ_in_another_input_are_not_near() -> None:
 
 def test_a_few_numbers_are_near_each_other_by_chance_and_are_not_looked_at() -> None:
     assert count({"x": RANDOM.random((3_000, 1))}) == 0
+
+
+def test_columns_of_a_table_count_alike_however_large_their_numbers_are() -> None:
+    table = RANDOM.random((300, 12))
+    table[:, 0] = np.repeat([0, 1e6, 3e6], 100)
+    assert count({"x": table}, cuts=(130,)) == 0, "the other columns differ"
+    assert count({"x": np.concatenate([table, table[:20] + 1e-6 * RANDOM.random((20, 12))])}) == 20
+    assert count({"x": np.concatenate([table, table[:20] + np.append(0, np.full(11, 0.05))])}) == 0

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -58,3 +59,10 @@ def test_a_name_that_is_no_command_is_a_usage_error() -> None:
     result = CliRunner().invoke(main, ["convrt"])
     assert result.exit_code == 2
     assert "No such command 'convrt'" in result.output
+
+
+def test_json_may_stand_before_the_command_as_it_may_after(tmp_path: Path) -> None:
+    for arguments in (["--json", "check", str(tmp_path)], ["check", str(tmp_path), "--json"]):
+        result = CliRunner().invoke(main, arguments)
+        assert result.exit_code == 2
+        assert json.loads(result.stdout)["ok"] is False

@@ -40,9 +40,10 @@ PATIENCE_S = 60
 FAKE = """
 import json, os, pathlib, signal, sys, time
 folder, model_directory, flag, commit = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), *sys.argv[3:5]
-assert (flag, sys.argv[5:]) == ("--source-commit", ["--json"])
+assert (flag, sys.argv[-1]) == ("--source-commit", "--json")
 name = next(line[6:] for line in (model_directory / "model.yaml").read_text().splitlines() if line.startswith("name: "))
 orders = json.loads((folder / "orders.json").read_text())
+assert sys.argv[5:-1] == orders.get("options", []), sys.argv
 version = orders["versions"][commit + name]
 signal.signal(signal.SIGINT, signal.SIG_IGN if orders.get("stubborn") else signal.SIG_DFL)
 (folder / "started" / f"{name}@{version}-{commit}-{os.getpid()}").touch()
@@ -219,6 +220,18 @@ def test_a_commit_that_is_sent_again_later_is_the_one_conversion_with_its_verdic
     assert again.document() == first.document()
     assert (first.exit_code, again.exit_code) == (3, 3)
     assert [shop.count("started", name) for name in "abc"] == [1, 1, 1]
+
+
+def test_with_a_reason_to_do_so_a_commit_that_is_done_is_converted_again_and_the_conversion_knows_it(
+    shop: Shop,
+) -> None:
+    commit = shop.push(model("a"))
+    shop.convert(commit)
+    shop.order(options=["--again", "a miscompiled engine"], codes={"a": 3})
+    result = shop.convert(commit, again="a miscompiled engine")
+    assert (states(result), result.exit_code) == ({"a": State.DONE}, 3)
+    assert shop.count("started", "a") == 2
+    assert shop.entry(commit, "a").exit_code == 3
 
 
 def test_a_commit_that_is_sent_twice_at_once_is_one_conversion(shop: Shop) -> None:

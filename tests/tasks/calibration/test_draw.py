@@ -18,6 +18,7 @@ from tasks.calibration.sets import count_strata, read_set
 from tasks.declared import InputSpec
 from tasks.errors import InputError
 from tasks.model.set_manifest import MANIFEST_FILE, CalibrationManifest, read_manifest
+from tasks.samples import blocks
 from tasks.samples.formats import read_arrays
 
 if TYPE_CHECKING:
@@ -296,7 +297,7 @@ def test_a_file_that_changes_while_it_is_read_is_noticed(
             del arrays["mask"]
         return {name: array[:9] if change == "fewer samples" else array[::-1] for name, array in arrays.items()}
 
-    monkeypatch.setattr(draw, "read_arrays", read)
+    monkeypatch.setattr(blocks, "read_arrays", read)
     with pytest.raises(InputError, match=r"1.npz: changed while it was read; draw again"):
         take(traffic, tmp_path / "set")
     assert not (tmp_path / "set").exists()

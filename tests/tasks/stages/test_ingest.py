@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from tasks.errors import InputError
+from tasks.samples import blocks
 from tasks.samples.npz import load_arrays, save_shard, shard_paths
 from tasks.stages import ingest as data
 from tasks.stages.ingest import ingest
@@ -63,6 +64,21 @@ def test_what_is_taken_in_comes_out_whole_and_in_order(
     assert set(inputs) == {"features"}
     assert set(annotations) == {"label", "slice.level"}
     assert annotations["slice.level"].tolist() == ["l10"] * 10 + ["l7"] * 7 + ["l1"]
+
+
+def test_a_large_file_is_taken_in_by_blocks_as_it_would_be_whole_and_its_rows_keep_their_numbers(
+    context: StageContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(data, "SHARD_SAMPLES", 3)
+    arrays = {"features": make_features(50), "label": np.arange(50), "slice.level": np.array(["a", "long"] * 25)}
+    whole = take_in(context, tmp_path, arrays)
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", 100)
+    parts = take_in(context, tmp_path, {**arrays, "label": np.arange(50)[::-1]})
+    assert parts.inputs == whole.inputs
+    assert joined(context, parts.annotations, tmp_path / "out")["label"].tolist() == list(range(50))[::-1]
+    arrays["features"][[30, 41]] = np.nan
+    with pytest.raises(InputError, match=r"0.npz, rows 24 to 35: features holds NaN or Inf in 1 samples \(first: 30\)"):
+        take_in(context, tmp_path, arrays)
 
 
 def test_the_names_of_the_slices_are_told_and_a_slice_that_names_samples_is_refused(
