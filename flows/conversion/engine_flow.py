@@ -36,13 +36,22 @@ def make_engine(engine_id: str, job: str) -> EngineOutcome:
     with heartbeat(session.store, run):
         work = take_job(session.store, engine_id, job)
         try:
-            with hold_target(work.cell.target):
-                outcome = _make(session, work)
+            outcome = make_here(session, work)
         except EnginegateError as error:
             leave_outcome(session.store, run, _failed(work, str(error)))
             raise
         leave_outcome(session.store, run, outcome)
     return outcome
+
+
+def make_here(session: Session, job: EngineJob) -> EngineOutcome:
+    """Make and judge an engine on this host's GPU, which is held meanwhile; see `make_engine`.
+
+    Raises:
+        RefusedError: this host is not the job's target.
+    """
+    with hold_target(job.cell.target):
+        return _make(session, job)
 
 
 def _failed(job: EngineJob, reason: str) -> EngineOutcome:
