@@ -20,6 +20,12 @@ INDENT = "  "
 NAME_WIDTH = 28
 VALUE_WIDTH = 12
 NOTHING = "-"
+STATES = {
+    "made": "made again",
+    "made before": "made again before",
+    "nothing to do": "nothing to do",
+    "skipped": "left out",
+}
 
 
 def show_upgrade(reporter: Reporter, report: UpgradeReport) -> None:
@@ -38,7 +44,7 @@ def show_upgrade(reporter: Reporter, report: UpgradeReport) -> None:
 
 def engine_lines(engine: UpgradedEngine) -> Iterator[str]:
     """The lines of one engine, a mark at the beginning of those to look at."""
-    yield f"{engine.model} {engine.target}, {engine.channel}: {engine.state}"
+    yield f"{engine.model} {engine.target}, {engine.channel}: {STATES[engine.state]}"
     yield from _toolchains(engine)
     if engine.rules:
         yield ""
@@ -103,16 +109,10 @@ def _speed_rows(speed: SpeedChange) -> Iterator[str]:
     before, after = speed.before, speed.after
     yield _row("", f"p50 at batch {after.batch}", (f"{before.p50_ms:.4g} ms", f"{after.p50_ms:.4g} ms", "", ""))
     yield _row("", "p99", (f"{before.p99_ms:.4g} ms", f"{after.p99_ms:.4g} ms", "", ""))
-    throughput = (f"{before.throughput_per_s:,.0f}/s", f"{after.throughput_per_s:,.0f}/s")
-    yield _row("", "throughput", (*throughput, "", f"{throughput_ratio(speed):.2f}x"))
+    yield _row("", "throughput", (f"{before.throughput_per_s:,.0f}/s", f"{after.throughput_per_s:,.0f}/s", "", ""))
     bounds = "" if speed.low is None or speed.high is None else f" [{speed.low:.2f}, {speed.high:.2f}]"
-    how = "both timed here, in turns" if speed.in_turns else "`now` was timed on its own host: compare with care"
-    yield f"{INDENT}speed {speed.speedup:.2f}x{bounds}; {how}"
-
-
-def throughput_ratio(speed: SpeedChange) -> float:
-    """Samples a second of the new engine over those of the old one."""
-    return speed.after.throughput_per_s / speed.before.throughput_per_s
+    how = "both timed here, in turns" if speed.in_turns else "`now` on its own host, so compare with care"
+    yield f"{INDENT}{speed.speedup:.2f}x as fast{bounds}: {how}"
 
 
 def _row(mark: str, name: str, cells: Sequence[str]) -> str:
@@ -129,7 +129,7 @@ def _number(value: float | None) -> str:
 
 def _conclusion(engine: UpgradedEngine) -> tuple[str, str]:
     if engine.state == "skipped":
-        return f"{FAILED} ", f"left out: {engine.reason}"
+        return f"{FAILED} ", engine.reason
     if engine.verdict is None:
         return "  ", engine.reason
     if engine.may_follow:

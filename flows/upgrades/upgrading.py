@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from flows.console import label_of
+from flows.console import FAILED, label_of
 from flows.conversion.calibration_sets import count_groups
 from flows.conversion.verdicts import judge_together
 from flows.prefect_api import set_prefect_defaults
 from flows.stage import run_stage
-from flows.upgrades.selection import choose_engines, require_host, target_to_build
+from flows.upgrades.selection import Chosen, choose_engines, require_host, target_to_build
 from flows.upgrades.upgrade_publication import publish_upgrade, track_upgrade
 from flows.upgrades.upgrade_report import UpgradedEngine, UpgradeReport, skipped, unchanged
 from flows.upgrades.validation_data import FoundData, find_data
@@ -32,12 +33,12 @@ from tasks.release.rebuilt_job import (
 from tasks.stages.engine_race import race_engines
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from flows.session import Session
     from tasks.errors import ExitCode
-    from tasks.records import BackendIdentity, EngineManifest, EngineOutcome, TypedModel
+    from tasks.records import EngineManifest, EngineOutcome, TypedModel
     from tasks.registry.engines import SignedManifest
     from tasks.registry.moves import ChannelAddress, ChannelName
     from tasks.specs import ModelSpec
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from validation.policy import Policy
 
 AGAIN = "upgrade-again"
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,6 @@ class Planned:
     spec: ModelSpec
     policy: Policy
     policy_floor: str | None
-    identity: BackendIdentity
     found: FoundData
 
     @property
@@ -96,37 +97,35 @@ def run_upgrade(
     wish = Wish(parse_options(build), data, again)
     place = target_to_build(target)
     chosen = choose_engines(session.registry, models, channel, place)
-    done: dict[ChannelAddress, UpgradedEngine] = {}
-    plans: list[Planned] = []
-    for one in chosen:
-        try:
-            if one.engine is None:
-                raise one.fault or RefusedError(f"{one.address}: cannot be read")
-            planned = _plan(session, one.address, one.engine, wish)
-        except EnginegateError as error:
-            done[one.address] = skipped(one.address, one.engine, error)
-            session.reporter.error(str(error))
-            continue
-        if isinstance(planned, Planned):
-            plans.append(planned)
-        else:
-            done[one.address] = planned
-    if plans:
+    found = [_unless_refused(session, one.address, one.engine, partial(_plan, session, one, wish)) for one in chosen]
+    if any(isinstance(one, Planned) for one in found):
         require_host(session)
         set_prefect_defaults()
-    for planned in plans:
-        session.reporter.say(f"{planned.manifest.engine_id} → {planned.cell.engine_id}")
-        try:
-            done[planned.address] = _make(session, planned, wish)
-        except EnginegateError as error:
-            done[planned.address] = skipped(planned.address, planned.old, error)
-            session.reporter.error(str(error))
-    engines = tuple(done[one.address] for one in chosen)
+    engines = tuple(_carry_out(session, one, wish) if isinstance(one, Planned) else one for one in found)
     return UpgradeReport(channel=channel.value, target=place, engines=engines), worst_of(one.code for one in engines)
 
 
-def _plan(session: Session, address: ChannelAddress, engine: SignedManifest, wish: Wish) -> Planned | UpgradedEngine:
+def _unless_refused(
+    session: Session, address: ChannelAddress, engine: SignedManifest | None, work: Callable[[], Result]
+) -> Result | UpgradedEngine:
+    """What `work` gives; where it fails, an engine that is left out, so that the others go on."""
+    try:
+        return work()
+    except EnginegateError as error:
+        session.reporter.marked(f"{FAILED} {address}: left out; the report says why")
+        return skipped(address, engine, error)
+
+
+def _carry_out(session: Session, planned: Planned, wish: Wish) -> UpgradedEngine:
+    session.reporter.say(f"{planned.manifest.engine_id} → {planned.cell.engine_id}")
+    return _unless_refused(session, planned.address, planned.old, partial(_make, session, planned, wish))
+
+
+def _plan(session: Session, one: Chosen, wish: Wish) -> Planned | UpgradedEngine:
     """What is to be done about an engine, or what there is to say where that is nothing."""
+    address, engine = one.address, one.engine
+    if engine is None:
+        raise one.fault or RefusedError(f"{address}: cannot be read")
     manifest = engine.manifest
     backend = backend_of(manifest.cell.runtime)
     spec = spec_of(manifest, wish.options)
@@ -144,7 +143,7 @@ def _plan(session: Session, address: ChannelAddress, engine: SignedManifest, wis
     take_all(session.stage_context(), session.registry, (manifest.reference_outputs, smoke.inputs, smoke.reference))
     found = find_data(session, manifest, spec, wish.data)
     kept = manifest.policy_floor if floor is None else floor.digest
-    return Planned(address, engine, cell, spec, policy, kept, identity, found)
+    return Planned(address, engine, cell, spec, policy, kept, found)
 
 
 def _make(session: Session, planned: Planned, wish: Wish) -> UpgradedEngine:

@@ -91,7 +91,7 @@ def test_the_report_says_what_changed_by_rule_and_in_speed_in_eighty_columns(
 ) -> None:
     install("99.0")
     _, engine, text = upgrade(serving)
-    report = text.partition("tiny-scorer cpu, production: made")[2]
+    report = text.partition("tiny-scorer cpu, production: made again")[2]
     assert max(map(len, report.splitlines())) <= 80
     assert {(rule["metric"], rule["limit"], rule["direction"]) for rule in engine["rules"]} == {
         ("mae", "≤ 0.05", "same"),
@@ -320,4 +320,19 @@ def test_where_the_old_engine_cannot_be_loaded_here_its_own_times_stand_beside(
     assert (code, engine["may_follow"], engine["speed"]["in_turns"]) == (0, True, False)
     before = manifests(serving)[engine["engine_id"]]["benchmark"]["engine"]["latencies"]
     assert engine["speed"]["before"] in before
-    assert "`now` was timed on its own host" in text
+    assert "`now` on its own host" in text
+
+
+def test_an_int8_engine_is_made_of_the_quantized_graph_and_keeps_what_is_said_of_its_calibration_set(
+    serving: Project, install: Callable[[str], None]
+) -> None:
+    (int8,) = (engine_id for engine_id in manifests(serving) if "-int8@" in engine_id)
+    for channel in CHANNELS:
+        arguments = ("tiny-scorer", "--target", "cpu", "--to", channel, "--engine", int8, "--yes")
+        assert serving.run("promote", *arguments)[0] == 0
+    install("99.0")
+    code, engine, text = upgrade(serving)
+    assert (code, engine["engine_id"], engine["may_follow"]) == (0, int8, True), text
+    found = manifests(serving)
+    assert found[engine["upgraded"]]["calibration"] == found[int8]["calibration"] is not None
+    assert found[engine["upgraded"]]["onnx"] == found[int8]["onnx"]
