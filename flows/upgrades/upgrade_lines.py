@@ -111,7 +111,7 @@ def _speed_rows(speed: SpeedChange) -> Iterator[str]:
     yield _row("", "p99", (f"{before.p99_ms:.4g} ms", f"{after.p99_ms:.4g} ms", "", ""))
     yield _row("", "throughput", (f"{before.throughput_per_s:,.0f}/s", f"{after.throughput_per_s:,.0f}/s", "", ""))
     bounds = "" if speed.low is None or speed.high is None else f" [{speed.low:.2f}, {speed.high:.2f}]"
-    how = "both timed here, in turns" if speed.in_turns else "`now` on its own host, so compare with care"
+    how = "both timed here, in turns" if speed.in_turns else "each timed where and when it was made, not in turns"
     yield f"{INDENT}{speed.speedup:.2f}x as fast{bounds}: {how}"
 
 

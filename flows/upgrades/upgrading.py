@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from flows.console import FAILED, label_of
 from flows.conversion.calibration_sets import count_groups
+from flows.conversion.engine_making import make_here
 from flows.conversion.verdicts import judge_together
-from flows.prefect_api import set_prefect_defaults
 from flows.stage import run_stage
 from flows.upgrades.selection import Chosen, choose_engines, require_host, target_to_build
 from flows.upgrades.upgrade_publication import publish_upgrade, track_upgrade
@@ -100,7 +100,6 @@ def run_upgrade(
     found = [_unless_refused(session, one.address, one.engine, partial(_plan, session, one, wish)) for one in chosen]
     if any(isinstance(one, Planned) for one in found):
         require_host(session)
-        set_prefect_defaults()
     engines = tuple(_carry_out(session, one, wish) if isinstance(one, Planned) else one for one in found)
     return UpgradeReport(channel=channel.value, target=place, engines=engines), worst_of(one.code for one in engines)
 
@@ -148,8 +147,6 @@ def _plan(session: Session, one: Chosen, wish: Wish) -> Planned | UpgradedEngine
 
 def _make(session: Session, planned: Planned, wish: Wish) -> UpgradedEngine:
     """Make an engine, time it beside the old one, log and register it."""
-    from flows.conversion.engine_flow import make_here  # noqa: PLC0415 - Prefect reads its settings when imported
-
     job = _job(session, planned, wish)
     outcome = make_here(session, job)
     calibration = planned.manifest.calibration

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from flows.conversion import engine_flow
+from flows.conversion import engine_making
 from flows.upgrades import upgrading
 from tasks.errors import ExitCode, RefusedError
 from tasks.process.context import StageContext
@@ -152,9 +152,9 @@ def test_an_upgrade_that_was_killed_goes_on_from_what_is_done(
         raise RuntimeError("killed")
 
     install("99.0")
-    monkeypatch.setattr(engine_flow, "benchmark_engine", killed)
+    monkeypatch.setattr(engine_making, "benchmark_engine", killed)
     assert serving.run(*PRODUCTION)[0] == ExitCode.UNEXPECTED
-    monkeypatch.setattr(engine_flow, "benchmark_engine", benchmark_engine)
+    monkeypatch.setattr(engine_making, "benchmark_engine", benchmark_engine)
     code, engine, text = upgrade(serving)
     assert (code, engine["state"]) == (0, "made")
     assert [was_cached(text, stage) for stage in STAGES] == [True, True, False, False]
@@ -320,7 +320,7 @@ def test_where_the_old_engine_cannot_be_loaded_here_its_own_times_stand_beside(
     assert (code, engine["may_follow"], engine["speed"]["in_turns"]) == (0, True, False)
     before = manifests(serving)[engine["engine_id"]]["benchmark"]["engine"]["latencies"]
     assert engine["speed"]["before"] in before
-    assert "`now` on its own host" in text
+    assert "each timed where and when it was made, not in turns" in text
 
 
 def test_an_int8_engine_is_made_of_the_quantized_graph_and_keeps_what_is_said_of_its_calibration_set(
