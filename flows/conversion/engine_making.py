@@ -1,4 +1,4 @@
-"""Makes one engine on this host: build, compare, judge and benchmark; `engine_flow` has the flow, which needs Prefect."""
+"""Makes one engine on this host: build, compare, judge and benchmark. `engine_flow` has it as a flow of Prefect."""
 
 from __future__ import annotations
 

@@ -26,6 +26,7 @@ STATES = {
     "nothing to do": "nothing to do",
     "skipped": "left out",
 }
+SPEEDS = {"better": ", faster", "worse": ", slower", "same": ", no difference shown", None: ""}
 
 
 def show_upgrade(reporter: Reporter, report: UpgradeReport) -> None:
@@ -112,7 +113,8 @@ def _speed_rows(speed: SpeedChange) -> Iterator[str]:
     yield _row("", "throughput", (f"{before.throughput_per_s:,.0f}/s", f"{after.throughput_per_s:,.0f}/s", "", ""))
     bounds = "" if speed.low is None or speed.high is None else f" [{speed.low:.2f}, {speed.high:.2f}]"
     how = "both timed here, in turns" if speed.in_turns else "each timed where and when it was made, not in turns"
-    yield f"{INDENT}{speed.speedup:.2f}x as fast{bounds}: {how}"
+    mark = "? " if speed.direction == "worse" else ""
+    yield f"{INDENT}{mark}{speed.speedup:.2f}x as fast{bounds}{SPEEDS[speed.direction]}: {how}"
 
 
 def _row(mark: str, name: str, cells: Sequence[str]) -> str:

@@ -52,6 +52,15 @@ class SpeedChange(Frozen):
     in_turns: bool
     batches: tuple[RaceAt, ...] = ()
 
+    @property
+    def direction(self) -> Direction | None:
+        """Whether the new engine is faster (`better`) or slower, as far as the bounds say; None without bounds."""
+        if self.low is None or self.high is None:
+            return None
+        if self.low > 1:
+            return "better"
+        return "worse" if self.high < 1 else "same"
+
 
 def rule_changes(before: Verdict, after: Verdict) -> tuple[RuleChange, ...]:
     """Every rule of either verdict, the worst of the new one first."""

@@ -85,7 +85,7 @@ def test_an_engine_is_shown_before_and_after_with_what_changed_by_rule_and_slice
     assert [line.split() for line in lines if "bias" in line] == [
         ["score", "bias", "0.99", "-", "≤", "0.01", "dropped"]
     ]
-    assert "1.25x as fast [1.20, 1.30]: both timed here, in turns" in text
+    assert "1.25x as fast [1.20, 1.30], faster: both timed here, in turns" in text
     assert "✕ may not follow: fail, score mae at level=6" in text
 
 
@@ -117,3 +117,9 @@ def test_every_state_is_told(changes: dict[str, object], told: str) -> None:
 def test_what_a_manifest_says_does_not_steer_a_terminal() -> None:
     evil = OLD.model_copy(update={"backend": OLD.backend.model_copy(update={"device": "\x1b[2J"})})
     assert "\x1b" not in "".join(engine_lines(engine(before=evil, reason="\x1b[2J", notes=("\x1b[2J",))))
+
+
+def test_an_engine_that_is_slower_is_marked() -> None:
+    speed = SpeedChange(before=latency(8, 1.6), after=latency(8, 2.0), speedup=0.8, low=0.7, high=0.9, in_turns=True)
+    lines = list(engine_lines(engine(speed=speed)))
+    assert any(line.strip().startswith("? 0.80x as fast [0.70, 0.90], slower") for line in lines)

@@ -59,6 +59,7 @@ def test_without_a_race_speeds_are_those_of_two_hosts_and_have_no_bounds(store: 
     assert benchmark is not None
     found = speed_change(timed_at(benchmark, 6.0), timed_at(benchmark, 2.0), None)
     assert (found.speedup, found.low, found.high, found.in_turns) == (3.0, None, None, False)
+    assert found.direction is None
 
 
 def test_a_race_is_believed_before_the_benchmarks(store: LocalStore) -> None:
@@ -68,4 +69,7 @@ def test_a_race_is_believed_before_the_benchmarks(store: LocalStore) -> None:
     race = EngineRace(batches=(at,), headline_batch=8)
     found = speed_change(timed_at(benchmark, 6.0), timed_at(benchmark, 2.0), race)
     assert (found.speedup, found.low, found.high, found.in_turns) == (0.5, 0.4, 0.6, True)
+    assert found.direction == "worse"
+    assert found.model_copy(update={"high": 1.1}).direction == "same"
+    assert found.model_copy(update={"low": 1.01, "high": 1.1}).direction == "better"
     assert (found.before.p50_ms, found.after.p50_ms) == (2.0, 4.0)
