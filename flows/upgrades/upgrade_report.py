@@ -64,11 +64,9 @@ class UpgradedEngine(Frozen):
     code: ExitCode = ExitCode.DONE
 
     @classmethod
-    def of(
-        cls, address: ChannelAddress, old: SignedManifest, made: EngineManifest, *, registered: Literal["now", "before"]
-    ) -> UpgradedEngine:
-        """An engine that is registered beside the old one."""
-        return cls._measured(address, old, made, None, (), "made" if registered == "now" else "made before")
+    def made_before(cls, address: ChannelAddress, old: SignedManifest, made: EngineManifest) -> UpgradedEngine:
+        """An engine that an upgrade before this one registered, here or on another host."""
+        return cls._measured(address, old, made, None, (), "made before")
 
     @classmethod
     def made(

@@ -11,6 +11,7 @@ from flows.console import FAILED, label_of
 from flows.conversion.calibration_sets import count_groups
 from flows.conversion.engine_making import make_here
 from flows.conversion.verdicts import judge_together
+from flows.runners.gpu_lock import hold_target
 from flows.stage import run_stage
 from flows.upgrades.selection import Chosen, choose_engines, require_host, target_to_build
 from flows.upgrades.upgrade_publication import publish_upgrade, track_upgrade
@@ -21,6 +22,7 @@ from tasks.errors import EnginegateError, RefusedError, StageError, worst_of
 from tasks.rebuild_records import Discard
 from tasks.records import Cell, EngineJob
 from tasks.release.rebuilt_job import (
+    STAND_IN,
     is_same,
     parse_options,
     plugins_of,
@@ -30,6 +32,7 @@ from tasks.release.rebuilt_job import (
     typed_of,
     upgraded_version,
 )
+from tasks.release.select import require_servable
 from tasks.stages.engine_race import race_engines
 
 if TYPE_CHECKING:
@@ -137,7 +140,8 @@ def _plan(session: Session, one: Chosen, wish: Wish) -> Planned | UpgradedEngine
     cell = manifest.cell.model_copy(update={"version": version})
     if session.registry.engines.has(cell):
         before = session.registry.engines.read_signed(cell)
-        return UpgradedEngine.of(address, engine, before.manifest, registered="before")
+        require_servable(session.registry, before)
+        return UpgradedEngine.made_before(address, engine, before.manifest)
     smoke = manifest.smoke
     take_all(session.stage_context(), session.registry, (manifest.reference_outputs, smoke.inputs, smoke.reference))
     found = find_data(session, manifest, spec, wish.data)
@@ -155,8 +159,7 @@ def _make(session: Session, planned: Planned, wish: Wish) -> UpgradedEngine:
     race = _race(session, planned, job, outcome)
     run = track_upgrade(session, planned.manifest, job, outcome)
     made = publish_upgrade(session, planned.manifest, job, outcome, mlflow_run=run, policy_floor=planned.policy_floor)
-    notes = tuple(filter(None, (planned.found.note, _left_in_float(planned.manifest, job.typed))))
-    return UpgradedEngine.made(planned.address, planned.old, outcome, made, race, notes)
+    return UpgradedEngine.made(planned.address, planned.old, outcome, made, race, _notes(planned, job))
 
 
 def _job(session: Session, planned: Planned, wish: Wish) -> EngineJob:
@@ -203,7 +206,8 @@ def _race(session: Session, planned: Planned, job: EngineJob, outcome: EngineOut
     old, label = planned.manifest, label_of(job.cell)
     plans = (outcome.engine.plan, old.plan)
     try:
-        return run_stage(session, f"race {label}", race_engines, _describe_race, job, *plans, old.backend)
+        with hold_target(job.cell.target):
+            return run_stage(session, f"race {label}", race_engines, _describe_race, job, *plans, old.backend)
     except (RefusedError, StageError):
         session.reporter.say("! the engine before is not timed here: its latencies are those of its manifest")
         return None
@@ -212,6 +216,14 @@ def _race(session: Session, planned: Planned, job: EngineJob, outcome: EngineOut
 def _describe_race(race: EngineRace) -> str:
     at = race.headline
     return f"{at.speedup:.2f}x as fast [{at.low:.2f}, {at.high:.2f}] at batch {race.headline_batch}"
+
+
+def _notes(planned: Planned, job: EngineJob) -> tuple[str, ...]:
+    """What is to be said of an upgrade beside its verdict."""
+    manifest, notes = planned.manifest, [planned.found.note, _left_in_float(planned.manifest, job.typed)]
+    if job.reference.fresh != manifest.fresh:
+        notes.append(STAND_IN)
+    return tuple(filter(None, notes))
 
 
 def _left_in_float(manifest: EngineManifest, typed: TypedModel) -> str:

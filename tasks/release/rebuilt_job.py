@@ -37,6 +37,10 @@ BUILD_OPTIONS = ("optimization_level", "memory_limit_mib", "sparsity", "cuda_gra
 NO_SOURCE = "registry.py:no_source"
 """The source of a model whose module is not at hand: nothing loads it."""
 NO_LIMIT = "all"
+STAND_IN = (
+    "of inputs that are in no file, it was tried on the registry's few alone: those of the conversion are not in this"
+    " store"
+)
 
 
 def parse_options(texts: Iterable[str]) -> Settings:

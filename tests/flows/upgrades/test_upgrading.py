@@ -16,6 +16,7 @@ from tasks.records import Cell
 from tasks.registry.layout import manifest_key
 from tasks.release.known_data import UNNAMED
 from tasks.release.publish import publish_engine
+from tasks.release.rebuilt_job import STAND_IN
 from tasks.stages.benchmark import benchmark_engine
 from tasks.store.local import LocalStore
 from tests.flows.projects import Project, blank_figures, write_data
@@ -102,6 +103,7 @@ def test_the_report_says_what_changed_by_rule_and_in_speed_in_eighty_columns(
     assert engine["speed"]["low"] <= engine["speed"]["speedup"] <= engine["speed"]["high"]
     assert [each["after"]["batch"] for each in engine["speed"]["batches"]] == [1, 8, 32]
     assert "PyTorch is not timed beside it" in report
+    assert STAND_IN not in engine["notes"], "this store has what the conversion tried it on"
 
 
 def test_the_command_that_is_shown_moves_the_channel(serving: Project, install: Callable[[str], None]) -> None:
@@ -182,6 +184,7 @@ def test_another_host_with_the_same_registry_makes_the_engine_of_the_model_direc
     code, engine, text = upgrade(elsewhere, "--data", str(path))
     assert (code, engine["state"], engine["may_follow"]) == (0, "made", True), text
     assert not any(was_cached(text, stage) for stage in STAGES)
+    assert STAND_IN in engine["notes"]
     made = manifests(serving)[engine["upgraded"]]
     assert made["data"] == manifests(serving)[engine["engine_id"]]["data"]
     code, before, _ = upgrade(serving)
