@@ -261,9 +261,11 @@ class EngineManifest(Frozen):
     2026 say neither. `synthetic` says that its validation data were made up, and is written only where they were.
     `half` is the graph for builders that take types as they are, where the engine was built from another one.
     `miscompiled` counts the builds before it that were wrong, and `again` says why an outcome before was thrown away.
+    `data` and `fresh` name what it was compared on, none of which is in the registry, and `upgraded_from` the engine
+    that it was made of, by `enginegate upgrade`.
     """
 
-    of_later = ("synthetic", "half", "miscompiled", "again")
+    of_later = ("synthetic", "half", "miscompiled", "again", "data", "fresh", "upgraded_from")
 
     schema_version: Literal[4] = 4
     engine_id: str
@@ -299,13 +301,17 @@ class EngineManifest(Frozen):
     synthetic: bool = False
     miscompiled: int = 0
     again: Discard | None = None
+    data: DataArtifact | None = None
+    fresh: FreshArtifact | None = None
+    upgraded_from: str | None = None
 
 
 class EngineJob(Frozen):
     """Everything that a runner needs to make one engine and judge it; the artifacts lie in the store.
 
-    `groups` is as `tasks.stages.independence` stores it; a job without it reads as it did before there were any. With
-    `again`, what is cached of the engine is thrown away first, once.
+    Without a `module`, which no registry has, the engine is timed alone. `groups` is as `tasks.stages.independence`
+    stores it; a job without it reads as it did before there were any. With `again`, what is cached of the engine is
+    thrown away first, once.
     """
 
     of_later = ("groups", "again")
@@ -316,7 +322,7 @@ class EngineJob(Frozen):
     typed: TypedModel
     data: DataArtifact
     reference: ReferenceArtifact
-    module: ModuleArtifact
+    module: ModuleArtifact | None
     plugins: Artifact | None = None
     groups: Artifact | None = None
     again: Discard | None = None

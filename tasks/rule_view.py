@@ -61,7 +61,12 @@ class JudgedRule:
     def against_limit(self) -> str:
         """The estimate and the limit: `0.0016 (≤ 0.01)`."""
         value = "no value" if self.judged_value is None else _digits(self.judged_value, self.ideal)
-        return f"{value} ({_SIGNS[self.side]}{self.limit:g})"
+        return f"{value} ({self.limit_in_words})"
+
+    @property
+    def limit_in_words(self) -> str:
+        """`≤ 0.01`."""
+        return f"{_SIGNS[self.side]}{self.limit:g}"
 
     @property
     def in_brief(self) -> str:

@@ -78,3 +78,28 @@ class Benchmark(Frozen):
     def headline_speedup(self) -> float | None:
         """The reference's p50 over the engine's at the batch size that `opt` names; None where it was not timed."""
         return self.speedup.get(PytorchForm.EAGER_FP32, {}).get(self.headline_batch)
+
+
+class RaceAt(Frozen):
+    """Two engines in turns at one batch size: `speedup` is the old one's p50 over the new one's, within a round.
+
+    `low` and `high` bound it, each at 98 % confidence.
+    """
+
+    before: Latency
+    after: Latency
+    speedup: float
+    low: float
+    high: float
+
+
+class EngineRace(Frozen):
+    """An engine and the one that it would replace, timed in turns; `headline_batch` is the model's `opt`."""
+
+    batches: tuple[RaceAt, ...]
+    headline_batch: int
+
+    @property
+    def headline(self) -> RaceAt:
+        """How it went at the model's `opt`."""
+        return next(each for each in self.batches if each.after.batch == self.headline_batch)

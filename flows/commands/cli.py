@@ -21,6 +21,9 @@ COMMANDS = {
     "promote": Row("flows.commands.promotion_commands:promote", "Move a channel to an engine, step by step."),
     "rollback": Row("flows.commands.promotion_commands:rollback", "Return a channel to the engine before."),
     "history": Row("flows.commands.promotion_commands:history", "Show every move of a model's channels."),
+    "upgrade": Row(
+        "flows.commands.upgrade_command:upgrade", "Make a channel's engines again with this host's toolchain."
+    ),
     "resign": Row("flows.commands.resign_command:resign", "Sign anew what a withdrawn key signed."),
     "pull": Row("flows.commands.pull_command:pull", "Fetch the engine of a channel to the host that serves it."),
     "doctor": Row("flows.commands.doctor:doctor", "Say what this host can do, and what it lacks."),

@@ -1,25 +1,14 @@
-"""The flow that makes one engine: build, compare, judge and benchmark, in this process or on a runner."""
+"""The flow that makes one engine, in this process or on a runner: a job from the store, an outcome into it."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from prefect import flow, runtime
 
-from flows.console import label_of
-from flows.conversion.believed_build import build_believed
-from flows.runners.gpu_lock import hold_target
+from flows.conversion.engine_making import failed, make_here
 from flows.runners.handover import heartbeat, leave_outcome, take_job
-from flows.session import Session, current_session
-from flows.stage import run_stage
-from tasks.errors import EnginegateError, InputError, StageError
-from tasks.records import EngineJob, EngineOutcome
-from tasks.stages.benchmark import benchmark_engine
-from tasks.torch_side.torch_python import torch_versions
-from validation.verdict import Outcome
-
-if TYPE_CHECKING:
-    from tasks.timings import Benchmark
+from flows.session import current_session
+from tasks.errors import EnginegateError
+from tasks.records import EngineOutcome  # noqa: TC001 - Prefect resolves the hints of a flow
 
 
 @flow(name="make-engine", flow_run_name="{engine_id}", persist_result=False)
@@ -36,35 +25,9 @@ def make_engine(engine_id: str, job: str) -> EngineOutcome:
     with heartbeat(session.store, run):
         work = take_job(session.store, engine_id, job)
         try:
-            with hold_target(work.cell.target):
-                outcome = _make(session, work)
+            outcome = make_here(session, work)
         except EnginegateError as error:
-            leave_outcome(session.store, run, _failed(work, str(error)))
+            leave_outcome(session.store, run, failed(work, str(error)))
             raise
         leave_outcome(session.store, run, outcome)
     return outcome
-
-
-def _failed(job: EngineJob, reason: str) -> EngineOutcome:
-    return EngineOutcome(cell=job.cell, outcome=Outcome.FAIL, typed=job.typed, policy=job.policy, reason=reason)
-
-
-def _make(session: Session, job: EngineJob) -> EngineOutcome:
-    label = label_of(job.cell)
-    try:
-        if session.settings.torch_python is not None:  # where it lacks a package, before the build and not after
-            torch_versions(session.settings.torch_python)
-    except (InputError, StageError) as error:
-        return _failed(job, str(error))
-    made = build_believed(session, job)
-    if made.engine is None or made.verdict is None:
-        return made
-    try:
-        benchmark = run_stage(session, f"benchmark {label}", benchmark_engine, _describe_benchmark, job, made.engine)
-    except (InputError, StageError) as error:
-        return made.model_copy(update={"reason": str(error), "verdict": None, "outcome": Outcome.FAIL})
-    return made.model_copy(update={"benchmark": benchmark})
-
-
-def _describe_benchmark(timed: Benchmark) -> str:
-    return f"p50 {timed.headline.p50_ms:.2f} ms at batch {timed.headline_batch}"

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flows.runners.pools import pool_of
 from tasks.backends import CPU
 from tasks.backends.gpu import find_gpu
 from tasks.errors import RefusedError, StageError
@@ -34,6 +33,8 @@ def hold_target(target: str) -> Iterator[None]:
         return
     gpu = find_gpu()
     if gpu.target != target:
+        from flows.runners.pools import pool_of  # noqa: PLC0415 - imports Prefect, which takes seconds
+
         known = "no target of ours" if gpu.target is None else f"target {gpu.target}"
         remedy = "no pool takes it" if gpu.target is None else f"start this worker on pool {pool_of(gpu.target)}"
         raise RefusedError(f"this runner has {gpu.name} ({known}), and the engine is for {target}; {remedy}")

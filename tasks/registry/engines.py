@@ -29,10 +29,11 @@ if TYPE_CHECKING:
 # Two passing manifests that differ in these alone describe the same engine, whose bytes and policy are the same. A
 # benchmark taken again never gives the same times, a commit elsewhere in the repository leaves the version as it is,
 # on another processor the last digits of a comparison differ, and a calibration set may be accepted for another reason.
-# What was registered first stands.
+# Older releases did not name the data, which the version covers. What was registered first stands.
 CIRCUMSTANCES = {
     "created_at", "mlflow_run", "benchmark", "source_commit", "backend", "cache_key", "comparison", "verdict",
     "compared", "calibration", "smoke", "who", "policy_origin", "policy_floor", "miscompiled", "again",
+    "data", "fresh",
 }  # fmt: skip
 
 

@@ -77,6 +77,8 @@ def describe_engine(
         synthetic=spec.validation.synthetic,
         miscompiled=len(outcome.miscompiled),
         again=engine.again,
+        data=data,
+        fresh=reference.fresh,
     )
 
 

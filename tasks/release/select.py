@@ -83,7 +83,8 @@ def best_of_newest(registry: Registry, address: ChannelAddress) -> SignedManifes
     """Of the version that was converted last, of those with an engine that passed, the best such engine.
 
     Which is the last does not rest on what its signer says alone: see `SignedManifest.dated`; and `ranking` for which
-    is the best.
+    is the best. An upgraded engine is younger than the one that it was made of, and of no newer model: it counts where
+    there is no other.
 
     Raises:
         InputError: there is none.
@@ -97,7 +98,8 @@ def best_of_newest(registry: Registry, address: ChannelAddress) -> SignedManifes
             f"model {address.model} for {address.target}: none of its {len(cells)} registered engines passed; convert"
             " it first, or name an engine"
         )
-    version = max(passed, key=lambda one: one.dated).manifest.cell.version
+    converted = [one for one in passed if one.manifest.upgraded_from is None] or passed
+    version = max(converted, key=lambda one: one.dated).manifest.cell.version
     best = choose_passing(one.manifest for one in passed if one.manifest.cell.version == version)
     assert best is not None  # noqa: S101 - `version` is one of those that passed
     return next(one for one in passed if one.manifest is best.manifest)

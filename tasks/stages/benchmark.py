@@ -13,7 +13,7 @@ import json
 import time
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -75,7 +75,7 @@ class TurnReply(Frozen):
 
 
 def benchmark_engine(context: StageContext, job: EngineJob, engine: BuiltEngine) -> StageResult[Benchmark]:
-    """Time an engine, and beside it the module in PyTorch where torch is installed.
+    """Time an engine, and beside it the module in PyTorch where torch is installed and the job has the module.
 
     Batch sizes are the batch dimension's buckets, or else its min, opt and max, with every other dimension at its opt;
     the inputs are validation samples. Warm-up calls are not counted. On a GPU, times are those of the device.
@@ -87,12 +87,15 @@ def benchmark_engine(context: StageContext, job: EngineJob, engine: BuiltEngine)
     spec, target = job.spec, job.cell.target
     identity = backend_of(job.cell.runtime).identity()
     refuse_elsewhere(engine.backend, identity)
-    versions = torch_versions(context.torch_python)
+    module = job.module
+    versions = None if module is None else torch_versions(context.torch_python)
     key: dict[str, object] = {
         "recipe": RECIPE,
         "plan": engine.plan.digest,
         "backend": identity.model_dump(),
-        "pytorch": None if versions is None else {"module": job.module.model_dump(mode="json"), "versions": versions},
+        "pytorch": None
+        if module is None or versions is None
+        else {"module": module.model_dump(mode="json"), "versions": versions},
         "data": job.data.inputs.digest,
         "inputs": {name: tensor.model_dump(mode="json") for name, tensor in spec.inputs.items()},
         "dims": {name: dim.model_dump(mode="json") for name, dim in spec.dims.items()},
@@ -105,12 +108,12 @@ def benchmark_engine(context: StageContext, job: EngineJob, engine: BuiltEngine)
             base: dict[str, Any] = {"target": target, "runtime": job.cell.runtime, "inputs": spec.inputs}
             base |= {"extents": {}, "seconds": 0.0, "data": context.store.fetch(job.data.inputs, folder / "inputs")}
             plan = context.store.fetch(engine.plan, folder / "plan")
-            race = _Race(context, job, folder, stack)
+            race = Race(context, job, folder, stack)
             race.enter(None, Turn(plan=plan, **base))
-            if versions is not None:
-                module = fetch_module(context.store, job.module, spec, folder / "module")
+            if module is not None and versions is not None:
+                request = fetch_module(context.store, module, spec, folder / "module")
                 for form in FORMS_ON_CPU if target == CPU else PytorchForm:
-                    race.enter(form, Turn(module=module, form=form, **base))
+                    race.enter(form, Turn(module=request, form=form, **base))
             rounds = race.run()
             layers = _keep_layers(context, race.layers(), folder / "layers")
         found = summarise(rounds, race.memory, engine.plan.size_bytes, spec.dims[spec.batch_dim].opt)
@@ -120,13 +123,15 @@ def benchmark_engine(context: StageContext, job: EngineJob, engine: BuiltEngine)
     return run_cached(context.store, "benchmark", key, Benchmark, produce)
 
 
-Side = PytorchForm | None
-"""Who takes a turn: a form of PyTorch, or None for the engine."""
+BEFORE: Literal["before"] = "before"
+"""The side of an engine that another one would replace."""
+Side = PytorchForm | Literal["before"] | None
+"""Who takes a turn: a form of PyTorch, an engine before, or None for the engine."""
 Rounds = dict[int, list[dict[Side, tuple[float, ...]]]]
 """Latencies in milliseconds by batch size, round and side."""
 
 
-class _Race:
+class Race:
     """The sides of one benchmark, each in its child."""
 
     def __init__(self, context: StageContext, job: EngineJob, folder: Path, stack: ExitStack) -> None:
@@ -140,8 +145,9 @@ class _Race:
         """Start the child of a side."""
         folder = self._folder / f"side{len(self._turns)}"
         folder.mkdir()
-        python = None if side is None else self._context.torch_python
-        limit = None if side is None else self._context.memory_limit_bytes  # an engine runs none of the model's code
+        is_engines = turn.module is None
+        python = None if is_engines else self._context.torch_python
+        limit = None if is_engines else self._context.memory_limit_bytes  # an engine runs none of the model's code
         child = Child("tasks.stages.benchmark:take_turn", folder, python=python, memory_limit_bytes=limit)
         self._children[side] = self._stack.enter_context(child)
         self._turns[side] = turn
@@ -175,7 +181,8 @@ class _Race:
             replies = [self._ask(side, size, self._context.benchmark_s * WARM_UP_SHARE) for size in sizes]
         except (InputError, StageError) as error:
             # A torch that sees no GPU is as good as none; on the CPU it is what the engine was exported from.
-            if side is None or (side is PytorchForm.EAGER_FP32 and self._turns[side].target == CPU):
+            turn = self._turns[side]
+            if turn.module is None or (side is PytorchForm.EAGER_FP32 and turn.target == CPU):
                 raise
             from tasks.graphs.onnx_files import short_reason  # noqa: PLC0415 - the interpreter with torch may lack onnx
 
@@ -209,41 +216,43 @@ def summarise(rounds: Rounds, memory: Mapping[Side, int], engine_size_bytes: int
     sides = list(next(iter(rounds.values()))[0])
 
     def timing(side: Side) -> Timing:
-        latencies = tuple(_latency(size, [turns[side] for turns in taken]) for size, taken in rounds.items())
+        latencies = tuple(latency_of(size, [turns[side] for turns in taken]) for size, taken in rounds.items())
         return Timing(latencies=latencies, device_memory_bytes=memory.get(side))
 
-    forms = [side for side in sides if side is not None]
+    forms = [side for side in sides if isinstance(side, PytorchForm)]
     return Benchmark(
         engine=timing(None),
         pytorch={form: timing(form) for form in forms},
         speedup={
-            form: {size: float(np.median(_ratios(taken, form))) for size, taken in rounds.items()} for form in forms
+            form: {size: float(np.median(ratios_over(taken, form))) for size, taken in rounds.items()} for form in forms
         },
         speedup_interval={
-            form: {size: _bounds(_ratios(taken, form)) for size, taken in rounds.items()} for form in forms
+            form: {size: median_bounds(ratios_over(taken, form)) for size, taken in rounds.items()} for form in forms
         },
         engine_size_bytes=engine_size_bytes,
         headline_batch=headline_batch,
     )
 
 
-def _ratios(taken: Sequence[Mapping[Side, tuple[float, ...]]], form: PytorchForm) -> list[float]:
-    return [float(np.median(turns[form]) / np.median(turns[None])) for turns in taken]
+def ratios_over(taken: Sequence[Mapping[Side, tuple[float, ...]]], side: Side) -> list[float]:
+    """A side's median latency over the engine's, round by round."""
+    return [float(np.median(turns[side]) / np.median(turns[None])) for turns in taken]
 
 
-def _bounds(rounds: Sequence[float]) -> tuple[float, float]:
+def median_bounds(rounds: Sequence[float]) -> tuple[float, float]:
     """Bounds of the median over rounds; see `BOUND_RANK`."""
     ordered = sorted(rounds)
     return ordered[BOUND_RANK - 1], ordered[-BOUND_RANK]
 
 
-def _latency(batch: int, turns: Sequence[Sequence[float]]) -> Latency:
+def latency_of(batch: int, turns: Sequence[Sequence[float]]) -> Latency:
+    """A side's percentiles over the calls of all its turns, in milliseconds."""
     calls = np.concatenate([np.asarray(turn) for turn in turns])
     p50, p90, p99 = (float(value) for value in np.percentile(calls, (50, 90, 99)))
     return Latency(
         batch=batch,
         p50_ms=p50,
-        p50_interval=_bounds([float(np.median(turn)) for turn in turns]),
+        p50_interval=median_bounds([float(np.median(turn)) for turn in turns]),
         p90_ms=p90,
         p99_ms=p99,
         throughput_per_s=1000 * batch / p50,

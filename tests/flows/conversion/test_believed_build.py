@@ -13,7 +13,7 @@ import onnx
 import pytest
 
 from flows.console import Reporter
-from flows.conversion import engine_flow
+from flows.conversion import engine_making
 from flows.conversion.believed_build import build_believed
 from flows.conversion.engine_flow import make_engine
 from flows.runners import gpu_lock
@@ -314,7 +314,7 @@ def test_a_runner_s_outcome_with_its_rebuilds_is_taken_by_the_conversion(
     bench.built.kernels = ("bad0", "good")
     timed = make_outcome(bench.session.store).benchmark
     assert timed
-    monkeypatch.setattr(engine_flow, "benchmark_engine", lambda *_: StageResult(timed, cached=False, seconds=0.0))
+    monkeypatch.setattr(engine_making, "benchmark_engine", lambda *_: StageResult(timed, cached=False, seconds=0.0))
     monkeypatch.setattr(gpu_lock, "find_gpu", lambda: T4)
     monkeypatch.setattr(gpu_lock, "LOCKS", tmp_path)
     monkeypatch.setenv("PREFECT__RUNTIME__FLOW_RUN__ID", RUN)

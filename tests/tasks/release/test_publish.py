@@ -59,7 +59,7 @@ def test_a_passing_engine_is_registered_byte_for_byte_as_it_was_measured(
     outcome = make_outcome(context.store)
     assert publish(context, registry, outcome)
     (found,) = (registry.engines.read_manifest(cell) for cell in registry.engines.list_cells())
-    expected = manifest_of(context.store, outcome, created_at=found.created_at)
+    expected = manifest_of(context.store, outcome, created_at=found.created_at, data=put_validation(context.store))
     assert found == expected
     assert registry.engines.verify(outcome.cell) == []
     assert publish(context, registry, outcome, commit=None) is False
@@ -88,6 +88,15 @@ def test_smoke_samples_come_from_inputs_that_are_in_no_file_too(context: StageCo
     assert found.samples == 8
     assert [len(part.files) for part in (found.inputs, found.reference, found.candidate)] == [2, 2, 2]
     assert found.inputs.files[1].digest == inputs.files[0].digest
+
+
+def test_an_engine_that_an_older_release_registered_without_naming_its_data_is_the_same(
+    context: StageContext, registry: Registry
+) -> None:
+    outcome = make_outcome(context.store)
+    publish_engine(context, registry, manifest_of(context.store, outcome))
+    assert publish(context, registry, outcome) is False
+    assert registry.engines.read_manifest(outcome.cell).data is None
 
 
 def test_an_engine_that_failed_is_refused(context: StageContext, registry: Registry) -> None:

@@ -94,6 +94,15 @@ def test_a_conversion_that_is_run_again_moves_nothing_not_even_what_a_person_too
     assert current.engine_id == f"tiny-cpu-fp32@{VERSION}"
 
 
+def test_an_upgraded_engine_is_no_newer_version_of_the_model(shelf: Shelf) -> None:
+    converted, upgraded = shelf.engine("fp32", 3), shelf.engine("fp32", 1, NEWER)
+    upgraded = upgraded.model_copy(update={"upgraded_from": converted.engine_id, "created_at": "2026-11-25T12:00:00Z"})
+    shelf.put(upgraded)
+    assert best_of_newest(shelf.registry, CANDIDATE).manifest == upgraded, "there is no other"
+    shelf.put(converted)
+    assert best_of_newest(shelf.registry, CANDIDATE).manifest == converted
+
+
 def test_a_date_that_its_signer_made_up_makes_no_version_the_newest(shelf: Shelf) -> None:
     now = datetime.now(timezone.utc)
     for hours, engine in ((20, shelf.engine("fp16", 1)), (10, shelf.engine("fp32", 3, NEWER))):

@@ -288,6 +288,15 @@ def test_a_form_that_fails_drops_out_with_its_reason_and_the_others_go_on(
     assert [side for side, _ in children.turns].count(HALF) == 1
 
 
+def test_an_engine_whose_module_is_not_at_hand_is_timed_alone(
+    context: StageContext, tmp_path: Path, children: FakeChildren
+) -> None:
+    work, engine = make_race(context, tmp_path)
+    found = benchmark_engine(context, work.model_copy(update={"module": None}), engine).result
+    assert (found.pytorch, found.headline_speedup) == ({}, None)
+    assert {side for side, _ in children.turns} == {None}
+
+
 @pytest.mark.parametrize("side", [None, REFERENCE], ids=["engine", "reference"])
 def test_without_the_engine_or_the_reference_there_is_no_benchmark(
     context: StageContext, tmp_path: Path, children: FakeChildren, side: Side

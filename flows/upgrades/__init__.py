@@ -1,0 +1,1 @@
+"""Registered engines made again on a runner with another toolchain, and what changed by it."""
