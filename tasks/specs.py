@@ -171,9 +171,13 @@ class BuildSpec(Declared):
     libraries for TensorRT, by path inside the model directory, and `onnxruntime_plugins` those with custom operations
     for ONNX Runtime, on which every export is checked. `sparsity` lets the builder use 2:4 structured sparsity of
     weights.
+
+    With `refit`, the next version of a model whose graph differs by the values of its weights alone gets its engine by
+    putting those into a plan that passed (`tasks.stages.refit`). With `hardware_compatible`, one build serves all
+    targets of one compute capability, and each of them compares and times it on its own GPU. Either may cost speed.
     """
 
-    of_later = ("onnxruntime_plugins",)
+    of_later = ("onnxruntime_plugins", "refit", "hardware_compatible")
 
     memory_limit_mib: Annotated[int, Field(ge=1)] | None = None
     optimization_level: Annotated[int, Field(ge=0, le=5)] = 3
@@ -181,6 +185,8 @@ class BuildSpec(Declared):
     onnxruntime_plugins: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(strict=False)] = ()
     sparsity: bool = False
     cuda_graph: bool = True
+    refit: bool = False
+    hardware_compatible: bool = False
 
 
 class ModelSpec(Declared):

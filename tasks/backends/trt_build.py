@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import onnx
 
 from tasks.backends import trt_rtx
+from tasks.backends.interface import refits
 from tasks.backends.profiles import check_outputs_can_be_cut, profiles_of
 from tasks.backends.timing_cache import TimingCache
 from tasks.backends.trt_dialect import OLDEST_TYPED, Dialect, dialect_of
@@ -118,7 +119,7 @@ class _Builder:
     def build(self, profile: EngineProfile, step: Callable[[float], None]) -> bytes:
         builder = self.trt.Builder(self.log.logger)
         network = builder.create_network(self.dialect.network_flags)
-        _parse(self.trt, self.log, network, self.job.onnx)
+        parse_onnx(self.trt, self.log, network, self.job.onnx)
         shapes = _fix_inputs(network, self.job, profile)
         config = self.cache.configure(lambda file: self._configure(builder, network, shapes, step, file))
         selector = None
@@ -180,13 +181,18 @@ class _Builder:
         flags = self.dialect.builder_flags[self.job.precision]
         for flag in (*flags, *((EDITABLE,) if self.dialect.edits_timings and self.choice.edits else ())):
             config.set_flag(getattr(self.trt.BuilderFlag, flag))
+        if refits(settings, self.job.precision):
+            config.set_flag(self.trt.BuilderFlag.REFIT)
+        if settings.hardware_compatible:
+            level = getattr(self.trt.HardwareCompatibilityLevel, self.dialect.compatibility)
+            config.hardware_compatibility_level = level
         if self.job.capability is not None:
             trt_rtx.aim(self.trt, config, self.job.capability)
         return config
 
 
-def _parse(trt: Any, log: TrtLog, network: Any, onnx_file: Path) -> None:
-    """Fill the network from the ONNX file.
+def parse_onnx(trt: Any, log: TrtLog, network: Any, onnx_file: Path) -> None:
+    """Fill the network from the ONNX file; it keeps the parser, whose memory its weights are in.
 
     Raises:
         InputError: naming every node that TensorRT does not take.

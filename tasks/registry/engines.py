@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 CIRCUMSTANCES = {
     "created_at", "mlflow_run", "benchmark", "source_commit", "backend", "cache_key", "comparison", "verdict",
     "compared", "calibration", "smoke", "who", "policy_origin", "policy_floor", "miscompiled", "again",
+    "structure", "refitted_from",
 }  # fmt: skip
 
 

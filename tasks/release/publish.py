@@ -77,6 +77,8 @@ def describe_engine(
         synthetic=spec.validation.synthetic,
         miscompiled=len(outcome.miscompiled),
         again=engine.again,
+        structure=engine.structure,
+        refitted_from=engine.refitted_from,
     )
 
 
