@@ -181,14 +181,20 @@ class _Builder:
         flags = self.dialect.builder_flags[self.job.precision]
         for flag in (*flags, *((EDITABLE,) if self.dialect.edits_timings and self.choice.edits else ())):
             config.set_flag(getattr(self.trt.BuilderFlag, flag))
+        if self.job.capability is None:
+            self._allow_more(config)
+        else:
+            trt_rtx.aim(self.trt, config, self.job.capability)
+        return config
+
+    def _allow_more(self, config: Any) -> None:
+        """Let the plan take other weights, and other GPUs, where model.yaml asks for it."""
+        settings = self.job.settings
         if refits(settings, self.job.precision):
             config.set_flag(self.trt.BuilderFlag.REFIT)
         if settings.hardware_compatible:
             level = getattr(self.trt.HardwareCompatibilityLevel, self.dialect.compatibility)
             config.hardware_compatibility_level = level
-        if self.job.capability is not None:
-            trt_rtx.aim(self.trt, config, self.job.capability)
-        return config
 
 
 def parse_onnx(trt: Any, log: TrtLog, network: Any, onnx_file: Path) -> None:

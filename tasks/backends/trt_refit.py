@@ -49,9 +49,9 @@ def refit_plans(trt: Any, job: BuildJob, base: RefitBase) -> None:
     """
     log = TrtLog(trt)
     load_plugins(trt, log, job.plugins)
-    networks = [_network_of(trt, log, onnx) for onnx in (base.onnx, job.onnx)]
+    networks = [network_of(trt, log, onnx) for onnx in (base.onnx, job.onnx)]
     before, after = (weights_of(trt, network) for network in networks)
-    changed = _changed(before, after)
+    changed = changed_weights(before, after)
     index = PlanIndex.read(base.plan)
     for profile in index.profiles:
         plan = _refit(trt, log, (base.plan / profile.file).read_bytes(), after, changed)
@@ -60,8 +60,12 @@ def refit_plans(trt: Any, job: BuildJob, base: RefitBase) -> None:
     del networks  # their weights had to stay
 
 
-def _network_of(trt: Any, log: TrtLog, onnx: Path) -> Any:
-    """The network of an ONNX file, read as a build does."""
+def network_of(trt: Any, log: TrtLog, onnx: Path) -> Any:
+    """The network of an ONNX file, read as a build does.
+
+    Raises:
+        InputError: TensorRT does not take it.
+    """
     network = trt.Builder(log.logger).create_network(dialect_of(trt).network_flags)
     parse_onnx(trt, log, network, onnx)
     return network
@@ -92,8 +96,12 @@ def weights_of(trt: Any, network: Any) -> dict[Place, Any]:
     return found
 
 
-def _changed(before: dict[Place, Any], after: dict[Place, Any]) -> set[Place]:
-    """Where the weights of two networks differ; one that cannot be read is taken to."""
+def changed_weights(before: dict[Place, Any], after: dict[Place, Any]) -> set[Place]:
+    """Where the weights of two networks differ; one that cannot be read is taken to.
+
+    Raises:
+        StageError: the networks have other places, or no weight differs: what does lies elsewhere.
+    """
     if before.keys() != after.keys():
         raise StageError("TensorRT makes other layers of this graph than of the one that was built; build the engine")
     changed = {place for place, value in after.items() if not _same(before[place], value)}
