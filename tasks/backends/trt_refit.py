@@ -77,7 +77,7 @@ def weights_of(trt: Any, network: Any) -> dict[Place, Any]:
     They lie in the network's memory.
 
     Raises:
-        StageError: two layers have one name.
+        StageError: two layers have one name, and other weights.
     """
     found: dict[Place, Any] = {}
     for number in range(network.num_layers):
@@ -90,7 +90,7 @@ def weights_of(trt: Any, network: Any) -> dict[Place, Any]:
             value = getattr(layer, attribute)
             if value is None or not value.size:
                 continue
-            if (layer.name, role) in found:
+            if not _same(found.get((layer.name, role), value), value):
                 raise StageError(f"two layers of the network are called {layer.name}; build the engine")
             found[layer.name, role] = value
     return found

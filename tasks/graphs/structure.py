@@ -41,7 +41,7 @@ def structure_digest(path: Path) -> str:
     Their names, types and shapes count, as everything else in the file does.
     """
     model = onnx.load(str(path), load_external_data=False)
-    weights = _weights(model)
+    weights = weight_names(model)
     for tensor in model.graph.initializer:
         if tensor.name in weights:
             kept = onnx.TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
@@ -54,7 +54,7 @@ def structure_digest(path: Path) -> str:
     return digest_bytes(model.SerializeToString(deterministic=True))
 
 
-def _weights(model: onnx.ModelProto) -> set[str]:
+def weight_names(model: onnx.ModelProto) -> set[str]:
     """The names of the initializers that are weights."""
     floats = {tensor.name for tensor in model.graph.initializer if tensor.data_type in FLOATS}
     uses = list(_uses(model.graph))
