@@ -90,7 +90,7 @@ def weights_of(trt: Any, network: Any) -> dict[Place, Any]:
             value = getattr(layer, attribute)
             if value is None or not value.size:
                 continue
-            if not _same(found.get((layer.name, role), value), value):
+            if (layer.name, role) in found and not _same(found[layer.name, role], value):
                 raise StageError(f"two layers of the network are called {layer.name}; build the engine")
             found[layer.name, role] = value
     return found

@@ -190,6 +190,25 @@ def test_another_network_is_refused(world: World, tmp_path: Path) -> None:
         refitted(world, tmp_path, w=NEW)
 
 
+def test_two_layers_of_one_name_are_refused_where_their_weights_differ(world: World, tmp_path: Path) -> None:
+    parse = world._parse  # noqa: SLF001 - the test's own
+    twins = [NEW, NEW]
+
+    def otherwise(parser: Any, path: str) -> bool:
+        parse(parser, path)
+        for weights in twins:
+            state_of(world.networks[-1])["layers"].append(world._layer("twin", "CONSTANT"))  # noqa: SLF001
+            vars(state_of(world.networks[-1])["layers"][-1])["weights"] = weights
+        return True
+
+    world.fake.on("OnnxParser.parse_from_file", otherwise)
+    refitted(world, tmp_path, w=NEW)
+    twins[1] = NEW + 1
+    (tmp_path / "again").mkdir()
+    with pytest.raises(StageError, match="two layers of the network are called twin; build the engine"):
+        refitted(world, tmp_path / "again", w=NEW)
+
+
 def test_weights_that_numpy_cannot_hold_are_given_as_they_are(world: World, tmp_path: Path) -> None:
     if "BF16" not in world.fake.module.DataType.__members__:
         pytest.skip("TensorRT 8.6 has no BF16")
