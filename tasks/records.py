@@ -190,9 +190,13 @@ class BuiltEngine(Frozen):
     It may be several plans, one a profile; the first profile that holds an input takes it. `onnx` is the digest of the
     graph that it was built from, and `warnings` are the builder's. `tactics` is what the builder chose, where it tells
     (`tasks.backends.trt_tactics`), and `again` why the build before this one was thrown away.
+
+    `backend` is where it was built; with the option `hardware_compatible`, it may serve a target with another GPU of
+    that compute capability. `structure` is what it shares with engines that it could be refitted to, and
+    `refitted_from` the plan that its weights were put into (`tasks.stages.refit`).
     """
 
-    of_later = ("onnx", "warnings", "tactics", "again")
+    of_later = ("onnx", "warnings", "tactics", "again", "structure", "refitted_from")
 
     plan: Artifact
     backend: BackendIdentity
@@ -203,6 +207,8 @@ class BuiltEngine(Frozen):
     warnings: tuple[str, ...] = ()
     tactics: Artifact | None = None
     again: Discard | None = None
+    structure: Digest | None = None
+    refitted_from: Digest | None = None
 
 
 class ComparedEngine(Frozen):
@@ -261,11 +267,14 @@ class EngineManifest(Frozen):
     2026 say neither. `synthetic` says that its validation data were made up, and is written only where they were.
     `half` is the graph for builders that take types as they are, where the engine was built from another one.
     `miscompiled` counts the builds before it that were wrong, and `again` says why an outcome before was thrown away.
-    `data` and `fresh` name what it was compared on, none of which is in the registry, and `upgraded_from` the engine
-    that it was made of, by `enginegate upgrade`.
+    `backend`, `structure` and `refitted_from` are as in `BuiltEngine`; it was measured on its cell's target. `data` and
+    `fresh` name what it was compared on, none of which is in the registry, and `upgraded_from` the engine that it was
+    made of, by `enginegate upgrade`.
     """
 
-    of_later = ("synthetic", "half", "miscompiled", "again", "data", "fresh", "upgraded_from")
+    of_later = (
+        "synthetic", "half", "miscompiled", "again", "structure", "refitted_from", "data", "fresh", "upgraded_from",
+    )  # fmt: skip
 
     schema_version: Literal[4] = 4
     engine_id: str
@@ -304,6 +313,8 @@ class EngineManifest(Frozen):
     data: DataArtifact | None = None
     fresh: FreshArtifact | None = None
     upgraded_from: str | None = None
+    structure: Digest | None = None
+    refitted_from: Digest | None = None
 
 
 class EngineJob(Frozen):

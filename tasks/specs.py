@@ -172,9 +172,13 @@ class BuildSpec(Declared):
     for ONNX Runtime, on which every export is checked. `sparsity` lets the builder use 2:4 structured sparsity of
     weights. With `attention: auto`, TensorRT 8.6 computes attention over more positions than it has fused kernels for
     by a plugin of ours, where the runner has CUDA's compiler; `tensorrt` leaves it to TensorRT.
+
+    With `refit`, the next version of a model whose graph differs by the values of its weights alone gets its engine by
+    putting those into a plan that passed (`tasks.stages.refit`). With `hardware_compatible`, one build serves all
+    targets of one compute capability, and each of them compares and times it on its own GPU. Either may cost speed.
     """
 
-    of_later = ("onnxruntime_plugins", "attention")
+    of_later = ("onnxruntime_plugins", "attention", "refit", "hardware_compatible")
 
     memory_limit_mib: Annotated[int, Field(ge=1)] | None = None
     optimization_level: Annotated[int, Field(ge=0, le=5)] = 3
@@ -183,6 +187,8 @@ class BuildSpec(Declared):
     sparsity: bool = False
     cuda_graph: bool = True
     attention: Literal["auto", "tensorrt"] = "auto"
+    refit: bool = False
+    hardware_compatible: bool = False
 
 
 class ModelSpec(Declared):

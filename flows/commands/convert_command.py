@@ -65,7 +65,7 @@ def convert(
     """Convert the model in DIRECTORY: export, convert, build, compare, benchmark, track, register.
 
     Settings are variables of the environment, like ENGINEGATE_BENCHMARK_S: for how many seconds an engine is timed at
-    one batch size (3). README.md has all of them, under Settings.
+    one batch size (3). README.md lists all, under Where things are kept.
     """
     return run_conversion(
         session,

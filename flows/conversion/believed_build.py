@@ -19,12 +19,15 @@ from tasks.stages.miscompiled import (
     witness_of,
 )
 from tasks.stages.pinned_tactics import pin_tactics
+from tasks.stages.refit import PassedBuild, keep_passed
 from validation.verdict import Outcome, decide
 
 if TYPE_CHECKING:
     from flows.session import Session
     from tasks.rebuild_records import MiscompiledBuild, Rebuild
     from validation.verdict import Verdict
+
+SHORT = len("sha256:") + 12
 
 
 def build_believed(session: Session, job: EngineJob) -> EngineOutcome:
@@ -48,7 +51,16 @@ def build_believed(session: Session, job: EngineJob) -> EngineOutcome:
     if made.outcome is not Outcome.PASS or first.engine is None or made.engine is None:
         return made
     pin_tactics(session.store, first.engine.cache_key, made.engine)
+    _let_refit(session, job, made.engine)
     return made.model_copy(update={"reason": miscompiled_in_words(builds, is_right=True)})
+
+
+def _let_refit(session: Session, job: EngineJob, engine: BuiltEngine) -> None:
+    """Let later versions be refitted from an engine that passed, unless it was itself made so."""
+    if engine.structure is not None and engine.refitted_from is None:
+        typed = (job.typed, job.typed.half)
+        onnx = next(one.onnx for one in typed if one is not None and one.onnx.digest == engine.onnx)
+        keep_passed(session.store, engine.structure, PassedBuild(plan=engine.plan, onnx=onnx))
 
 
 def _attempt(session: Session, job: EngineJob, rebuild: Rebuild | None) -> EngineOutcome:
@@ -91,7 +103,8 @@ def _miscompiled(session: Session, job: EngineJob, made: EngineOutcome) -> Misco
 
 
 def _describe_build(built: BuiltEngine) -> str:
-    return f"{built.backend.name} {built.backend.version}, {built.plan.size_bytes / 1e6:.1f} MB"
+    refitted = "" if built.refitted_from is None else f", refitted from {built.refitted_from[:SHORT]}"
+    return f"{built.backend.name} {built.backend.version}, {built.plan.size_bytes / 1e6:.1f} MB{refitted}"
 
 
 def _describe_comparison(compared: ComparedEngine) -> str:

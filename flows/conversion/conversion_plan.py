@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from flows.console import short_commit
+from tasks.backends import CPU
 from tasks.errors import EnginegateError, InputError
 from tasks.git.call import call_git
 from tasks.model.model_directory import read_model_directory
@@ -57,9 +58,24 @@ class ConversionPlan:
             f"{spec.name}, version {self.version}{commit}: {count} to make",
             *(f"  {cell.engine_id}" for cell in self.cells),
             *(f"! {reason}" for reason in self.left_out),
+            *self._unmoved(),
             *([f"! the policy has no rule for {unjudged}: measured and logged, but not judged"] if unjudged else []),
             *(f"! the policy floor holds for {change}" for change in self._tightened()),
         )
+
+    def _unmoved(self) -> tuple[str, ...]:
+        """Which engines settings of `build` do nothing for, and why."""
+        build, on_gpus = self.directory.spec.build, [cell for cell in self.cells if cell.target != CPU]
+        told = []
+        if build.refit and len(on_gpus) < len(self.cells):
+            told.append("! build.refit does nothing for cpu, whose engines are graphs that are made in seconds")
+        quantized = dict.fromkeys(cell.precision.value for cell in on_gpus if cell.precision.is_quantized)
+        if build.refit and quantized:
+            why = "other weights have other scales, which a plan does not take"
+            told.append(f"! build.refit does nothing for {', '.join(quantized)}: {why}")
+        if build.hardware_compatible and not on_gpus:
+            told.append("! build.hardware_compatible does nothing for cpu, whose engines every host loads")
+        return tuple(told)
 
     def policy(self, precision: Precision, slices: Collection[str] | None = None, *, labelled: bool = True) -> Policy:
         """The policy that an engine of `precision` is judged by; see `ModelDirectory.policy`.

@@ -8,8 +8,11 @@ from flows.console import label_of
 from flows.conversion.believed_build import build_believed
 from flows.runners.gpu_lock import hold_target
 from flows.stage import run_stage
-from tasks.errors import InputError, StageError
+from tasks.backends import backend_of
+from tasks.backends.interface import REFIT
+from tasks.errors import EnginegateError, InputError, StageError
 from tasks.records import EngineJob, EngineOutcome
+from tasks.release.refit_base import take_registered
 from tasks.stages.benchmark import benchmark_engine
 from tasks.torch_side.torch_python import torch_versions
 from validation.verdict import Outcome
@@ -43,6 +46,7 @@ def _make(session: Session, job: EngineJob) -> EngineOutcome:
             torch_versions(session.settings.torch_python)
     except (InputError, StageError) as error:
         return failed(job, str(error))
+    _begin_at_registered(session, job)
     made = build_believed(session, job)
     if made.engine is None or made.verdict is None:
         return made
@@ -51,6 +55,19 @@ def _make(session: Session, job: EngineJob) -> EngineOutcome:
     except (InputError, StageError) as error:
         return made.model_copy(update={"reason": str(error), "verdict": None, "outcome": Outcome.FAIL})
     return made.model_copy(update={"benchmark": benchmark})
+
+
+def _begin_at_registered(session: Session, job: EngineJob) -> None:
+    """Have the registered engine in the store that new weights could be put into; without it, the engine is built."""
+    if REFIT not in backend_of(job.cell.runtime).options(job.spec.build, job.cell.precision):
+        return
+    try:
+        taken = take_registered(session.stage_context(), session.registry, job.cell)
+    except (EnginegateError, OSError) as error:
+        session.reporter.say(f"! {label_of(job.cell)}: no registered engine to refit could be read: {error}")
+    else:
+        if taken is not None:
+            session.reporter.say(f"  {label_of(job.cell)}: {taken} fetched, to be refitted if the graph is the same")
 
 
 def _describe_benchmark(timed: Benchmark) -> str:

@@ -207,7 +207,9 @@ def _race(session: Session, planned: Planned, job: EngineJob, outcome: EngineOut
     plans = (outcome.engine.plan, old.plan)
     try:
         with hold_target(job.cell.target):
-            return run_stage(session, f"race {label}", race_engines, _describe_race, job, *plans, old.backend)
+            return run_stage(
+                session, f"race {label}", race_engines, _describe_race, job, *plans, old.backend, old.options
+            )
     except (RefusedError, StageError):
         session.reporter.say("! the engine before is not timed here: its latencies are those of its manifest")
         return None

@@ -65,14 +65,26 @@ def with_plugin(job: BuildJob, model: onnx.ModelProto) -> tuple[BuildJob, tuple[
     if missing := _what_is_missing(gpu):
         slow = f"TensorRT 8.6 has no fused kernel for attention over more than {FUSED_POSITIONS} positions"
         return job, (f"{slow}, which the graph has {number} times, and {missing}",)
-    folder = job.plan.parent / "attention"
+    fused = _write(model, job.onnx, job.plan.parent / "attention")
+    library = compile_plugin(fused.parent, gpu.compute_capability)
+    return job.model_copy(update={"onnx": fused, "plugins": (*job.plugins, library)}), ()
+
+
+def fused_graph(onnx_file: Path, job: BuildJob, folder: Path) -> Path:
+    """The graph that an engine with the plugin was built from: `onnx_file` as `with_plugin` changes it, in `folder`."""
+    model = onnx.load(str(onnx_file), load_external_data=False)
+    fuse_attention(model, job.inputs, job.dims)
+    return _write(model, onnx_file, folder)
+
+
+def _write(model: onnx.ModelProto, before: Path, folder: Path) -> Path:
+    """Write a changed graph into `folder`, with links to its weights, which stay where they are."""
     folder.mkdir()
-    for name, path in external_files(job.onnx).items():
+    for name, path in external_files(before).items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).symlink_to(path)
-    onnx.save(model, str(folder / job.onnx.name))
-    library = compile_plugin(folder, gpu.compute_capability)
-    return job.model_copy(update={"onnx": folder / job.onnx.name, "plugins": (*job.plugins, library)}), ()
+    onnx.save(model, str(folder / before.name))
+    return folder / before.name
 
 
 def compile_plugin(folder: Path, compute_capability: str) -> Path:

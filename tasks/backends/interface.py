@@ -42,6 +42,25 @@ class BuildJob(Frozen):
     capability: str | None = None
 
 
+REFIT = "refit"
+"""The option of engines that can be refitted."""
+
+
+def refits(settings: BuildSpec, precision: Precision) -> bool:
+    """Whether engines of a precision can take other weights, where model.yaml asks for it.
+
+    Not quantized ones: other weights have other scales, and TensorRT bakes those of Q/DQ nodes into the plan.
+    """
+    return settings.refit and not precision.is_quantized
+
+
+class RefitBase(Frozen):
+    """An engine that was built with the option REFIT: its folder, and the ONNX file that it was built from."""
+
+    plan: Path
+    onnx: Path
+
+
 @dataclass(frozen=True)
 class LayerTime:
     """A layer of an engine: its name, kind, what it computes with, and its median time in milliseconds."""
@@ -103,6 +122,13 @@ class Backend(Protocol):
 
         Raises:
             StageError: the runtime cannot build it.
+        """
+
+    def refit(self, job: BuildJob, base: RefitBase) -> None:
+        """Make the engine of `job` from one whose graph differs by the values of its weights alone.
+
+        Raises:
+            StageError: a value that differs cannot be changed in the built engine, or the runtime cannot do this.
         """
 
     def try_otherwise(self, job: BuildJob) -> str | None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-    from tasks.backends.interface import BuildJob, LayerTime
+    from tasks.backends.interface import BuildJob, LayerTime, RefitBase
     from tasks.declared import Dim
     from tasks.specs import BuildSpec
 
@@ -128,6 +128,11 @@ class OnnxRuntimeBackend:
             lower_level(job.plan)
         self.load(job.plan)
         return ()
+
+    def refit(self, job: BuildJob, base: RefitBase) -> None:
+        """An engine here is a graph, which is made in seconds; see the interface."""
+        del job, base
+        raise StageError("ONNX Runtime has nothing to refit; build the engine")
 
     def try_otherwise(self, job: BuildJob) -> str | None:
         """Load the engine at a lower level; see the interface."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from tasks.backends import attention_plugin
+from tasks.backends.compatibility import SHARED
 from tasks.backends.gpu import find_gpu
+from tasks.backends.interface import REFIT, refits
 from tasks.backends.profiles import profiles_of
 from tasks.backends.trt_dialect import dialect_of
 from tasks.errors import StageError
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-    from tasks.backends.interface import BuildJob
+    from tasks.backends.interface import BuildJob, RefitBase
     from tasks.backends.trt_engine import TensorRtEngine
     from tasks.declared import Dim
     from tasks.specs import BuildSpec, Precision
@@ -58,16 +60,21 @@ class TensorRtBackend:
         return dialect_of(import_tensorrt()).takes_types
 
     def options(self, settings: BuildSpec, precision: Precision) -> dict[str, str]:
-        """The settings of model.yaml's `build`, and what is the same for all; plugins are in the key by digest."""
+        """The settings of model.yaml's `build`, and what is the same for all; plugins are in the key by digest.
+
+        What later releases added is there only where it is wanted: keys of before stay as they are.
+        """
         limit = settings.memory_limit_mib
-        wanted = attention_plugin.is_wanted(dialect_of(import_tensorrt()), settings, precision)
+        wanted = {REFIT: refits(settings, precision), SHARED: settings.hardware_compatible}
+        gets_plugin = attention_plugin.is_wanted(dialect_of(import_tensorrt()), settings, precision)
         return {
             "optimization_level": str(settings.optimization_level),
             "memory_limit_mib": "all" if limit is None else str(limit),
             "sparsity": str(settings.sparsity).lower(),
             "cuda_graph": str(settings.cuda_graph).lower(),
             "tactics": "without cuBLAS and cuDNN",
-            **(attention_plugin.describe(find_gpu()) if wanted else {}),
+            **(attention_plugin.describe(find_gpu()) if gets_plugin else {}),
+            **{option: "true" for option, is_wanted in wanted.items() if is_wanted},
         }
 
     def profiles(self, dims: Mapping[str, Dim]) -> tuple[EngineProfile, ...]:
@@ -79,6 +86,12 @@ class TensorRtBackend:
         from tasks.backends.trt_build import build_plans  # noqa: PLC0415 - only builders need onnx and polygraphy
 
         return build_plans(import_tensorrt(), job, progress)
+
+    def refit(self, job: BuildJob, base: RefitBase) -> None:
+        """Refit every plan; see the interface."""
+        from tasks.backends.trt_refit import refit_plans  # noqa: PLC0415 - only builders need it
+
+        refit_plans(import_tensorrt(), job, base)
 
     def try_otherwise(self, job: BuildJob) -> None:
         """TensorRT has no other way; see the interface."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import onnx
 
 from tasks.backends import attention_plugin, trt_rtx
+from tasks.backends.interface import refits
 from tasks.backends.profiles import check_outputs_can_be_cut, profiles_of
 from tasks.backends.timing_cache import TimingCache
 from tasks.backends.trt_dialect import OLDEST_TYPED, Dialect, dialect_of
@@ -121,7 +122,7 @@ class _Builder:
     def build(self, profile: EngineProfile, step: Callable[[float], None]) -> bytes:
         builder = self.trt.Builder(self.log.logger)
         network = builder.create_network(self.dialect.network_flags)
-        _parse(self.trt, self.log, network, self.job.onnx)
+        parse_onnx(self.trt, self.log, network, self.job.onnx)
         shapes = _fix_inputs(network, self.job, profile)
         config = self.cache.configure(lambda file: self._configure(builder, network, shapes, step, file))
         selector = None
@@ -183,13 +184,24 @@ class _Builder:
         flags = self.dialect.builder_flags[self.job.precision]
         for flag in (*flags, *((EDITABLE,) if self.dialect.edits_timings and self.choice.edits else ())):
             config.set_flag(getattr(self.trt.BuilderFlag, flag))
-        if self.job.capability is not None:
+        if self.job.capability is None:
+            self._allow_more(config)
+        else:
             trt_rtx.aim(self.trt, config, self.job.capability)
         return config
 
+    def _allow_more(self, config: Any) -> None:
+        """Let the plan take other weights, and other GPUs, where model.yaml asks for it."""
+        settings = self.job.settings
+        if refits(settings, self.job.precision):
+            config.set_flag(self.trt.BuilderFlag.REFIT)
+        if settings.hardware_compatible:
+            level = getattr(self.trt.HardwareCompatibilityLevel, self.dialect.compatibility)
+            config.hardware_compatibility_level = level
 
-def _parse(trt: Any, log: TrtLog, network: Any, onnx_file: Path) -> None:
-    """Fill the network from the ONNX file.
+
+def parse_onnx(trt: Any, log: TrtLog, network: Any, onnx_file: Path) -> None:
+    """Fill the network from the ONNX file; it keeps the parser, whose memory its weights are in.
 
     Raises:
         InputError: naming every node that TensorRT does not take.

@@ -28,13 +28,15 @@ class Dialect:
 
     `builder_flags` are the names of BuilderFlag members that a precision needs; one without an entry cannot be built.
     `edits_timings` is whether tactics are chosen by what stands in the timing cache; where they are not, an algorithm
-    selector chooses.
+    selector chooses. `compatibility` is the HardwareCompatibilityLevel of a plan for all GPUs of one compute
+    capability; the only one that 8.6 has promises more than that.
     """
 
     network_flags: int
     builder_flags: Mapping[Precision, tuple[str, ...]]
     newest_opset: int | None
     edits_timings: bool = True
+    compatibility: str = "SAME_COMPUTE_CAPABILITY"
 
     @property
     def takes_types(self) -> bool:
@@ -57,6 +59,7 @@ def dialect_of(trt: Any) -> Dialect:
             builder_flags={Precision.FP32: (), Precision.FP16: fp16, Precision.INT8: (*fp16, "INT8")},
             newest_opset=UNTYPED_OPSET,
             edits_timings=False,
+            compatibility="AMPERE_PLUS",
         )
     if version < OLDEST_TYPED or version[0] > NEWEST:
         raise StageError(

@@ -59,6 +59,10 @@ def capability_of(target: str) -> str | None:
 
 
 def aim(trt: Any, config: Any, capability: str) -> None:
-    """Make a builder's configuration one for GPUs of this capability."""
+    """Make a builder's configuration one for GPUs of this capability.
+
+    It is one of this capability alone, with weights that stay: it has no levels of compatibility, and builds what can
+    be refitted with a driver only.
+    """
     config.num_compute_capabilities = 1
     config.set_compute_capability(getattr(trt.ComputeCapability, capability), 0)

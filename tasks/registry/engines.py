@@ -34,6 +34,7 @@ CIRCUMSTANCES = {
     "created_at", "mlflow_run", "benchmark", "source_commit", "backend", "cache_key", "comparison", "verdict",
     "compared", "calibration", "smoke", "who", "policy_origin", "policy_floor", "miscompiled", "again",
     "data", "fresh",
+    "structure", "refitted_from",
 }  # fmt: skip
 
 

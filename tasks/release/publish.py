@@ -79,6 +79,8 @@ def describe_engine(
         again=engine.again,
         data=data,
         fresh=reference.fresh,
+        structure=engine.structure,
+        refitted_from=engine.refitted_from,
     )
 
 

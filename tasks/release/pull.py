@@ -231,7 +231,8 @@ def _find_faults(address: ChannelAddress, move: Move, signed: SignedManifest) ->
 
 def _require_runtime(manifest: EngineManifest) -> None:
     try:
-        refuse_elsewhere(manifest.backend, backend_of(manifest.cell.runtime).identity())
+        here = backend_of(manifest.cell.runtime).identity()
+        refuse_elsewhere(manifest.backend, here, manifest.options, manifest.cell.target)
     except RefusedError as error:
         raise RefusedError(f"{manifest.engine_id}: {error}") from None
 

@@ -86,7 +86,7 @@ def benchmark_engine(context: StageContext, job: EngineJob, engine: BuiltEngine)
     """
     spec, target = job.spec, job.cell.target
     identity = backend_of(job.cell.runtime).identity()
-    refuse_elsewhere(engine.backend, identity)
+    refuse_elsewhere(engine.backend, identity, engine.options, target)
     module = job.module
     versions = None if module is None else torch_versions(context.torch_python)
     key: dict[str, object] = {

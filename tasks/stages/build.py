@@ -6,7 +6,8 @@ import shutil
 from typing import TYPE_CHECKING, Any
 
 from tasks.backends import backend_of
-from tasks.backends.interface import BuildJob
+from tasks.backends.compatibility import SHARED
+from tasks.backends.interface import REFIT, BuildJob
 from tasks.backends.timing_cache import forget_timings, timing_cache_path
 from tasks.errors import StageError
 from tasks.graphs.level import recorded_level
@@ -14,6 +15,7 @@ from tasks.graphs.onnx_files import short_reason
 from tasks.records import BackendIdentity, BuiltEngine, EngineJob, TypedModel
 from tasks.stages.again import discard_before
 from tasks.stages.pinned_tactics import find_pinned
+from tasks.stages.refit import Refit, structure_of, try_refit
 from tasks.store.digests import digest_json
 from tasks.store.stage_cache import StageResult, run_cached
 
@@ -39,6 +41,9 @@ def build_engine(context: StageContext, job: EngineJob, rebuild: Rebuild | None 
     The tactics of a build under this key that passed the gate are chosen again where the runtime can be led to them.
     A `rebuild` is one after builds that were wrong: with nothing that they timed, and away from their tactics.
 
+    Where the options allow a refit, and an engine passed whose graph differs by the values of its weights alone, those
+    are put into its plan instead.
+
     Raises:
         InputError: the model cannot be built as model.yaml wants it.
         StageError: this host cannot build for the target, or the builder failed, crashed or took too long.
@@ -54,8 +59,8 @@ def build_engine(context: StageContext, job: EngineJob, rebuild: Rebuild | None 
         for name in ("plan", "tactics"):
             (folder / name).mkdir()
         request = _request(context, job, typed, identity, folder)
-        request = request.model_copy(update=_choice(context, folder, request, digest_json(key), rebuild))
-        warnings = _built(context, request, folder)
+        structure = structure_of(context, request, key, folder) if REFIT in options else None
+        made = _refit_or_build(context, job, request, structure, typed, rebuild, digest_json(key), folder)
         plan = context.store.put(folder / "plan")
         chose = any((folder / "tactics").iterdir())
         return BuiltEngine(
@@ -65,9 +70,11 @@ def build_engine(context: StageContext, job: EngineJob, rebuild: Rebuild | None 
             profiles=backend.profiles(spec.dims),
             cache_key=digest_json(key),
             onnx=typed.onnx.digest,
-            warnings=warnings,
+            warnings=made.warnings,
             tactics=context.store.put(folder / "tactics") if chose else None,
             again=job.again if was_discarded else None,
+            structure=structure,
+            refitted_from=made.base,
         )
 
     built = run_cached(context.store, "build", key, BuiltEngine, produce)
@@ -87,10 +94,17 @@ def _key(
         "profiles": {name: dim.model_dump(mode="json") for name, dim in job.spec.dims.items()},
         "options": options,
         "plugins": None if job.plugins is None else [[file.path, file.digest] for file in job.plugins.files],
-        "backend": identity.model_dump(),
-        "target": job.cell.target,
+        **_place(job.cell.target, identity, options),
         **({} if rebuild is None else {"rebuild": _rebuild_key(rebuild)}),
     }
+
+
+def _place(target: str, identity: BackendIdentity, options: dict[str, str]) -> dict[str, object]:
+    """What the key says of where an engine is built: of one that is shared, not which GPU of its capability it was."""
+    backend = identity.model_dump()
+    if SHARED not in options:
+        return {"backend": backend, "target": target}
+    return {"backend": {name: value for name, value in backend.items() if name not in {"device", "mig"}}}
 
 
 def _request(
@@ -135,6 +149,26 @@ def _built(context: StageContext, request: BuildRequest, folder: Path) -> tuple[
         except StageError:
             raise first from None
         return (f"it is {otherwise}, wherever it is served; otherwise, {short_reason(first)}", *warnings)
+
+
+def _refit_or_build(
+    context: StageContext,
+    job: EngineJob,
+    request: BuildRequest,
+    structure: str | None,
+    typed: TypedModel,
+    rebuild: Rebuild | None,
+    key: str,
+    folder: Path,
+) -> Refit:
+    """Refit where there is an engine for it, and else build; what is made once more is not to be as it was."""
+    made = Refit()
+    if structure is not None and rebuild is None and job.again is None:
+        made = try_refit(context, request, request.runtime, structure, typed.onnx.digest, folder)
+    if made.base is not None:
+        return made
+    request = request.model_copy(update=_choice(context, folder, request, key, rebuild))
+    return Refit(warnings=(*made.warnings, *_built(context, request, folder)))
 
 
 def _rebuild_key(rebuild: Rebuild) -> dict[str, object]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from tasks.artifact import Artifact
 from tasks.backends import backend_of
-from tasks.backends.compatibility import refuse_elsewhere
+from tasks.backends.compatibility import SHARED, refuse_elsewhere
 from tasks.declared import Dim, Frozen
 from tasks.errors import StageError
 from tasks.records import BuiltEngine, ComparedEngine, EngineJob
@@ -93,7 +93,10 @@ def compare_engine(context: StageContext, job: EngineJob, engine: BuiltEngine) -
         RefusedError: the engine was built for another GPU or runtime than this host's.
         StageError: the engine cannot be loaded, it crashes while it runs, or no sample runs one of its plans.
     """
-    refuse_elsewhere(engine.backend, backend_of(job.cell.runtime).identity())
+    here = backend_of(job.cell.runtime).identity()
+    refuse_elsewhere(engine.backend, here, engine.options, job.cell.target)
+    if SHARED in engine.options:  # its outputs are this GPU's, whichever built it
+        engine = engine.model_copy(update={"backend": here})
     candidate = _run_engine(context, job, engine)
     measured = _measure(context, job, candidate.result.outputs)
     compared = ComparedEngine(

@@ -27,9 +27,14 @@ RECIPE = 1
 
 
 def race_engines(
-    context: StageContext, job: EngineJob, new: Artifact, old: Artifact, built: BackendIdentity
+    context: StageContext,
+    job: EngineJob,
+    new: Artifact,
+    old: Artifact,
+    built: BackendIdentity,
+    options: Mapping[str, str],
 ) -> StageResult[EngineRace]:
-    """Time the plan `new` of a job and the plan `old`, which `built` made, in turns; see `tasks.stages.benchmark`.
+    """Time the plan `new` of a job and `old`, which `built` made with `options`, in turns (`tasks.stages.benchmark`).
 
     Raises:
         RefusedError: this host cannot load the old one.
@@ -37,7 +42,7 @@ def race_engines(
     """
     spec = job.spec
     identity = backend_of(job.cell.runtime).identity()
-    refuse_elsewhere(built, identity)
+    refuse_elsewhere(built, identity, options, job.cell.target)
     key: dict[str, object] = {
         "recipe": RECIPE,
         "new": new.digest,

@@ -197,6 +197,8 @@ def engine_params(conversion: ConversionRecord, outcome: EngineOutcome) -> dict[
         backend = outcome.engine.backend.model_dump(exclude_none=True)
         params |= {f"backend.{key}": str(value) for key, value in backend.items()}
         params |= {f"option.{key}": value for key, value in outcome.engine.options.items()}
+        if outcome.engine.refitted_from is not None:
+            params["refitted_from"] = outcome.engine.refitted_from
         if len(outcome.engine.profiles) > 1:
             params["profiles"] = ", ".join(profile.file for profile in outcome.engine.profiles)
     if outcome.policy is not None:

@@ -249,6 +249,15 @@ def test_the_build_is_read_as_it_is_written() -> None:
     assert tiny_spec(build=written).build.model_dump(mode="json") == written
 
 
+@pytest.mark.parametrize("key", ["refit", "hardware_compatible"])
+def test_what_later_releases_added_to_the_build_is_off_and_leaves_older_keys_as_they_were(key: str) -> None:
+    assert key not in tiny_spec(build={key: False}).build.model_dump()
+    assert tiny_spec(build={key: False}).build == BuildSpec()
+    assert tiny_spec(build={key: True}).build.model_dump()[key] is True
+    with pytest.raises(ValidationError, match=key):
+        tiny_spec(build={key: 1})
+
+
 def test_inputs_that_count_samples_by_different_dimensions_are_refused() -> None:
     inputs = {
         "a": {"dtype": "float32", "shape": ["batch", 4]},

@@ -223,6 +223,21 @@ def test_what_a_target_cannot_do_is_left_out_and_named_with_the_reason(tmp_path:
     assert plan(mixed(tmp_path), targets=["l4"]).left_out == ()
 
 
+def test_what_a_setting_of_the_build_does_nothing_for_is_named(tmp_path: Path) -> None:
+    folder = mixed(tmp_path)
+    assert not [line for line in plan(folder).lines if "does nothing for" in line]
+    edit_spec(folder, lambda c: c.update(targets=["cpu", "l4"], build={"refit": True, "hardware_compatible": True}))
+    assert [line for line in plan(folder).lines if "does nothing for" in line] == [
+        "! build.refit does nothing for cpu, whose engines are graphs that are made in seconds",
+        "! build.refit does nothing for int8, fp8: other weights have other scales, which a plan does not take",
+    ]
+    assert [line for line in plan(folder, targets=["cpu"]).lines if "does nothing for" in line] == [
+        "! build.refit does nothing for cpu, whose engines are graphs that are made in seconds",
+        "! build.hardware_compatible does nothing for cpu, whose engines every host loads",
+    ]
+    assert not [line for line in plan(folder, targets=["l4"], precisions=["fp16"]).lines if "does nothing" in line]
+
+
 def test_narrowing_to_what_a_target_cannot_do_is_refused_with_the_reason(tmp_path: Path) -> None:
     folder = mixed(tmp_path)
     with pytest.raises(InputError, match=r"^there is nothing to make: no fp8 for t4: .*; choose another --target or"):

@@ -12,6 +12,7 @@ from tasks.backends import trt_rtx
 from tasks.backends.interface import BuildJob
 from tasks.backends.trt_build import build_plans
 from tasks.backends.trt_log import TrtLog
+from tasks.backends.trt_refit import changed_weights, network_of, weights_of
 from tasks.backends.trt_unsupported import unsupported_nodes
 from tasks.declared import Frozen
 from tasks.errors import EnginegateError
@@ -48,6 +49,18 @@ class Built(Frozen):
     failed: dict[str, str]
 
 
+class Versions(Frozen):
+    """Pairs of ONNX files, by name."""
+
+    pairs: dict[str, tuple[Path, Path]]
+
+
+class Differences(Frozen):
+    """Of each pair, where the weights of the networks differ, as `layer role`; every place is in both."""
+
+    found: dict[str, tuple[str, ...]]
+
+
 def refuse(raw: dict[str, Any], _progress: Callable[[int, int], None]) -> Refusals:
     """Serve Bodies."""
     request, trt = Bodies.model_validate(raw), trt_rtx.import_rtx()
@@ -73,3 +86,14 @@ def build(raw: dict[str, Any], _progress: Callable[[int, int], None]) -> Built:
         sizes[name] = {file.name: file.stat().st_size for file in sorted(job.plan.iterdir())}
         progress[name] = tuple(shares)
     return Built(sizes=sizes, warnings=warnings, progress=progress, failed=failed)
+
+
+def differ(raw: dict[str, Any], _progress: Callable[[int, int], None]) -> Differences:
+    """Serve Versions."""
+    request, trt = Versions.model_validate(raw), trt_rtx.import_rtx()
+    found = {}
+    for name, pair in request.pairs.items():
+        networks = [network_of(trt, TrtLog(trt), file) for file in pair]
+        places = changed_weights(*(weights_of(trt, network) for network in networks))
+        found[name] = tuple(sorted(" ".join(place) for place in places))
+    return Differences(found=found)

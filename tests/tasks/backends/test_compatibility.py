@@ -113,7 +113,7 @@ def like(identity: BackendIdentity, **changes: Any) -> BackendIdentity:
 )
 def test_what_differs_is_said_with_the_remedy(built: BackendIdentity, here: BackendIdentity, sentence: str) -> None:
     with pytest.raises(RefusedError) as caught:
-        refuse_elsewhere(built, here)
+        refuse_elsewhere(built, here, {}, "cpu")
     assert str(caught.value) == sentence
 
 
@@ -138,7 +138,7 @@ def test_what_does_not_matter_is_not_refused(built: BackendIdentity, here: Backe
 
 def is_refused(built: BackendIdentity, here: BackendIdentity) -> bool:
     try:
-        refuse_elsewhere(built, here)
+        refuse_elsewhere(built, here, {}, "cpu")
     except RefusedError:
         return True
     return False

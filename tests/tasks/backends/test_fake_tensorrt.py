@@ -194,9 +194,9 @@ def test_an_unknown_name_is_refused_and_the_error_names_the_release(fake: FakeTe
 
 
 def test_a_class_that_the_recording_only_names_exists_and_says_what_is_left_out(trt: Any) -> None:
-    assert isinstance(trt.IConvolutionLayer, type)
+    assert isinstance(trt.IConcatenationLayer, type)
     with pytest.raises(AttributeError, match=r"add it to CLASSES in tensorrt_api/record\.py"):
-        _ = trt.IConvolutionLayer.kernel
+        _ = trt.IConcatenationLayer.axis
 
 
 def test_a_call_that_no_overload_takes_is_refused(trt: Any) -> None:

@@ -8,23 +8,26 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import onnx
 import onnx.parser
 import onnx.printer
 import pytest
+from onnx import numpy_helper
 
 from tasks.backends import trt_rtx
 from tasks.backends.interface import BuildJob
 from tasks.backends.trt_plan import PlanIndex
 from tasks.backends.trt_rtx import CAPABILITIES
 from tasks.backends.trt_witness import ParseReport, ParseRequest
+from tasks.graphs.structure import structure_digest
 from tasks.process.context import StageContext
 from tasks.specs import BuildSpec, CalibrationMethod, CalibrationSpec, Precision, why_impossible
 from tasks.stages.convert import convert_precision
 from tasks.store.local import LocalStore
 from tests.tasks.backends.fake_tensorrt import FakeTensorrt, install
 from tests.tasks.backends.nets import NETS, OF_BF16, OF_FP8, PRECISIONS_OF_TODAY
-from tests.tasks.backends.rtx_entries import Bodies, Builds, Built, Refusals
+from tests.tasks.backends.rtx_entries import Bodies, Builds, Built, Differences, Refusals, Versions
 from tests.tasks.backends.test_trt_unsupported import BEHIND, BODY, Parser, job_of, refusal
 from tests.tasks.stages.conftest import exported_encoder
 from tests.tasks.tiny import tiny_spec
@@ -120,6 +123,50 @@ def test_buckets_settings_and_progress_are_those_of_a_real_builder(context: Stag
         assert (shares[0], shares[-1]) == (0.0, 1.0)
         assert all(low <= high for low, high in pairwise(shares))
         assert len(shares) > 10
+
+
+def other_weights(file: Path, folder: Path) -> Path:
+    """The same net with other values for all that its structure leaves open."""
+    model = onnx.load(file)
+    for tensor in model.graph.initializer:
+        before = numpy_helper.to_array(tensor)
+        if before.dtype.kind == "f" or tensor.data_type == onnx.TensorProto.BFLOAT16:
+            after = (before.astype(np.float32) * 2 + 1).astype(before.dtype)
+            tensor.CopyFrom(numpy_helper.from_array(after, tensor.name))
+    folder.mkdir()
+    onnx.save(model, folder / "model.onnx")
+    return folder / "model.onnx"
+
+
+def test_each_weight_that_a_structure_leaves_open_is_one_of_the_network(context: StageContext, tmp_path: Path) -> None:
+    pairs, baked = {}, set()
+    for name, net in (NETS | OF_BF16).items():
+        if net.weights:
+            before = net.write(tmp_path / name)
+            pairs[name] = (before, other_weights(before, tmp_path / f"other {name}"))
+            if structure_digest(pairs[name][0]) != structure_digest(pairs[name][1]):
+                baked.add(name)
+    assert baked == {"instance_norm", "lstm", "gru", "product_int8", "convolution_int8"}
+    request = Versions(pairs={name: pair for name, pair in pairs.items() if name not in baked})
+    entry = "tests.tasks.backends.rtx_entries:differ"
+    found = context.call_in_child(entry, request, Differences, tmp_path).found
+    assert found.keys() == request.pairs.keys()
+    named = {name for name, net in NETS.items() if name in found and name not in {"batch_norm", "convolution"}}
+    for name in named:
+        assert len(found[name]) == len(NETS[name].weights), name
+    assert found["convolution"] == found["convolution_bf16"]
+    assert [place.split()[1] for place in found["convolution"]] == ["BIAS", "KERNEL"]
+    assert [place.split()[1] for place in found["batch_norm"]] == ["SCALE", "SHIFT"], "made of its four"
+
+
+def test_what_it_cannot_do_without_a_driver_keeps_nothing_from_being_built(
+    context: StageContext, tmp_path: Path
+) -> None:
+    settings = {"refit": True, "hardware_compatible": True}
+    jobs = {name: net_job("a10g", tmp_path / name, name, **settings) for name in ("convolution", "attention")}
+    built = build(context, tmp_path, jobs)
+    assert built.failed == {}
+    assert set(built.warnings.values()) == {()}
 
 
 def test_extents_that_the_graph_has_fixed_fail_the_build_and_are_named(context: StageContext, tmp_path: Path) -> None:

@@ -385,6 +385,8 @@ def test_every_setting_that_changes_an_engine_changes_its_options(
         {"sparsity": True},
         {"cuda_graph": False},
         *([{"attention": "tensorrt"}] if fake.version == UNTYPED else []),
+        {"refit": True},
+        {"hardware_compatible": True},
     ]
     found = [tuple(backend.options(BuildSpec(**change), Precision.FP16).items()) for change in changes]
     assert len(set(found)) == len(changes)

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 TIMES_MS = {"new": 1.0, "old": 3.0}
 
+OPTIONS: dict[str, str] = {}
+
 
 class FakeChild:
     """Stands for a child: the old engine takes 3 ms, the new one 1 ms; `turns` are those of all children."""
@@ -78,7 +80,7 @@ def here() -> BackendIdentity:
 def test_two_engines_take_turns_and_their_ratio_has_bounds(
     context: StageContext, tmp_path: Path, children: Children
 ) -> None:
-    found = race_engines(context, *work_of(context, tmp_path)).result
+    found = race_engines(context, *work_of(context, tmp_path), OPTIONS).result
     at = found.headline
     assert (at.speedup, at.low, at.high) == (3.0, 3.0, 3.0)
     assert (at.before.p50_ms, at.after.p50_ms, at.after.batch) == (3.0, 1.0, 8)
@@ -89,11 +91,11 @@ def test_two_engines_take_turns_and_their_ratio_has_bounds(
 
 def test_a_race_is_run_once_for_two_engines(context: StageContext, tmp_path: Path, children: Children) -> None:
     work = work_of(context, tmp_path)
-    race_engines(context, *work)
+    race_engines(context, *work, OPTIONS)
     asked = len(children.turns)
-    assert race_engines(context, *work).cached
+    assert race_engines(context, *work, OPTIONS).cached
     assert len(children.turns) == asked
-    assert not race_engines(context, work[0], work[2], work[1], work[3]).cached
+    assert not race_engines(context, work[0], work[2], work[1], work[3], OPTIONS).cached
 
 
 @pytest.mark.parametrize("failing", ["new", "old"])
@@ -102,7 +104,7 @@ def test_a_race_of_an_engine_that_crashes_fails(
 ) -> None:
     children.failing = failing
     with pytest.raises(StageError, match="SIGSEGV"):
-        race_engines(context, *work_of(context, tmp_path))
+        race_engines(context, *work_of(context, tmp_path), OPTIONS)
 
 
 def test_an_engine_that_this_host_cannot_load_is_not_raced(
@@ -111,5 +113,5 @@ def test_an_engine_that_this_host_cannot_load_is_not_raced(
     *work, _ = work_of(context, tmp_path)
     tensorrt = here().model_copy(update={"name": "tensorrt", "compute_capability": "9.0"})
     with pytest.raises(RefusedError, match="load it with tensorrt"):
-        race_engines(context, *work, tensorrt)  # type: ignore[arg-type]  # the first three of four
+        race_engines(context, *work, tensorrt, OPTIONS)  # type: ignore[arg-type]  # the first three of four
     assert children.turns == []

@@ -162,6 +162,15 @@ def test_parameters_name_recipe_options_backend_and_dims(case: Case) -> None:
     assert [params[f"policy.{name}"] for name in ("confidence", "min_samples", "resamples")] == ["0.95", "300", "400"]
 
 
+def test_a_parameter_names_the_plan_that_an_engine_was_refitted_from(case: Case) -> None:
+    outcome = case.engine("int8").outcome
+    assert outcome.engine
+    assert "refitted_from" not in content.engine_params(case.conversion(), outcome)
+    refitted = outcome.engine.model_copy(update={"refitted_from": outcome.engine.plan.digest})
+    params = content.engine_params(case.conversion(), outcome.model_copy(update={"engine": refitted}))
+    assert params["refitted_from"] == outcome.engine.plan.digest
+
+
 def test_the_parameter_of_a_dim_names_its_buckets_where_it_has_some(case: Case) -> None:
     dims = {"batch": Dim(min=1, opt=8, max=32, buckets=(8, 32)), "tokens": Dim(min=1, opt=8, max=32)}
     conversion, outcome = case.conversion(dims=dims), case.engine("fp16").outcome

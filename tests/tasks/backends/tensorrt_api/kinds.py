@@ -63,7 +63,9 @@ class Recorded(metaclass=RecordedType):
     def __setattr__(self, name: str, value: Any) -> None:
         attribute = inspect.getattr_static(type(self), name, None)
         settable = isinstance(attribute, property) and attribute.fset is not None
-        if "_release" in vars(type(self)) and not settable:  # classes that users derive take any attribute
+        if (
+            name != "__class__" and "_release" in vars(type(self)) and not settable
+        ):  # classes that users derive take any attribute
             reason = "cannot be set" if attribute is not None else "does not exist"
             raise AttributeError(f"{self._release}: {type(self).__qualname__}.{name} {reason}{self._note}")
         object.__setattr__(self, name, value)

@@ -55,7 +55,8 @@ IExecutionContext IHostMemory ILayer ILogger INetworkDefinition IOptimizationPro
 IProgressMonitor ITensor ITimingCache LayerInformationFormat LayerType Logger MemoryPoolType
 NetworkDefinitionCreationFlag OnnxParser OnnxParserFlag ParserError Profiler ProfilingVerbosity Runtime
 SerializationFlag TacticSource TempfileControlFlag TensorIOMode TensorLocation
-""".split()  # noqa: SIM905 - thirty-five lines of one name each read worse
+IConstantLayer IConvolutionLayer IDeconvolutionLayer IScaleLayer Refitter WeightsRole
+""".split()  # noqa: SIM905 - forty lines of one name each read worse
 UNFOLLOWED = re.compile(r"INetworkDefinition\.add_")
 SPECIAL_METHODS = ("__init__", "__bool__", "__len__", "__getitem__", "__setitem__", "__enter__", "__exit__")
 TYPE_NAMES = {
