@@ -16,6 +16,7 @@ import onnx
 
 from tasks.backends.gpu import find_gpu
 from tasks.backends.trt_attention import FUSED_POSITIONS, fuse_attention
+from tasks.backends.trt_plan import ATTENTION_LIBRARY, BY_PLUGIN
 from tasks.errors import StageError
 from tasks.graphs.onnx_files import external_files
 from tasks.specs import Precision
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from tasks.specs import BuildSpec
 
 SOURCES = Path(__file__).with_name("cuda")
-LIBRARY = "libenginegate_attention.so"
 LEAST_CAPABILITY = 80
 """SM80: the kernel multiplies 16 x 8 x 16 blocks, and copies while it computes."""
 PLACES = (None, "/usr/local/cuda/bin")
@@ -43,7 +43,7 @@ def is_wanted(dialect: Dialect, settings: BuildSpec, precision: Precision) -> bo
 
 def describe(gpu: Gpu) -> dict[str, str]:
     """The plugin as an option of a build: its sources' digest; nothing where this host cannot compile it."""
-    return {} if _what_is_missing(gpu) else {"attention": f"plugin {_source_digest()[:DIGITS]}"}
+    return {} if _what_is_missing(gpu) else {"attention": f"{BY_PLUGIN} {_source_digest()[:DIGITS]}"}
 
 
 def with_plugin(job: BuildJob, model: onnx.ModelProto) -> tuple[BuildJob, tuple[str, ...]]:
@@ -93,7 +93,7 @@ def compile_plugin(folder: Path, compute_capability: str) -> Path:
     Raises:
         StageError: the compiler failed.
     """
-    library = folder / LIBRARY
+    library = folder / ATTENTION_LIBRARY
     command = [str(_find_nvcc()), f"-arch=sm_{compute_capability.replace('.', '')}", "-O3", "-std=c++17", "-shared"]
     command += ["-Xcompiler", "-fPIC,-fvisibility=hidden", "-cudart", "static", "-diag-suppress", "611,997"]
     command += [str(SOURCES / "attention.cu"), "-o", str(library)]

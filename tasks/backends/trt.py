@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from tasks.backends import attention_plugin
 from tasks.backends.compatibility import SHARED
 from tasks.backends.gpu import find_gpu
 from tasks.backends.interface import REFIT, refits
@@ -12,6 +11,7 @@ from tasks.backends.profiles import profiles_of
 from tasks.backends.trt_dialect import dialect_of
 from tasks.errors import StageError
 from tasks.records import BackendIdentity, EngineProfile
+from tasks.specs import Precision
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tasks.backends.interface import BuildJob, RefitBase
     from tasks.backends.trt_engine import TensorRtEngine
     from tasks.declared import Dim
-    from tasks.specs import BuildSpec, Precision
+    from tasks.specs import BuildSpec
 
 
 def import_tensorrt() -> Any:
@@ -66,14 +66,13 @@ class TensorRtBackend:
         """
         limit = settings.memory_limit_mib
         wanted = {REFIT: refits(settings, precision), SHARED: settings.hardware_compatible}
-        gets_plugin = attention_plugin.is_wanted(dialect_of(import_tensorrt()), settings, precision)
         return {
             "optimization_level": str(settings.optimization_level),
             "memory_limit_mib": "all" if limit is None else str(limit),
             "sparsity": str(settings.sparsity).lower(),
             "cuda_graph": str(settings.cuda_graph).lower(),
             "tactics": "without cuBLAS and cuDNN",
-            **(attention_plugin.describe(find_gpu()) if gets_plugin else {}),
+            **_attention(settings, precision),
             **{option: "true" for option, is_wanted in wanted.items() if is_wanted},
         }
 
@@ -102,3 +101,15 @@ class TensorRtBackend:
         from tasks.backends.trt_engine import TensorRtEngine  # noqa: PLC0415 - loads CUDA
 
         return TensorRtEngine(import_tensorrt(), plan)
+
+
+def _attention(settings: BuildSpec, precision: Precision) -> dict[str, str]:
+    if settings.attention != "auto":
+        return {"attention": settings.attention}
+    from tasks.backends import attention_plugin  # noqa: PLC0415 - only builders need onnx
+
+    if precision is Precision.FP32 or not attention_plugin.is_wanted(
+        dialect_of(import_tensorrt()), settings, precision
+    ):
+        return {}
+    return attention_plugin.describe(find_gpu())

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
 INDEX_FILE = "engine.json"
 PLUGIN_FOLDER = "plugins"
+ATTENTION_LIBRARY = "libenginegate_attention.so"
+"""In that folder, the library of `attention_plugin`: beside a model's own, and made for the GPU."""
+BY_PLUGIN = "plugin"
+"""How the option `attention` begins of an engine that has it."""
 
 
 class PlanIndex(Frozen):

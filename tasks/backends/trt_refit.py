@@ -15,7 +15,7 @@ from tasks.backends import attention_plugin
 from tasks.backends.trt_build import parse_onnx
 from tasks.backends.trt_dialect import dialect_of
 from tasks.backends.trt_log import TrtLog, load_plugins
-from tasks.backends.trt_plan import PlanIndex
+from tasks.backends.trt_plan import ATTENTION_LIBRARY, PlanIndex
 from tasks.errors import StageError
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def refit_plans(trt: Any, job: BuildJob, base: RefitBase) -> None:
     plugins = [base.plan / name for name in index.plugins]
     load_plugins(trt, log, plugins)
     graphs = [base.onnx, job.onnx]
-    if attention_plugin.LIBRARY in {plugin.name for plugin in plugins}:
+    if ATTENTION_LIBRARY in {plugin.name for plugin in plugins}:
         places = [job.plan.parent / f"attention-{number}" for number in range(len(graphs))]
         graphs = [attention_plugin.fused_graph(graph, job, place) for graph, place in zip(graphs, places, strict=True)]
     networks = [network_of(trt, log, graph) for graph in graphs]
@@ -95,6 +95,8 @@ def weights_of(trt: Any, network: Any) -> dict[Place, Any]:
             value = getattr(layer, attribute)
             if value is None or not value.size:
                 continue
+            if isinstance(value, np.ndarray):  # of stride 0 where bindings of 8.6 meet NumPy 2
+                value = np.lib.stride_tricks.as_strided(value, value.shape, (value.itemsize,))
             if (layer.name, role) in found and not _same(found[layer.name, role], value):
                 raise StageError(f"two layers of the network are called {layer.name}; build the engine")
             found[layer.name, role] = value

@@ -8,7 +8,7 @@ import yaml
 from pydantic import ValidationError
 
 from tasks.artifact import Artifact
-from tasks.backends.trt_plan import PLUGIN_FOLDER
+from tasks.backends.trt_plan import ATTENTION_LIBRARY, BY_PLUGIN, PLUGIN_FOLDER
 from tasks.errors import InputError
 from tasks.fresh_records import FreshArtifact
 from tasks.model.toolchain import release_of
@@ -32,7 +32,9 @@ if TYPE_CHECKING:
 
     Settings = Mapping[str, Any]
 
-BUILD_OPTIONS = ("optimization_level", "memory_limit_mib", "sparsity", "cuda_graph")
+BUILD_OPTIONS = (
+    "optimization_level", "memory_limit_mib", "sparsity", "cuda_graph", "attention", "refit", "hardware_compatible",
+)  # fmt: skip
 """The builder's options that a manifest holds, by their names in model.yaml's `build`."""
 NO_SOURCE = "registry.py:no_source"
 """The source of a model whose module is not at hand: nothing loads it."""
@@ -89,7 +91,11 @@ def spec_of(manifest: EngineManifest, options: Settings) -> ModelSpec:
 
 def _registered_options(manifest: EngineManifest) -> dict[str, Any]:
     """The builder's options that an engine was built with, as model.yaml writes them; none of a runtime without any."""
-    found = {key: value for key, value in manifest.options.items() if key in BUILD_OPTIONS}
+    found = {
+        key: value
+        for key, value in manifest.options.items()
+        if key in BUILD_OPTIONS and not value.startswith(BY_PLUGIN)  # which is what `auto` came to
+    }
     return {key: None if value == NO_LIMIT else yaml.safe_load(value) for key, value in found.items()}
 
 
@@ -126,12 +132,12 @@ def typed_of(manifest: EngineManifest) -> TypedModel:
 
 
 def plugins_of(manifest: EngineManifest) -> Artifact | None:
-    """The plugin libraries that lie beside an engine's plans; None where it has none."""
+    """A model's own plugin libraries, which lie beside an engine's plans; None where it has none."""
     below = f"{PLUGIN_FOLDER}/"
     files = tuple(
         file.model_copy(update={"path": file.path.removeprefix(below)})
         for file in manifest.plan.files
-        if file.path.startswith(below)
+        if file.path.startswith(below) and file.path != below + ATTENTION_LIBRARY
     )
     return Artifact(digest=artifact_digest(files), files=files) if files else None
 

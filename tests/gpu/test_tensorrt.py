@@ -13,12 +13,12 @@ import onnx.parser
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from tasks.backends.attention_plugin import LIBRARY
 from tasks.backends.gpu import find_gpu
 from tasks.backends.interface import BuildJob
 from tasks.backends.profiles import choose_profile
 from tasks.backends.timing_cache import timing_cache_path
 from tasks.backends.trt import TensorRtBackend, import_tensorrt
+from tasks.backends.trt_plan import ATTENTION_LIBRARY
 from tasks.declared import Dim, InputSpec
 from tasks.errors import InputError, RefusedError, StageError
 from tasks.graphs.onnx_files import fetched_model
@@ -125,21 +125,19 @@ def test_a_bucket_pads_its_input_and_runs_as_a_graph(tmp_path: Path) -> None:
 
 ATTENTION = """
 <ir_version: 8, opset_import: ["": 17]>
-attention (float[batch, positions, 128] hidden) => (float[batch, positions, 128] result) {
+attention (float[batch, positions, 128] hidden) => (float[batch, positions, 128] result)
+<int64[4] four = {0, 0, 2, 64}, int64[3] three = {0, 0, 128}, float[1] eighth = {0.125}> {
     half = Cast<to=10>(hidden)
-    four = Constant<value_ints=[0, 0, 2, 64]>()
     split = Reshape(half, four)
     query = Transpose<perm=[0, 2, 1, 3]>(split)
     key = Transpose<perm=[0, 2, 3, 1]>(split)
     value = Transpose<perm=[0, 2, 1, 3]>(split)
     raw = MatMul(query, key)
-    eighth = Constant<value_float=0.125>()
     n = Cast<to=10>(eighth)
     scores = Mul(raw, n)
     shares = Softmax<axis=-1>(scores)
     product = MatMul(shares, value)
     back = Transpose<perm=[0, 2, 1, 3]>(product)
-    three = Constant<value_ints=[0, 0, 128]>()
     joined = Reshape(back, three)
     result = Cast<to=1>(joined)
 }
@@ -153,7 +151,7 @@ def test_long_attention_is_computed_by_the_plugin_and_is_what_the_graph_says(tmp
     dims = {"batch": Dim(min=1, opt=2, max=3), "positions": Dim(min=1, opt=700, max=1500)}
     inputs = {"hidden": InputSpec(dtype="float32", shape=("batch", "positions", 128))}
     build(onnx_file, tmp_path / "plan", dims=dims, inputs=inputs, precision=Precision.FP16)
-    assert (tmp_path / "plan" / "plugins" / LIBRARY).is_file()
+    assert (tmp_path / "plan" / "plugins" / ATTENTION_LIBRARY).is_file()
     engine = TensorRtBackend().load(tmp_path / "plan")
     for batch, positions in ((1, 1), (2, 63), (3, 65), (1, 700), (3, 1500)):
         hidden = np.random.default_rng(positions).standard_normal((batch, positions, 128)).astype(np.float32)

@@ -11,7 +11,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from flows.conversion import engine_flow
+from flows.conversion import engine_making
 from flows.conversion.believed_build import build_believed
 from flows.conversion.engine_flow import make_engine
 from flows.runners import gpu_lock
@@ -248,7 +248,7 @@ def run(versions: Versions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     session = versions.bench.session
     timed = make_outcome(session.store).benchmark
     assert timed
-    monkeypatch.setattr(engine_flow, "benchmark_engine", lambda *_: StageResult(timed, cached=False, seconds=0.0))
+    monkeypatch.setattr(engine_making, "benchmark_engine", lambda *_: StageResult(timed, cached=False, seconds=0.0))
     monkeypatch.setattr(gpu_lock, "find_gpu", lambda: T4)
     monkeypatch.setattr(gpu_lock, "LOCKS", tmp_path)
     monkeypatch.setenv("PREFECT__RUNTIME__FLOW_RUN__ID", RUN)
@@ -282,7 +282,7 @@ def test_a_registry_that_cannot_be_read_keeps_no_engine_from_being_built(
     def fail(*_arguments: object) -> None:
         raise StageError("no answer from the bucket")
 
-    monkeypatch.setattr(engine_flow, "take_registered", fail)
+    monkeypatch.setattr(engine_making, "take_registered", fail)
     assert run(versions.job()).outcome is Outcome.PASS
     assert "! t4 fp32: no registered engine to refit could be read: no answer from the bucket" in Told.lines
 
@@ -290,5 +290,5 @@ def test_a_registry_that_cannot_be_read_keeps_no_engine_from_being_built(
 def test_without_the_setting_no_registry_is_asked(
     versions: Versions, run: Callable[[EngineJob], EngineOutcome], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine_flow, "take_registered", lambda *_: pytest.fail("asked"))
+    monkeypatch.setattr(engine_making, "take_registered", lambda *_: pytest.fail("asked"))
     assert run(versions.job(refit=False)).outcome is Outcome.PASS

@@ -9,8 +9,9 @@ import onnx
 import pytest
 
 from tasks.backends import attention_plugin
-from tasks.backends.attention_plugin import LIBRARY, SOURCES, compile_plugin, describe, with_plugin
+from tasks.backends.attention_plugin import SOURCES, compile_plugin, describe, with_plugin
 from tasks.backends.interface import BuildJob
+from tasks.backends.trt_plan import ATTENTION_LIBRARY
 from tasks.errors import StageError
 from tasks.specs import BuildSpec, Precision
 from tests.tasks.backends.test_trt_attention import DIMS, INPUTS, JOIN, MASKED, PLAIN, SPLIT, graph
@@ -97,7 +98,7 @@ def test_the_changed_graph_and_the_library_for_this_gpu_are_what_is_built(tmp_pa
     model = onnx.load(str(found.onnx))
     assert [node.op_type for node in model.graph.node if node.domain] == ["EnginegateAttention"]
     (library,) = found.plugins
-    assert library.name == LIBRARY
+    assert library.name == ATTENTION_LIBRARY
     assert "-arch=sm_86" in library.read_text().split()
 
 

@@ -234,7 +234,7 @@ def test_engines_are_refittable_where_that_is_asked_for_and_can_be(
     let_build(fake)
     build_plans(fake.module, make_job(tmp_path, precision=precision.value, refit=True), lambda _done, _total: None)
     assert ("REFIT" in flags_set(fake)) == (not precision.is_quantized)
-    options = backend_of("tensorrt").options(BuildSpec(refit=True), precision)
+    options = backend_of("tensorrt").options(BuildSpec(refit=True, attention="tensorrt"), precision)
     assert options.get("refit") == (None if precision.is_quantized else "true")
 
 
@@ -243,7 +243,8 @@ def test_nothing_is_refittable_where_it_is_not_asked_for(fake: FakeTensorrt, tmp
     build_plans(fake.module, make_job(tmp_path), lambda _done, _total: None)
     assert "REFIT" not in flags_set(fake)
     assert fake.arguments("IBuilderConfig.hardware_compatibility_level") == []
-    assert not {"refit", "hardware_compatible"} & backend_of("tensorrt").options(BuildSpec(), Precision.FP16).keys()
+    options = backend_of("tensorrt").options(BuildSpec(attention="tensorrt"), Precision.FP16)
+    assert not {"refit", "hardware_compatible"} & options.keys()
 
 
 def test_a_plan_for_a_compute_capability_asks_for_no_more_than_that_where_it_may(

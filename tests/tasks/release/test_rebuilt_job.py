@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tasks.backends.trt import TensorRtBackend
+from tasks.backends.trt_plan import ATTENTION_LIBRARY
 from tasks.errors import InputError, RefusedError
 from tasks.fresh_records import FreshArtifact
 from tasks.records import BackendIdentity, Cell, EngineManifest
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 H200 = BackendIdentity(
     name="tensorrt", version="8.6.0", device="NVIDIA H200", compute_capability="9.0", cuda="12.4", driver="550.54"
 )
-SETTINGS = BuildSpec(optimization_level=2, memory_limit_mib=512, cuda_graph=False)
+SETTINGS = BuildSpec(optimization_level=2, memory_limit_mib=512, cuda_graph=False, attention="tensorrt", refit=True)
 
 
 @pytest.fixture
@@ -63,14 +64,15 @@ def test_a_job_has_what_model_yaml_said_of_inputs_dims_outputs_and_the_builder(s
     assert (spec.inputs, spec.dims, spec.outputs) == (declared.inputs, declared.dims, declared.outputs)
     assert spec.build == SETTINGS
     assert (spec.name, spec.targets, spec.precisions) == ("tiny", ("h200",), (Precision.FP16,))
-    unlimited = spec_of(built_by_tensorrt(shelf, BuildSpec()), {})
-    assert unlimited.build == BuildSpec()
+    unlimited = BuildSpec(attention="tensorrt")
+    assert spec_of(built_by_tensorrt(shelf, unlimited), {}).build == unlimited
 
 
 def test_options_of_the_builder_can_be_others(shelf: Shelf) -> None:
     options = parse_options(["optimization_level=5", "memory_limit_mib=null", "sparsity=true"])
     build = spec_of(built_by_tensorrt(shelf), options).build
-    assert build == BuildSpec(optimization_level=5, sparsity=True, cuda_graph=False)
+    changed = {"optimization_level": 5, "memory_limit_mib": None, "sparsity": True}
+    assert build == SETTINGS.model_copy(update=changed)
 
 
 @pytest.mark.parametrize("text", ["optimization_level", "plugins=[a.so]", "optimization_level=six", "sparsity=[", "=3"])
@@ -121,8 +123,14 @@ def test_graphs_are_those_of_the_registry(shelf: Shelf, store: LocalStore) -> No
     assert typed_of(built_by_tensorrt(shelf)).half is None
 
 
+def test_attention_that_the_plugin_computed_is_left_to_the_next_builder_again(shelf: Shelf) -> None:
+    options = {**TensorRtBackend().options(SETTINGS, Precision.FP16), "attention": "plugin 0123456789ab"}
+    assert spec_of(built_by_tensorrt(shelf, options=options), {}).build.attention == "auto"
+
+
 def test_plugins_are_those_beside_the_plans(shelf: Shelf, store: LocalStore) -> None:
-    plan = put(store, {"engine.plan": b"plan", "plugins/libmine.so": b"library"})
+    ours = {f"plugins/{ATTENTION_LIBRARY}": b"compiled where it is built"}
+    plan = put(store, {"engine.plan": b"plan", "plugins/libmine.so": b"library", **ours})
     plugins = plugins_of(built_by_tensorrt(shelf, plan=plan))
     assert plugins is not None
     assert plugins == put(store, {"libmine.so": b"library"})
