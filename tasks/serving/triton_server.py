@@ -157,27 +157,24 @@ class TritonServer:
 
     @property
     def http(self) -> str:
-        """Where it answers HTTP, as `127.0.0.1:8000`; as `grpc` and `metrics`, known once it is ready."""
-        return self._address(self._ports.http)
+        """Where it answers HTTP, as `http://127.0.0.1:8000`; as `grpc` and `metrics`, known once it is ready."""
+        return f"http://{self._host}:{self._ports.http}"
 
     @property
     def grpc(self) -> str:
         """Where it answers gRPC, as `127.0.0.1:8001`."""
-        return self._address(self._ports.grpc)
+        return f"{self._host}:{self._ports.grpc}"
 
     @property
     def metrics(self) -> str:
-        """Where Prometheus finds its metrics, as `127.0.0.1:8002`, below `/metrics`."""
-        return self._address(self._ports.metrics)
+        """Where Prometheus finds its metrics, as `http://127.0.0.1:8002/metrics`."""
+        return f"http://{self._host}:{self._ports.metrics}/metrics"
 
     @property
     def pid(self) -> int:
         """The server's process, while there is one."""
         assert self._process is not None  # noqa: S101 - it was started
         return self._process.pid
-
-    def _address(self, port: int | None) -> str:
-        return f"{self._host}:{port}"
 
     def __enter__(self) -> Self:
         _refuse_taken(self._host, self._asked)
@@ -215,8 +212,13 @@ class TritonServer:
         if process is None:
             return
         process.terminate()
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(EXIT_LIMIT_S + _KILL_AFTER_S)
+        try:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(EXIT_LIMIT_S + _KILL_AFTER_S)
+        finally:  # also where a second Ctrl-C wants no waiting
+            self._sweep(process)
+
+    def _sweep(self, process: subprocess.Popen[bytes]) -> None:
         # The interpreters of its models are in its group; where it was killed, they look for it once in a while only.
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
@@ -282,7 +284,7 @@ class TritonServer:
     def _is_ready(self) -> bool:
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy is not for this machine
         try:
-            with closing(opener.open(f"http://{self.http}/v2/health/ready", timeout=1)) as answer:
+            with closing(opener.open(f"{self.http}/v2/health/ready", timeout=1)) as answer:
                 return bool(answer.status == 200)  # noqa: PLR2004 - HTTP's OK
         except OSError:  # nothing listens yet, or it says that a model still loads
             return False

@@ -67,7 +67,7 @@ def test_only_the_models_that_were_named_are_loaded(served: TritonServer) -> Non
 
 def test_metrics_and_grpc_are_where_it_says(served: TritonServer) -> None:
     infer(served.http, [1.0])
-    assert 'nv_inference_request_success{model="adder"' in ask(served.metrics, "metrics")
+    assert 'nv_inference_request_success{model="adder"' in ask(served.metrics)
     host, _, port = served.grpc.partition(":")
     with socket.create_connection((host, int(port)), timeout=LIMIT_S) as connection:
         connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00")
@@ -162,14 +162,14 @@ def test_a_free_port_that_is_taken_meanwhile_is_chosen_anew(
     )
     with TritonServer(install, repository, ["adder"]) as server:
         assert infer(server.http, [0.0]) == [1.0]
-        assert server.http != f"{triton_server.LOOPBACK}:{taken}"
+        assert server.http != f"http://{triton_server.LOOPBACK}:{taken}"
 
 
 def test_ports_that_were_asked_for_are_had(install: ServerInstall, tmp_path: Path) -> None:
     ports = choose_ports(triton_server.LOOPBACK, Ports())
     with TritonServer(install, tmp_path, ports=ports) as server:
-        assert server.http == f"127.0.0.1:{ports.http}"
-        assert '"name":"triton"' in ask(server.http, "v2")
+        assert server.http == f"http://127.0.0.1:{ports.http}"
+        assert '"name":"triton"' in ask(f"{server.http}/v2")
 
 
 START = """
