@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import signal
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import click
@@ -17,6 +16,7 @@ from tasks.serving.triton_server import LOOPBACK, Ports, TritonServer, find_serv
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from flows.session import Session
 

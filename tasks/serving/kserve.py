@@ -1,7 +1,7 @@
 """Writes what KServe needs to serve an engine on Kubernetes: a ServingRuntime and an InferenceService.
 
-An init container pulls the engine into a Triton repository, so that it is verified before the server sees a byte. KServe's
-own download (`storageUri`) would copy the whole registry and verify nothing: the registry's URI stands in that
+An init container pulls the engine into a Triton repository, so that it is verified before the server sees a byte.
+KServe's own download (`storageUri`) would copy the whole registry and verify nothing: the registry's URI stands in that
 container's environment instead. Triton then starts with explicit model control, and loads what lies there: an engine of
 another version comes with the next pod.
 """
