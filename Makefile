@@ -3,9 +3,12 @@ PYTHON ?= python3
 BIN := .venv/bin
 HOME_FOLDER := $(or $(ENGINEGATE_HOME),.enginegate)
 INSTALLED := .venv/.installed
+# Triton's Python backend needs a NumPy that newer Pythons have no wheel of.
+TRITON_PYTHON ?= python3.11
+TRITON := .triton/.installed
 SOURCES := flows tasks validation tests examples
 
-.PHONY: demo test hardship zoo lint bench ui install
+.PHONY: demo triton test hardship zoo lint bench ui install
 .DELETE_ON_ERROR:
 
 install: $(INSTALLED)
@@ -18,6 +21,12 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(BIN)/python -m compileall -q flows tasks validation  # child processes write no bytecode, and have it so
 	@touch $@
 
+triton: $(TRITON)  ## make .triton/: a Triton server, for `enginegate serve` and the tests
+
+$(TRITON): infra/triton/install infra/triton/requirements.txt infra/triton/wheels.txt
+	@echo "installing Triton into .triton (once; 90 MB)"
+	@infra/triton/install $(TRITON_PYTHON)
+
 demo: $(INSTALLED)  ## convert the essay scorer to FP16 and INT8 engines, judge and register them
 	$(BIN)/enginegate convert examples/essay_scorer --target cpu
 	$(BIN)/enginegate engines
@@ -25,10 +34,10 @@ demo: $(INSTALLED)  ## convert the essay scorer to FP16 and INT8 engines, judge 
 # One worker more than there are processors: a third of the time, a test waits for a server.
 WORKERS = $(shell echo $$(($$(nproc) + 1)))
 
-test: $(INSTALLED)  ## run every test
+test: $(INSTALLED) $(TRITON)  ## run every test
 	$(BIN)/pytest --numprocesses $(WORKERS) --dist worksteal
 
-hardship: $(INSTALLED)  ## races and kill loops with their large numbers, before a release
+hardship: $(INSTALLED) $(TRITON)  ## races and kill loops with their large numbers, before a release
 	$(BIN)/pytest --numprocesses auto --dist worksteal --hardship -m hardship
 
 zoo: $(INSTALLED)  ## convert 44 models, and hold their verdicts against the right ones; three quarters of an hour

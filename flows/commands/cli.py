@@ -26,6 +26,8 @@ COMMANDS = {
     ),
     "resign": Row("flows.commands.resign_command:resign", "Sign anew what a withdrawn key signed."),
     "pull": Row("flows.commands.pull_command:pull", "Fetch the engine of a channel to the host that serves it."),
+    "serve": Row("flows.commands.serve_command:serve", "Serve the engine of a channel with Triton, on this machine."),
+    "export": Row("flows.commands.export_commands:export", "Write files for what serves engines elsewhere: KServe."),
     "doctor": Row("flows.commands.doctor:doctor", "Say what this host can do, and what it lacks."),
 }
 

@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from flows.commands.calibration_commands import COMMANDS as OF_CALIBRATION
 from flows.commands.calibration_commands import calibration
 from flows.commands.cli import COMMANDS, main
+from flows.commands.export_commands import EXPORTS, export
 
 if TYPE_CHECKING:
     from flows.commands.lazy_group import Row
@@ -22,7 +23,8 @@ ALL_HELPS = f"""
 import click
 from flows.commands.calibration_commands import calibration
 from flows.commands.cli import main
-for group, names in ((main, {list(COMMANDS)}), (calibration, {list(OF_CALIBRATION)})):
+from flows.commands.export_commands import export
+for group, names in ((main, {list(COMMANDS)}), (calibration, {list(OF_CALIBRATION)}), (export, {list(EXPORTS)})):
     for command in (group.get_command(None, name) for name in names):
         command.get_help(click.Context(command))
 """
@@ -45,7 +47,7 @@ def test_the_help_of_no_command_waits_for_prefect_mlflow_or_torch() -> None:
     assert imported_by(ALL_HELPS, {"prefect", "mlflow", "torch", "boto3", "matplotlib"}) == ""
 
 
-@pytest.mark.parametrize(("group", "table"), [(main, COMMANDS), (calibration, OF_CALIBRATION)])
+@pytest.mark.parametrize(("group", "table"), [(main, COMMANDS), (calibration, OF_CALIBRATION), (export, EXPORTS)])
 def test_each_row_leads_to_its_command_and_its_help_fits_a_line(group: click.Group, table: dict[str, Row]) -> None:
     widest = max(map(len, table))
     for name, row in table.items():

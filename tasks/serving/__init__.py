@@ -1,0 +1,1 @@
+"""Engines served: Triton's model repositories, its server, and KServe's files. Neither Prefect nor MLflow is here."""
