@@ -78,8 +78,8 @@ class TritonSwitch:
             StageError: the server that was named does not answer.
         """
         self.repository.require_own()
-        if self.api is not None and not self.api.is_ready():
-            raise StageError(f"the server at {self.api.url} is not ready; see its log")
+        if self.api is not None and not self.api.is_live():
+            raise StageError(f"the server at {self.api.url} takes no requests yet; see its log")
         url = self._read_server()
         if url is None or (self.api is not None and self.api.url == url):
             return

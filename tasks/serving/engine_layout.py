@@ -28,7 +28,11 @@ if TYPE_CHECKING:
 
 PACKAGE = Path(__file__).resolve().parents[1]
 # What the router needs lies beside it: its Python has NumPy, and need not have this project.
-ROUTER_MODULES = (PACKAGE / "backends" / "fitting.py", PACKAGE / "serving" / "sampling.py")
+ROUTER_MODULES = (
+    PACKAGE / "backends" / "fitting.py",
+    PACKAGE / "serving" / "sampling.py",
+    PACKAGE / "serving" / "python_models" / "routing.py",
+)
 MODEL_FILE = "1/model.py"
 CONFIG = "config.pbtxt"
 _DIGEST_CHARACTERS = 8

@@ -62,11 +62,15 @@ class TritonApi:
         """The server's version, as `2.51.0`."""
         return str(self._json("GET", "/v2").get("version", ""))
 
-    def is_ready(self, model: str | None = None) -> bool:
-        """Whether a model is served, or the server takes requests at all."""
-        path = "/v2/health/ready" if model is None else f"/v2/models/{quote(model)}/ready"
-        status, _, _ = self._request("GET", path)
+    def is_live(self) -> bool:
+        """Whether the server takes requests; it calls itself ready only while no model failed or was unloaded."""
+        status, _, _ = self._request("GET", "/v2/health/live")
         return status == 200  # noqa: PLR2004 - HTTP's "OK"
+
+    def is_ready(self, model: str) -> bool:
+        """Whether a model is served."""
+        status, _, _ = self._request("GET", f"/v2/models/{quote(model)}/ready")
+        return status == 200  # noqa: PLR2004 - the same
 
     def index(self) -> tuple[ModelState, ...]:
         """The models of the server's repository, loaded or not."""
