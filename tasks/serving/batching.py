@@ -19,7 +19,7 @@ DELAY_SHARE = 0.1
 QUEUED_BATCHES = 8
 TIMEOUT_BATCHES = QUEUED_BATCHES + 2
 # Below it, the scheduler of a busy host would time requests out that the engine has time for.
-LEAST_TIMEOUT_US = 100_000
+LEAST_TIMEOUT_US = 1_000_000
 _MS = 1000
 
 

@@ -80,7 +80,7 @@ def running_server(repository: Path, *models: str) -> Iterator[TritonApi]:
     }
     command = [
         *(str(INSTALL / "bin" / "tritonserver"), "--model-repository", str(repository)),
-        *("--backend-directory", str(INSTALL / "backends"), "--model-control-mode=explicit"),
+        *("--backend-directory", str(INSTALL / "backends"), "--model-control-mode=explicit", "--exit-timeout-secs=5"),
         *("--http-address=127.0.0.1", f"--http-port={http}", f"--grpc-port={grpc}", f"--metrics-port={metrics}"),
         *(f"--load-model={model}" for model in models),
     ]

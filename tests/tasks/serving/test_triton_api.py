@@ -1,4 +1,4 @@
-"""The API against a stand-in that speaks Triton's protocol; tests/tasks/release/test_triton_server.py has a real one."""
+"""The API against a stand-in that speaks Triton's protocol; test_triton_server.py has a real one."""
 
 from __future__ import annotations
 
