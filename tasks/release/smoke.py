@@ -103,6 +103,15 @@ class SmokeSource:
     candidate: Artifact
 
 
+@dataclass(frozen=True)
+class SmokeShards:
+    """What lies in a folder of smoke data, shard by shard."""
+
+    inputs: list[Arrays]
+    reference: list[Arrays]
+    candidate: list[Arrays]
+
+
 def take_smoke(store: ArtifactStore, *sources: SmokeSource) -> SmokeArtifact:
     """Keep the first samples of a few shards, evenly spread, of each source: validation data, and inputs in no file."""
     with store.scratch() as folder:
@@ -143,17 +152,16 @@ def run_in_child(payload: dict[str, Any], progress: Callable[[int, int], None]) 
         StageError: the engine cannot be loaded or run, or the smoke data is not sharded alike.
     """
     request = SmokeRequest.model_validate(payload)
+    shards = read_smoke(request.smoke)
     engine = backend_of(request.runtime).load(request.plan)
-    return try_on_smoke(engine.run, request.smoke, request.batch, progress)
+    return try_on_smoke(engine.run, shards, request.batch, progress)
 
 
-def try_on_smoke(
-    run: Callable[[Arrays], Arrays], smoke: Path, batch: Dim, progress: Callable[[int, int], None] = ignore_progress
-) -> SmokeReport:
-    """Give the smoke inputs in folder `smoke` to whatever runs an engine, and compare as `--check` does.
+def read_smoke(smoke: Path) -> SmokeShards:
+    """The shards in a folder of smoke data.
 
     Raises:
-        StageError: `run` fails, or the smoke data is not sharded alike.
+        StageError: it is not sharded alike, or holds nothing.
     """
     inputs, reference, candidate = (_load(smoke / name) for name in ("inputs", "reference", "candidate"))
     if not len(inputs) == len(reference) == len(candidate) >= 1:
@@ -161,6 +169,21 @@ def try_on_smoke(
             f"the smoke data has {len(inputs)} shards of inputs, {len(reference)} of the reference and"
             f" {len(candidate)} of the engine, which should be as many and one at least; convert the model again"
         )
+    return SmokeShards(inputs, reference, candidate)
+
+
+def try_on_smoke(
+    run: Callable[[Arrays], Arrays],
+    shards: SmokeShards,
+    batch: Dim,
+    progress: Callable[[int, int], None] = ignore_progress,
+) -> SmokeReport:
+    """Give smoke inputs to whatever runs an engine, and compare as `--check` does.
+
+    Raises:
+        StageError: `run` fails.
+    """
+    inputs, reference, candidate = shards.inputs, shards.reference, shards.candidate
     first_ms, warm_ms = (_time_call(run, inputs[0], batch) for _ in range(2))
     sizes = itertools.cycle(batch.buckets or (batch.opt,))  # as it was compared, plan by plan
     found: list[Arrays] = []

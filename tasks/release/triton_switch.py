@@ -19,7 +19,7 @@ from tasks.backends.profiles import choose_profile, cut_output, extents_of, pad_
 from tasks.errors import EnginegateError, InputError, RefusedError, StageError
 from tasks.objects.files import make_folders, writing_to
 from tasks.release.serving_folder import ServingFolder
-from tasks.release.smoke import try_on_smoke
+from tasks.release.smoke import read_smoke, try_on_smoke
 from tasks.serving.engine_io import batch_of
 from tasks.serving.engine_layout import PlacedEngine, lay_out_engine, why_not_tensorrt
 from tasks.serving.triton_api import TritonApi, TritonError
@@ -178,7 +178,7 @@ class TritonSwitch:
                 name: cut_output(outputs[name], output.axes, extents) for name, output in layout.route.outputs.items()
             }
 
-        report = try_on_smoke(run, placed.folder / "smoke", manifest.dims[batch_of(manifest)])
+        report = try_on_smoke(run, read_smoke(placed.folder / "smoke"), manifest.dims[batch_of(manifest)])
         if not report.ok:
             raise RefusedError(
                 f"{manifest.engine_id} does not do on the server what it did when it was compared:"
