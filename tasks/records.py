@@ -19,7 +19,7 @@ from tasks.errors import InputError
 from tasks.fresh_records import FreshAgreement, FreshArtifact
 from tasks.rebuild_records import Discard, MiscompiledBuild
 from tasks.runtimes import RUNTIMES, default_runtime
-from tasks.specs import ENGINE_ID, ON_CPU, TARGET, ModelSpec, OutputDeclaration, Precision, why_impossible
+from tasks.specs import ENGINE_ID, ON_CPU, TARGET, ModelSpec, OutputDeclaration, Precision, ServingSpec, why_impossible
 from tasks.timings import Benchmark
 from validation.comparison import ComparisonResult
 from validation.metrics import METRICS, Bound
@@ -269,11 +269,12 @@ class EngineManifest(Frozen):
     `miscompiled` counts the builds before it that were wrong, and `again` says why an outcome before was thrown away.
     `backend`, `structure` and `refitted_from` are as in `BuiltEngine`; it was measured on its cell's target. `data` and
     `fresh` name what it was compared on, none of which is in the registry, and `upgraded_from` the engine that it was
-    made of, by `enginegate upgrade`.
+    made of, by `enginegate upgrade`. `serving` is model.yaml's.
     """
 
     of_later = (
         "synthetic", "half", "miscompiled", "again", "structure", "refitted_from", "data", "fresh", "upgraded_from",
+        "serving",
     )  # fmt: skip
 
     schema_version: Literal[4] = 4
@@ -315,6 +316,7 @@ class EngineManifest(Frozen):
     upgraded_from: str | None = None
     structure: Digest | None = None
     refitted_from: Digest | None = None
+    serving: ServingSpec = ServingSpec()
 
 
 class EngineJob(Frozen):

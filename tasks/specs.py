@@ -191,11 +191,34 @@ class BuildSpec(Declared):
     hardware_compatible: bool = False
 
 
+class ServingSpec(Declared):
+    """How a Triton server serves engines; what is None follows from the engine's benchmark (`tasks.serving.batching`).
+
+    `backend` is Triton's for the plans: `tensorrt`, or `python` with this project's own runner, which `auto` takes
+    where the server has no other. `preferred_batch_sizes` are in samples, `max_queue_delay_us` how long a request may
+    wait for others to share a batch with. A queue holds `max_queue_size` requests, each for `queue_timeout_us` at most,
+    both in microseconds. `instances` are those of the router, and `warmup` runs smoke inputs of every bucket before an
+    engine is served.
+    """
+
+    backend: Literal["auto", "tensorrt", "python"] = "auto"
+    preferred_batch_sizes: Annotated[
+        tuple[Annotated[int, Field(ge=1)], ...] | None, Field(strict=False, min_length=1)
+    ] = None
+    max_queue_delay_us: Annotated[int, Field(ge=0)] | None = None
+    max_queue_size: Annotated[int, Field(ge=1)] | None = None
+    queue_timeout_us: Annotated[int, Field(ge=1)] | None = None
+    instances: Annotated[int, Field(ge=1, le=64)] = 2
+    warmup: bool = True
+
+
 class ModelSpec(Declared):
     """model.yaml. Relations between fields are checked here, files in `model_directory`.
 
     With `precision_search`, an INT8 candidate that fails the gate is tried again with its worst layers left out.
     """
+
+    of_later = ("serving",)
 
     name: Name
     source: AnySource
@@ -210,6 +233,7 @@ class ModelSpec(Declared):
     validation: ValidationSpec
     export: ExportSpec = ExportSpec()
     build: BuildSpec = BuildSpec()
+    serving: ServingSpec = ServingSpec()
 
     @model_validator(mode="before")
     @classmethod
@@ -317,6 +341,16 @@ class ModelSpec(Declared):
                 "precision_search: true, but precisions has no int8 whose layers it could leave out; add int8 or"
                 " remove precision_search"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _batches_can_be_served(self) -> ModelSpec:
+        most = self.dims[self.batch_dim].max
+        for size in self.serving.preferred_batch_sizes or ():
+            if size > most:
+                raise ValueError(
+                    f"serving.preferred_batch_sizes: {size} is above dims.{self.batch_dim}.max {most}; lower it"
+                )
         return self
 
     @property

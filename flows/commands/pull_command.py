@@ -14,22 +14,23 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 from flows.commands.command import CHANNEL, Document, FilledPath, command_of
-from flows.console import MARKS
-from flows.promotion.gate_basis import GateBasis, basis_document, basis_of
-from tasks.errors import EnginegateError, ExitCode, InputError, RefusedError, printable
+from flows.commands.pull_health import Health
+from flows.commands.pull_service import call_hook, read_hook, served_document, served_lines, triton_switch
+from flows.commands.pull_words import describe, document_of, offer_lines, outcome_lines
+from flows.promotion.gate_basis import GateBasis, basis_of
+from tasks.errors import EnginegateError, ExitCode, InputError, RefusedError
 from tasks.process.child import ignore_progress
 from tasks.records import Cell, EngineManifest
 from tasks.registry.moves import ChannelAddress, ChannelName
 from tasks.release.pull import Milestone, Offer, Pulled, pull_engine, require_same_channel
 from tasks.release.serving_folder import ServingFolder
-from tasks.rule_view import deciding_sentence
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     from flows.session import Session
-    from tasks.registry.signing import Signature
+    from tasks.release.triton_switch import TritonSwitch
 
 EVERY_S = 30.0
 # A move that was refused is tried again ever more rarely: each try may read and run all of an engine.
@@ -65,6 +66,17 @@ _SECONDS = click.FloatRange(min=0, min_open=True, max=_MONTH_S)
 @click.option(
     "--time-limit", type=_SECONDS, metavar="SECONDS", help="Longest time of --check, and of waiting (default 1800)."
 )
+@click.option(
+    "--layout",
+    type=click.Choice(["plain", "triton"]),
+    default="plain",
+    show_default=True,
+    help="triton: DIR is a Triton model repository, where models of several pulls may lie.",
+)
+@click.option(
+    "--server", metavar="URL", help="The Triton server on DIR, as http://127.0.0.1:8000: try there, and switch it."
+)
+@click.option("--after-switch", "hook", metavar="COMMAND", help="Run this after each switch to another engine.")
 @command_of
 def pull(
     session: Session,
@@ -78,6 +90,9 @@ def pull(
     watch: bool,
     every: float,
     time_limit: float | None,
+    layout: str,
+    server: str | None,
+    hook: str | None,
 ) -> tuple[Document, int]:
     """Pull the engine that a channel of MODEL points at to this host, and make it DIR/current.
 
@@ -86,17 +101,24 @@ def pull(
 
     With --watch --json, each change and each new error is one line of JSON, whose `event` is `pulled`, `error`, or
     `recovered` where the channel is in order again and did not move.
+
+    With --layout triton, DIR/MODEL is served under the model's name; see docs/serving.md.
     """
+    if server is not None and layout != "triton":
+        raise InputError("--server is of --layout triton; add that, or leave it out")
     address = ChannelAddress(model, target, ChannelName(channel))
     limit_s = time_limit or session.settings.time_limit_s
     milestone = None if at_least is None else Milestone.parse(at_least)
-    job = PullJob(session, ServingFolder(folder), address, limit_s, check, milestone)
+    service = None if layout == "plain" else triton_switch(session, folder, model, server)
+    place = ServingFolder(folder) if service is None else service.folder
+    job = PullJob(session, place, address, limit_s, check, milestone, service, read_hook(hook))
     if watch:
         Watcher(job, every, as_json=click.get_current_context().params["as_json"]).run()
     pulled = session.reporter.step(f"pull {model} {channel}", job.run, describe, tells_why=False)
-    for line in outcome_lines(pulled):
+    for line in (*outcome_lines(pulled), *served_lines(service)):
         session.reporter.marked(line)
-    return document_of(pulled, job.basis), 0
+    job.run_hook(pulled)
+    return {**document_of(pulled, job.basis), **served_document(service)}, 0
 
 
 @dataclass
@@ -112,11 +134,15 @@ class PullJob:
     limit_s: float
     check: bool
     at_least: Milestone | None = None
+    service: TritonSwitch | None = None
+    hook: tuple[str, ...] = ()
     basis: GateBasis | None = None
     _shown: Offer | None = None
 
     def run(self, on_progress: Callable[[int, int], None] | None = None) -> Pulled:
         """Pull, and show what the channel offers; errors are those of `tasks.release.pull.pull_engine`."""
+        if self.service is not None:
+            self.service.require_free()
         return pull_engine(
             self.session.open_registry(),  # a watcher must see that a key was withdrawn
             self.folder,
@@ -124,10 +150,20 @@ class PullJob:
             wait_s=self.limit_s,
             check_limit_s=self.limit_s if self.check else None,
             at_least=self.at_least,
+            service=self.service,
             on_offer=self._show_offer,
             on_wait=self._tell_wait,
             on_progress=on_progress or ignore_progress,
         )
+
+    def run_hook(self, pulled: Pulled) -> str | None:
+        """Run the hook where a switch was made; what went wrong with it is told, stops nothing, and is returned."""
+        if not self.hook or not (pulled.moved or (self.service is not None and self.service.switched)):
+            return None
+        problem = call_hook(self.hook, pulled, self.limit_s)
+        if problem is not None:
+            self.session.reporter.marked(f"! {problem}")
+        return problem
 
     def _tell_wait(self, limit_s: float) -> None:
         self.session.reporter.say(
@@ -142,6 +178,8 @@ class PullJob:
     def require_settings(self) -> None:
         """Raise InputError where the registry's settings are at fault, or the folder follows another channel."""
         self.session.open_registry()
+        if self.service is not None:
+            self.service.repository.require_own()
         with suppress(RefusedError):  # a damaged state.json: the pull says so
             require_same_channel(self.address, self.folder.read_accepted())
 
@@ -160,81 +198,6 @@ class PullJob:
         return None
 
 
-def describe(pulled: Pulled) -> str:
-    """Which engine came, and whether its files were here before."""
-    megabytes = f"{pulled.offer.size_bytes / 1e6:.1f} MB"
-    what = f"{megabytes} fetched and checked" if pulled.fetched else f"{megabytes} here before, checked again"
-    return f"{pulled.offer.signed.manifest.engine_id}, {what}"
-
-
-def offer_lines(offer: Offer, basis: GateBasis) -> list[str]:
-    """What a channel offers, a line each that starts with its mark: who moved it when and why, who signed, verdict."""
-    move, manifest = offer.move.move, offer.signed.manifest
-    verdict = manifest.verdict
-    lines = [
-        (
-            f"channel {offer.address}: move {move.number}, {move.kind} by {move.who} (name as given), {move.when}:"
-            f" {move.reason}"
-        ),
-        _signature_line("move", offer.move.signature),
-        _signature_line("manifest", offer.signed.signature),
-        f"{MARKS[verdict.outcome.value]} verdict {verdict.outcome.value}: {deciding_sentence(verdict)}",
-        *basis.lines,
-    ]
-    if manifest.override is not None:
-        lines.append(
-            f"✕ registered by override of {manifest.override.who or 'nobody named'}: {manifest.override.reason}"
-        )
-    if move.override is not None:
-        lines.append(f"✕ by override of {move.who}: {move.override}")
-    return [printable(line) for line in lines]
-
-
-def _signature_line(what: str, signature: Signature) -> str:
-    return f"{'✓' if signature.verified else '!'} {what}: {signature.words}"
-
-
-def outcome_lines(pulled: Pulled) -> list[str]:
-    """What a pull did on this host, a line each that starts with its mark."""
-    lines = [f"! {file}: was damaged or did not belong there, and was mended" for file in pulled.mended]
-    if pulled.report is not None:
-        report = pulled.report
-        lines += [f"✓ check: {error.sentence}" for error in report.errors]
-        lines.append(
-            f"✓ check: {report.samples} samples; first call {report.first_ms:.2f} ms, warm {report.warm_ms:.2f} ms"
-        )
-    lines += [f"- {name}: an old engine, was removed" for name in pulled.removed]
-    state = "leads now to" if pulled.moved else "led there before:"
-    lines.append(f"✓ {pulled.path.parent / 'current'} {state} {pulled.path.name}")
-    return lines
-
-
-def document_of(pulled: Pulled, basis: GateBasis | None) -> Document:
-    """The JSON document of a pull."""
-    offer = pulled.offer
-    manifest, move = offer.signed.manifest, offer.move
-    return {
-        "model": offer.address.model,
-        "target": offer.address.target,
-        "channel": offer.address.channel.value,
-        "engine_id": manifest.engine_id,
-        "manifest": offer.signed.digest,
-        "signature": offer.signed.signature.words,
-        "verdict": manifest.verdict.outcome.value,
-        "basis": None if basis is None else basis_document(basis),
-        "override": None if manifest.override is None else manifest.override.model_dump(mode="json"),
-        "move": {**move.move.model_dump(mode="json"), "digest": move.digest, "signature": move.signature.words},
-        "size_bytes": offer.size_bytes,
-        "folder": str(pulled.path),
-        "current": str(pulled.path.parent / "current"),
-        "moved": pulled.moved,
-        "fetched": pulled.fetched,
-        "mended": list(pulled.mended),
-        "removed": list(pulled.removed),
-        "check": None if pulled.report is None else pulled.report.model_dump(mode="json"),
-    }
-
-
 @dataclass
 class Watcher:
     """Follows a channel: pulls when it moved, and goes on with the last good engine when something is wrong."""
@@ -248,6 +211,11 @@ class Watcher:
     _pause: int = 0
     _left: int = 0
     _stopped: threading.Event = field(default_factory=threading.Event)
+    _health: Health | None = None
+
+    def __post_init__(self) -> None:
+        if self.job.service is not None:
+            self._health = Health(self.job.service.repository, self.job.address)
 
     def run(self) -> NoReturn:
         """Look again and again, until a signal ends the process with exit code 0.
@@ -264,6 +232,8 @@ class Watcher:
         try:
             while not self._stopped.is_set():
                 self.look()
+                if self._health is not None:
+                    self._health.write_look()
                 self._stopped.wait(self.every_s)
         finally:
             if self._stopped.is_set():
@@ -305,17 +275,26 @@ class Watcher:
 
     def _tell_pull(self, pulled: Pulled) -> None:
         self._pulled, self._tried, self._error = pulled.offer.move.digest, None, None
-        for line in (f"✓ {describe(pulled)}", *outcome_lines(pulled)):
+        if self._health is not None:
+            self._health.note_recovery()
+        for line in (f"✓ {describe(pulled)}", *outcome_lines(pulled), *served_lines(self.job.service)):
             self.job.session.reporter.marked(line)
-        self._tell({"event": "pulled", **document_of(pulled, self.job.basis)})
+        self._tell({"event": "pulled", **document_of(pulled, self.job.basis), **served_document(self.job.service)})
+        problem = self.job.run_hook(pulled)
+        if problem is not None:
+            self._tell({"event": "hook", "error": problem})
 
     def _tell_recovery(self) -> None:
         if self._error is not None:
             self._error = None
+            if self._health is not None:
+                self._health.note_recovery()
             self.job.session.reporter.marked(f"✓ channel {self.job.address} is in order again, and did not move")
             self._tell({"event": "recovered"})
 
     def _tell_error(self, message: str, code: int) -> None:
+        if self._health is not None:
+            self._health.note_failure(message, code)
         if message != self._error:
             self._error = message
             self.job.session.reporter.error(message)

@@ -137,6 +137,13 @@ class Backend(Protocol):
         Returns what is then true of the engine, to follow "it is"; None where there is no other way.
         """
 
+    def output_axes(self, plan: Path) -> dict[str, tuple[str | int, ...]]:
+        """Per output of the engine in folder `plan`, the name of each axis that varies, and the extent of the others.
+
+        Raises:
+            StageError: the engine cannot be read.
+        """
+
     def load(self, plan: Path) -> Engine:
         """Load the engine in folder `plan`, whose digest and compatibility the caller has checked.
 

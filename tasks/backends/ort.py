@@ -59,6 +59,14 @@ class OnnxRuntimeEngine:
         """Run one batch; see the interface."""
         return dict(zip(self._outputs, self._session.run(self._outputs, dict(feeds)), strict=True))
 
+    @property
+    def output_axes(self) -> dict[str, tuple[str | int, ...]]:
+        """Per output the names and extents of its axes; see the interface of the backend."""
+        return {
+            output.name: tuple(axis or f"{output.name}_{place}" for place, axis in enumerate(output.shape))
+            for output in self._session.get_outputs()
+        }
+
     def unused_plans(self) -> tuple[str, ...]:
         """None: there is one plan, and `compare` runs it; see the interface."""
         return ()
@@ -140,6 +148,10 @@ class OnnxRuntimeBackend:
             return None
         lower_level(job.onnx.parent)
         return LOWERED_IN_WORDS
+
+    def output_axes(self, plan: Path) -> dict[str, tuple[str | int, ...]]:
+        """From the loaded graph; see the interface."""
+        return self.load(plan).output_axes
 
     def load(self, plan: Path) -> OnnxRuntimeEngine:
         """Load the optimised graph."""

@@ -9,6 +9,7 @@ from tasks.backends.gpu import find_gpu
 from tasks.backends.interface import REFIT, refits
 from tasks.backends.profiles import profiles_of
 from tasks.backends.trt_dialect import dialect_of
+from tasks.backends.trt_plan import PlanIndex
 from tasks.errors import StageError
 from tasks.records import BackendIdentity, EngineProfile
 from tasks.specs import Precision
@@ -95,6 +96,10 @@ class TensorRtBackend:
     def try_otherwise(self, job: BuildJob) -> None:
         """TensorRT has no other way; see the interface."""
         del job
+
+    def output_axes(self, plan: Path) -> dict[str, tuple[str | int, ...]]:
+        """From the index beside the plans; see the interface."""
+        return PlanIndex.read(plan).outputs
 
     def load(self, plan: Path) -> TensorRtEngine:
         """Open the engine; see the interface."""

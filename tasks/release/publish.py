@@ -81,6 +81,7 @@ def describe_engine(
         fresh=reference.fresh,
         structure=engine.structure,
         refitted_from=engine.refitted_from,
+        serving=spec.serving,
     )
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 import shutil
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from tasks.backends import backend_of
 from tasks.backends.compatibility import refuse_elsewhere
@@ -117,6 +117,16 @@ class Pulled:
     report: SmokeReport | None
 
 
+class Service(Protocol):
+    """What puts an engine into service beyond the links, by the same pull."""
+
+    def prepare(self, offer: Offer, engine: Path) -> None:
+        """Bring up the engine in folder `engine` and try it; what serves now goes on, and an error keeps it current."""
+
+    def switch(self) -> None:
+        """Lead everyone to the engine that was prepared; the links lead to it already."""
+
+
 def pull_engine(
     registry: Registry,
     folder: ServingFolder,
@@ -125,6 +135,7 @@ def pull_engine(
     wait_s: float,
     check_limit_s: float | None = None,
     at_least: Milestone | None = None,
+    service: Service | None = None,
     on_offer: Callable[[Offer], None] = lambda _: None,
     on_wait: Callable[[float], None] = lambda _: None,
     on_progress: Callable[[int, int], None] = ignore_progress,
@@ -138,6 +149,7 @@ def pull_engine(
         wait_s: how long to wait for another pull into the same folder, in seconds.
         at_least: a move that the channel's history must hold; a host without a memory of its own is told so where it
             is deployed.
+        service: puts the engine into service, before and after the links move; an error before keeps them.
         check_limit_s: run the smoke inputs in a child process of at most so many seconds; None runs nothing.
         on_offer: told what the channel offers, before anything is written; again if that changed meanwhile.
         on_wait: told that another pull is waited for, and for how many seconds at most.
@@ -155,7 +167,7 @@ def pull_engine(
         on_offer(offer)
         with folder.held(wait_s, on_wait):
             if folder.read_accepted() == accepted:
-                return _take(registry, folder, offer, check_limit_s, on_progress)
+                return _take(registry, folder, offer, check_limit_s, service, on_progress)
     raise StageError(f"{folder.root}: other pulls changed it {_MOST_TRIES} times meanwhile; leave it to one of them")
 
 
@@ -242,16 +254,23 @@ def _take(
     folder: ServingFolder,
     offer: Offer,
     check_limit_s: float | None,
+    service: Service | None,
     on_progress: Callable[[int, int], None],
 ) -> Pulled:
     with writing_to(folder.root):
         folder.sweep(offer.folder)  # what an engine that was refused left behind, before room is asked for
         mended = _place(registry, folder, offer, on_progress)
     report = None if check_limit_s is None else _check(folder, offer, check_limit_s)
+    if service is not None:
+        service.prepare(offer, folder.root / offer.folder)
     with writing_to(folder.root):
         # Before the link: a host that is killed in between must not take an older move for the newest one.
         folder.accept(_accepted(offer))
-        moved, removed = folder.point(offer.folder), folder.sweep(offer.folder)
+        moved = folder.point(offer.folder)
+    if service is not None:
+        service.switch()
+    with writing_to(folder.root):
+        removed = folder.sweep(offer.folder)
     return Pulled(
         offer=offer,
         path=folder.root / offer.folder,

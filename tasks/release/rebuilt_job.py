@@ -73,7 +73,7 @@ def spec_of(manifest: EngineManifest, options: Settings) -> ModelSpec:
     cell = manifest.cell
     if options and not RUNTIMES[cell.runtime].typed:
         raise InputError(f"--build: {cell.runtime}, which runs {cell.engine_id}, has no such options; leave it out")
-    fields = {"inputs", "dims", "outputs"}
+    fields = {"inputs", "dims", "outputs", "serving"}
     calibration = manifest.calibration
     return ModelSpec.model_validate(
         {

@@ -13,7 +13,7 @@ import numpy as np
 from tasks.backends import backend_of
 from tasks.declared import Dim, Frozen
 from tasks.errors import StageError
-from tasks.process.child import call_in_child
+from tasks.process.child import call_in_child, ignore_progress
 from tasks.records import SmokeArtifact
 from tasks.samples.differences import are_whole, largest_difference
 from tasks.samples.feeds import run_shard, split_batches
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tasks.artifact import Artifact
-    from tasks.backends.interface import Engine
     from tasks.store.interface import ArtifactStore
 
 MOST_SHARDS = 4
@@ -104,6 +103,15 @@ class SmokeSource:
     candidate: Artifact
 
 
+@dataclass(frozen=True)
+class SmokeShards:
+    """What lies in a folder of smoke data, shard by shard."""
+
+    inputs: list[Arrays]
+    reference: list[Arrays]
+    candidate: list[Arrays]
+
+
 def take_smoke(store: ArtifactStore, *sources: SmokeSource) -> SmokeArtifact:
     """Keep the first samples of a few shards, evenly spread, of each source: validation data, and inputs in no file."""
     with store.scratch() as folder:
@@ -144,18 +152,43 @@ def run_in_child(payload: dict[str, Any], progress: Callable[[int, int], None]) 
         StageError: the engine cannot be loaded or run, or the smoke data is not sharded alike.
     """
     request = SmokeRequest.model_validate(payload)
-    inputs, reference, candidate = (_load(request.smoke / name) for name in ("inputs", "reference", "candidate"))
+    shards = read_smoke(request.smoke)
+    engine = backend_of(request.runtime).load(request.plan)
+    return try_on_smoke(engine.run, shards, request.batch, progress)
+
+
+def read_smoke(smoke: Path) -> SmokeShards:
+    """The shards in a folder of smoke data.
+
+    Raises:
+        StageError: it is not sharded alike, or holds nothing.
+    """
+    inputs, reference, candidate = (_load(smoke / name) for name in ("inputs", "reference", "candidate"))
     if not len(inputs) == len(reference) == len(candidate) >= 1:
         raise StageError(
             f"the smoke data has {len(inputs)} shards of inputs, {len(reference)} of the reference and"
             f" {len(candidate)} of the engine, which should be as many and one at least; convert the model again"
         )
-    engine = backend_of(request.runtime).load(request.plan)
-    first_ms, warm_ms = (_time_call(engine, inputs[0], request.batch) for _ in range(2))
-    sizes = itertools.cycle(request.batch.buckets or (request.batch.opt,))  # as it was compared, plan by plan
+    return SmokeShards(inputs, reference, candidate)
+
+
+def try_on_smoke(
+    run: Callable[[Arrays], Arrays],
+    shards: SmokeShards,
+    batch: Dim,
+    progress: Callable[[int, int], None] = ignore_progress,
+) -> SmokeReport:
+    """Give smoke inputs to whatever runs an engine, and compare as `--check` does.
+
+    Raises:
+        StageError: `run` fails.
+    """
+    inputs, reference, candidate = shards.inputs, shards.reference, shards.candidate
+    first_ms, warm_ms = (_time_call(run, inputs[0], batch) for _ in range(2))
+    sizes = itertools.cycle(batch.buckets or (batch.opt,))  # as it was compared, plan by plan
     found: list[Arrays] = []
     for shard in inputs:
-        found.append(run_shard(engine.run, shard, request.batch, sizes))
+        found.append(run_shard(run, shard, batch, sizes))
         progress(len(found), len(inputs))
     return SmokeReport(
         samples=sum(len(next(iter(shard.values()))) for shard in inputs),
@@ -169,10 +202,10 @@ def _load(folder: Path) -> list[Arrays]:
     return [load_arrays(path) for path in shard_paths(folder)]
 
 
-def _time_call(engine: Engine, shard: Arrays, batch: Dim) -> float:
+def _time_call(run: Callable[[Arrays], Arrays], shard: Arrays, batch: Dim) -> float:
     feeds, _ = next(split_batches(shard, batch))
     started = time.perf_counter()
-    engine.run(feeds)
+    run(feeds)
     return 1000 * (time.perf_counter() - started)
 
 

@@ -1,0 +1,74 @@
+"""How a server batches an engine's requests, by what its benchmark measured and model.yaml's `serving` says."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tasks.serving.engine_io import batch_of
+
+if TYPE_CHECKING:
+    from tasks.records import EngineManifest
+    from tasks.timings import Benchmark, Latency
+
+# A larger batch that gives less than so much more throughput makes everyone wait for nothing.
+GROWTH = 1.05
+# What a request may wait for company, as a share of the median at the preferred batch.
+DELAY_SHARE = 0.1
+# So many batches may wait for each instance, and the last of them has to be answered in time: by p99, and one more.
+QUEUED_BATCHES = 8
+TIMEOUT_BATCHES = QUEUED_BATCHES + 2
+# Below it, the scheduler of a busy host would time requests out that the engine has time for.
+LEAST_TIMEOUT_US = 1_000_000
+_MS = 1000
+
+
+@dataclass(frozen=True)
+class Batching:
+    """Triton's dynamic batching: sizes in samples, the queue in requests, times in microseconds.
+
+    `why` says in words where the defaults come from.
+    """
+
+    preferred: tuple[int, ...]
+    delay_us: int
+    queue_size: int
+    timeout_us: int
+    why: str
+
+
+def best_batch(benchmark: Benchmark) -> Latency:
+    """The latency at the batch size at which throughput stops to grow."""
+    rising = sorted(benchmark.engine.latencies, key=lambda latency: latency.batch)
+    best = rising[0]
+    for latency in rising[1:]:
+        if latency.throughput_per_s < GROWTH * best.throughput_per_s:
+            break
+        best = latency
+    return best
+
+
+def choose_batching(manifest: EngineManifest) -> Batching | None:
+    """How requests share batches; None where they must not: a batch is one sample, or samples share an input."""
+    serving, most = manifest.serving, manifest.dims[batch_of(manifest)].max
+    if most == 1 or any(spec.is_shared for spec in manifest.inputs.values()):
+        return None
+    best = best_batch(manifest.benchmark)
+    preferred = serving.preferred_batch_sizes or _preferred(manifest, min(best.batch, most))
+    delay, timeout = int(DELAY_SHARE * best.p50_ms * _MS), int(TIMEOUT_BATCHES * best.p99_ms * _MS)
+    return Batching(
+        preferred=tuple(sorted(set(preferred))),
+        delay_us=delay if serving.max_queue_delay_us is None else serving.max_queue_delay_us,
+        queue_size=serving.max_queue_size or QUEUED_BATCHES * best.batch * serving.instances,
+        timeout_us=serving.queue_timeout_us or max(timeout, LEAST_TIMEOUT_US),
+        why=(
+            f"throughput stops to grow at a batch of {best.batch} ({best.throughput_per_s:.4g} samples a second,"
+            f" p99 {best.p99_ms:.3g} ms)"
+        ),
+    )
+
+
+def _preferred(manifest: EngineManifest, best: int) -> tuple[int, ...]:
+    """The plans' batch sizes up to the best one, or that one."""
+    buckets = manifest.dims[batch_of(manifest)].buckets or ()
+    return tuple(size for size in buckets if 1 < size <= best) or (best,)

@@ -1,0 +1,1 @@
+"""Models of Triton's Python backend: files that are copied into a repository as they are."""
