@@ -93,8 +93,12 @@ def pad_inputs(feeds: Arrays, inputs: Mapping[str, Input], profile: Profile) -> 
         array = feeds[name]
         missing = [_missing(profile, axis, extent) for axis, extent in zip(spec.shape, array.shape, strict=True)]
         if any(missing):
-            array = np.pad(array, [(0, count) for count in missing], constant_values=spec.pad)
-        padded[name] = array
+            padded[name] = np.full(
+                np.add(array.shape, missing), spec.pad, array.dtype
+            )  # np.pad takes ten times as long
+            padded[name][tuple(map(slice, array.shape))] = array
+        else:
+            padded[name] = array
     return padded
 
 

@@ -1,0 +1,1 @@
+"""Engines served: what Triton runs, and what it keeps of its traffic."""
