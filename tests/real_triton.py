@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # The tests' own settings hide what was in the environment: it is looked at when this is imported.
 INSTALL = Path(os.environ.get("ENGINEGATE_TRITON") or ROOT / ".triton").resolve()
 MISSING = f"no Triton in {INSTALL}: run `make triton`, or name another folder in ENGINEGATE_TRITON"
-READY_S = 60
+READY_S = 180
 TYPES = {"FP32": np.float32, "INT64": np.int64}
 ENGINE = """
 import numpy as np
@@ -100,6 +100,7 @@ class Client:
     """A connection to the server."""
 
     def __init__(self, port: int) -> None:
+        self.port = port
         self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=READY_S)
 
     def ask(self, path: str, content: object = None) -> tuple[int, bytes]:

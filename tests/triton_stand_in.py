@@ -51,17 +51,20 @@ class Tensor:
         return self.array
 
 
-@dataclass
 class InferenceResponse:
-    output_tensors: Sequence[Tensor] = ()
-    error: TritonError | None = None
+    def __init__(self, output_tensors: Sequence[Tensor] = (), error: TritonError | None = None) -> None:
+        self.tensors, self._error = output_tensors, error
 
     def has_error(self) -> bool:
-        return self.error is not None
+        return self._error is not None
+
+    def error(self) -> TritonError:
+        assert self._error is not None
+        return self._error
 
     def arrays(self) -> dict[str, np.ndarray[Any, Any]]:
-        assert self.error is None, self.error
-        return {one.title: one.array for one in self.output_tensors}
+        assert self._error is None, self._error
+        return {one.title: one.array for one in self.tensors}
 
 
 @dataclass
@@ -107,7 +110,7 @@ class Server:
             "PreferredMemory": lambda *_: None,
             "TRITONSERVER_MEMORY_CPU": 0,
             "get_input_tensor_by_name": lambda asked, name: _named(asked.inputs, name),
-            "get_output_tensor_by_name": lambda answer, name: _named(answer.output_tensors, name),
+            "get_output_tensor_by_name": lambda answer, name: _named(answer.tensors, name),
             "Logger": type("Logger", (), {"log_warn": self.logged.append, "log_error": self.logged.append}),
         }
         for name, value in names.items():

@@ -1,13 +1,12 @@
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
 from tests.real_triton import route_of, write_route
-from tests.triton_stand_in import Server, ask, start_router
+from tests.triton_stand_in import Question, Server, ask, start_router
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -86,7 +85,7 @@ def test_an_extent_outside_fails_that_request_alone_and_says_what_is_allowed(sta
     router = start(route_of(1, BUCKETS))
     good, bad = router.execute([ask(tokens=tokens(1, 5)), ask(tokens=tokens(1, 33))])
     assert good.arrays()["score"] == [15]
-    assert bad.error.message() == "sequence is 33, and model scorer takes 1 to 32"
+    assert bad.error().message() == "sequence is 33, and model scorer takes 1 to 32"
 
 
 def test_an_engine_that_fails_fails_the_requests_of_its_call_alone(start: Callable[..., Any], server: Server) -> None:
@@ -97,7 +96,7 @@ def test_an_engine_that_fails_fails_the_requests_of_its_call_alone(start: Callab
     router = start(route_of(1, BUCKETS))
     small, large = router.execute([ask(tokens=tokens(1, 5)), ask(tokens=tokens(1, 30))])
     assert small.arrays()["score"] == [15]
-    assert large.error.message() == "large: no kernel for (1, 32)"
+    assert large.error().message() == "large: no kernel for (1, 32)"
     assert len(server.calls) == 2  # the same engine is not asked again
 
 
@@ -139,7 +138,7 @@ def test_an_engine_that_is_gone_for_good_is_an_error(start: Callable[..., Any], 
     router = start(route_of(1, RANGE))
     server.engines.clear()
     (response,) = router.execute([ask(tokens=tokens(1, 5))])
-    assert response.error.message() == "one: Model one is not ready."
+    assert response.error().message() == "one: Model one is not ready."
 
 
 @pytest.mark.parametrize("content", ["{", "{}", '{"schema_version": 2}'])
@@ -203,7 +202,7 @@ def test_a_sampler_that_fails_fails_no_request(start: Callable[..., Any], server
     (tmp_path / "traffic").write_text("a file where the folder should be")
     router = start(route_of(1, RANGE, sampling(tmp_path / "traffic")))
     answered(router, tokens(1, 5))
-    (response,) = router.execute([type(ask())(ask(tokens=tokens(1, 5)).inputs, json.dumps([1]))])
+    (response,) = router.execute([Question(ask(tokens=tokens(1, 5)).inputs, "no JSON")])
     assert not response.has_error()
     router.finalize()
     assert server.total("enginegate_sampling_errors_total") == 2
