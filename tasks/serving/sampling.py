@@ -120,7 +120,7 @@ class Sampler:
         capacity = self._capacity // len(self._kept)
         columns = self._columns(parameters)
         new = [
-            _Sample(float(keys[row]), self._copy(arrays, row, columns))
+            _Sample(float(keys[row]), self._copy(arrays, int(row), columns))
             for row in rows
             if _enters(kept, keys[row], capacity)
         ]

@@ -84,6 +84,8 @@ class Metrics:
 class TritonPythonModel:
     """What Triton's Python backend loads."""
 
+    _route: routing.Route
+
     def initialize(self, args: dict[str, str]) -> None:
         """Read the route; a router without one does not load."""
         config = json.loads(args["model_config"])
@@ -154,8 +156,8 @@ class TritonPythonModel:
 
     def _answer(self, taken: Sequence[routing.Request], responses: list[Any], *, again: bool) -> None:
         groups, problems = self._route.groups(taken)
-        for number, problem in problems.items():
-            responses[number] = self._refuse(problem, "request")
+        for number, text in problems.items():
+            responses[number] = self._refuse(text, "request")
         for group in groups:
             feeds = self._route.feeds(group)
             outputs, problem = self._call(group.plan.model, feeds)
