@@ -11,6 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from tasks.declared import ArrayName, Declared, Dim, InputSpec, Name
 from tasks.layouts import dim_of, samples_first
 from tasks.runtimes import RUNTIMES
+from tasks.sampling_spec import SamplingSpec
 from tasks.source_spec import PYTORCH, AnySource, SourceSpec
 from validation.kinds import KEYS
 from validation.misfits import find_wrong_key
@@ -198,8 +199,10 @@ class ServingSpec(Declared):
     where the server has no other. `preferred_batch_sizes` are in samples, `max_queue_delay_us` how long a request may
     wait for others to share a batch with. A queue holds `max_queue_size` requests, each for `queue_timeout_us` at most,
     both in microseconds. `instances` are those of the router, and `warmup` runs smoke inputs of every bucket before an
-    engine is served.
+    engine is served. With `sampling`, the router keeps some of the requests.
     """
+
+    of_later = ("sampling",)
 
     backend: Literal["auto", "tensorrt", "python"] = "auto"
     preferred_batch_sizes: Annotated[
@@ -210,6 +213,7 @@ class ServingSpec(Declared):
     queue_timeout_us: Annotated[int, Field(ge=1)] | None = None
     instances: Annotated[int, Field(ge=1, le=64)] = 2
     warmup: bool = True
+    sampling: SamplingSpec | None = None
 
 
 class ModelSpec(Declared):
@@ -257,6 +261,14 @@ class ModelSpec(Declared):
                     f"{value!r} is no target; choose from {', '.join(TARGETS)}, or a MIG slice like a100-mig-1g.5gb"
                 )
         return values
+
+    @model_validator(mode="after")
+    def _sampling_names_inputs(self) -> ModelSpec:
+        sampling = self.serving.sampling
+        problem = None if sampling is None else sampling.problem_with(self.inputs)
+        if problem is not None:
+            raise ValueError(problem)
+        return self
 
     @model_validator(mode="after")
     def _weights_have_a_callable(self) -> ModelSpec:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tasks.backends.cuda import Buffer, CudaError, Device, Graph, Stream
-from tasks.backends.profiles import choose_profile, cut_output, extents_of, pad_inputs
+from tasks.backends.fitting import FitError, choose_profile, cut_output, extents_of, pad_inputs
 from tasks.backends.trt_layers import measure_layers
 from tasks.backends.trt_log import TrtLog, load_plugins
 from tasks.backends.trt_plan import PlanIndex
@@ -97,7 +97,10 @@ class TensorRtEngine:
 
     def _ready(self, feeds: Arrays) -> _Plan:
         """The plan that takes this batch, with the batch on the device."""
-        profile = choose_profile(self._index.profiles, extents_of(feeds, self._index.inputs))
+        try:
+            profile = choose_profile(self._index.profiles, extents_of(feeds, self._index.inputs))
+        except FitError as error:
+            raise StageError(str(error)) from None
         if profile.file not in self._plans:
             self._plans[profile.file] = self._load(profile.file)
         plan = self._plans[profile.file]

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tasks.backends.profiles import choose_profile, cut_output, extents_of, pad_inputs
+from tasks.backends.fitting import choose_profile, cut_output, extents_of, pad_inputs
 from tasks.errors import EnginegateError, InputError, RefusedError, StageError
 from tasks.objects.files import make_folders, writing_to
 from tasks.release.serving_folder import ServingFolder

@@ -12,6 +12,7 @@ from tasks.backends.profiles import profiles_of
 from tasks.errors import InputError, RefusedError
 from tasks.samples.feeds import make_feeds
 from tasks.serving.engine_io import read_outputs
+from tasks.serving.python_models import ENGINE_FILES, ROUTER_FILES
 from tasks.serving.route import route_to
 from tasks.serving.triton_config import WarmUp, engine_config, router_config
 
@@ -26,14 +27,6 @@ if TYPE_CHECKING:
     Content = bytes | Path
     Files = dict[str, Content]
 
-PACKAGE = Path(__file__).resolve().parents[1]
-# What the router needs lies beside it: its Python has NumPy, and need not have this project.
-ROUTER_MODULES = (
-    PACKAGE / "backends" / "fitting.py",
-    PACKAGE / "serving" / "sampling.py",
-    PACKAGE / "serving" / "python_models" / "routing.py",
-)
-MODEL_FILE = "1/model.py"
 CONFIG = "config.pbtxt"
 _DIGEST_CHARACTERS = 8
 # TensorRT has no float64 and no int16; before 10, int64 becomes int32 in its plans, which Triton does not convert.
@@ -68,6 +61,11 @@ class PlacedEngine:
         short = self.digest.removeprefix("sha256:")[:_DIGEST_CHARACTERS]
         return f"{self.manifest.cell.model}--{self.move}-{short}"
 
+    @property
+    def traffic(self) -> Path:
+        """Where its router keeps samples of the traffic, where the model asks for some."""
+        return self.folder.parent / "traffic"
+
 
 def why_not_tensorrt(manifest: EngineManifest) -> str | None:
     """Why Triton's TensorRT backend cannot serve an engine whatever the server has; None where it may."""
@@ -99,18 +97,14 @@ def lay_out_engine(engine: PlacedEngine, backend: str) -> EngineLayout:
         models, dims = _plan_models(engine, outputs)
     else:
         models, dims = _python_model(engine, outputs)
-    route = route_to(engine.manifest, engine.digest, engine.move, outputs, dims)
+    route = route_to(engine.manifest, engine.digest, engine.move, outputs, dims, engine.traffic)
     router: Files = {CONFIG: router_config(engine.manifest, outputs).encode(), **router_files()}
     return EngineLayout(models, router, route)
 
 
 def router_files() -> Files:
     """The router's code, as it is packaged."""
-    code = PACKAGE / "serving" / "python_models" / "router.py"
-    return {
-        MODEL_FILE: code.read_bytes(),
-        **{f"1/{path.name}": path.read_bytes() for path in ROUTER_MODULES if path.is_file()},
-    }
+    return {f"1/{name}": path.read_bytes() for name, path in ROUTER_FILES.items()}
 
 
 def _plan_models(
@@ -152,8 +146,8 @@ def _python_model(
         parameters={"runtime": manifest.cell.runtime, "plan": str((engine.folder / "plan").absolute())},
         warm_ups=warm_ups,
     )
-    code = PACKAGE / "serving" / "python_models" / "engine.py"
-    return {engine.name: {CONFIG: config.encode(), MODEL_FILE: code.read_bytes(), **data}}, {engine.name: dims}
+    code = {f"1/{name}": path.read_bytes() for name, path in ENGINE_FILES.items()}
+    return {engine.name: {CONFIG: config.encode(), **code, **data}}, {engine.name: dims}
 
 
 def _warmed(manifest: EngineManifest) -> list[Mapping[str, Dim]]:

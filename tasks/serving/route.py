@@ -8,6 +8,7 @@ from tasks.declared import Digest, Frozen
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from tasks.declared import Dim
     from tasks.records import EngineManifest
@@ -24,11 +25,12 @@ class Extents(Frozen):
 
 
 class RoutedInput(Frozen):
-    """An input of the model: per axis a dimension's name or an extent, and what pads it."""
+    """An input of the model: per axis a dimension's name or an extent, what pads it, and whether samples share it."""
 
     dtype: str
     shape: tuple[str | int, ...]
     pad: int | float
+    shared: bool
 
 
 class RoutedOutput(Frozen):
@@ -71,8 +73,10 @@ def route_to(
     move: int,
     outputs: Mapping[str, OutputTensor],
     plans: Mapping[str, Mapping[str, Dim]],
+    traffic: Path,
 ) -> Route:
-    """The route to an engine; `plans` are the dims of each of its models in the repository."""
+    """The route to an engine; `plans` are the dims of each of its models, `traffic` where samples are kept, if any."""
+    sampling = manifest.serving.sampling
     return Route(
         model=manifest.cell.model,
         move=move,
@@ -80,7 +84,7 @@ def route_to(
         manifest=digest,
         batch=str(next(iter(manifest.inputs.values())).shape[0]),
         inputs={
-            name: RoutedInput(dtype=spec.dtype, shape=spec.shape, pad=spec.pad)
+            name: RoutedInput(dtype=spec.dtype, shape=spec.shape, pad=spec.pad, shared=spec.is_shared)
             for name, spec in manifest.inputs.items()
         },
         outputs={name: RoutedOutput(dtype=output.dtype, axes=output.axes) for name, output in outputs.items()},
@@ -88,4 +92,5 @@ def route_to(
             RoutedPlan(model=model, dims={name: Extents(min=dim.min, max=dim.max) for name, dim in dims.items()})
             for model, dims in plans.items()
         ),
+        sampling=None if sampling is None else sampling.for_route(manifest.inputs, str(traffic.absolute())),
     )

@@ -13,9 +13,9 @@ import onnx.parser
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from tasks.backends.fitting import choose_profile
 from tasks.backends.gpu import find_gpu
 from tasks.backends.interface import BuildJob
-from tasks.backends.profiles import choose_profile
 from tasks.backends.timing_cache import timing_cache_path
 from tasks.backends.trt import TensorRtBackend, import_tensorrt
 from tasks.backends.trt_plan import ATTENTION_LIBRARY

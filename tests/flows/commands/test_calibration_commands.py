@@ -17,6 +17,7 @@ from pyarrow import parquet
 from safetensors.numpy import save_file
 
 from flows.commands.cli import main
+from tasks.serving.sampling import Sampler
 from tests.flows.projects import Project, blank_figures, write_project
 from tests.sets import describe
 
@@ -99,6 +100,36 @@ def test_a_set_like_production_passes_and_its_reference_was_run(project: Project
     assert document["resemblance"]["run"][0] == 300
     assert document["resemblance"]["ranges"]
     assert text.splitlines()[-1] == "✓ pass: nothing found"
+
+
+def sample_traffic(folder: Path, arrays: Arrays) -> Path:
+    """What a router's sampler keeps of these samples, asked for one by one with their level as a parameter."""
+    fields = {"folder": str(folder), "rate": 1.0, "most_a_day": 400, "retention_days": 7, "slices": ["level"]}
+    sampler = Sampler.of_route(fields, "tiny-scorer_0_0", 1)
+    for row, level in enumerate(arrays["slice.level"]):
+        sampler.offer({"features": arrays["features"][row : row + 1]}, {"level": int(level)})
+    assert sampler.close() == 0
+    return folder
+
+
+def test_a_set_is_checked_against_sampled_traffic_and_drawn_from_it(project: Project, tmp_path: Path) -> None:
+    traffic = sample_traffic(tmp_path / "traffic", make_samples(5, 400))
+    against = ("--against", str(traffic), "--model", str(project.model))
+    code, document, text = check(project, write_set(tmp_path / "set"), *against)
+    assert (code, document["findings"]) == (0, []), text
+    code, document, text = draw(project, traffic, tmp_path / "drawn")
+    assert (code, document["samples"]) == (0, 120), text
+    assert document["strata"] == {"level": {str(level): 20 for level in range(1, 7)}}
+
+
+def test_traffic_that_has_moved_on_is_found(project: Project, tmp_path: Path) -> None:
+    moved = make_samples(5, 400)
+    moved["features"] = moved["features"] * 3 + 2
+    traffic = sample_traffic(tmp_path / "traffic", moved)
+    against = ("--against", str(traffic), "--model", str(project.model))
+    code, document, _ = check(project, write_set(tmp_path / "set"), *against)
+    assert code == 3
+    assert document["findings"]
 
 
 def test_what_is_found_is_told_in_a_sentence_and_ends_with_3(project: Project, tmp_path: Path) -> None:
