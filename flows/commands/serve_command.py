@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 from flows.commands.command import CHANNEL, Document, FilledPath, command_of
+from flows.commands.pull_command import PullJob
+from flows.commands.pull_service import served_lines, triton_switch
+from flows.commands.pull_words import describe, outcome_lines
 from tasks.errors import StageError
 from tasks.registry.moves import ChannelAddress, ChannelName
 from tasks.serving.triton_server import LOOPBACK, Ports, TritonServer, find_server
@@ -79,7 +82,11 @@ def lay_out(session: Session, address: ChannelAddress, repository: Path, server:
     Raises:
         EnginegateError: as that command.
     """
-    raise NotImplementedError
+    service = triton_switch(session, repository, address.model, server)
+    job = PullJob(session, service.folder, address, session.settings.time_limit_s, check=False, service=service)
+    pulled = session.reporter.step(f"pull {address.model} {address.channel.value}", job.run, describe, tells_why=False)
+    for line in (*outcome_lines(pulled), *served_lines(service)):
+        session.reporter.marked(line)
 
 
 def _tell(session: Session, address: ChannelAddress, server: TritonServer) -> None:
