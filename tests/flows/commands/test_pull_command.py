@@ -26,7 +26,7 @@ from tasks.records import Override
 from tasks.registry.evidence import policy_digest
 from tasks.registry.signing import Signing
 from tasks.release.serving_folder import ServingFolder
-from tests.tasks.serving import FIRST, PRODUCTION, SECOND, SQUARED, THIRD, Shop, version_before, version_served
+from tests.tasks.serving_host import FIRST, PRODUCTION, SECOND, SQUARED, THIRD, Shop, version_before, version_served
 from tests.tasks.tiny import cell, compare_scores
 from validation.policy import Policy, Rule
 from validation.verdict import decide

@@ -14,7 +14,7 @@ from flows.commands.cli import main
 from flows.commands.pull_health import Health
 from tasks.objects.folder import LocalObjects
 from tasks.serving.triton_repository import TritonRepository
-from tests.tasks.serving import FIRST, PRODUCTION, SECOND, Shop
+from tests.tasks.serving_host import FIRST, PRODUCTION, SECOND, Shop
 
 if TYPE_CHECKING:
     from pathlib import Path

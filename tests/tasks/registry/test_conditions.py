@@ -19,7 +19,7 @@ from tasks.registry.signing import Signing
 from tasks.registry.survey import survey_registry
 from tests.s3_servers import BUCKET, Faults, aws_settings, serve_faulty
 from tests.tasks.conftest import place_at
-from tests.tasks.serving import PRODUCTION, Shop
+from tests.tasks.serving_host import PRODUCTION, Shop
 from tests.tasks.tiny import cell
 
 if TYPE_CHECKING:

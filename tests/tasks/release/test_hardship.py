@@ -23,7 +23,7 @@ from tests.hardship import numbers
 from tests.s3_servers import BUCKET, Faults, aws_settings, serve_faulty
 from tests.tasks.processes import race, start_fork
 from tests.tasks.registry.keys import signing_as
-from tests.tasks.serving import PRODUCTION, Shop, version_served
+from tests.tasks.serving_host import PRODUCTION, Shop, version_served
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

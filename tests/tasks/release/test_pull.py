@@ -26,7 +26,7 @@ from tests.tasks.conftest import place_at
 from tests.tasks.damage import ObjectFile, flip_a_bit, remove, truncate
 from tests.tasks.processes import kill_points, race
 from tests.tasks.registry.keys import trust
-from tests.tasks.serving import (
+from tests.tasks.serving_host import (
     FIRST,
     PRODUCTION,
     SECOND,

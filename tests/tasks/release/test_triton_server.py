@@ -13,7 +13,7 @@ from tasks.errors import EnginegateError, InputError
 from tasks.release.triton_switch import TritonSwitch
 from tasks.serving.triton_repository import TritonRepository
 from tasks.specs import ServingSpec
-from tests.tasks.serving import FIRST, SECOND, SQUARED, THIRD, Shop, version_served
+from tests.tasks.serving_host import FIRST, SECOND, SQUARED, THIRD, Shop, version_served
 from tests.tasks.tiny import make_features, put_shards, score
 from tests.tasks.triton import ROUTER, needs_triton, running_server
 
