@@ -5,27 +5,18 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
-import os
 import shutil
-import socket
-import subprocess
-import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from urllib.parse import urlsplit
 
 from tasks.serving.python_models import ROUTER_FILES
+from tasks.serving.triton_server import TritonServer, find_server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-# The tests' own settings hide what was in the environment: it is looked at when this is imported.
-INSTALL = Path(os.environ.get("ENGINEGATE_TRITON") or ROOT / ".triton").resolve()
-MISSING = f"no Triton in {INSTALL}: run `make triton`, or name another folder in ENGINEGATE_TRITON"
-READY_S = 180
-TYPES = {"FP32": np.float32, "INT64": np.int64}
+ANSWER_S = 180
 ENGINE = """
 import numpy as np
 import triton_python_backend_utils as pb_utils
@@ -47,10 +38,6 @@ output [{{name: "score" data_type: TYPE_FP32 dims: [{out}]}}]
 instance_group [{{count: {count} kind: KIND_CPU}}]
 {more}
 """
-
-
-def is_there() -> bool:
-    return (INSTALL / "bin" / "tritonserver").exists()
 
 
 def write_engine(repository: Path, name: str, plus: float = 0) -> None:
@@ -101,7 +88,7 @@ class Client:
 
     def __init__(self, port: int) -> None:
         self.port = port
-        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=READY_S)
+        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=ANSWER_S)
 
     def ask(self, path: str, content: object = None) -> tuple[int, bytes]:
         self._connection.request(
@@ -126,57 +113,10 @@ class Client:
         return values
 
 
-def free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
-
-
 @contextlib.contextmanager
 def served(repository: Path, models: Sequence[str]) -> Iterator[tuple[Client, Client]]:
-    """Run the server: a client of its protocol, and one of its metrics.
-
-    Raises:
-        RuntimeError: it did not start, with its log.
-    """
-    python = (INSTALL / "python").resolve()
-    question = "import sysconfig; print(sysconfig.get_config_var('LIBDIR'))"
-    library = subprocess.run([python / "bin" / "python", "-c", question], capture_output=True, text=True, check=True)
-    environment = os.environ | {
-        "PATH": f"{python / 'bin'}:{os.environ['PATH']}",
-        "LD_LIBRARY_PATH": library.stdout.strip(),
-    }
-    http_port, grpc_port, metrics_port = free_ports(3)
-    command = [
-        str((INSTALL / "bin" / "tritonserver").resolve()),
-        f"--model-repository={repository}",
-        f"--backend-directory={(INSTALL / 'backends').resolve()}",
-        "--model-control-mode=explicit",
-        *(f"--load-model={model}" for model in models),
-        *(f"--http-port={http_port}", f"--grpc-port={grpc_port}", f"--metrics-port={metrics_port}"),
-        *("--http-address=127.0.0.1", "--grpc-address=127.0.0.1", "--exit-timeout-secs=10"),
-    ]
-    log = repository.parent / "triton.log"
-    with log.open("wb") as file, subprocess.Popen(command, env=environment, stdout=file, stderr=file) as process:
-        try:
-            _wait(process, http_port, log)
-            yield Client(http_port), Client(metrics_port)
-        finally:
-            process.terminate()
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                process.kill()
-
-
-def _wait(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
-    until = time.monotonic() + READY_S
-    while time.monotonic() < until and process.poll() is None:
-        with contextlib.suppress(OSError, http.client.HTTPException):
-            if Client(port).ask("/v2/health/ready")[0] == http.HTTPStatus.OK:
-                return
-        time.sleep(0.1)
-    lines = log.read_text(errors="replace").splitlines()
-    raise RuntimeError("Triton did not start:\n" + "\n".join(line for line in lines if line[:1] not in "|+IW"))
+    """Run the server of `make triton`: a client of its protocol, and one of its metrics."""
+    with TritonServer(find_server(), repository, models) as server:
+        ports = (urlsplit(url).port for url in (server.http, server.metrics))
+        http_client, metrics = (Client(port) for port in ports if port is not None)
+        yield http_client, metrics

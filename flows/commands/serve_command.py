@@ -52,7 +52,7 @@ def serve(
 ) -> tuple[Document, int]:
     """Serve the engine that a channel of MODEL points at with Triton, on this machine, until Ctrl-C.
 
-    For a laptop and for tests: whoever reaches the address may use the model and the server's repository API. The
+    For a laptop and for tests: everybody who reaches the address can use the model and the server's repository API. The
     server is that of `make triton`, or of ENGINEGATE_TRITON. With --json, one line says where it answers as soon as it
     does.
     """

@@ -10,12 +10,13 @@ import os
 import shutil
 import subprocess
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import onnx
 
 from tasks.backends.gpu import find_gpu
 from tasks.backends.trt_attention import FUSED_POSITIONS, fuse_attention
+from tasks.backends.trt_dialect import dialect_of
 from tasks.backends.trt_plan import ATTENTION_LIBRARY, BY_PLUGIN
 from tasks.errors import StageError
 from tasks.graphs.onnx_files import external_files
@@ -24,7 +25,6 @@ from tasks.specs import Precision
 if TYPE_CHECKING:
     from tasks.backends.gpu import Gpu
     from tasks.backends.interface import BuildJob
-    from tasks.backends.trt_dialect import Dialect
     from tasks.specs import BuildSpec
 
 SOURCES = Path(__file__).with_name("cuda")
@@ -36,9 +36,9 @@ COMPILE_LIMIT_S, LAST_LINES, DIGITS = 300, 5, 12
 REMEDY = "repair CUDA's compiler, or set build.attention: tensorrt in model.yaml"
 
 
-def is_wanted(dialect: Dialect, settings: BuildSpec, precision: Precision) -> bool:
-    """Whether long attention is the plugin's, where this host can compile it."""
-    return settings.attention == "auto" and precision is not Precision.FP32 and not dialect.takes_types
+def is_wanted(trt: Any, settings: BuildSpec, precision: Precision) -> bool:
+    """Whether long attention is the plugin's, where this host can compile it; `trt` is the TensorRT module."""
+    return settings.attention == "auto" and precision is not Precision.FP32 and not dialect_of(trt).takes_types
 
 
 def describe(gpu: Gpu) -> dict[str, str]:

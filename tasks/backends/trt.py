@@ -12,7 +12,6 @@ from tasks.backends.trt_dialect import dialect_of
 from tasks.backends.trt_plan import PlanIndex
 from tasks.errors import StageError
 from tasks.records import BackendIdentity, EngineProfile
-from tasks.specs import Precision
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     from tasks.backends.interface import BuildJob, RefitBase
     from tasks.backends.trt_engine import TensorRtEngine
     from tasks.declared import Dim
-    from tasks.specs import BuildSpec
+    from tasks.specs import BuildSpec, Precision
 
 
 def import_tensorrt() -> Any:
@@ -113,8 +112,5 @@ def _attention(settings: BuildSpec, precision: Precision) -> dict[str, str]:
         return {"attention": settings.attention}
     from tasks.backends import attention_plugin  # noqa: PLC0415 - only builders need onnx
 
-    if precision is Precision.FP32 or not attention_plugin.is_wanted(
-        dialect_of(import_tensorrt()), settings, precision
-    ):
-        return {}
-    return attention_plugin.describe(find_gpu())
+    wanted = attention_plugin.is_wanted(import_tensorrt(), settings, precision)
+    return attention_plugin.describe(find_gpu()) if wanted else {}

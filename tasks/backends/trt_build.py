@@ -66,7 +66,7 @@ def build_plans(trt: Any, job: BuildJob, progress: Callable[[int, int], None]) -
     check_outputs_can_be_cut(outputs, job.dims, batch_dim)
     profiles = profiles_of(job.dims)
     slow: tuple[str, ...] = ()
-    if attention_plugin.is_wanted(dialect, job.settings, job.precision):
+    if attention_plugin.is_wanted(trt, job.settings, job.precision):
         job, slow = attention_plugin.with_plugin(job, model)
     index = PlanIndex.describe(job, profiles, outputs)
     index.write(job.plan, job.plugins)

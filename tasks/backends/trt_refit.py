@@ -112,7 +112,7 @@ def changed_weights(before: dict[Place, Any], after: dict[Place, Any]) -> set[Pl
     if before.keys() != after.keys():
         raise StageError("TensorRT makes other layers of this graph than of the one that was built; build the engine")
     changed = {place for place, value in after.items() if not _same(before[place], value)}
-    if not changed:  # the files differ, or nobody would ask
+    if not changed:  # though the files differ, or there would be nothing to refit
         raise StageError("TensorRT keeps what differs apart from its weights; build the engine")
     return changed
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from tasks.backends.fitting import choose_profile, cut_output, extents_of, pad_inputs
 from tasks.errors import EnginegateError, InputError, RefusedError, StageError
-from tasks.objects.files import make_folders, writing_to
+from tasks.objects.files import writing_to
 from tasks.release.serving_folder import ServingFolder
 from tasks.release.smoke import read_smoke, try_on_smoke
 from tasks.serving.engine_io import batch_of
@@ -214,7 +214,11 @@ class TritonSwitch:
     def _take_back(self, placed: PlacedEngine, before: Route | None) -> None:
         """Remove the models of an engine that was not switched to."""
         served = {plan.model for plan in before.plans} if before is not None else set()
-        self._remove(name for name in self.repository.engines() if name not in served and name.startswith(placed.name))
+        tried = [name for name in self.repository.engines() if name not in served and name.startswith(placed.name)]
+        if self.api is not None:
+            for name in tried:
+                _unload_quietly(self.api, name)
+        self._remove(tried)
 
     def _lead_back(self, before: Route | None, files: dict[str, bytes | Path]) -> None:
         if before is None:
@@ -233,10 +237,8 @@ class TritonSwitch:
         self._remove(old)
 
     def _remove(self, names: Iterable[str]) -> None:
-        for name in list(names):
-            if self.api is not None:
-                _unload_quietly(self.api, name)
-            with writing_to(self.repository.root):
+        with writing_to(self.repository.root):
+            for name in names:
                 self.repository.remove_engine(name)
 
     def _read_server(self) -> str | None:
@@ -247,8 +249,7 @@ class TritonSwitch:
 
     def _write_server(self, url: str) -> None:
         if self._read_server() != url:
-            make_folders(self.repository.state)
-            (self.repository.state / SERVER).write_text(url + "\n", encoding="utf-8")
+            self.repository.put_state(SERVER, f"{url}\n".encode())
 
 
 def _left(before: Route | None) -> str:

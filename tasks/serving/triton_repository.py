@@ -114,6 +114,11 @@ class TritonRepository:
         sync_folder(self.router)
         return True
 
+    def put_state(self, name: str, content: bytes) -> None:
+        """Write a file of this model's own state."""
+        make_folders(self.state)
+        self._scratch().write(self.state / name, content)
+
     def remove_engine(self, name: str) -> None:
         """Remove a model of an engine, so that no half of it is ever seen."""
         with self._scratch().folder() as staged:

@@ -1,6 +1,6 @@
 """What the router costs: p50 and p99 of a request through it, and of its plan asked directly, on a real Triton.
 
-Run: ENGINEGATE_TRITON=… python -m tests.benchmarks.router [REQUESTS]
+Run, after `make triton`: python -m tests.benchmarks.router [REQUESTS]
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tests.real_triton import MISSING, Client, is_there, route_of, served, write_engine, write_router
+from tests.real_triton import Client, route_of, served, write_engine, write_router
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,8 +33,6 @@ def times_ms(client: Client, model: str, tokens: Sequence[Sequence[int]], reques
 
 def main(requests: int) -> None:
     """Measure both by turns, so that what else the machine does falls on both alike."""
-    if not is_there():
-        sys.exit(MISSING)
     kinds = {"plan fits": (1, 128), "padded to 128": 128}
     print(f"{'':16}{'':10}{'p50 ms':>8}{'p99 ms':>8}   {requests} requests of [1, 100] int64, one after another")
     for what, extents in kinds.items():

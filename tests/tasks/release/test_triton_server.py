@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import threading
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,29 +12,35 @@ import pytest
 
 from tasks.errors import EnginegateError, InputError
 from tasks.release.triton_switch import TritonSwitch
+from tasks.serving.triton_api import TritonApi
 from tasks.serving.triton_repository import TritonRepository
+from tasks.serving.triton_server import TritonServer, find_server
 from tasks.specs import ServingSpec
 from tests.tasks.serving_host import FIRST, SECOND, SQUARED, THIRD, Shop, version_served
 from tests.tasks.tiny import make_features, put_shards, score
-from tests.tasks.triton import ROUTER, needs_triton, running_server
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from tasks.records import EngineManifest
     from tasks.release.pull import Pulled
-    from tasks.serving.triton_api import TritonApi
 
-pytestmark = needs_triton()
 GRACE_S = 0.5
 FEATURES = make_features(8)
 
 
 @pytest.fixture
-def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shop:
-    """A registry, and the smallest router in place of the packaged one."""
-    monkeypatch.setattr("tasks.serving.engine_layout.router_files", lambda: {"1/model.py": ROUTER})
+def shop(tmp_path: Path) -> Shop:
     return Shop(tmp_path)
+
+
+@contextmanager
+def running_server(repository: Path, *models: str) -> Iterator[TritonApi]:
+    """The server of `make triton` on a repository, with these models loaded from the start."""
+    repository.mkdir(exist_ok=True)
+    with TritonServer(find_server(), repository, models, log=repository.parent / "triton.log") as server:
+        yield TritonApi(server.http)
 
 
 def offer(shop: Shop, version: str, *, squared: bool = False) -> EngineManifest:

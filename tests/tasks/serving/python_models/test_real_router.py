@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from tests.real_triton import MISSING, Client, is_there, route_of, served, write_engine, write_route, write_router
+from tests.real_triton import Client, route_of, served, write_engine, write_route, write_router
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytestmark = pytest.mark.skipif(not is_there(), reason=MISSING)
 SMALL, LARGE, NEXT = (f"scorer--{name}" for name in ("1-00000000--8", "1-00000000--32", "2-11111111"))
 CONFIG = """
 dynamic_batching { max_queue_delay_microseconds: 20000 }
