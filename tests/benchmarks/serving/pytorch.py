@@ -78,6 +78,7 @@ def main() -> None:
         (folder / "request.json").write_text(request.model_dump_json())
         shutil.copy(feeds, folder / "feeds.npz")
         shutil.copy(Path(__file__).with_name("pytorch_model.py"), folder / "1" / "model.py")
+        (folder / "1" / "path.json").write_text(json.dumps([path for path in sys.path if path]))
         text = config(job.spec, PytorchForm(options.form), feeds, batched=options.batched)
         (folder / "config.pbtxt").write_text(text)
         with TritonServer(find_server(options.triton), Path(name), [MODEL], start_limit_s=START_S) as server:

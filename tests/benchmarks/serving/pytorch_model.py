@@ -1,13 +1,17 @@
 """The module of a model in PyTorch, as a model of Triton's Python backend: `1/model.py`; `pytorch.py` lays it out.
 
 It stacks what Triton batched, and pads it to the next of the sizes where the form was compiled: `torch.compile` makes
-CUDA graphs of fixed shapes.
+CUDA graphs of fixed shapes. `path.json` beside it is where the imports are: this interpreter reads no PYTHONPATH.
 """
 
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
+
+sys.path[:0] = json.loads(Path(__file__).with_name("path.json").read_text())
+
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
