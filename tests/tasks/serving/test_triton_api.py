@@ -83,7 +83,7 @@ def test_arrays_go_and_come_as_they_are(api: TritonApi) -> None:
 
 
 def test_outputs_that_are_not_there_are_told_with_their_likely_cause(api: TritonApi) -> None:
-    with pytest.raises(StageError, match="cannot reshape array of size 0.* one below 2"):
+    with pytest.raises(StageError, match=r"cannot reshape array of size 0.* one below 2"):
         api.infer("doubler-empty", {"x": np.ones((2, 3), np.float32)})
 
 
