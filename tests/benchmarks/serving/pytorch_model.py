@@ -80,7 +80,7 @@ class TritonPythonModel:
         tensors = [self._placed(torch.from_numpy(array)) for array in arrays]
         with torch.inference_mode():
             outputs = self._module(*tensors)
-        return [output[:count].float().cpu().numpy() for output in outputs]
+        return [output[:count].float().reshape(count, -1).cpu().numpy() for output in outputs]
 
     def _placed(self, tensor: torch.Tensor) -> torch.Tensor:
         if self._form is not PytorchForm.EAGER_FP32 and tensor.is_floating_point():
