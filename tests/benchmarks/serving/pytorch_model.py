@@ -10,18 +10,18 @@ import json
 import sys
 from pathlib import Path
 
-sys.path[:0] = json.loads(Path(__file__).with_name("path.json").read_text())
+sys.path[:0] = json.loads(Path(__file__).with_name("path.json").read_text())  # before all that lies there
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any  # noqa: E402
 
-import numpy as np
-import torch
-import triton_python_backend_utils as pb_utils
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+import triton_python_backend_utils as pb_utils  # noqa: E402
 
-from tasks.sources.interface import ModuleRequest
-from tasks.timings import PytorchForm
-from tasks.torch_side.torch_module import load_module
-from tasks.torch_side.torch_timing import COMPILE_MODE
+from tasks.sources.interface import ModuleRequest  # noqa: E402
+from tasks.timings import PytorchForm  # noqa: E402
+from tasks.torch_side.torch_module import load_module  # noqa: E402
+from tasks.torch_side.torch_timing import COMPILE_MODE  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -54,12 +54,13 @@ def register(session: Session, job: EngineJob) -> str:
 
 
 def write_requests(session: Session, job: EngineJob, file: Path) -> None:
-    """Keep some validation samples, one a request."""
+    """Keep some validation samples, one a request: of those of one shape, the largest."""
     with session.store.scratch() as folder:
-        shard = shard_paths(session.store.fetch(job.data.inputs, folder / "inputs"))[0]
-        arrays = load_arrays(shard)
+        shards = map(load_arrays, shard_paths(session.store.fetch(job.data.inputs, folder / "inputs")))
+        arrays = max(shards, key=lambda one: one[next(iter(job.spec.inputs))][0].size)
         file.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(file, allow_pickle=False, **{name: arrays[name][:SAMPLES] for name in job.spec.inputs})
+        named: dict[str, Any] = {name: arrays[name][:SAMPLES] for name in job.spec.inputs}
+        np.savez(file, **named)
 
 
 def main() -> None:
