@@ -11,7 +11,8 @@ if TYPE_CHECKING:
 
     from flows.settings import Settings
     from tasks.registry.listeners import Listener
+    from tasks.registry.moves import Move
     from tasks.registry.registry import Registry
 
-LISTENERS: tuple[Callable[[Settings, Registry], Listener], ...] = (MlflowAliases,)
+LISTENERS: tuple[Callable[[Settings, Registry], Listener[Move]], ...] = (MlflowAliases,)
 """What makes each listener, of the settings and a registry that it may read."""
