@@ -8,16 +8,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tasks.errors import InputError, RefusedError, printable
 from tasks.records import LONGEST_REASON
-from tasks.registry.rollouts import (
+from tasks.registry.rollouts import RolloutHistory, next_step
+from tasks.registry.steps import (
     LEADS_TO,
     OPEN,
     STAYING,
     ProductionEngine,
-    RolloutHistory,
     RolloutState,
     RolloutStatus,
     RolloutStep,
@@ -234,26 +234,10 @@ def thaw(history: RolloutHistory, by: By) -> RolloutStep:
     Raises:
         RefusedError: nothing is frozen.
     """
-    if history.current is None or not is_frozen(history.current, by.when):
+    if history.current is None or not history.current.is_frozen(by.when):
         raise RefusedError(f"rollout {history.address}: is not frozen; leave it")
     step = _step(history, StepKind.THAW, history.current.rollout, by)
     return step.model_copy(update={"frozen_until": None})
-
-
-def resign(history: RolloutHistory, by: By) -> RolloutStep:
-    """Leave everything as it is, signed by another key.
-
-    Raises:
-        RefusedError: there is no history.
-    """
-    if history.current is None:
-        raise RefusedError(f"rollout {history.address}: has no step that could be signed anew")
-    return _step(history, StepKind.RESIGN, history.current.rollout, by)
-
-
-def is_frozen(step: RolloutStep, now: datetime) -> bool:
-    """Whether a freeze stands after this step."""
-    return step.frozen_until is not None and now < datetime.fromisoformat(step.frozen_until)
 
 
 def require_thawed(history: RolloutHistory, now: datetime) -> None:
@@ -263,7 +247,7 @@ def require_thawed(history: RolloutHistory, now: datetime) -> None:
         RefusedError: a freeze stands.
     """
     step = history.current
-    if step is not None and is_frozen(step, now):
+    if step is not None and step.is_frozen(now):
         raise RefusedError(
             f"rollout {history.address}: is frozen until {step.frozen_until}, and nothing moves but back; wait, or"
             " `enginegate rollout thaw` it"
@@ -307,19 +291,13 @@ def _change(
 
 
 def _step(history: RolloutHistory, kind: StepKind, state: RolloutState | None, by: By) -> RolloutStep:
-    last = history.steps[-1] if history.steps else None
-    fields: dict[str, Any] = {
-        "model": history.address.model,
-        "target": history.address.target,
-        "number": len(history.steps) + 1,
-        "previous": None if last is None else last.digest,
-        "kind": kind,
-        "rollout": state,
-        "evidence": by.evidence,
-        "why": by.why,
-        "reason": by.reason,
-        "who": by.who,
-        "when": text_of(by.when),
-        "frozen_until": None if last is None else last.step.frozen_until,
-    }
-    return RolloutStep(**fields)
+    return next_step(
+        history,
+        kind=kind,
+        rollout=state,
+        who=by.who,
+        when=text_of(by.when),
+        reason=by.reason,
+        why=by.why,
+        evidence=by.evidence,
+    )

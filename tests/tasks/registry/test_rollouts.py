@@ -8,8 +8,9 @@ import pytest
 from tasks.errors import InputError, RefusedError
 from tasks.registry.moves import RegistryName
 from tasks.registry.registry import Registry
-from tasks.registry.rollouts import RolloutAddress, RolloutStatus, RolloutStep, StepKind
+from tasks.registry.rollouts import RolloutAddress, RolloutStep, StepKind
 from tasks.registry.signing import Signing
+from tasks.registry.steps import RolloutStatus
 from tasks.rollout import transitions
 from tasks.rollout_spec import RolloutPlan
 from tests.tasks.canary import BEGAN, ID, OTHER_ID, ROLLOUT, Canary, by
