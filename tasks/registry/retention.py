@@ -117,7 +117,7 @@ def plan_removal(
 ) -> RemovalPlan:
     """What may go of all that was written before a moment; nothing is changed.
 
-    An engine stays that any move of any channel or any step of a rollout names, or that was registered at `before` (UTC)
+    An engine stays that a move of a channel or a step of a rollout names, or that was registered at `before` (UTC)
     or later: the later of its `created_at` and the time at which its manifest was written counts. A file stays that
     such an engine names, that was written at `before` or later, or whose key is none of a registry's. `on_progress` is
     told how many of the manifests are read.

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tasks.errors import RefusedError
 from tasks.registry.chained import UNNAMED, RegistryName
 from tasks.registry.history import History, SignedHistories
 from tasks.registry.listeners import Listeners
 from tasks.registry.steps import RolloutAddress, RolloutState, RolloutStep, ServedEngine, SignedStep, StepKind
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from tasks.objects.interface import ObjectStore
     from tasks.registry.signing import Signing
 
@@ -48,6 +51,18 @@ class RolloutHistory(History[SignedStep]):
     def open_rollout(self) -> RolloutState | None:
         """The rollout that runs or is held now."""
         return None if self.current is None else self.current.open_rollout
+
+    def require_thawed(self, now: datetime) -> None:
+        """Check that things may move.
+
+        Raises:
+            RefusedError: a freeze stands.
+        """
+        if self.current is not None and self.current.is_frozen(now):
+            raise RefusedError(
+                f"rollout {self.address}: is frozen until {self.current.frozen_until}, and nothing moves but back;"
+                " wait, or `enginegate rollout thaw` it"
+            )
 
 
 class Rollouts(SignedHistories[RolloutAddress, SignedStep, RolloutHistory]):

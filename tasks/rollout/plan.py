@@ -27,9 +27,21 @@ def read_plan(path: Path | None) -> RolloutPlan:
 
 
 def settle(plan: RolloutPlan, canary: EngineManifest, origin: str = "rollout.yaml") -> RolloutPlan:
-    """The plan with the rules that will be judged, each of them by each of `slices` too.
+    """The plan with every slice that its rules name, so that hosts keep them.
 
-    Without rules it is the canary's own policy, less the metrics that need labels, which live traffic has not.
+    Raises:
+        InputError: see `judged_rules`.
+    """
+    rules = judged_rules(plan, canary, origin)
+    slices = dict.fromkeys((*plan.slices, *(rule.by for rule in rules if rule.by is not None)))
+    return plan.model_copy(update={"slices": tuple(slices)})
+
+
+def judged_rules(plan: RolloutPlan, canary: EngineManifest, origin: str = "rollout.yaml") -> tuple[RolloutRule, ...]:
+    """The rules that a rollout is judged by: the plan's, each of them by each of `slices` too.
+
+    Where the plan has none it is the canary's own policy, less the metrics that need labels, which live traffic has
+    not.
 
     Raises:
         InputError: a rule names no output of the canary, a metric that it has not or one that needs labels, or no rule
@@ -50,9 +62,7 @@ def settle(plan: RolloutPlan, canary: EngineManifest, origin: str = "rollout.yam
     _require_outputs(rules, canary, origin)
     by_slice = [rule.model_copy(update={"by": name}) for name in plan.slices for rule in rules if rule.by is None]
     all_rules = {(rule.output, rule.metric, rule.by): rule for rule in (*by_slice, *rules)}  # one that is listed wins
-    slices = dict.fromkeys((*plan.slices, *(rule.by for rule in rules if rule.by is not None)))
-    ordered = sorted(all_rules.values(), key=lambda rule: (rule.by is not None, rule.by or ""))
-    return plan.model_copy(update={"rules": tuple(ordered), "slices": tuple(slices)})
+    return tuple(sorted(all_rules.values(), key=lambda rule: (rule.by is not None, rule.by or "")))
 
 
 def _own_rules(canary: EngineManifest) -> tuple[RolloutRule, ...]:

@@ -84,7 +84,7 @@ def begin(
     """
     address = history.address
     promote = f"enginegate promote {address.model} --target {address.target} --to"
-    require_thawed(history, by.when)
+    history.require_thawed(by.when)
     if history.open_rollout is not None and history.current is not None:
         state = history.open_rollout
         raise RefusedError(
@@ -126,7 +126,7 @@ def advance(history: RolloutHistory, by: By) -> RolloutStep:
         RefusedError: no rollout runs, it is at its last stage, nothing may move, or nobody has approved that stage.
     """
     state = _require(history, {RolloutStatus.RUNNING})
-    require_thawed(history, by.when)
+    history.require_thawed(by.when)
     if state.stage == state.plan.last:
         raise RefusedError(f"rollout {history.address}: is at its last step; it finishes, and goes no further")
     lacking = missing_approval(history)
@@ -152,7 +152,7 @@ def resume(history: RolloutHistory, by: By) -> RolloutStep:
     Raises:
         RefusedError: none is held, or nothing may move.
     """
-    require_thawed(history, by.when)
+    history.require_thawed(by.when)
     return _change(history, StepKind.RESUME, {RolloutStatus.HELD}, by)
 
 
@@ -180,7 +180,7 @@ def supersede(history: RolloutHistory, by: By) -> RolloutStep:
     Raises:
         RefusedError: none is open, or nothing may move.
     """
-    require_thawed(history, by.when)
+    history.require_thawed(by.when)
     return _change(history, StepKind.SUPERSEDE, OPEN, by)
 
 
@@ -238,20 +238,6 @@ def thaw(history: RolloutHistory, by: By) -> RolloutStep:
         raise RefusedError(f"rollout {history.address}: is not frozen; leave it")
     step = _step(history, StepKind.THAW, history.current.rollout, by)
     return step.model_copy(update={"frozen_until": None})
-
-
-def require_thawed(history: RolloutHistory, now: datetime) -> None:
-    """Check that things may move.
-
-    Raises:
-        RefusedError: a freeze stands.
-    """
-    step = history.current
-    if step is not None and step.is_frozen(now):
-        raise RefusedError(
-            f"rollout {history.address}: is frozen until {step.frozen_until}, and nothing moves but back; wait, or"
-            " `enginegate rollout thaw` it"
-        )
 
 
 def missing_approval(history: RolloutHistory) -> str | None:

@@ -198,7 +198,7 @@ def test_a_step_whose_key_was_withdrawn_is_refused_as_the_newest(tmp_path: Path,
 
 
 def test_a_long_history_goes_to_parts_and_is_read_whole(shelf: Canary, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tasks.registry.history.LONGEST_BYTES", 20_000)
+    monkeypatch.setattr("tasks.registry.history.LONGEST_BYTES", 8_000)
     for number in range(6):
         shelf.start(rollout_id=f"{number:012x}")
         shelf.step(transitions.abort, by())

@@ -1,0 +1,273 @@
+"""Feeds the judge of a rollout with what hosts saw, and keeps what was used, in which order.
+
+The judge is pure code of the validation room; here are files, stages and engines. A decision rests on a manifest of
+its files, written once under its digest, which the step that follows holds: `verify` takes the same way again.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
+
+from pydantic import Field, ValidationError
+
+from tasks.declared import Digest, Frozen
+from tasks.errors import RefusedError, printable
+from tasks.records import Cell
+from tasks.rollout.judge_contract import ArmCounts, Histogram, Pairs, RolloutRules
+from tasks.rollout.plan import judged_rules
+from tasks.rollout.shards import Arm, ArmShard, PairShard, RefusedFile, in_order, read_shard
+from tasks.rollout.worst import WorstPairs
+from tasks.store.digests import canonical_json, digest_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from tasks.records import EngineManifest
+    from tasks.registry.registry import Registry
+    from tasks.registry.rollouts import RolloutHistory
+    from tasks.registry.steps import RolloutAddress, RolloutState
+    from tasks.rollout.judge_contract import Decision, MakeJudge
+    from tasks.rollout.shards import Array, Shard
+
+MOST_FILES = 60_000
+"""Of a manifest: an object has 16 MiB at most, and a file's line 250 bytes."""
+
+
+class EvidenceFile(Frozen):
+    """A file that was used: its key and the digest of its bytes."""
+
+    key: str
+    digest: Digest
+
+
+class Evidence(Frozen):
+    """What a decision rests on: the files in the order in which they were used, and what it was."""
+
+    schema_version: Literal[1] = 1
+    model: str
+    target: str
+    rollout: str
+    files: tuple[EvidenceFile, ...]
+    refused: tuple[tuple[str, str], ...]
+    outcome: str
+    sentences: tuple[str, ...]
+    pairs: Annotated[int, Field(ge=0)]
+    groups: Annotated[int, Field(ge=0)]
+
+
+def write_evidence(registry: Registry, address: RolloutAddress, evidence: Evidence) -> str:
+    """Write a manifest once, under its digest; return that.
+
+    Raises:
+        RefusedError: something else lies there.
+    """
+    content = canonical_json(evidence.model_dump(mode="json"))
+    digest = digest_bytes(content)
+    if not registry.objects.create(address.evidence_key(digest), content):
+        read_evidence(registry, address, digest)
+    return digest
+
+
+def read_evidence(registry: Registry, address: RolloutAddress, digest: str) -> Evidence:
+    """Read a manifest by its digest.
+
+    Raises:
+        RefusedError: it is missing, or was changed.
+    """
+    found = registry.objects.read(address.evidence_key(digest))
+    if found is None or digest_bytes(found.content) != digest:
+        raise RefusedError(
+            f"rollout {address}: evidence {digest} is missing or was changed; restore it from the bucket's versions or"
+            " a backup"
+        )
+    try:
+        return Evidence.model_validate_json(found.content)
+    except ValidationError:
+        raise RefusedError(f"rollout {address}: evidence {digest} is of another release of enginegate") from None
+
+
+@dataclass
+class Tally:
+    """What was seen, beside what the judge says of it.
+
+    `groups` and `canary` are by the place of the stage: independent groups of pairs, and requests that the canary
+    answered. `requests` of both arms are by the number of the step that hosts followed. `latest` is the last moment
+    that a file knows of (seconds since the epoch).
+    """
+
+    groups: dict[int, set[str]] = field(default_factory=dict)
+    canary: Counter[int] = field(default_factory=Counter)
+    requests: Counter[int] = field(default_factory=Counter)
+    warm_up: int = 0
+    lost_pairs: int = 0
+    latest: float = 0.0
+
+
+@dataclass(frozen=True)
+class Look:
+    """What the judge says at a look, of which files, and what was refused."""
+
+    decision: Decision
+    tally: Tally
+    files: tuple[EvidenceFile, ...]
+    refused: tuple[RefusedFile, ...]
+    worst: tuple[str, ...]
+
+    def evidence(self, address: RolloutAddress, rollout: str) -> Evidence:
+        """The manifest of this look."""
+        return Evidence(
+            model=address.model,
+            target=address.target,
+            rollout=rollout,
+            files=self.files,
+            refused=tuple((one.key, one.why) for one in self.refused),
+            outcome=self.decision.outcome.value,
+            sentences=self.sentences,
+            pairs=self.decision.pairs,
+            groups=self.decision.groups,
+        )
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """Those of the rules, the worst outcome first, fit to be shown."""
+        order = ("fail", "inconclusive", "pass")
+        rules = sorted(self.decision.rules, key=lambda rule: order.index(rule.outcome.value))
+        return tuple(printable(rule.sentence) for rule in rules)
+
+
+Stages: TypeAlias = "Mapping[int, int]"
+
+
+def stages_of(history: RolloutHistory, state: RolloutState) -> dict[int, int]:
+    """The stage that each step of a rollout left it in, by the step's number."""
+    return {
+        one.step.number: one.step.rollout.stage
+        for one in history.steps
+        if one.step.rollout is not None and one.step.rollout.id == state.id
+    }
+
+
+def canary_manifest(registry: Registry, state: RolloutState) -> EngineManifest:
+    """The manifest of a rollout's canary.
+
+    Raises:
+        InputError: it is not registered any more.
+        RefusedError: another one is.
+    """
+    signed = registry.engines.read_signed(Cell.parse(state.canary.engine_id))
+    if signed.digest != state.canary.manifest:
+        raise RefusedError(
+            f"{state.canary.engine_id}: its manifest is not the one that is rolled out; abort the rollout"
+        )
+    return signed.manifest
+
+
+class Judging:
+    """One rollout as the judge has seen it so far; `look` reads what came since."""
+
+    def __init__(self, registry: Registry, address: RolloutAddress, state: RolloutState, make_judge: MakeJudge) -> None:
+        manifest = canary_manifest(registry, state)
+        self._registry, self._address, self.rollout = registry, address, state.id
+        outputs = {name: declared.as_output_spec() for name, declared in manifest.outputs.items()}
+        self._outputs, self._judge = outputs, make_judge(rules_of(state, manifest), outputs)
+        self._tally, self._worst = Tally(), WorstPairs()
+        self._files: list[EvidenceFile] = []
+        self._refused: dict[str, RefusedFile] = {}
+        self._seen: set[str] = set()
+
+    def look(self, history: RolloutHistory, state: RolloutState) -> Look:
+        """Read the files that came since the last look, in a fixed order, and decide.
+
+        Raises:
+            RefusedError: there are more files than a manifest can name.
+        """
+        stages = stages_of(history, state)
+        listed = self._registry.objects.list(self._address.shards(state.id))
+        new = [entry for entry in listed if entry.key not in self._seen]
+        for entry in in_order(new):
+            self.take(entry.key, stages)
+        return self.decided()
+
+    def take(self, key: str, stages: Stages, digest: str | None = None) -> RefusedFile | None:
+        """Use a file, which must have `digest` where one is given; return why it is refused, where it is."""
+        if len(self._files) >= MOST_FILES:
+            raise RefusedError(
+                f"rollout {self._address}: has more than {MOST_FILES:,} files of evidence, more than a manifest names;"
+                " abort it and start again with a smaller `mirror`"
+            )
+        self._seen.add(key)
+        shard = read_shard(self._registry.objects, key, self._outputs, stages, digest)
+        if isinstance(shard, RefusedFile):
+            self._refused[key] = shard
+            return shard
+        self._files.append(EvidenceFile(key=key, digest=shard.digest))
+        self._feed(shard, stages)
+        return None
+
+    def decided(self) -> Look:
+        """What the judge says of what it has seen."""
+        refused = tuple(self._refused.values())
+        return Look(self._judge.look(), self._tally, tuple(self._files), refused, self._worst.sentences)
+
+    def _feed(self, shard: Shard, stages: Stages) -> None:
+        if isinstance(shard, ArmShard):
+            self._count(shard, stages)
+            return
+        noise = shard.columns["noise"]
+        if noise.any():
+            self._judge.add_noise(pairs_of(shard, noise))
+        if not noise.all():
+            self._judge.add(pairs_of(shard, ~noise))
+            self._worst.add(shard, ~noise)
+        self._tally.latest = max(self._tally.latest, float(shard.columns["time"].max()))
+        groups = shard.groups
+        for step in set(shard.columns["step"][~noise].tolist()):
+            of_step = groups[(shard.columns["step"] == step) & ~noise]
+            self._tally.groups.setdefault(stages[step], set()).update(of_step.tolist())
+
+    def _count(self, shard: ArmShard, stages: Stages) -> None:
+        document = shard.document
+        self._judge.count("production", counts_of(document.arms.production))
+        self._judge.count("canary", counts_of(document.arms.canary))
+        tally, arms = self._tally, document.arms
+        tally.canary[stages[document.step]] += arms.canary.requests
+        tally.requests[document.step] += arms.production.requests + arms.canary.requests
+        tally.warm_up += arms.production.warm_up + arms.canary.warm_up
+        tally.lost_pairs += document.lost_pairs
+        tally.latest = max(tally.latest, document.to)
+
+
+def rules_of(state: RolloutState, manifest: EngineManifest) -> RolloutRules:
+    """What the judge judges a rollout by."""
+    plan = state.plan
+    return RolloutRules(
+        rules=tuple(rule.as_rule() for rule in judged_rules(plan, manifest)),
+        latency=plan.latency.limits,
+        errors=plan.errors,
+        confidence=plan.confidence,
+    )
+
+
+def pairs_of(shard: PairShard, rows: Array) -> Pairs:
+    """Some rows of a shard, as the judge takes them."""
+
+    def chosen(arrays: Mapping[str, Array]) -> dict[str, Array]:
+        return {name: array[rows] for name, array in arrays.items()}
+
+    columns = chosen(shard.columns)
+    return Pairs(
+        reference=chosen(shard.production),
+        candidate=chosen(shard.canary),
+        slices=chosen(shard.slices),
+        groups=shard.groups[rows],
+        latency_ms=(columns["latency.production"], columns["latency.canary"]),
+        failed=columns["failed"] != "",
+    )
+
+
+def counts_of(arm: Arm) -> ArmCounts:
+    """An arm as the judge takes it."""
+    histogram = Histogram(edges=arm.latency_ms.edges, counts=arm.latency_ms.counts)
+    return ArmCounts(requests=arm.requests, errors=arm.errors, timeouts=arm.timeouts, latency=histogram)
