@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 ROLLOUT = RolloutAddress("tiny", "cpu")
 ID, OTHER_ID = "0123456789ab", "ba9876543210"
-BEGAN = datetime(2026, 11, 20, 12, tzinfo=timezone.utc)
+BEGAN = datetime(2026, 1, 20, 12, tzinfo=timezone.utc)
 
 
 def by(who: str = "ann", minutes: float = 0, **changes: Any) -> By:
@@ -41,6 +41,12 @@ class Canary(Shelf):
         self.point("production", self.production)
         self.point("canary", self.canary)
         return self
+
+    def reopened_canary(self) -> Canary:
+        """The same registry, for somebody who has not read it yet."""
+        again = Canary(self.objects, self.context)
+        again.production, again.canary = self.production, self.canary
+        return again
 
     def start(self, plan: RolloutPlan | None = None, rollout_id: str = ID, who: By | None = None) -> RolloutStep:
         """Start a rollout."""

@@ -41,7 +41,7 @@ def test_a_step_carries_the_whole_state_so_that_the_newest_is_enough(shelf: Cana
     assert current.rollout is not None
     assert (current.number, current.kind, current.rollout.id) == (2, StepKind.ADVANCE, ID)
     assert (current.rollout.stage, current.rollout.weight, current.rollout.mirror) == (1, 1.0, 0.05)
-    assert current.rollout.stage_since == "2026-11-20T12:10:00+00:00"
+    assert current.rollout.stage_since == "2026-01-20T12:10:00+00:00"
     assert current.rollout.production.engine_id == shelf.production.manifest.engine_id
     assert current.rollout.canary.manifest == shelf.canary.digest
     assert current.why == ("score mae is 0.001",)
