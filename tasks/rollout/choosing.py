@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from tasks.registry.rollouts import RolloutHistory
     from tasks.registry.steps import RolloutState, ServedEngine
 
+PROMOTED = "production points at it"
+"""Why a rollout is finished whose judge was killed between the promotion and the step."""
 LEAST_GROUPS = 30
 """Independent groups of pairs that a stage needs of its own, so that an earlier stage does not speak for it."""
 LEAST_REQUESTS = 30
@@ -109,7 +111,7 @@ def _moved_production(state: RolloutState, production: Move | None) -> Intent | 
         moved = f"{who} moved production to {production.engine_id}"
         return _held(state, f"{moved}, which no pair was compared with; abort it and start again")
     if state.stage == state.plan.last and state.status is RolloutStatus.RUNNING:
-        return Intent(Action.FINISH, "production points at it")
+        return Intent(Action.FINISH, PROMOTED)
     return _held(state, f"{who} moved production to it meanwhile; abort it, which leaves production alone")
 
 

@@ -107,6 +107,11 @@ class Judge(Protocol):
         """At any time."""
 
 
+def make_judge(rules: RolloutRules, outputs: Mapping[str, OutputSpec]) -> Judge:
+    """The judge of the validation room, which has seen nothing."""
+    raise NotImplementedError
+
+
 class MakeJudge(Protocol):
     """Makes a judge."""
 

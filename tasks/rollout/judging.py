@@ -176,6 +176,7 @@ class Judging:
         self._files: list[EvidenceFile] = []
         self._refused: dict[str, RefusedFile] = {}
         self._seen: set[str] = set()
+        self._early: set[str] = set()
 
     def look(self, history: RolloutHistory, state: RolloutState) -> Look:
         """Read the files that came since the last look, in a fixed order, and decide.
@@ -200,7 +201,11 @@ class Judging:
         self._seen.add(key)
         shard = read_shard(self._registry.objects, key, self._outputs, stages, digest)
         if isinstance(shard, RefusedFile):
-            self._refused[key] = shard
+            if shard.is_early and digest is None and key not in self._early:
+                self._early.add(key)  # the next look knows its step, or refuses it
+                self._seen.discard(key)
+            else:
+                self._refused[key] = shard
             return shard
         self._files.append(EvidenceFile(key=key, digest=shard.digest))
         self._feed(shard, stages)

@@ -42,10 +42,11 @@ _VALUES = "fiub"
 
 @dataclass(frozen=True)
 class RefusedFile:
-    """A file that is not used, and why."""
+    """A file that is not used, and why; `is_early` where it is of a step that was made after the history was read."""
 
     key: str
     why: str
+    is_early: bool = False
 
 
 @dataclass(frozen=True)
@@ -131,6 +132,10 @@ class ShardError(RefusedError):
     """A file is not what a host writes; the message says why and does not name it."""
 
 
+class EarlyError(ShardError):
+    """A file is of a later step than is known."""
+
+
 def in_order(entries: Collection[Entry]) -> list[Entry]:
     """The files in the order in which they are used: as they arrived by the store's clock, those of a second by key."""
     return sorted(entries, key=lambda entry: (entry.modified, entry.key))
@@ -166,7 +171,7 @@ def read_shard(
             return ArmShard(key, actual, _read_arms(found.content, steps))
         raise ShardError("has a name that no host gives")
     except RefusedError as error:
-        return RefusedFile(key, str(error))
+        return RefusedFile(key, str(error), isinstance(error, EarlyError))
 
 
 def _read_arms(content: bytes, steps: Collection[int]) -> ArmDocument:
@@ -174,9 +179,15 @@ def _read_arms(content: bytes, steps: Collection[int]) -> ArmDocument:
         document = ArmDocument.model_validate(json.loads(content))
     except (ValueError, ValidationError, RecursionError):
         raise ShardError("is no document of arms") from None
-    if document.step not in steps:
-        raise ShardError(f"is of step {document.step}, which is none of this rollout")
+    _require_steps({document.step}, steps)
     return document
+
+
+def _require_steps(found: Collection[int], steps: Collection[int]) -> None:
+    strange = sorted(set(found) - set(steps))
+    if strange:
+        kind = EarlyError if strange[0] > max(steps, default=0) else ShardError
+        raise kind(f"is of step {strange[0]}, which is none of this rollout")
 
 
 def _read_pairs(
@@ -190,9 +201,7 @@ def _read_pairs(
             raise ShardError(f"lacks output {name} of an arm")
         if production[name].shape != canary[name].shape:
             raise ShardError(f"has output {name} in different shapes")
-    strange = sorted(set(arrays["step"].tolist()) - set(steps))
-    if strange:
-        raise ShardError(f"is of step {strange[0]}, which is none of this rollout")
+    _require_steps(set(arrays["step"].tolist()), steps)
     return PairShard(
         key,
         digest,

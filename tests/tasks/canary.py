@@ -11,12 +11,13 @@ from tasks.rollout.plan import settle
 from tasks.rollout.transitions import By
 from tasks.rollout_spec import RolloutPlan
 from tests.tasks.shelf import Shelf
+from tests.tasks.tiny import cell
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tasks.registry.engines import SignedManifest
-    from tasks.registry.rollouts import RolloutHistory, RolloutState, RolloutStep
+    from tasks.registry.rollouts import RolloutHistory, Rollouts, RolloutState, RolloutStep
 
 ROLLOUT = RolloutAddress("tiny", "cpu")
 ID, OTHER_ID = "0123456789ab", "ba9876543210"
@@ -41,6 +42,15 @@ class Canary(Shelf):
         self.point("production", self.production)
         self.point("canary", self.canary)
         return self
+
+    def found(self) -> Canary:
+        """The same, where somebody stocked it before."""
+        self.production, self.canary = (self.registry.engines.read_signed(cell(name)) for name in ("fp32", "fp16"))
+        return self
+
+    def reopened_registry(self) -> Rollouts:
+        """The rollouts, for somebody who has not read them yet."""
+        return self.reopened().registry.rollouts
 
     def reopened_canary(self) -> Canary:
         """The same registry, for somebody who has not read it yet."""
