@@ -15,6 +15,7 @@ from pydantic import Field, ValidationError
 from tasks.declared import Digest, Frozen
 from tasks.errors import RefusedError, printable
 from tasks.records import Cell
+from tasks.registry.survey import in_threads
 from tasks.rollout.judge_contract import ArmCounts, Histogram, Pairs, RolloutRules
 from tasks.rollout.plan import judged_rules
 from tasks.rollout.shards import Arm, ArmShard, PairShard, RefusedFile, in_order, read_shard
@@ -22,7 +23,7 @@ from tasks.rollout.worst import WorstPairs
 from tasks.store.digests import canonical_json, digest_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from tasks.records import EngineManifest
     from tasks.registry.registry import Registry
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 MOST_FILES = 60_000
 """Of a manifest: an object has 16 MiB at most, and a file's line 250 bytes."""
+BATCH = 64
 
 
 class EvidenceFile(Frozen):
@@ -187,29 +189,39 @@ class Judging:
         stages = stages_of(history, state)
         listed = self._registry.objects.list(self._address.shards(state.id))
         new = [entry for entry in listed if entry.key not in self._seen]
-        for entry in in_order(new):
-            self.take(entry.key, stages)
+        self.take([(entry.key, None) for entry in in_order(new)], stages)
         return self.decided()
 
-    def take(self, key: str, stages: Stages, digest: str | None = None) -> RefusedFile | None:
-        """Use a file, which must have `digest` where one is given; return why it is refused, where it is."""
+    def take(self, files: Sequence[tuple[str, str | None]], stages: Stages) -> list[RefusedFile]:
+        """Use files in this order, each of which must have the digest beside it, if any; return those refused."""
+
+        def read(file: tuple[str, str | None]) -> Shard | RefusedFile:
+            return read_shard(self._registry.objects, file[0], self._outputs, stages, file[1])
+
+        refused = []
+        for start in range(0, len(files), BATCH):  # a few threads read, and what they read does not pile up
+            batch = files[start : start + BATCH]
+            for (key, digest), shard in zip(batch, in_threads(read, batch), strict=True):
+                refused += self._take(key, digest, shard, stages)
+        return refused
+
+    def _take(self, key: str, digest: str | None, shard: Shard | RefusedFile, stages: Stages) -> list[RefusedFile]:
         if len(self._files) >= MOST_FILES:
             raise RefusedError(
                 f"rollout {self._address}: has more than {MOST_FILES:,} files of evidence, more than a manifest names;"
                 " abort it and start again with a smaller `mirror`"
             )
         self._seen.add(key)
-        shard = read_shard(self._registry.objects, key, self._outputs, stages, digest)
         if isinstance(shard, RefusedFile):
             if shard.is_early and digest is None and key not in self._early:
                 self._early.add(key)  # the next look knows its step, or refuses it
                 self._seen.discard(key)
             else:
                 self._refused[key] = shard
-            return shard
+            return [shard]
         self._files.append(EvidenceFile(key=key, digest=shard.digest))
         self._feed(shard, stages)
-        return None
+        return []
 
     def decided(self) -> Look:
         """What the judge says of what it has seen."""

@@ -88,11 +88,8 @@ class Verifier:
             self._judging, self._used = Judging(self._registry, history.address, state, self._make_judge), ()
         assert self._judging is not None  # noqa: S101 - made above
         stages = {number: stage for number, stage in stages_of(history, state).items() if number < step.number}
-        faults = []
-        for file in evidence.files[len(self._used) :]:
-            refused = self._judging.take(file.key, stages, file.digest)
-            if refused is not None:
-                faults.append(f"{refused.key} {refused.why}")
+        files = [(file.key, str(file.digest)) for file in evidence.files[len(self._used) :]]
+        faults = [f"{refused.key} {refused.why}" for refused in self._judging.take(files, stages)]
         self._used = evidence.files
         if faults:
             self._judging = None
