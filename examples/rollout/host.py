@@ -4,7 +4,7 @@
 
 It reads the newest signed step as a host does, answers made-up users with both engines on this machine's CPU, and puts
 pairs and counts beside the rollout, as the router in Triton does. `--damage 0.1` adds that much to what the canary
-answers. It ends with the rollout.
+answers; `--keep` puts the inputs beside the pairs, as `serving.sampling` may allow. It ends with the rollout.
 """
 
 from __future__ import annotations
@@ -66,12 +66,12 @@ def share_of(rollout: str, user: str) -> float:
 class Host:
     """Both engines of a rollout, and what was seen since the last period."""
 
-    def __init__(self, registry: Registry, state: RolloutState, data: Path, folder: Path, damage: float) -> None:
+    def __init__(self, registry: Registry, state: RolloutState, folder: Path, chosen: argparse.Namespace) -> None:
         self._production = load(registry, state.production.engine_id, folder)
         self._canary = load(registry, state.canary.engine_id, folder)
         manifest = registry.engines.read_manifest(Cell.parse(state.canary.engine_id))
-        self._requests = samples_of(data, list(manifest.inputs))
-        self._outputs, self._damage = list(manifest.outputs), damage
+        self._requests = samples_of(chosen.data, list(manifest.inputs))
+        self._outputs, self._damage, self._keeps = list(manifest.outputs), chosen.damage, chosen.keep
         self._random = np.random.default_rng()
         self.forget()
 
@@ -102,6 +102,7 @@ class Host:
                     "latency.production": np.float32(latency), "latency.canary": np.float32(took),
                     **{f"production.{name}": answer[name] for name in self._outputs},
                     **{f"canary.{name}": other[name] for name in self._outputs},
+                    **{f"input.{name}": value[0] for name, value in request.items() if self._keeps},
                 }
             )  # fmt: skip
 
@@ -113,10 +114,13 @@ class Host:
     def leave(self, registry: Registry, address: RolloutAddress, state: RolloutState, step: int) -> None:
         """Put the period's pairs and counts beside the rollout, and begin another."""
         folder, moment = f"{address.shards(state.id)}{HOST}/", time.strftime("%H%M%S", time.gmtime())
-        if self.pairs:
+        shapes = defaultdict(list)
+        for pair in self.pairs:
+            shapes[tuple(np.shape(value) for value in pair.values())].append(pair)
+        for pairs in shapes.values():
             buffer = io.BytesIO()
-            np.savez(buffer, **{name: np.stack([pair[name] for pair in self.pairs]) for name in self.pairs[0]})
-            name = f"{moment}-a-{len(self.pairs)}-{secrets.token_hex(8)}.npz"
+            np.savez(buffer, **{name: np.stack([pair[name] for pair in pairs]) for name in pairs[0]})
+            name = f"{moment}-a-{len(pairs)}-{secrets.token_hex(8)}.npz"
             registry.objects.create(folder + name, buffer.getvalue())
         document = {
             "schema_version": 1, "step": step, "from": self.began, "to": time.time(), "lost_pairs": 0,
@@ -142,14 +146,15 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--rate", type=float, default=50.0, help="requests a second")
     parser.add_argument("--period", type=float, default=5.0, help="seconds between two files")
-    parser.add_argument("--damage", type=float, default=0.0)
+    parser.add_argument("--damage", type=float, default=0.0, help="added to what the canary answers")
+    parser.add_argument("--keep", action="store_true", help="keep inputs")
     chosen = parser.parse_args()
     registry = Session(read_settings(), Reporter()).registry
     address = RolloutAddress(chosen.model, chosen.target)
     with TemporaryDirectory() as folder:
         history = registry.rollouts.read(address)
         state = history.open_rollout
-        host = None if state is None else Host(registry, state, chosen.data, Path(folder), chosen.damage)
+        host = None if state is None else Host(registry, state, Path(folder), chosen)
         while host is not None and state is not None and history.current is not None:
             step = history.current.number
             while time.time() - host.began < chosen.period:
