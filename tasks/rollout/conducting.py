@@ -173,11 +173,7 @@ class Conductor:
     def _promote(self, history: RolloutHistory, state: RolloutState, evidence: str, intent: Intent) -> Intent:
         """Point production at the canary, by the rules of every promotion; where they forbid it, hold instead."""
         address = ChannelAddress(self.address.model, self.address.target, ChannelName.PRODUCTION)
-        current = self._registry.channels.read(address).current
-        if current is not None and (current.engine_id, current.manifest) == (
-            state.canary.engine_id,
-            state.canary.manifest,
-        ):
+        if self._is_promoted(address, state):
             return intent
         reason = shortened(f"rollout {state.id} passed ({evidence}): {intent.reason}")
         try:
@@ -190,8 +186,14 @@ class Conductor:
         except OvertakenError:
             raise
         except RefusedError as error:
+            if self._is_promoted(address, state):  # by another judge, who was faster
+                return intent
             return Intent(Action.HOLD, f"passed all steps, and production was not moved: {error}")
         return intent
+
+    def _is_promoted(self, production: ChannelAddress, state: RolloutState) -> bool:
+        current, canary = self._registry.channels.read(production).current, state.canary
+        return current is not None and (current.engine_id, current.manifest) == (canary.engine_id, canary.manifest)
 
     def _judging_of(self, state: RolloutState) -> Judging:
         if self._judging is None or self._judging.rollout != state.id:

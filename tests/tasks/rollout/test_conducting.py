@@ -10,7 +10,7 @@ from tasks.errors import InputError, RefusedError
 from tasks.registry.registry import Registry
 from tasks.registry.rollouts import StepKind
 from tasks.registry.steps import RolloutStatus
-from tasks.rollout import transitions
+from tasks.rollout import conducting, transitions
 from tasks.rollout.choosing import Action
 from tasks.rollout.conducting import Conducted, OvertakenError, start
 from tasks.rollout.judging import read_evidence
@@ -296,6 +296,22 @@ def test_a_hold_between_the_look_and_the_promotion_keeps_production(shelf: Canar
     with pytest.raises(OvertakenError, match=r"ann made step 2 \(hold\) meanwhile"):
         judge._act(found, found.intent, found.look, BEGAN + LATER)  # noqa: SLF001 - the moment between
     assert shelf.engine_at("production") == shelf.production.manifest.engine_id
+
+
+def test_a_promotion_that_another_judge_made_first_is_no_reason_to_hold(
+    shelf: Canary, traffic: Traffic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    promote = conducting.carry_out
+
+    def lose(*arguments: Any, **options: Any) -> None:
+        promote(*arguments, **options)
+        raise RefusedError("production: somebody moved it meanwhile; you moved nothing: look again")
+
+    monkeypatch.setattr(conducting, "carry_out", lose)
+    shelf.start(RolloutPlan(steps=(100.0,), soak="1m"))
+    traffic.flow()
+    conduct(shelf)
+    assert kinds(shelf) == ["start", "finish"]
 
 
 class Killed(BaseException):

@@ -72,7 +72,7 @@ def _numpy_reference(monkeypatch: pytest.MonkeyPatch) -> None:
         with context.store.scratch() as folder:
             shards = [load_arrays(path) for path in shard_paths(context.store.fetch(data.inputs, folder / "inputs"))]
         outputs = put_shards(context.store, [{"score": score(shard["features"])} for shard in shards])
-        return StageResult(result=ReferenceArtifact(outputs=outputs), cached=False)
+        return StageResult(result=ReferenceArtifact(outputs=outputs), cached=False, seconds=0.0)
 
     monkeypatch.setattr(reference_sample, "run_reference", run)
 
@@ -97,7 +97,7 @@ def test_noise_and_pairs_that_failed_are_not_drawn(shelf: Canary) -> None:
 
 def test_without_kept_inputs_it_says_what_may_be_kept(shelf: Canary) -> None:
     live(shelf, keeps=False)
-    with pytest.raises(InputError, match="no pair was kept with all of its inputs.*serving.sampling"):
+    with pytest.raises(InputError, match=r"no pair was kept with all of its inputs.*serving.sampling"):
         draw(shelf)
 
 
