@@ -2,7 +2,7 @@
 
 Killed between any two writes, the next look completes what is begun: the step always says first what shall be so.
 
-- Evidence, then the step: a manifest that no step names is left over and does no harm.
+- Evidence, then the step: evidence that no step names is left over and does no harm.
 - Rollback: the step, with which hosts send the canary nothing; then the move of `canary`, looked for at every look.
 - Finish: the promotion of `production`, then the step; a rollout whose canary production serves is finished.
 - Supersede: the step, then the start of the newer one.
@@ -23,7 +23,7 @@ from tasks.registry.steps import MOST_LINES, STAYING, RolloutStatus
 from tasks.release.promote import carry_out, propose_promotion, require_permission
 from tasks.rollout import transitions
 from tasks.rollout.choosing import Action, Intent, Seen, choose, horizon_steps
-from tasks.rollout.judging import Judging, Look, canary_manifest, write_evidence
+from tasks.rollout.judging import Judging, Look, canary_manifest
 from tasks.rollout.plan import settle
 from tasks.rollout.taking_back import TAKEN_BACK, shortened, take_back_canary
 from tasks.rollout.transitions import By
@@ -155,7 +155,7 @@ class Conductor:
     def _act(self, found: Conducted, intent: Intent, look: Look, now: datetime) -> Conducted:
         history, state = found.history, found.history.open_rollout
         assert state is not None  # noqa: S101 - there is a look
-        evidence = write_evidence(self._registry, self.address, look.evidence(self.address, state.id))
+        evidence = self._judging_of(state).write_evidence(look)
         if intent.action is Action.FINISH:
             intent = self._promote(history, state, evidence, intent)
         by = By(self._who, now, reason=shortened(intent.reason), why=why_lines(look, intent), evidence=evidence)

@@ -13,7 +13,7 @@ from tasks.registry.steps import RolloutStatus
 from tasks.rollout import conducting, transitions
 from tasks.rollout.choosing import Action
 from tasks.rollout.conducting import Conducted, OvertakenError, start
-from tasks.rollout.judging import read_evidence
+from tasks.rollout.evidence_list import EvidenceShelf
 from tasks.rollout.taking_back import abort, take_back_canary
 from tasks.rollout_spec import RolloutPlan
 from tests.tasks.canary import BEGAN, ROLLOUT, Canary, by
@@ -69,10 +69,42 @@ def test_each_step_holds_the_digest_of_its_evidence(shelf: Canary, traffic: Traf
     step = conduct(shelf).step
     assert step is not None
     assert step.evidence is not None
-    evidence = read_evidence(shelf.registry, ROLLOUT, step.evidence)
-    assert [file.key for file in evidence.files] == [pairs, arms]
+    kept = EvidenceShelf(shelf.registry, ROLLOUT)
+    evidence = kept.read(step.evidence)
+    assert [file.key for file in kept.files(evidence.files)] == [pairs, arms]
     assert (evidence.outcome, evidence.pairs, evidence.groups) == ("pass", 40, 40)
     assert step.why == evidence.sentences
+
+
+def test_a_step_adds_to_the_list_of_the_last_one_whoever_judges(
+    shelf: Canary, traffic: Traffic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tasks.rollout.evidence_list.LONGEST_PART", 2)
+    shelf.start(SHORT)
+    keys = []
+    for minutes in (10, 20, 30):
+        keys += [traffic.pairs(), traffic.arms(), traffic.arms()]
+        conduct(shelf, minutes)
+    kept = EvidenceShelf(shelf.registry, ROLLOUT)
+    last = shelf.history.steps[-1].step.evidence
+    assert last is not None
+    assert [file.key for file in kept.files(kept.read(last).files)] == keys
+    parts = [entry for entry in shelf.objects.list(ROLLOUT.folder) if "/evidence-" in entry.key]
+    assert len(parts) == 3 * (1 + 2), "each file is listed once"
+
+
+def test_evidence_of_the_last_step_that_was_changed_since_is_named_and_not_used(
+    shelf: Canary, traffic: Traffic
+) -> None:
+    shelf.start(SHORT)
+    key = traffic.pairs()
+    traffic.arms()
+    conduct(shelf)
+    shelf.objects.delete(key)
+    traffic.flow()
+    step = conduct(shelf, 20).step
+    assert step is not None
+    assert step.why[0] == f"1 damaged file not used: {key} is missing"
 
 
 def test_a_bad_canary_is_rolled_back_and_production_is_untouched(shelf: Canary, traffic: Traffic) -> None:
