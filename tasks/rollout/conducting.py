@@ -144,9 +144,9 @@ class Conductor:
 
     def _start_newer(self, history: RolloutHistory, state: RolloutState, now: datetime) -> Conducted | None:
         canary, production = self._channel(ChannelName.CANARY).current, self._channel(ChannelName.PRODUCTION).current
-        newer = canary is not None and canary.engine_id != state.canary.engine_id
-        frozen = history.current is not None and history.current.is_frozen(now)
-        if not newer or frozen or production is None or canary.engine_id == production.engine_id:  # type: ignore[union-attr]
+        if canary is None or production is None or canary.engine_id in {state.canary.engine_id, production.engine_id}:
+            return None
+        if history.current is not None and history.current.is_frozen(now):
             return None
         by = By(self._who, now, reason=f"supersedes {state.canary.engine_id}")
         step = start(self._registry, self.address, state.plan, by)

@@ -330,6 +330,24 @@ def test_a_hold_between_the_look_and_the_promotion_keeps_production(shelf: Canar
     assert shelf.engine_at("production") == shelf.production.manifest.engine_id
 
 
+def test_a_hold_in_the_midst_of_the_promotion_keeps_production_too(
+    shelf: Canary, traffic: Traffic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    promote = conducting.carry_out
+
+    def late(*arguments: Any, **options: Any) -> None:
+        shelf.step(transitions.hold, by("ann"))
+        promote(*arguments, **options)
+
+    monkeypatch.setattr(conducting, "carry_out", late)
+    shelf.start(RolloutPlan(steps=(100.0,), soak="1m"))
+    traffic.flow()
+    with pytest.raises(OvertakenError, match=r"ann made step 2 \(hold\) meanwhile"):
+        conduct(shelf)
+    assert shelf.engine_at("production") == shelf.production.manifest.engine_id
+    assert kinds(shelf) == ["start", "hold"]
+
+
 def test_a_promotion_that_another_judge_made_first_is_no_reason_to_hold(
     shelf: Canary, traffic: Traffic, monkeypatch: pytest.MonkeyPatch
 ) -> None:
