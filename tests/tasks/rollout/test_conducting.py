@@ -518,6 +518,17 @@ def test_production_that_a_person_took_back_right_after_the_promotion_is_not_pro
     assert shelf.engine_at("production") == shelf.production.manifest.engine_id
 
 
+def test_a_failure_after_the_promotion_is_told_with_what_is_left_to_do(shelf: Canary, traffic: Traffic) -> None:
+    shelf.start(RolloutPlan(steps=(100.0,), soak="1m"))
+    traffic.flow(error=0.3)
+    shelf.point("production", shelf.canary)
+    conduct(shelf)
+    last = shelf.history.current
+    assert last is not None
+    assert last.kind is StepKind.ROLLBACK
+    assert last.reason.endswith("; production points at it already, so roll that back too")
+
+
 def test_a_canary_that_a_person_moved_back_is_aborted(shelf: Canary) -> None:
     shelf.start(SHORT)
     shelf.point("canary", shelf.production)
