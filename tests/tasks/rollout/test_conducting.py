@@ -506,6 +506,29 @@ def test_a_rollout_whose_production_was_moved_is_held(shelf: Canary, traffic: Tr
     assert last.reason.startswith("bob moved production to tiny-cpu-fp32@abcdefabcdef, which no pair was compared with")
 
 
+def test_production_that_a_person_took_back_right_after_the_promotion_is_not_promoted_again(
+    shelf: Canary, traffic: Traffic
+) -> None:
+    shelf.start(RolloutPlan(steps=(100.0,), soak="1m"))
+    traffic.flow()
+    shelf.point("production", shelf.canary)  # by a judge who was killed before it could say so
+    shelf.point("production", shelf.production)
+    conduct(shelf)
+    assert kinds(shelf) == ["start", "hold"]
+    assert shelf.engine_at("production") == shelf.production.manifest.engine_id
+
+
+def test_a_failure_after_the_promotion_is_told_with_what_is_left_to_do(shelf: Canary, traffic: Traffic) -> None:
+    shelf.start(RolloutPlan(steps=(100.0,), soak="1m"))
+    traffic.flow(error=0.3)
+    shelf.point("production", shelf.canary)
+    conduct(shelf)
+    last = shelf.history.current
+    assert last is not None
+    assert last.kind is StepKind.ROLLBACK
+    assert last.reason.endswith("; production points at it already, so roll that back too")
+
+
 def test_a_canary_that_a_person_moved_back_is_aborted(shelf: Canary) -> None:
     shelf.start(SHORT)
     shelf.point("canary", shelf.production)
