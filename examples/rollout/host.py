@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from tasks.registry.registry import Registry
     from tasks.registry.rollouts import RolloutState
 
-EDGES = [0.1 * 1.05**power for power in range(240)]  # 0.1 ms to 11 s
+EDGES = [round(0.01 * 1.05**power, 6) for power in range(370)]  # ms: those of every host, so that counts add up
 USERS = 2000
 HOST = "laptop"
 
