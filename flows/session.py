@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from flows.console import Reporter
-from flows.listeners import LISTENERS
+from flows.listeners import LISTENERS, STEP_LISTENERS
 from flows.settings import Settings, read_settings
 from tasks.errors import InputError
 from tasks.model.policy_floor import OrganisationFloor, read_floor
@@ -66,8 +66,15 @@ class Session:
         objects = open_objects(self.settings.registry_address)
         # A listener reads through a registry without listeners, so that it cannot set itself off.
         name = self._registry_name(objects.address)
-        listeners = [make(self.settings, Registry(objects, signing, name=name)) for make in LISTENERS]
-        return Registry(objects, signing, Listeners(listeners, self.reporter.say), name)
+        moved = Listeners(
+            [make(self.settings, Registry(objects, signing, name=name)) for make in LISTENERS], self.reporter.say
+        )
+        stepped = Listeners(
+            [make(self.settings, Registry(objects, signing, name=name)) for make in STEP_LISTENERS],
+            self.reporter.say,
+            "the rollout goes on",
+        )
+        return Registry(objects, signing, moved, name, stepped)
 
     def _registry_name(self, address: str) -> RegistryName:
         """What the registry is called in its moves: as it was set, else a bucket's address; a folder has no name."""

@@ -35,7 +35,8 @@ class Settings(BaseSettings):
     `finish`, or `cancel` it. `memory_limit_gb` is the most memory, in 10^9 bytes, that a process of the model's own
     code may take; the machine's, if left out. `rebuilds` is how often an engine that was miscompiled is built again, at
     most. `repositories` are the beginnings, with commas between, of the addresses
-    that may be fetched. `triton` is the folder of a Triton server, that of `make triton` if left out.
+    that may be fetched. `triton` is the folder of a Triton server, that of `make triton` if left out. `rollout_webhook`
+    is the URL that is told how rollouts end.
     """
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, frozen=True)
@@ -60,6 +61,7 @@ class Settings(BaseSettings):
     rebuilds: Annotated[int, Field(ge=0, le=MOST_REBUILDS)] = 3
     repositories: str | None = None
     triton: Path | None = None
+    rollout_webhook: Annotated[str, Field(pattern=r"^https?://[^\s/]+")] | None = None
 
     @property
     def memory_limit_bytes(self) -> int | None:

@@ -21,6 +21,7 @@ COMMANDS = {
     "promote": Row("flows.commands.promotion_commands:promote", "Move a channel to an engine, step by step."),
     "rollback": Row("flows.commands.promotion_commands:rollback", "Return a channel to the engine before."),
     "history": Row("flows.commands.promotion_commands:history", "Show every move of a model's channels."),
+    "rollout": Row("flows.commands.rollout_commands:rollout", "Bring a canary to all traffic, judged on live pairs."),
     "upgrade": Row(
         "flows.commands.upgrade_command:upgrade", "Make a channel's engines again with this host's toolchain."
     ),

@@ -25,7 +25,7 @@ from tasks.errors import ExitCode, InputError
 from tasks.records import Cell
 from tasks.registry.moves import is_model_name
 from tasks.registry.retention import moment_ago, plan_removal
-from tasks.registry.survey import read_channels, read_manifests, survey_registry
+from tasks.registry.survey import read_channels, read_manifests, read_rollouts, survey_registry
 from tasks.registry.upkeep import remove_loose
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def _list(session: Session, model: str | None) -> tuple[Document, int]:
     survey = survey_registry(session.registry.objects, model)
     signed, damaged = read_manifests(session.registry, survey.engines)
     channels, unread = read_channels(session.registry, survey.channels)
-    damaged += unread
+    damaged += unread + read_rollouts(session.registry, survey.rollouts)[1]
     found = listed_engines(signed.values(), channels)
     show_engines(session.reporter, found)
     if not signed and not damaged:

@@ -11,7 +11,7 @@ from flows.commands.promotion_commands import actor_of, agree
 from flows.promotion.promotion_report import written_words
 from tasks.errors import ExitCode, RefusedError
 from tasks.registry.keys import read_trust
-from tasks.release.resign import Resignable, find_resignable, resign_channel, resign_engine
+from tasks.release.resign import Resignable, find_resignable, resign_channel, resign_engine, resign_rollouts
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("withdrawn", type=FilledPath(), nargs=-1, metavar="[WITHDRAWN_KEY]...")
-@click.option("--model", metavar="MODEL", help="Only this model's engines and channels; left out, all of them.")
+@click.option(
+    "--model", metavar="MODEL", help="Only this model's engines, channels and rollouts; left out, all of them."
+)
 @click.option("--reason", required=True, metavar="TEXT", help="Why; kept in the history of each channel.")
 @click.option("--second-key", type=FilledPath(), metavar="FILE", help="A second person's private key; see `promote`.")
 @click.option("--yes", is_flag=True, help="Do not ask; for scripts.")
@@ -49,23 +51,29 @@ def resign(
     found = session.reporter.step(
         "read and verify",
         lambda progress: find_resignable(registry, keys, model, progress),
-        lambda found: f"{len(found.engines)} engines and {len(found.channels)} channels to sign anew",
+        _counted,
         tells_why=False,
     )
     _show(session, found)
     document: Document = {
         "engines": [cell.engine_id for cell in found.engines],
         "channels": [str(channel.address) for channel in found.channels],
+        "rollouts": [str(history.address) for history in found.rollouts],
         "faults": list(found.faults),
         "resigned": [],
         "refused": [],
     }
-    if found.engines or found.channels:
+    if not found.is_empty:
         if not yes and not agree(session, "Sign all of it?"):
             session.reporter.say("the answer was no; nothing was signed")
             return document, ExitCode.REFUSED
         _sign(session, registry, keys, found, reason, document)
     return document, ExitCode.REFUSED if found.faults or document["refused"] else 0
+
+
+def _counted(found: Resignable) -> str:
+    rollouts = f", and {len(found.rollouts)} histories of rollouts" if found.rollouts else ""
+    return f"{len(found.engines)} engines and {len(found.channels)} channels{rollouts} to sign anew"
 
 
 def _show(session: Session, found: Resignable) -> None:
@@ -75,6 +83,8 @@ def _show(session: Session, found: Resignable) -> None:
     for channel in found.channels:
         where = "nothing" if channel.current is None else channel.current.engine_id
         reporter.say(f"  {channel.address} → {where}, {len(channel.moves)} moves")
+    for history in found.rollouts:
+        reporter.say(f"  rollout {history.address}, {len(history.steps)} steps")
     for fault in found.faults:
         reporter.error(fault)
 
@@ -105,6 +115,14 @@ def _sign(
         words = "" if move is None else f" (move {written_words(move)})"
         session.reporter.marked(f"✓ {channel.address}{words}")
         document["resigned"].append(str(channel.address))
+    for history in found.rollouts:
+        try:
+            step = resign_rollouts(registry, keys, history, reason=reason, who=who)
+        except RefusedError as error:
+            _refuse(session, document, str(error))
+            continue
+        session.reporter.marked(f"✓ rollout {history.address} (step {step.number})")
+        document["resigned"].append(f"rollout {history.address}")
 
 
 def _refuse(session: Session, document: Document, message: str) -> None:

@@ -87,7 +87,7 @@ def promote_engine(
             meanwhile (it says who), or something is damaged or not signed by a trusted key.
     """
     session = current_session()
-    _require_lasting_registry(session)
+    require_lasting_registry(session)
     address = ChannelAddress(model, target, ChannelName(to))
     proposal = propose_promotion(session.registry, session.rejected, address, engine)
     if proposal.is_done and proposal.channel.current is not None:
@@ -111,8 +111,12 @@ def promote_engine(
     return move
 
 
-def _require_lasting_registry(session: Session) -> None:
-    """A worker runs a flow in a temporary folder, where no registry lies."""
+def require_lasting_registry(session: Session) -> None:
+    """Check that a worker, which runs a flow in a temporary folder, knows where the registry lies.
+
+    Raises:
+        InputError: it does not.
+    """
     context, settings = FlowRunContext.get(), session.settings
     by_worker = context is not None and context.flow_run is not None and context.flow_run.deployment_id is not None
     named = Path(settings.registry) if settings.registry else settings.home
@@ -146,33 +150,35 @@ def describe_proposal(proposal: Proposal, reason: str, override: str | None) -> 
     """What would come beside what is there, and what speaks against it, in Markdown."""
     current = proposal.channel.current
     now = "nothing" if current is None else f"`{current.engine_id}`"  # a move holds no other id and no other time
-    moved = "" if current is None else f", moved there {current.when} by {_text(current.who)}"
+    moved = "" if current is None else f", moved there {current.when} by {escaped_text(current.who)}"
     lines = [
         f"## Promote {proposal.address}",
         f"Now: {now}{moved}{_quoted(current.reason if current else '')}",
         f"Would come: `{proposal.proposed.manifest.engine_id}`{_quoted(reason)}",
-        *(f"**{_text(line)}**" for line in looser_lines(proposal)),
-        *(f"**✕ {_text(objection)}**" for objection in proposal.objections),
+        *(f"**{escaped_text(line)}**" for line in looser_lines(proposal)),
+        *(f"**✕ {escaped_text(objection)}**" for objection in proposal.objections),
     ]
     if proposal.current_fault is not None:
-        lines.append(f"**✕ {_text(proposal.current_fault)}**")
+        lines.append(f"**✕ {escaped_text(proposal.current_fault)}**")
     if current is not None and current.override is not None:
-        lines.append(f"**✕ it is there by override: {_text(current.override)}**")
+        lines.append(f"**✕ it is there by override: {escaped_text(current.override)}**")
     if override is not None:
-        lines.append(f"**✕ OVERRIDE, kept in the history for ever: {_text(override)}**")
+        lines.append(f"**✕ OVERRIDE, kept in the history for ever: {escaped_text(override)}**")
     return "\n\n".join([*lines, _table(["", "now", "would come"], comparison_rows(proposal))])
 
 
 def _table(headings: list[str], rows: list[list[str]]) -> str:
     rule = ["---"] * len(headings)
-    return "\n".join(f"| {' | '.join(row)} |" for row in (headings, rule, *([_text(cell) for cell in r] for r in rows)))
+    return "\n".join(
+        f"| {' | '.join(row)} |" for row in (headings, rule, *([escaped_text(cell) for cell in r] for r in rows))
+    )
 
 
 def _quoted(text: str) -> str:
-    return f" ({_text(text)})" if text else ""
+    return f" ({escaped_text(text)})" if text else ""
 
 
-def _text(text: str) -> str:
+def escaped_text(text: str) -> str:
     """Text of people's in Markdown: it can make no link, no tag, no emphasis and no column of a table."""
     escaped = html.escape(printable(text), quote=False)
     # `:` and `@` and a dot between letters are what a bare address is known by.

@@ -5,7 +5,8 @@ A folder of keys may hold `roles.yaml`, with a row for each of its files:
     ci.pem:   {roles: [build, promote], channels: [candidate]}
     lead.pem: {roles: [promote], models: [essay-scorer]}
 
-`build` signs manifests of engines, `promote` moves of channels; `models` and `channels` narrow that down. Without
+`build` signs manifests of engines, `promote` moves of channels; `models` and `channels` narrow that down. A step of a
+rollout shifts production's traffic to what `canary` points at: a key signs it that may promote to both. Without
 roles.yaml every key may sign everything.
 """
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 ROLES_FILE = "roles.yaml"
 SHOWN_CHARACTERS = 12
+_OF_A_STEP = {ChannelName.CANARY.value, ChannelName.PRODUCTION.value}
 
 
 class Role(str, Enum):
@@ -39,7 +41,7 @@ class Role(str, Enum):
     BUILD = "build"
     """Signs the manifests of engines."""
     PROMOTE = "promote"
-    """Signs the moves of channels."""
+    """Signs the moves of channels, and the steps of rollouts."""
 
 
 class Permission(Frozen):
@@ -50,15 +52,19 @@ class Permission(Frozen):
     channels: tuple[ChannelName, ...] | None = Field(default=None, min_length=1)
 
     def allows(self, kind: str, document: dict[str, Any]) -> bool:
-        """Whether it covers a manifest or a move, given as its document; False for what is neither."""
+        """Whether it covers a manifest, a move or a step, given as its document; False for anything else."""
         cell = document.get("cell")
         model = cell.get("model") if isinstance(cell, dict) else document.get("model")
         if self.models is not None and model not in self.models:
             return False
         if kind == "manifest":
             return Role.BUILD in self.roles
-        fits = self.channels is None or document.get("channel") in {channel.value for channel in self.channels}
-        return kind == "move" and Role.PROMOTE in self.roles and fits
+        if kind not in {"move", "step"} or Role.PROMOTE not in self.roles:
+            return False
+        if self.channels is None:
+            return True
+        asked = _OF_A_STEP if kind == "step" else {document.get("channel")}
+        return asked <= {channel.value for channel in self.channels}
 
 
 EVERYTHING = Permission(roles=tuple(Role))

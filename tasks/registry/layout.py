@@ -8,7 +8,7 @@ from tasks.errors import InputError
 from tasks.records import Cell
 
 _RESIGNED = re.compile(r"resigned-[0-9a-f]{16}\.json")
-BLOBS, ENGINES, CHANNELS = "blobs/", "engines/", "channels/"
+BLOBS, ENGINES, CHANNELS, ROLLOUTS = "blobs/", "engines/", "channels/", "rollouts/"
 # Where conditional writes are tried (`tasks.registry.conditions`): a key that those who write may write, and of no
 # channel, since no model is called so.
 PROBE = f"{CHANNELS}=conditions/any/candidate.json"

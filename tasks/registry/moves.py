@@ -2,25 +2,38 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field
 
-from tasks.declared import Digest, Frozen, Name
+from tasks.declared import Digest
 from tasks.errors import InputError
 from tasks.records import LONGEST_REASON
+from tasks.registry.chained import (
+    PART_FILE,
+    UNNAMED,
+    Chained,
+    EngineId,
+    Form,
+    RegistryName,
+    SignedRecord,
+    is_model_name,
+    require_names,
+)
 from tasks.registry.layout import CHANNELS
-from tasks.specs import ENGINE_ID, TARGET, TARGETS
 
-if TYPE_CHECKING:
-    from tasks.registry.signing import Signature
-
-EngineId = Annotated[str, Field(pattern=ENGINE_ID.pattern)]
-_NAME = TypeAdapter(Name)
-_PART_FILE = re.compile(r"[0-9a-f]{64}\.json")
+__all__ = [
+    "UNNAMED",
+    "ChannelAddress",
+    "ChannelName",
+    "EngineId",
+    "Move",
+    "RegistryName",
+    "SignedMove",
+    "is_model_name",
+]
 
 
 class ChannelName(str, Enum):
@@ -52,19 +65,15 @@ class ChannelAddress:
     channel: ChannelName
 
     def __post_init__(self) -> None:
-        if not is_model_name(self.model):
-            raise InputError(
-                f"model {self.model!r}: is no model's name; write that of its model.yaml, like essay-scorer (see"
-                " `enginegate engines`)"
-            )
-        if not TARGET.fullmatch(self.target):
-            raise InputError(
-                f"target {self.target!r}: is no target; choose from {', '.join(TARGETS)}, or a MIG slice like"
-                " a100-mig-1g.5gb"
-            )
+        require_names(self.model, self.target)
 
     def __str__(self) -> str:
         return f"{self.channel.value} of {self.model} for {self.target}"
+
+    @property
+    def form(self) -> Form[SignedMove]:
+        """That of channels."""
+        return _FORM
 
     @property
     def key(self) -> str:
@@ -100,55 +109,26 @@ class ChannelAddress:
     def of_part(cls, key: str) -> ChannelAddress | None:
         """That of the channel of whose history an object is a part; None where it is none."""
         folder, _, file = key.rpartition("/")
-        return cls.from_key(f"{folder}.json") if _PART_FILE.fullmatch(file) else None
+        return cls.from_key(f"{folder}.json") if PART_FILE.fullmatch(file) else None
 
 
-@dataclass(frozen=True)
-class RegistryName:
-    """What a registry is called in its moves, so that a channel copied to another registry is refused there.
-
-    `text` is None where it has no name. A move without one, of an older release, is taken unless `is_required`.
-    """
-
-    text: str | None = None
-    is_required: bool = False
-
-
-UNNAMED = RegistryName()
-
-
-def is_model_name(text: str) -> bool:
-    """Whether a model may be called so."""
-    try:
-        _NAME.validate_python(text)
-    except ValidationError:
-        return False
-    return True
-
-
-class Move(Frozen):
+class Move(Chained):
     """One move of a channel: to which engine, by digest of its manifest, from which, why, by whom and when (UTC).
 
-    `number` counts from 1, and `previous` is the digest of the move before. `override` is the reason for breaking a
-    rule of promotion, for ever in the history. `registry` is the name of the registry that it belongs to. One of
-    kind `resign` goes nowhere: another key vouches for what is there.
+    `override` is the reason for breaking a rule of promotion, for ever in the history. One of kind `resign` goes
+    nowhere: another key vouches for what is there.
     """
 
     schema_version: Literal[1] = 1
     model: str
     target: str
     channel: ChannelName
-    number: Annotated[int, Field(ge=1)]
-    previous: Digest | None
     kind: Literal["promote", "rollback", "resign"]
     engine_id: EngineId
     manifest: Digest
     before: EngineId | None
     reason: Annotated[str, Field(max_length=LONGEST_REASON)]
     override: Annotated[str, Field(max_length=LONGEST_REASON)] | None = None
-    who: Annotated[str, Field(min_length=1, max_length=LONGEST_REASON)]
-    registry: str | None = None
-    when: Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00$")]
 
     @property
     def address(self) -> ChannelAddress:
@@ -156,10 +136,24 @@ class Move(Frozen):
         return ChannelAddress(self.model, self.target, self.channel)
 
 
-@dataclass(frozen=True)
-class SignedMove:
+class SignedMove(SignedRecord[Move]):
     """A move, the digest of its document, and who signed it."""
 
-    move: Move
-    digest: str
-    signature: Signature
+    @property
+    def move(self) -> Move:
+        """The move."""
+        return self.record
+
+
+def _find_fault(last: Move | None, move: Move) -> str | None:
+    if move.kind != "resign":
+        return None
+    stays = last is not None and (last.engine_id, last.manifest, last.override) == (
+        move.engine_id,
+        move.manifest,
+        move.override,
+    )
+    return None if stays else "is a `resign` that goes elsewhere"
+
+
+_FORM = Form("channel", "move", Move, SignedMove, _find_fault, "enginegate history")

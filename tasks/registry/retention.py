@@ -17,7 +17,7 @@ from tasks.records import Cell, EngineManifest
 from tasks.registry.evidence import artifacts_of, time_of
 from tasks.registry.layout import BLOBS, blob_key, manifest_key
 from tasks.registry.moves import ChannelAddress
-from tasks.registry.survey import Survey, read_channels, read_manifests, survey_registry
+from tasks.registry.survey import Survey, read_channels, read_manifests, read_rollouts, survey_registry
 from tasks.store.digests import artifact_digest
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from tasks.objects.interface import Entry, ObjectStore
     from tasks.registry.engines import SignedManifest
     from tasks.registry.registry import Registry
+    from tasks.registry.rollouts import RolloutHistory
 
 # Servers of one store may differ by so much.
 CLOCK_TOLERANCE = timedelta(minutes=5)
@@ -116,10 +117,10 @@ def plan_removal(
 ) -> RemovalPlan:
     """What may go of all that was written before a moment; nothing is changed.
 
-    An engine stays that any move of any channel names, or that was registered at `before` (UTC) or later: the later of
-    its `created_at` and the time at which its manifest was written counts. A file stays that such an engine names,
-    that was written at `before` or later, or whose key is none of a registry's. `on_progress` is told how many of the
-    manifests are read.
+    An engine stays that a move of a channel or a step of a rollout names, or that was registered at `before` (UTC)
+    or later: the later of its `created_at` and the time at which its manifest was written counts. A file stays that
+    such an engine names, that was written at `before` or later, or whose key is none of a registry's. `on_progress` is
+    told how many of the manifests are read.
 
     Raises:
         RefusedError: a channel or a manifest cannot be read or verified, a channel points at an engine that is not
@@ -178,7 +179,7 @@ def files_of(manifests: Iterable[EngineManifest]) -> dict[str, str]:
 
 
 def _read_holds(registry: Registry, survey: Survey) -> tuple[dict[str, Held], list[str]]:
-    """The engines that moves of channels name, and what is wrong with channels.
+    """The engines that moves of channels and steps of rollouts name, and what is wrong with channels and rollouts.
 
     Channels of every engine's model and target are asked for by name too: a listing passes links over.
     """
@@ -190,8 +191,20 @@ def _read_holds(registry: Registry, survey: Survey) -> tuple[dict[str, Held], li
         for one in channel.moves:
             names = now if one is channel.moves[-1] else past
             names.setdefault(one.move.engine_id, []).append(str(channel.address))
+    rollouts, rollout_faults = read_rollouts(registry, survey.rollouts)
+    faults += rollout_faults
+    for history in rollouts:
+        for engine in engines_rolled_out(history):
+            names = past if history.open_rollout is None or engine not in history.open_rollout.engines else now
+            names.setdefault(engine, []).append(f"rollout {history.address}")
     held = {engine: Held(engine, Hold.HISTORY, _joined(names)) for engine, names in past.items()}
     return held | {engine: Held(engine, Hold.CHANNEL, _joined(names)) for engine, names in now.items()}, faults
+
+
+def engines_rolled_out(history: RolloutHistory) -> set[str]:
+    """The ids of the engines that any rollout of a history names."""
+    states = [one.step.rollout for one in history.steps if one.step.rollout is not None]
+    return {engine for state in states for engine in state.engines}
 
 
 def _joined(names: list[str]) -> str:

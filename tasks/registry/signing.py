@@ -156,7 +156,7 @@ class Signing:
         """What an envelope holds and who signed it, which follows from its bytes; the caller says if that is enough.
 
         Args:
-            kind: `manifest` or `move`.
+            kind: `manifest`, `move` or `step`.
             content: of the envelope.
             what: names it in errors.
 

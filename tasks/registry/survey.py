@@ -1,4 +1,4 @@
-"""Reads a whole registry: what is registered, and every channel, several at a time."""
+"""Reads a whole registry: what is registered, every channel and every history of rollouts, several at a time."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from tasks.errors import InputError, RefusedError
 from tasks.process.child import ignore_progress
 from tasks.registry.layout import CHANNELS, ENGINES, PROBE, cell_at, is_resigned, manifest_key
 from tasks.registry.moves import ChannelAddress, ChannelName
+from tasks.registry.steps import RolloutAddress
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from tasks.registry.channels import Channel
     from tasks.registry.engines import SignedManifest
     from tasks.registry.registry import Registry
+    from tasks.registry.rollouts import RolloutHistory
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -38,6 +40,13 @@ class Survey:
     engines: dict[Cell, Entry]
     channels: frozenset[ChannelAddress]
     strangers: tuple[str, ...]
+
+    @property
+    def rollouts(self) -> frozenset[RolloutAddress]:
+        """Where rollouts may be: those of every model and target. What hosts saw of them, many files, is not listed."""
+        places = {(cell.model, cell.target) for cell in self.engines}
+        places |= {(channel.model, channel.target) for channel in self.channels}
+        return frozenset(RolloutAddress(model, target) for model, target in places)
 
     @property
     def faults(self) -> list[str]:
@@ -136,3 +145,17 @@ def read_channels(registry: Registry, addresses: Iterable[ChannelAddress]) -> tu
     results = in_threads(read, sorted(addresses, key=lambda one: (one.model, one.target, steps.index(one.channel))))
     channels = [found for found in results if not isinstance(found, str)]
     return channels, [found for found in results if isinstance(found, str)]
+
+
+def read_rollouts(registry: Registry, addresses: Iterable[RolloutAddress]) -> tuple[list[RolloutHistory], list[str]]:
+    """Histories of rollouts, empty ones too, as far as they verify, and what is wrong with the others."""
+
+    def read(address: RolloutAddress) -> RolloutHistory | str:
+        try:
+            return registry.rollouts.read(address)
+        except RefusedError as error:
+            return str(error)
+
+    results = in_threads(read, sorted(addresses, key=str))
+    histories = [found for found in results if not isinstance(found, str)]
+    return histories, [found for found in results if isinstance(found, str)]

@@ -22,8 +22,9 @@ from tasks.errors import InputError, RefusedError
 from tasks.process.child import ignore_progress
 from tasks.registry.layout import BLOBS, manifest_key, resigned_keys
 from tasks.registry.moves import ChannelAddress
-from tasks.registry.retention import LooseEngine, RemovalPlan, files_of, refuse_removal
-from tasks.registry.survey import in_threads, list_engines, read_channels, read_manifests
+from tasks.registry.retention import LooseEngine, RemovalPlan, engines_rolled_out, files_of, refuse_removal
+from tasks.registry.steps import RolloutAddress
+from tasks.registry.survey import in_threads, list_engines, read_channels, read_manifests, read_rollouts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -112,11 +113,14 @@ def _remove_manifest(registry: Registry, engine: LooseEngine) -> bytes | None:
 
 
 def _promoted(registry: Registry, cells: Iterable[Cell]) -> set[str]:
-    """The engines that moves of any channel of these cells' models and targets name."""
+    """The engines that channels and rollouts of these cells' models and targets name."""
+    cells = list(cells)
     addresses = {address for cell in cells for address in ChannelAddress.all_of(cell.model, cell.target)}
     channels, faults = read_channels(registry, addresses)
-    refuse_removal(faults)
-    return {one.move.engine_id for channel in channels for one in channel.moves}
+    rollouts, more = read_rollouts(registry, {RolloutAddress(cell.model, cell.target) for cell in cells})
+    refuse_removal(faults + more)
+    moved = {one.move.engine_id for channel in channels for one in channel.moves}
+    return moved.union(*map(engines_rolled_out, rollouts))
 
 
 def _return_promoted(registry: Registry, removed: dict[Cell, bytes]) -> set[Cell]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tasks.release.promote import STEPS_NOT_TO_SKIP
+from tasks.release.objections import STEPS_NOT_TO_SKIP
 
 if TYPE_CHECKING:
     from tasks.registry.moves import ChannelAddress

@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 from tasks.errors import InputError, RefusedError, printable
 from tasks.records import LONGEST_REASON, Override
 from tasks.registry.channels import Channel, move_before, next_move
-from tasks.registry.moves import ChannelAddress, ChannelName, Move
+from tasks.release.objections import (
+    STEPS_NOT_TO_SKIP,
+    lacking_pass,
+    made_up_data,
+    promotion_objections,
+    require_no_new,
+    require_running,
+    require_thawed,
+)
 from tasks.release.publish import publish_engine
 from tasks.release.select import (
     best_of_newest,
@@ -24,20 +32,17 @@ from tasks.release.select import (
     read_current,
     require_servable,
 )
-from tasks.rule_view import deciding_sentence
-from validation.verdict import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tasks.process.context import StageContext
     from tasks.registry.engines import SignedManifest
+    from tasks.registry.moves import ChannelAddress, Move
     from tasks.registry.registry import Registry
     from tasks.release.rejected import RejectedEngines
 
 ReadChannel: TypeAlias = "Callable[[ChannelAddress], Channel]"
-# `candidate` and `staging` take any engine that passed: each of those is a candidate, whichever is the fastest.
-STEPS_NOT_TO_SKIP = (ChannelName.CANARY, ChannelName.PRODUCTION)
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,7 @@ class Proposal:
     `current_fault` says why. `objections` are the rules that the move breaks, one sentence each: only an override moves
     it then. A rollback carries over the `override` of the move that it returns to. Where `registered` is False, an
     override registers the engine first; until then its `proposed.digest` is that of the manifest without one.
+    `rollout` is the id of the rollout that promotes the engine, where one does and no person.
     """
 
     channel: Channel
@@ -58,6 +64,7 @@ class Proposal:
     override: str | None
     registered: bool = True
     current_fault: str | None = None
+    rollout: str | None = None
 
     @property
     def address(self) -> ChannelAddress:
@@ -77,6 +84,7 @@ def propose_promotion(
     address: ChannelAddress,
     engine_id: str | None,
     read: ReadChannel | None = None,
+    rollout: str | None = None,
 ) -> Proposal:
     """What a promotion would do. Nothing is moved.
 
@@ -87,13 +95,15 @@ def propose_promotion(
         engine_id: the engine; None for what the step before points at. `candidate`, and `staging` where there is no
             candidate, get the best engine that passed of the version that was converted last (see `ranking`).
         read: reads the channel in place of the registry, where a withdrawn key signed its newest move.
+        rollout: the id of the open rollout that has taken the engine through `canary` and promotes it now.
 
     Raises:
         InputError: the engine's id is none or of another model or target, or there is no such engine.
         RefusedError: a channel or a manifest is damaged, not signed by a trusted key where a trust root is set, or
-            contradicts itself, or files of the engine are missing.
+            contradicts itself, files of the engine are missing, or a freeze stands.
     """
     _require_trusted_signature(registry, address)
+    require_thawed(registry, address)
     cell = None if engine_id is None else parse_engine(engine_id, address)
     channel = (read or registry.channels.read)(address)
     before = _step_before(registry, address, needed=cell is None)
@@ -107,14 +117,11 @@ def propose_promotion(
         kind="promote",
         current=current,
         proposed=proposed,
-        objections=(
-            *_skipped_step(address, before, proposed),
-            *_lacking_pass(proposed),
-            *_made_up_data(address, proposed),
-        ),
+        objections=promotion_objections(registry, address, before, proposed, rollout),
         override=None,
         registered=registered,
         current_fault=fault,
+        rollout=rollout,
     )
 
 
@@ -137,7 +144,7 @@ def propose_rollback(registry: Registry, address: ChannelAddress) -> Proposal:
         kind="rollback",
         current=current,
         proposed=proposed,
-        objections=() if move.override else (*_lacking_pass(proposed), *_made_up_data(address, proposed)),
+        objections=() if move.override else (*lacking_pass(proposed), *made_up_data(address, proposed)),
         override=move.override,
         current_fault=fault,
     )
@@ -209,8 +216,7 @@ def carry_out(
 
     def decide(channel: Channel) -> Move:
         _require_unmoved(proposal, channel)
-        if override is None:
-            _require_step(registry, proposal)
+        _require_rules(registry, proposal, override)
         _require_unchanged(registry, proposed)
         return next_move(
             channel,
@@ -230,28 +236,6 @@ def _step_before(registry: Registry, address: ChannelAddress, *, needed: bool) -
     if address.before is None or not (needed or address.channel in STEPS_NOT_TO_SKIP):
         return None
     return registry.channels.read(address.before)
-
-
-def _skipped_step(address: ChannelAddress, before: Channel | None, proposed: SignedManifest) -> list[str]:
-    if before is None or address.channel not in STEPS_NOT_TO_SKIP:
-        return []
-    if before.current is not None and points_at(before.current, proposed):
-        return []
-    there = "no engine yet" if before.current is None else before.current.engine_id
-    return [f"skips {before.address.channel.value}, which points at {there}; promote it there first"]
-
-
-def _lacking_pass(proposed: SignedManifest) -> list[str]:
-    verdict = proposed.manifest.verdict
-    if verdict.outcome is Outcome.PASS:
-        return []
-    return [f"verdict is {verdict.outcome.value}: {deciding_sentence(verdict).removesuffix('.')}"]
-
-
-def _made_up_data(address: ChannelAddress, proposed: SignedManifest) -> list[str]:
-    if not proposed.manifest.synthetic or address.channel is ChannelName.CANDIDATE:
-        return []
-    return ["its validation data are synthetic, and say nothing of real ones; validate it on data and convert again"]
 
 
 def _require_lines(*, reason: str, override: str, who: str) -> None:
@@ -304,10 +288,22 @@ def _lost_to(address: ChannelAddress, move: Move) -> str:
     )
 
 
+def _require_rules(registry: Registry, proposal: Proposal, override: str | None) -> None:
+    """A freeze, a rollout, or what the step before points at may have come since the proposal was shown."""
+    if proposal.kind == "rollback":
+        return
+    require_thawed(registry, proposal.address)
+    if proposal.rollout is not None:
+        require_running(registry, proposal.address, proposal.rollout)
+    else:
+        require_no_new(registry, proposal.address, proposal.proposed, proposal.objections)
+        if override is None:
+            _require_step(registry, proposal)
+
+
 def _require_step(registry: Registry, proposal: Proposal) -> None:
-    """What the step before points at may have changed since it was shown."""
     step = proposal.address.before
-    if proposal.kind == "rollback" or proposal.address.channel not in STEPS_NOT_TO_SKIP or step is None:
+    if proposal.address.channel not in STEPS_NOT_TO_SKIP or step is None:
         return
     before = registry.channels.read(step)
     if before.current is None:

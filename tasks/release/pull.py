@@ -19,7 +19,7 @@ from tasks.errors import InputError, RefusedError, StageError
 from tasks.objects.files import writing_to
 from tasks.process.child import ignore_progress
 from tasks.records import Cell, EngineManifest
-from tasks.registry.trust import holds_move
+from tasks.registry.chained import holds_record
 from tasks.release.next_step import advise_step
 from tasks.release.serving_folder import Accepted, ServingFolder, folder_name
 from tasks.release.smoke import SmokeReport, SmokeRequest, run_smoke
@@ -212,7 +212,7 @@ def require_same_channel(address: ChannelAddress, accepted: Accepted | None) -> 
 
 def _require_history(address: ChannelAddress, channel: Channel, accepted: Accepted | None) -> None:
     """Refuse a channel that was put back to what it once was: an old signature is still a good one."""
-    if accepted is not None and not holds_move(channel.moves, accepted.number, accepted.move):
+    if accepted is not None and not holds_record(channel.moves, accepted.number, accepted.move):
         raise RefusedError(
             f"channel {address}: its history was rewound: move {accepted.number}, which this host accepted, is no"
             f" longer in it ({len(channel.moves)} moves); find out who did that. To accept it on purpose, remove"

@@ -3,12 +3,13 @@
 Without it, everything that rests on that key is refused for ever: its engines cannot be served, and their ids are
 taken. All of it is verified first, as if the withdrawn key were still trusted: signatures, histories, verdicts and the
 digest of every file. What is signed anew keeps its bytes: an engine gets one more envelope beside its manifest, and a
-channel one more move, to the engine that it points at already.
+channel one more move, to the engine that it points at already; a history of rollouts gets a step that changes nothing.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING, TypeVar
 
 from tasks.errors import InputError, RefusedError
@@ -16,6 +17,7 @@ from tasks.process.child import ignore_progress
 from tasks.registry.channels import Channel, next_move
 from tasks.registry.keys import EVERYTHING, ROLES_FILE
 from tasks.registry.registry import Registry
+from tasks.registry.rollouts import RolloutHistory, RolloutStep, StepKind, next_step
 from tasks.registry.signing import Signing
 from tasks.registry.survey import survey_registry
 
@@ -31,7 +33,7 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class Resignable:
-    """What only withdrawn keys signed, all of it verified: engines, and channels as they were read.
+    """What only withdrawn keys signed, all of it verified: engines, and channels and rollouts as they were read.
 
     `faults` are what is wrong with others of them, which stay as they are.
     """
@@ -39,6 +41,12 @@ class Resignable:
     engines: tuple[Cell, ...]
     channels: tuple[Channel, ...]
     faults: tuple[str, ...]
+    rollouts: tuple[RolloutHistory, ...] = ()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is to be signed anew."""
+        return not (self.engines or self.channels or self.rollouts)
 
 
 def find_resignable(
@@ -60,7 +68,7 @@ def find_resignable(
     """
     before = as_before(registry, withdrawn)
     survey = survey_registry(registry.objects, model)
-    engines, channels, faults = [], [], []
+    engines, channels, rollouts, faults = [], [], [], []
     total = len(survey.engines) + len(survey.channels)
     for done, cell in enumerate(survey.engines, start=1):
         if not _is_trusted(registry.engines.read_signed, cell):
@@ -75,7 +83,13 @@ def find_resignable(
             except RefusedError as error:
                 faults.append(str(error))
         on_progress(done, total)
-    return Resignable(tuple(engines), tuple(channels), tuple(faults))
+    for place in sorted(survey.rollouts, key=str):
+        if not _is_trusted(registry.rollouts.read, place):
+            try:
+                rollouts.append(before.rollouts.read(place))
+            except RefusedError as error:
+                faults.append(str(error))
+    return Resignable(tuple(engines), tuple(channels), tuple(faults), tuple(rollouts))
 
 
 def as_before(registry: Registry, withdrawn: tuple[TrustedKey, ...]) -> Registry:
@@ -141,3 +155,23 @@ def resign_channel(
         )
 
     return registry.channels.move(shown.address, decide, read=before.channels.read)
+
+
+def resign_rollouts(
+    registry: Registry, withdrawn: tuple[TrustedKey, ...], shown: RolloutHistory, *, reason: str, who: str
+) -> RolloutStep:
+    """Add a step of this host's key that leaves a history of rollouts as it is; return it.
+
+    Raises:
+        RefusedError: somebody made a step since it was shown, or this host's key may not.
+    """
+    before = as_before(registry, withdrawn)
+
+    def decide(history: RolloutHistory) -> RolloutStep:
+        if [one.digest for one in history.steps] != [one.digest for one in shown.steps] or history.current is None:
+            raise RefusedError(f"rollout {shown.address} went on meanwhile; look at `enginegate rollout history`")
+        when = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        rollout = history.current.rollout
+        return next_step(history, kind=StepKind.RESIGN, rollout=rollout, who=who, when=when, reason=reason)
+
+    return registry.rollouts.write(shown.address, decide, read=before.rollouts.read)

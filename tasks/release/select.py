@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
 from tasks.errors import InputError, RefusedError
@@ -10,6 +11,7 @@ from tasks.registry.channels import Channel, next_move
 from tasks.registry.engines import SignedManifest
 from tasks.registry.moves import ChannelAddress, ChannelName, Move
 from tasks.registry.signing import Signature
+from tasks.registry.steps import RolloutAddress
 from tasks.registry.survey import in_threads
 from tasks.release.ranking import choose_passing
 from tasks.store.digests import digest_json
@@ -114,7 +116,8 @@ def point_candidate(registry: Registry, model: str, version: str, target: str, w
     person took back stays so.
 
     Raises:
-        RefusedError: the channel or a manifest is damaged or not signed by a trusted key.
+        RefusedError: the channel or a manifest is damaged or not signed by a trusted key, or a freeze stands, so that
+            it has to be promoted later.
     """
     cells = [cell for cell in registry.engines.list_cells(model) if (cell.version, cell.target) == (version, target)]
     signed = {cell: registry.engines.read_signed(cell) for cell in cells}
@@ -126,6 +129,7 @@ def point_candidate(registry: Registry, model: str, version: str, target: str, w
     def decide(channel: Channel) -> Move | None:
         if any(one.move.engine_id == best.engine_id for one in channel.moves):
             return None
+        registry.rollouts.read(RolloutAddress(model, target)).require_thawed(datetime.now(timezone.utc))
         return next_move(
             channel,
             kind="promote",

@@ -14,6 +14,7 @@ from tasks.records import Cell
 from tasks.registry.conditions import try_conditions
 from tasks.registry.layout import PROBE, blob_key, manifest_key
 from tasks.registry.moves import ChannelAddress
+from tasks.registry.steps import RolloutAddress
 from tasks.specs import Precision
 from tests.infra.policies import Call, call_of, enforce, is_allowed
 from tests.infra.stack import ACCOUNT, ROLES, Deployed, client, deploy
@@ -32,7 +33,17 @@ DIGEST = f"sha256:{hashlib.sha256(PLAN).hexdigest()}"
 BLOB = blob_key(DIGEST)
 MANIFEST = manifest_key(Cell(model="scorer", version="1a2b3c4d5e6f", target="t4", precision=Precision.FP16))
 CHANNELS = {one.channel.value: one.key for one in ChannelAddress.all_of("scorer", "t4")}
-OBJECTS = {"blob": BLOB, "manifest": MANIFEST, **CHANNELS}
+ROLLOUT = RolloutAddress("scorer", "t4")
+SHARD = f"{ROLLOUT.shards('0123456789ab')}host-1/120000-a-8-00ff.npz"
+OBJECTS = {
+    "blob": BLOB,
+    "manifest": MANIFEST,
+    **CHANNELS,
+    "rollouts": ROLLOUT.key,
+    "part": ROLLOUT.part_key(DIGEST),
+    "evidence": ROLLOUT.evidence_key(DIGEST),
+    "shard": SHARD,
+}
 
 NEW: dict[str, Any] = {"IfNoneMatch": "*"}
 SWAP: dict[str, Any] = {"IfMatch": "0123"}
@@ -49,15 +60,18 @@ WRITES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 IN_PARTS = {"start upload", "send part", "complete upload"}
 ONCE = {"create", *IN_PARTS}
+WRITTEN_ONCE = ("blob", "manifest", "part", "evidence", "shard")
+SWAPPED = (*CHANNELS, "rollouts")
 # What each may do to what; all else is refused.
 MAY: dict[str, dict[str, set[str]]] = {
     "builder": {"blob": ONCE, "manifest": ONCE, "candidate": ONCE | {"replace"}},
-    "promoter": {"blob": ONCE, "manifest": ONCE} | {name: ONCE | {"replace"} for name in CHANNELS},
-    "host": {},
+    "promoter": {"blob": ONCE, "manifest": ONCE, "rollouts": ONCE | {"replace"}, "part": ONCE, "evidence": ONCE}
+    | {name: ONCE | {"replace"} for name in CHANNELS},
+    "host": {"shard": ONCE},
     "upkeep": {"blob": {"delete"}, "manifest": {"delete"}},
-    "administrator": {"blob": ONCE, "manifest": ONCE} | {name: ONCE | {"replace"} for name in CHANNELS},
-    "root": {"blob": ONCE | {"delete", "delete version"}, "manifest": ONCE | {"delete", "delete version"}}
-    | {name: ONCE | {"replace", "delete", "delete version"} for name in CHANNELS},
+    "administrator": dict.fromkeys(WRITTEN_ONCE, ONCE) | dict.fromkeys(SWAPPED, ONCE | {"replace"}),
+    "root": dict.fromkeys(WRITTEN_ONCE, ONCE | {"delete", "delete version"})
+    | dict.fromkeys(SWAPPED, ONCE | {"replace", "delete", "delete version"}),
 }
 
 
@@ -128,7 +142,7 @@ def test_each_may_write_what_the_template_says_and_nothing_else(rules: Rules, wh
 
 @pytest.mark.parametrize("who", MAY)
 def test_nobody_overwrites_what_is_written_once(rules: Rules, who: str) -> None:
-    for key in (BLOB, MANIFEST):
+    for key in (OBJECTS[name] for name in WRITTEN_ONCE):
         for condition in ({}, SWAP):
             assert not rules.allow(who, "PutObject", Key=PREFIX + key, **condition)
             assert not rules.allow(who, "CompleteMultipartUpload", Key=PREFIX + key, **condition)
@@ -252,7 +266,7 @@ def test_a_promoter_registers_an_engine_that_it_promotes_against_the_rules(rules
     assert promoter.create(MANIFEST, b"{}")
 
 
-def test_a_host_pulls_and_writes_nothing(rules: Rules, plan: Path, tmp_path: Path) -> None:
+def test_a_host_pulls_and_writes_nothing_but_what_it_saw(rules: Rules, plan: Path, tmp_path: Path) -> None:
     rules.open("promoter").upload(BLOB, plan, DIGEST, ignore_progress)
     host = rules.open("host")
     host.download(BLOB, tmp_path / "pulled", DIGEST, ignore_progress)
@@ -262,12 +276,15 @@ def test_a_host_pulls_and_writes_nothing(rules: Rules, plan: Path, tmp_path: Pat
     other = blob_key(f"sha256:{'1' * 64}")
     with pytest.raises(InputError, match="AccessDenied"):
         host.upload(other, plan, DIGEST, ignore_progress)
+    assert host.create(SHARD, b"pairs")
+    assert not host.create(SHARD, b"other pairs")
     for key in OBJECTS.values():
-        with pytest.raises(InputError, match="AccessDenied"):
-            host.create(key, b"1")
+        if key != SHARD:
+            with pytest.raises(InputError, match="AccessDenied"):
+                host.create(key, b"1")
         with pytest.raises(InputError, match="AccessDenied"):
             host.delete(key)
-    assert [entry.key for entry in host.list("")] == [BLOB]
+    assert [entry.key for entry in host.list("")] == [BLOB, SHARD]
 
 
 def test_what_upkeep_deletes_can_be_brought_back_and_registered_again(rules: Rules, plan: Path) -> None:

@@ -34,6 +34,9 @@ def is_accepted(name: str, value: str) -> bool:
     return re.fullmatch(parameter(name)["AllowedPattern"], value) is not None
 
 
+KEPT_DAYS = {"blobs": 20, "engines": 20, "channels": 900, "rollouts": 900}
+
+
 @pytest.fixture(scope="module", params=["", "registry/"])
 def deployed(request: pytest.FixtureRequest) -> Deployed:
     """A deployment with the prefix, and one without."""
@@ -96,7 +99,7 @@ def test_the_life_cycle_ends_uploads_and_keeps_channels_longest(deployed: Deploy
         for rule in rules
         if "NoncurrentVersionExpiration" in rule
     }
-    assert kept == {f"{prefix}blobs/": 20, f"{prefix}engines/": 20, f"{prefix}channels/": 900}
+    assert kept == {f"{prefix}{part}/": days for part, days in KEPT_DAYS.items()}
 
 
 def test_channels_are_kept_for_years_unless_told_otherwise() -> None:
@@ -124,7 +127,7 @@ def test_a_key_encrypts_and_each_role_may_use_it_as_far_as_it_must(with_options:
     ]
     kms = {role: {action for action in actions_of(with_options, role) if action.startswith("kms:")} for role in ROLES}
     reads, writes = {"kms:Decrypt"}, {"kms:Decrypt", "kms:GenerateDataKey"}
-    assert kms == {"builder": writes, "promoter": writes, "host": reads, "upkeep": reads}
+    assert kms == {"builder": writes, "promoter": writes, "host": writes, "upkeep": reads}
 
 
 def test_an_access_log_is_written_where_a_bucket_is_named_for_it(with_options: Deployed) -> None:

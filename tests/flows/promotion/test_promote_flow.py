@@ -339,6 +339,6 @@ def test_a_worker_without_a_lasting_registry_is_refused(session: Session, monkey
     monkeypatch.setattr(promote.FlowRunContext, "get", lambda: ByWorker)
     relative = Session(Settings(), Reporter())
     with pytest.raises(InputError, match="ENGINEGATE_REGISTRY: a worker needs it"):
-        promote._require_lasting_registry(relative)  # noqa: SLF001 - a worker takes too long to start
+        promote.require_lasting_registry(relative)  # a worker takes too long to start
     for lasting in (Settings(registry="s3://bucket/prefix"), Settings(registry="/srv/registry"), session.settings):
-        promote._require_lasting_registry(Session(lasting, Reporter()))  # noqa: SLF001 - as above
+        promote.require_lasting_registry(Session(lasting, Reporter()))

@@ -11,7 +11,8 @@ import pytest
 
 from tasks.errors import InputError, RefusedError
 from tasks.records import LONGEST_REASON
-from tasks.registry.channels import LONGEST_BYTES, Channel, Channels, move_before, next_move
+from tasks.registry.channels import Channel, Channels, move_before, next_move
+from tasks.registry.history import LONGEST_BYTES
 from tasks.registry.moves import ChannelAddress, ChannelName, Move, RegistryName
 from tasks.registry.signing import Signing
 from tasks.registry.survey import survey_registry
@@ -414,7 +415,7 @@ def test_moves_without_a_registry_are_taken_unless_its_name_was_set(objects: Mem
 @pytest.fixture
 def _short(monkeypatch: pytest.MonkeyPatch) -> None:
     """A channel grows too long at its fourth move."""
-    monkeypatch.setattr("tasks.registry.channels.LONGEST_BYTES", 4_000)
+    monkeypatch.setattr("tasks.registry.history.LONGEST_BYTES", 4_000)
 
 
 @pytest.mark.usefixtures("_short")

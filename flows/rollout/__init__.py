@@ -1,0 +1,1 @@
+"""Rollouts as people see them, and the flow that carries one on."""

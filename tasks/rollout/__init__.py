@@ -1,0 +1,1 @@
+"""Canary rollouts: the rules of their steps, their evidence, and what is done about it."""
