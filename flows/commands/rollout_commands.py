@@ -17,6 +17,7 @@ COMMANDS = {
     "abort": Row(f"{_STEPS}:abort", "End a rollout, and take the canary back."),
     "history": Row(f"{_LOOKS}:history", "Show every step of a model's rollouts."),
     "verify": Row(f"{_LOOKS}:verify", "Decide every step again from its evidence."),
+    "reference": Row("flows.commands.rollout_reference:reference", "Judge a sample of live pairs against PyTorch."),
     "freeze": Row(f"{_STEPS}:freeze", "Let nothing move until a day but back."),
     "thaw": Row(f"{_STEPS}:thaw", "Let things move again."),
 }

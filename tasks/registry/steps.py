@@ -60,6 +60,7 @@ OPEN = frozenset({RolloutStatus.RUNNING, RolloutStatus.HELD})
 """Those in which hosts split and mirror traffic."""
 STAYING = frozenset({StepKind.APPROVE, StepKind.FREEZE, StepKind.THAW, StepKind.RESIGN})
 """The kinds of steps that leave a rollout as it is."""
+_MOVES_ON = frozenset({StepKind.START, StepKind.ADVANCE, StepKind.RESUME, StepKind.SUPERSEDE})
 LEADS_TO = {
     StepKind.HOLD: RolloutStatus.HELD,
     StepKind.RESUME: RolloutStatus.RUNNING,
@@ -250,7 +251,16 @@ class SignedStep(SignedRecord[RolloutStep]):
 
 def _find_fault(last: RolloutStep | None, step: RolloutStep) -> str | None:
     """Why a step may not follow the last one, as what stands behind `step 7`."""
-    before, after = None if last is None else last.rollout, step.rollout
+    frozen = None if last is None else last.frozen_until
+    if step.kind in _MOVES_ON and frozen is not None and step.when < frozen:
+        return f"(`{step.kind.value}`) comes before {frozen}, until when nothing moves"
+    if step.frozen_until != frozen and step.kind not in {StepKind.FREEZE, StepKind.THAW}:
+        return f"(`{step.kind.value}`) changes a freeze"
+    return _find_change(None if last is None else last.rollout, step)
+
+
+def _find_change(before: RolloutState | None, step: RolloutStep) -> str | None:
+    after = step.rollout
     if step.kind in {StepKind.FREEZE, StepKind.THAW, StepKind.RESIGN}:
         return None if after == before else f"(`{step.kind.value}`) changes the rollout"
     if after is None:

@@ -80,6 +80,17 @@ def _last_rollout_of(history: RolloutHistory, engine: SignedManifest) -> Rollout
     return None
 
 
+def require_running(registry: Registry, address: ChannelAddress, rollout: str) -> None:
+    """Check that the rollout which promotes an engine still runs.
+
+    Raises:
+        RefusedError: it was held or ended meanwhile.
+    """
+    state = registry.rollouts.read(RolloutAddress(address.model, address.target)).open_rollout
+    if state is None or state.id != rollout or state.status is not RolloutStatus.RUNNING:
+        raise RefusedError(f"{address}: rollout {rollout} does not run any more; nothing was moved")
+
+
 def require_no_new(
     registry: Registry, address: ChannelAddress, proposed: SignedManifest, known: tuple[str, ...]
 ) -> None:

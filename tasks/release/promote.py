@@ -19,6 +19,7 @@ from tasks.release.objections import (
     made_up_data,
     promotion_objections,
     require_no_new,
+    require_running,
     require_thawed,
 )
 from tasks.release.publish import publish_engine
@@ -292,7 +293,9 @@ def _require_rules(registry: Registry, proposal: Proposal, override: str | None)
     if proposal.kind == "rollback":
         return
     require_thawed(registry, proposal.address)
-    if proposal.rollout is None:
+    if proposal.rollout is not None:
+        require_running(registry, proposal.address, proposal.rollout)
+    else:
         require_no_new(registry, proposal.address, proposal.proposed, proposal.objections)
         if override is None:
             _require_step(registry, proposal)

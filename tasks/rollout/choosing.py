@@ -3,9 +3,9 @@
 In this order; the first that applies is done:
 
 1. The evidence says *fail*: the rollout is rolled back, also where it is held or frozen.
-2. A person moved `canary` back to what production serves: the rollout is aborted.
-3. `production` was moved: pairs compare with another engine now, so it is held; where it is the canary, and all of the
-   traffic was the canary's, only the finish is left to write.
+2. `production` was moved, be it and back again: it is held, since pairs compare with another engine, or a person did
+   not want this one; where it is the canary, and all of the traffic was the canary's, the finish is left to write.
+3. A person moved `canary` back to what production serves: the rollout is aborted.
 4. `canary` points at a newer engine, and the plan lets that supersede: the rollout is superseded.
 5. It is held, or nothing may move: it waits.
 6. The evidence says *pass*, this stage has some of its own, its soak is over and whoever has to approve has: it goes to
@@ -89,7 +89,9 @@ def choose(
 ) -> Intent:
     """What is to be done with an open rollout; see the module for the order."""
     if seen.outcome is Outcome.FAIL:
-        return Intent(Action.ROLL_BACK, _worst(seen))
+        too_late = production is not None and _is(production, state.canary)
+        more = "; production points at it already, so roll that back too" if too_late else ""
+        return Intent(Action.ROLL_BACK, f"{_worst(seen)}{more}")
     frozen = history.current is not None and history.current.is_frozen(now)
     forced = _moved_production(state, production) or _moved_canary(state, canary, frozen=frozen)
     if forced is not None:
@@ -104,9 +106,15 @@ def choose(
 
 
 def _moved_production(state: RolloutState, production: Move | None) -> Intent | None:
-    if production is None or _is(production, state.production):
+    if production is None:
         return None
     who = printable(production.who)
+    if _is(production, state.production):
+        if production.number == state.production.move or production.kind == "resign":
+            return None
+        return _held(
+            state, f"{who} moved production, and back to {production.engine_id}, meanwhile; abort it or start again"
+        )
     if not _is(production, state.canary):
         moved = f"{who} moved production to {production.engine_id}"
         return _held(state, f"{moved}, which no pair was compared with; abort it and start again")

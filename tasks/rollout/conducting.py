@@ -2,7 +2,7 @@
 
 Killed between any two writes, the next look completes what is begun: the step always says first what shall be so.
 
-- Evidence, then the step: a manifest that no step names is left over and does no harm.
+- Evidence, then the step: evidence that no step names is left over and does no harm.
 - Rollback: the step, with which hosts send the canary nothing; then the move of `canary`, looked for at every look.
 - Finish: the promotion of `production`, then the step; a rollout whose canary production serves is finished.
 - Supersede: the step, then the start of the newer one.
@@ -23,7 +23,7 @@ from tasks.registry.steps import MOST_LINES, STAYING, RolloutStatus
 from tasks.release.promote import carry_out, propose_promotion, require_permission
 from tasks.rollout import transitions
 from tasks.rollout.choosing import Action, Intent, Seen, choose, horizon_steps
-from tasks.rollout.judging import Judging, Look, canary_manifest, write_evidence
+from tasks.rollout.judging import Judging, Look, canary_manifest
 from tasks.rollout.plan import settle
 from tasks.rollout.taking_back import TAKEN_BACK, shortened, take_back_canary
 from tasks.rollout.transitions import By
@@ -144,9 +144,9 @@ class Conductor:
 
     def _start_newer(self, history: RolloutHistory, state: RolloutState, now: datetime) -> Conducted | None:
         canary, production = self._channel(ChannelName.CANARY).current, self._channel(ChannelName.PRODUCTION).current
-        newer = canary is not None and canary.engine_id != state.canary.engine_id
-        frozen = history.current is not None and history.current.is_frozen(now)
-        if not newer or frozen or production is None or canary.engine_id == production.engine_id:  # type: ignore[union-attr]
+        if canary is None or production is None or canary.engine_id in {state.canary.engine_id, production.engine_id}:
+            return None
+        if history.current is not None and history.current.is_frozen(now):
             return None
         by = By(self._who, now, reason=f"supersedes {state.canary.engine_id}")
         step = start(self._registry, self.address, state.plan, by)
@@ -155,7 +155,7 @@ class Conductor:
     def _act(self, found: Conducted, intent: Intent, look: Look, now: datetime) -> Conducted:
         history, state = found.history, found.history.open_rollout
         assert state is not None  # noqa: S101 - there is a look
-        evidence = write_evidence(self._registry, self.address, look.evidence(self.address, state.id))
+        evidence = self._judging_of(state).write_evidence(look)
         if intent.action is Action.FINISH:
             intent = self._promote(history, state, evidence, intent)
         by = By(self._who, now, reason=shortened(intent.reason), why=why_lines(look, intent), evidence=evidence)
@@ -173,11 +173,7 @@ class Conductor:
     def _promote(self, history: RolloutHistory, state: RolloutState, evidence: str, intent: Intent) -> Intent:
         """Point production at the canary, by the rules of every promotion; where they forbid it, hold instead."""
         address = ChannelAddress(self.address.model, self.address.target, ChannelName.PRODUCTION)
-        current = self._registry.channels.read(address).current
-        if current is not None and (current.engine_id, current.manifest) == (
-            state.canary.engine_id,
-            state.canary.manifest,
-        ):
+        if self._is_promoted(address, state):
             return intent
         reason = shortened(f"rollout {state.id} passed ({evidence}): {intent.reason}")
         try:
@@ -190,8 +186,14 @@ class Conductor:
         except OvertakenError:
             raise
         except RefusedError as error:
+            if self._is_promoted(address, state):  # by another judge, who was faster
+                return intent
             return Intent(Action.HOLD, f"passed all steps, and production was not moved: {error}")
         return intent
+
+    def _is_promoted(self, production: ChannelAddress, state: RolloutState) -> bool:
+        current, canary = self._registry.channels.read(production).current, state.canary
+        return current is not None and (current.engine_id, current.manifest) == (canary.engine_id, canary.manifest)
 
     def _judging_of(self, state: RolloutState) -> Judging:
         if self._judging is None or self._judging.rollout != state.id:

@@ -1,26 +1,23 @@
 """Feeds the judge of a rollout with what hosts saw, and keeps what was used, in which order.
 
-The judge is pure code of the validation room; here are files, stages and engines. A decision rests on a manifest of
-its files, written once under its digest, which the step that follows holds: `verify` takes the same way again.
+The judge is pure code of the validation room; here are files, stages and engines. A decision rests on a list of files,
+whose digest the step that follows holds: `verify` takes the same way again.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
-from pydantic import Field, ValidationError
-
-from tasks.declared import Digest, Frozen
 from tasks.errors import RefusedError, printable
 from tasks.records import Cell
 from tasks.registry.survey import in_threads
+from tasks.rollout.evidence_list import Evidence, EvidenceFile, EvidenceShelf
 from tasks.rollout.judge_contract import ArmCounts, Histogram, Pairs, RolloutRules
 from tasks.rollout.plan import judged_rules
 from tasks.rollout.shards import Arm, ArmShard, PairShard, RefusedFile, in_order, read_shard
 from tasks.rollout.worst import WorstPairs
-from tasks.store.digests import canonical_json, digest_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -32,62 +29,8 @@ if TYPE_CHECKING:
     from tasks.rollout.judge_contract import Decision, MakeJudge
     from tasks.rollout.shards import Array, Shard
 
-MOST_FILES = 60_000
-"""Of a manifest: an object has 16 MiB at most, and a file's line 250 bytes."""
 BATCH = 64
-
-
-class EvidenceFile(Frozen):
-    """A file that was used: its key and the digest of its bytes."""
-
-    key: str
-    digest: Digest
-
-
-class Evidence(Frozen):
-    """What a decision rests on: the files in the order in which they were used, and what it was."""
-
-    schema_version: Literal[1] = 1
-    model: str
-    target: str
-    rollout: str
-    files: tuple[EvidenceFile, ...]
-    refused: tuple[tuple[str, str], ...]
-    outcome: str
-    sentences: tuple[str, ...]
-    pairs: Annotated[int, Field(ge=0)]
-    groups: Annotated[int, Field(ge=0)]
-
-
-def write_evidence(registry: Registry, address: RolloutAddress, evidence: Evidence) -> str:
-    """Write a manifest once, under its digest; return that.
-
-    Raises:
-        RefusedError: something else lies there.
-    """
-    content = canonical_json(evidence.model_dump(mode="json"))
-    digest = digest_bytes(content)
-    if not registry.objects.create(address.evidence_key(digest), content):
-        read_evidence(registry, address, digest)
-    return digest
-
-
-def read_evidence(registry: Registry, address: RolloutAddress, digest: str) -> Evidence:
-    """Read a manifest by its digest.
-
-    Raises:
-        RefusedError: it is missing, or was changed.
-    """
-    found = registry.objects.read(address.evidence_key(digest))
-    if found is None or digest_bytes(found.content) != digest:
-        raise RefusedError(
-            f"rollout {address}: evidence {digest} is missing or was changed; restore it from the bucket's versions or"
-            " a backup"
-        )
-    try:
-        return Evidence.model_validate_json(found.content)
-    except ValidationError:
-        raise RefusedError(f"rollout {address}: evidence {digest} is of another release of enginegate") from None
+"""Files that are read at once."""
 
 
 @dataclass
@@ -118,12 +61,12 @@ class Look:
     worst: tuple[str, ...]
 
     def evidence(self, address: RolloutAddress, rollout: str) -> Evidence:
-        """The manifest of this look."""
+        """What it says, as it is kept beside the list of files."""
         return Evidence(
             model=address.model,
             target=address.target,
             rollout=rollout,
-            files=self.files,
+            files=None,
             refused=tuple((one.key, one.why) for one in self.refused),
             outcome=self.decision.outcome.value,
             sentences=self.sentences,
@@ -166,16 +109,24 @@ def canary_manifest(registry: Registry, state: RolloutState) -> EngineManifest:
     return signed.manifest
 
 
+def _last_evidence(history: RolloutHistory, state: RolloutState) -> str | None:
+    """That of the last step of a rollout that was decided by evidence."""
+    steps = [one.step for one in history.steps if one.step.rollout is not None and one.step.rollout.id == state.id]
+    return next((step.evidence for step in reversed(steps) if step.evidence is not None), None)
+
+
 class Judging:
     """One rollout as the judge has seen it so far; `look` reads what came since."""
 
     def __init__(self, registry: Registry, address: RolloutAddress, state: RolloutState, make_judge: MakeJudge) -> None:
         manifest = canary_manifest(registry, state)
         self._registry, self._address, self.rollout = registry, address, state.id
+        self._shelf = EvidenceShelf(registry, address)
         outputs = {name: declared.as_output_spec() for name, declared in manifest.outputs.items()}
         self._outputs, self._judge = outputs, make_judge(rules_of(state, manifest), outputs)
         self._tally, self._worst = Tally(), WorstPairs()
         self._files: list[EvidenceFile] = []
+        self._listed: tuple[str | None, int] = (None, 0)  # a list that was written, and how many files it has
         self._refused: dict[str, RefusedFile] = {}
         self._seen: set[str] = set()
         self._early: set[str] = set()
@@ -183,14 +134,39 @@ class Judging:
     def look(self, history: RolloutHistory, state: RolloutState) -> Look:
         """Read the files that came since the last look, in a fixed order, and decide.
 
+        Whoever looks for the first time begins with the files of the last step, in their order: so that who judges, and
+        how often they were started, decides nothing.
+
         Raises:
-            RefusedError: there are more files than a manifest can name.
+            RefusedError: the evidence of the last step is missing, or was changed.
         """
         stages = stages_of(history, state)
+        if not self._seen:
+            self._begin_with(_last_evidence(history, state), stages)
         listed = self._registry.objects.list(self._address.shards(state.id))
         new = [entry for entry in listed if entry.key not in self._seen]
         self.take([(entry.key, None) for entry in in_order(new)], stages)
         return self.decided()
+
+    def _begin_with(self, digest: str | None, stages: Stages) -> None:
+        if digest is None:
+            return
+        files = self._shelf.read(digest).files
+        known = self._shelf.files(files)
+        if not self.take([(file.key, file.digest) for file in known], stages):
+            self._listed = (files, len(known))
+
+    def write_evidence(self, look: Look) -> str:
+        """Write what a look rests on; return the digest that a step holds.
+
+        Raises:
+            RefusedError: something else lies there.
+        """
+        earlier, count = self._listed
+        files = self._shelf.write_files(earlier, look.files[count:])
+        self._listed = (files, len(look.files))
+        evidence = look.evidence(self._address, self.rollout)
+        return self._shelf.write(evidence.model_copy(update={"files": files}))
 
     def take(self, files: Sequence[tuple[str, str | None]], stages: Stages) -> list[RefusedFile]:
         """Use files in this order, each of which must have the digest beside it, if any; return those refused."""
@@ -206,11 +182,6 @@ class Judging:
         return refused
 
     def _take(self, key: str, digest: str | None, shard: Shard | RefusedFile, stages: Stages) -> list[RefusedFile]:
-        if len(self._files) >= MOST_FILES:
-            raise RefusedError(
-                f"rollout {self._address}: has more than {MOST_FILES:,} files of evidence, more than a manifest names;"
-                " abort it and start again with a smaller `mirror`"
-            )
         self._seen.add(key)
         if isinstance(shard, RefusedFile):
             if shard.is_early and digest is None and key not in self._early:

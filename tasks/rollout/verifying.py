@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from tasks.errors import EnginegateError
 from tasks.registry.steps import StepKind
 from tasks.rollout.choosing import PROMOTED
-from tasks.rollout.judging import Judging, read_evidence, stages_of
+from tasks.rollout.evidence_list import EvidenceShelf
+from tasks.rollout.judging import Judging, stages_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -16,8 +17,8 @@ if TYPE_CHECKING:
     from tasks.registry.registry import Registry
     from tasks.registry.rollouts import RolloutHistory
     from tasks.registry.steps import RolloutState, RolloutStep
+    from tasks.rollout.evidence_list import Evidence, EvidenceFile
     from tasks.rollout.judge_contract import MakeJudge
-    from tasks.rollout.judging import Evidence, EvidenceFile
 
 _NEEDS = {StepKind.ADVANCE: "pass", StepKind.FINISH: "pass", StepKind.ROLLBACK: "fail"}
 
@@ -39,6 +40,7 @@ class Verifier:
         self._registry, self._make_judge = registry, make_judge
         self._judging: Judging | None = None
         self._used: tuple[EvidenceFile, ...] = ()
+        self._shelf: EvidenceShelf | None = None
 
     def verify(self, history: RolloutHistory, on_progress: Callable[[int, int], None]) -> list[Verified]:
         """Decide each step again that rests on evidence.
@@ -54,19 +56,23 @@ class Verifier:
 
     def _verify(self, history: RolloutHistory, step: RolloutStep) -> Verified:
         assert step.evidence is not None  # noqa: S101 - of such steps alone
+        shelf = self._shelf = self._shelf or EvidenceShelf(self._registry, history.address)
         try:
-            evidence = read_evidence(self._registry, history.address, step.evidence)
-            faults = self._decide_again(history, step, evidence)
+            evidence = shelf.read(step.evidence)
+            files = shelf.files(evidence.files)
+            faults = self._decide_again(history, step, evidence, files)
         except EnginegateError as error:
             self._judging = None
             return Verified(step, 0, 0, (str(error),))
-        return Verified(step, len(evidence.files), evidence.pairs, tuple(faults))
+        return Verified(step, len(files), evidence.pairs, tuple(faults))
 
-    def _decide_again(self, history: RolloutHistory, step: RolloutStep, evidence: Evidence) -> list[str]:
+    def _decide_again(
+        self, history: RolloutHistory, step: RolloutStep, evidence: Evidence, files: tuple[EvidenceFile, ...]
+    ) -> list[str]:
         state = step.rollout
         if state is None or (evidence.model, evidence.target, evidence.rollout) != (step.model, step.target, state.id):
             return ["its evidence is that of another rollout"]
-        faults = self._feed(history, step, state, evidence)
+        faults = self._feed(history, step, state, files)
         if self._judging is None or faults:
             return faults
         look = self._judging.decided()
@@ -82,15 +88,17 @@ class Verifier:
             faults.append(f"`{step.kind.value}` needs {needed}, and its evidence says {outcome}")
         return faults
 
-    def _feed(self, history: RolloutHistory, step: RolloutStep, state: RolloutState, evidence: Evidence) -> list[str]:
+    def _feed(
+        self, history: RolloutHistory, step: RolloutStep, state: RolloutState, files: tuple[EvidenceFile, ...]
+    ) -> list[str]:
         known = self._judging is not None and self._judging.rollout == state.id
-        if not known or evidence.files[: len(self._used)] != self._used:
+        if not known or files[: len(self._used)] != self._used:
             self._judging, self._used = Judging(self._registry, history.address, state, self._make_judge), ()
         assert self._judging is not None  # noqa: S101 - made above
         stages = {number: stage for number, stage in stages_of(history, state).items() if number < step.number}
-        files = [(file.key, str(file.digest)) for file in evidence.files[len(self._used) :]]
-        faults = [f"{refused.key} {refused.why}" for refused in self._judging.take(files, stages)]
-        self._used = evidence.files
+        new = [(file.key, str(file.digest)) for file in files[len(self._used) :]]
+        faults = [f"{refused.key} {refused.why}" for refused in self._judging.take(new, stages)]
+        self._used = files
         if faults:
             self._judging = None
         return faults

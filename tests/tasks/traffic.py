@@ -109,8 +109,8 @@ def arms_document(step: int, *, production: int, canary: int, **changes: Any) ->
 class Traffic:
     """The hosts of a rollout; each call leaves a file more."""
 
-    def __init__(self, shelf: Canary) -> None:
-        self.shelf, self._files = shelf, 0
+    def __init__(self, shelf: Canary, first: int = 0) -> None:
+        self.shelf, self._files = shelf, first
 
     def put(self, name: str, content: bytes, host: str = "host-1") -> str:
         key = f"{ROLLOUT.shards(self.shelf.state.id)}{host}/{name}"

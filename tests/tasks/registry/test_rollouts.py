@@ -128,6 +128,24 @@ def test_what_no_step_may_change_is_refused_before_it_is_written_and_by_every_re
         shelf.reopened().registry.rollouts.read(ROLLOUT)
 
 
+def test_a_freeze_holds_for_whoever_signs_and_only_freeze_and_thaw_change_it(shelf: Canary) -> None:
+    shelf.start()
+    shelf.step(transitions.freeze, BEGAN.replace(year=2027), by())
+
+    def through(history: Any) -> RolloutStep:
+        step = transitions.hold(history, by())
+        return step.model_copy(update={"kind": StepKind.ADVANCE, "rollout": history.current.rollout})
+
+    def thawing(history: Any) -> RolloutStep:
+        return transitions.hold(history, by()).model_copy(update={"frozen_until": None})
+
+    with pytest.raises(RefusedError, match=r"`advance`\) comes before 2027-.*, until when nothing moves"):
+        shelf.step(through)
+    with pytest.raises(RefusedError, match=r"`hold`\) changes a freeze"):
+        shelf.step(thawing)
+    assert shelf.step(transitions.abort, by()).frozen_until is not None
+
+
 def test_a_rollout_goes_no_further_than_its_last_stage_whatever_is_signed(shelf: Canary) -> None:
     shelf.start(RolloutPlan(steps=(50.0, 100.0)))
     shelf.step(transitions.advance, by())

@@ -10,10 +10,10 @@ from tasks.errors import InputError, RefusedError
 from tasks.registry.registry import Registry
 from tasks.registry.rollouts import StepKind
 from tasks.registry.steps import RolloutStatus
-from tasks.rollout import transitions
+from tasks.rollout import conducting, transitions
 from tasks.rollout.choosing import Action
 from tasks.rollout.conducting import Conducted, OvertakenError, start
-from tasks.rollout.judging import read_evidence
+from tasks.rollout.evidence_list import EvidenceShelf
 from tasks.rollout.taking_back import abort, take_back_canary
 from tasks.rollout_spec import RolloutPlan
 from tests.tasks.canary import BEGAN, ROLLOUT, Canary, by
@@ -69,10 +69,42 @@ def test_each_step_holds_the_digest_of_its_evidence(shelf: Canary, traffic: Traf
     step = conduct(shelf).step
     assert step is not None
     assert step.evidence is not None
-    evidence = read_evidence(shelf.registry, ROLLOUT, step.evidence)
-    assert [file.key for file in evidence.files] == [pairs, arms]
+    kept = EvidenceShelf(shelf.registry, ROLLOUT)
+    evidence = kept.read(step.evidence)
+    assert [file.key for file in kept.files(evidence.files)] == [pairs, arms]
     assert (evidence.outcome, evidence.pairs, evidence.groups) == ("pass", 40, 40)
     assert step.why == evidence.sentences
+
+
+def test_a_step_adds_to_the_list_of_the_last_one_whoever_judges(
+    shelf: Canary, traffic: Traffic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tasks.rollout.evidence_list.LONGEST_PART", 2)
+    shelf.start(SHORT)
+    keys = []
+    for minutes in (10, 20, 30):
+        keys += [traffic.pairs(), traffic.arms(), traffic.arms()]
+        conduct(shelf, minutes)
+    kept = EvidenceShelf(shelf.registry, ROLLOUT)
+    last = shelf.history.steps[-1].step.evidence
+    assert last is not None
+    assert [file.key for file in kept.files(kept.read(last).files)] == keys
+    parts = [entry for entry in shelf.objects.list(ROLLOUT.folder) if "/evidence-" in entry.key]
+    assert len(parts) == 3 * (1 + 2), "each file is listed once"
+
+
+def test_evidence_of_the_last_step_that_was_changed_since_is_named_and_not_used(
+    shelf: Canary, traffic: Traffic
+) -> None:
+    shelf.start(SHORT)
+    key = traffic.pairs()
+    traffic.arms()
+    conduct(shelf)
+    shelf.objects.delete(key)
+    traffic.flow()
+    step = conduct(shelf, 20).step
+    assert step is not None
+    assert step.why[0] == f"1 damaged file not used: {key} is missing"
 
 
 def test_a_bad_canary_is_rolled_back_and_production_is_untouched(shelf: Canary, traffic: Traffic) -> None:
@@ -298,6 +330,40 @@ def test_a_hold_between_the_look_and_the_promotion_keeps_production(shelf: Canar
     assert shelf.engine_at("production") == shelf.production.manifest.engine_id
 
 
+def test_a_hold_in_the_midst_of_the_promotion_keeps_production_too(
+    shelf: Canary, traffic: Traffic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    promote = conducting.carry_out
+
+    def late(*arguments: Any, **options: Any) -> None:
+        shelf.step(transitions.hold, by("ann"))
+        promote(*arguments, **options)
+
+    monkeypatch.setattr(conducting, "carry_out", late)
+    shelf.start(RolloutPlan(steps=(100.0,), soak="1m"))
+    traffic.flow()
+    with pytest.raises(OvertakenError, match=r"ann made step 2 \(hold\) meanwhile"):
+        conduct(shelf)
+    assert shelf.engine_at("production") == shelf.production.manifest.engine_id
+    assert kinds(shelf) == ["start", "hold"]
+
+
+def test_a_promotion_that_another_judge_made_first_is_no_reason_to_hold(
+    shelf: Canary, traffic: Traffic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    promote = conducting.carry_out
+
+    def lose(*arguments: Any, **options: Any) -> None:
+        promote(*arguments, **options)
+        raise RefusedError("production: somebody moved it meanwhile; you moved nothing: look again")
+
+    monkeypatch.setattr(conducting, "carry_out", lose)
+    shelf.start(RolloutPlan(steps=(100.0,), soak="1m"))
+    traffic.flow()
+    conduct(shelf)
+    assert kinds(shelf) == ["start", "finish"]
+
+
 class Killed(BaseException):
     """The process is gone."""
 
@@ -438,6 +504,29 @@ def test_a_rollout_whose_production_was_moved_is_held(shelf: Canary, traffic: Tr
     assert last is not None
     assert last.kind is StepKind.HOLD
     assert last.reason.startswith("bob moved production to tiny-cpu-fp32@abcdefabcdef, which no pair was compared with")
+
+
+def test_production_that_a_person_took_back_right_after_the_promotion_is_not_promoted_again(
+    shelf: Canary, traffic: Traffic
+) -> None:
+    shelf.start(RolloutPlan(steps=(100.0,), soak="1m"))
+    traffic.flow()
+    shelf.point("production", shelf.canary)  # by a judge who was killed before it could say so
+    shelf.point("production", shelf.production)
+    conduct(shelf)
+    assert kinds(shelf) == ["start", "hold"]
+    assert shelf.engine_at("production") == shelf.production.manifest.engine_id
+
+
+def test_a_failure_after_the_promotion_is_told_with_what_is_left_to_do(shelf: Canary, traffic: Traffic) -> None:
+    shelf.start(RolloutPlan(steps=(100.0,), soak="1m"))
+    traffic.flow(error=0.3)
+    shelf.point("production", shelf.canary)
+    conduct(shelf)
+    last = shelf.history.current
+    assert last is not None
+    assert last.kind is StepKind.ROLLBACK
+    assert last.reason.endswith("; production points at it already, so roll that back too")
 
 
 def test_a_canary_that_a_person_moved_back_is_aborted(shelf: Canary) -> None:
