@@ -10,7 +10,8 @@ import pytest
 
 from tasks.rollout.shards import ArmShard, PairShard, read_shard
 from tasks.serving import sampling
-from tasks.serving.python_models.pairs import EDGES_MS, MOST_BYTES, Pair, Recorder
+from tasks.serving.python_models.pairs import EDGES_MS, MOST_BYTES, Recorder
+from tests.tasks.evidence import pair
 from tests.tasks.memory_objects import MemoryObjects
 
 if TYPE_CHECKING:
@@ -18,20 +19,6 @@ if TYPE_CHECKING:
 
 LONG_S = 1000.0
 FOLDER = "rollouts/tiny/cpu/0123456789ab/host-1"
-
-
-def pair(samples: int = 1, **changes: Any) -> Pair:
-    score = {"score": np.full(samples, 0.5, np.float32)}
-    fields: dict[str, Any] = {
-        "key": "ab",
-        "step": 2,
-        "noise": False,
-        "failed": "",
-        "latency_ms": (1.0, 2.0),
-        "production": score,
-        "canary": score,
-    }
-    return Pair(**{**fields, **changes})
 
 
 def read(folder: Path, outputs: tuple[str, ...] = ("score",)) -> list[Any]:
