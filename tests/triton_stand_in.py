@@ -97,7 +97,7 @@ class Question:
 
 
 def ask(parameters: Mapping[str, object] | None = None, name: str = "", **arrays: np.ndarray[Any, Any]) -> Question:
-    """What a client asks of a server that can be answered later, as Triton is from 24.04 on."""
+    """What a client asks of a server whose models may answer later, as Triton 2.51 lets them."""
     tensors = [Tensor(name, array) for name, array in arrays.items()]
     return Question(tensors, json.dumps(parameters or {}), name, Queue())
 

@@ -152,7 +152,7 @@ class TritonPythonModel:
         answered = threading.Event()
         try:
             send = _sender_of(request)
-        except pb_utils.TritonModelException:  # a Triton before 24.04 takes answers from `execute` alone
+        except pb_utils.TritonModelException:  # an older Triton takes answers from `execute` alone
             send = None
         responses[one.number] = (None, True)
 
