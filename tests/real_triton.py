@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 ANSWER_S = 180
 ENGINE = """
+import time
 import numpy as np
 import triton_python_backend_utils as pb_utils
 class TritonPythonModel:
@@ -26,6 +27,7 @@ class TritonPythonModel:
         for request in requests:
             tokens = pb_utils.get_input_tensor_by_name(request, "tokens").as_numpy()
             score = tokens.sum(axis=1, dtype=np.float32) + np.float32({plus})
+            {more}
             answers.append(pb_utils.InferenceResponse([pb_utils.Tensor("score", score)]))
         return answers
 """
@@ -40,10 +42,10 @@ instance_group [{{count: {count} kind: KIND_CPU}}]
 """
 
 
-def write_engine(repository: Path, name: str, plus: float = 0) -> None:
-    """An engine whose score is the sum of a sample's tokens, and `plus`."""
+def write_engine(repository: Path, name: str, plus: float = 0, more: str = "") -> None:
+    """An engine whose score is the sum of a sample's tokens, and `plus`; `more` is a line that it runs before."""
     (repository / name / "1").mkdir(parents=True)
-    (repository / name / "1" / "model.py").write_text(ENGINE.format(plus=plus))
+    (repository / name / "1" / "model.py").write_text(ENGINE.format(plus=plus, more=more))
     config = CONFIG.format(name=name, batch=0, dims="-1, -1", out="-1", count=1, more="")
     # A vector of scores without a batch axis of Triton's own, as engine models have it.
     (repository / name / "config.pbtxt").write_text(config)
@@ -65,6 +67,32 @@ def route_of(move: int, plans: Mapping[str, tuple[int, int] | int], sampling: ob
         ],
         "sampling": sampling,
     }
+
+
+def with_canary(
+    route: Mapping[str, Any], folder: Path, plans: Mapping[str, tuple[int, int] | int], **changes: Any
+) -> dict[str, Any]:
+    """A route with a rollout whose canary has these plans, and whose evidence goes to `folder`."""
+    canary = route_of(route["move"], plans)
+    rollout = {
+        "id": "0123456789ab",
+        "step": 7,
+        "weight": 0.0,
+        "mirror": 0.0,
+        "noise": 0.0,
+        "key": "user",
+        "slices": [],
+        "folder": str(folder),
+        "shard_s": 0.2,
+        "timeout_ms": 1000.0,
+        "keep_inputs": [],
+        "canary": {
+            "engine_id": "scorer-cpu-int8@000000000001",
+            "manifest": f"sha256:{'0' * 64}",
+            **{name: canary[name] for name in ("inputs", "outputs", "plans")},
+        },
+    }
+    return {**route, "rollout": {**rollout, **changes}}
 
 
 def write_router(repository: Path, route: Mapping[str, Any], *, count: int = 1, more: str = "") -> None:
@@ -97,15 +125,19 @@ class Client:
         answer = self._connection.getresponse()
         return answer.status, answer.read()
 
-    def score(self, model: str, tokens: Sequence[Sequence[int]], **parameters: object) -> list[float]:
-        """The scores of samples.
+    def score(
+        self, model: str, tokens: Sequence[Sequence[int]], *, name: str = "", **parameters: object
+    ) -> list[float]:
+        """The scores of samples; `name` is the request's id.
 
         Raises:
             RuntimeError: the server's error.
         """
         shape, data = [len(tokens), len(tokens[0])], [token for row in tokens for token in row]
         tensor = {"name": "tokens", "datatype": "INT64", "shape": shape, "data": data}
-        status, found = self.ask(f"/v2/models/{model}/infer", {"inputs": [tensor], "parameters": parameters})
+        status, found = self.ask(
+            f"/v2/models/{model}/infer", {"id": name, "inputs": [tensor], "parameters": parameters}
+        )
         content = json.loads(found)
         if status != http.HTTPStatus.OK:
             raise RuntimeError(content["error"])

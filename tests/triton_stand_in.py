@@ -8,6 +8,7 @@ import shutil
 import sys
 from collections import Counter
 from dataclasses import dataclass, field
+from queue import Queue
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     Engine = Callable[[Arrays], Arrays]
 
 VERSION = "stand_in_1"
+FINAL = 1
 
 
 class TritonModelException(Exception):  # noqa: N818 - the real name
@@ -73,13 +75,31 @@ class Question:
 
     inputs: Sequence[Tensor]
     text: str = "{}"
+    name: str = ""
+    later: Queue[InferenceResponse] | None = None
 
     def parameters(self) -> str:
         return self.text
 
+    def request_id(self) -> str:
+        return self.name
 
-def ask(parameters: Mapping[str, object] | None = None, **arrays: np.ndarray[Any, Any]) -> Question:
-    return Question([Tensor(name, array) for name, array in arrays.items()], json.dumps(parameters or {}))
+    def get_response_sender(self) -> Any:
+        if self.later is None:
+            raise TritonModelException("get_response_sender function must be called only in decoupled mode")
+        later = self.later
+
+        def send(response: InferenceResponse, *, flags: int) -> None:
+            assert flags == FINAL
+            later.put(response)
+
+        return type("Sender", (), {"send": staticmethod(send)})
+
+
+def ask(parameters: Mapping[str, object] | None = None, name: str = "", **arrays: np.ndarray[Any, Any]) -> Question:
+    """What a client asks of a server whose models may answer later, as Triton 2.51 lets them."""
+    tensors = [Tensor(name, array) for name, array in arrays.items()]
+    return Question(tensors, json.dumps(parameters or {}), name, Queue())
 
 
 @dataclass
@@ -109,6 +129,7 @@ class Server:
             "MetricFamily": self._metric_family(),
             "PreferredMemory": lambda *_: None,
             "TRITONSERVER_MEMORY_CPU": 0,
+            "TRITONSERVER_RESPONSE_COMPLETE_FINAL": FINAL,
             "get_input_tensor_by_name": lambda asked, name: _named(asked.inputs, name),
             "get_output_tensor_by_name": lambda answer, name: _named(answer.tensors, name),
             "Logger": type("Logger", (), {"log_warn": self.logged.append, "log_error": self.logged.append}),

@@ -228,7 +228,7 @@ def said(
 def _nothing_yet(rule: Rule, more: int) -> JudgedRule:
     name = _name(rule, None)
     lacking = "too few pairs yet" if rule.by is None else f"too few pairs with a slice {rule.by} yet"
-    return said(name, Outcome.INCONCLUSIVE, None, rule.limit, 0, more, f"{name}: {lacking}", "")
+    return said(name, Outcome.INCONCLUSIVE, None, rule.limit, 0, more or None, f"{name}: {lacking}", "")
 
 
 def _name(rule: Rule, place: str | None) -> str:

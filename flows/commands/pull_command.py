@@ -15,6 +15,7 @@ import click
 
 from flows.commands.command import CHANNEL, Document, FilledPath, command_of
 from flows.commands.pull_health import Health
+from flows.commands.pull_rollout import RolloutWatch
 from flows.commands.pull_service import call_hook, read_hook, served_document, served_lines, triton_switch
 from flows.commands.pull_words import describe, document_of, offer_lines, outcome_lines
 from flows.promotion.gate_basis import GateBasis, basis_of
@@ -76,6 +77,9 @@ _SECONDS = click.FloatRange(min=0, min_open=True, max=_MONTH_S)
 @click.option(
     "--server", metavar="URL", help="The Triton server on DIR, as http://127.0.0.1:8000: try there, and switch it."
 )
+@click.option(
+    "--host-name", "host", metavar="NAME", help="What evidence of a rollout is filed under: this host's name."
+)
 @click.option("--after-switch", "hook", metavar="COMMAND", help="Run this after each switch to another engine.")
 @command_of
 def pull(
@@ -92,6 +96,7 @@ def pull(
     time_limit: float | None,
     layout: str,
     server: str | None,
+    host: str | None,
     hook: str | None,
 ) -> tuple[Document, int]:
     """Pull the engine that a channel of MODEL points at to this host, and make it DIR/current.
@@ -102,7 +107,8 @@ def pull(
     With --watch --json, each change and each new error is one line of JSON, whose `event` is `pulled`, `error`, or
     `recovered` where the channel is in order again and did not move.
 
-    With --layout triton, DIR/MODEL is served under the model's name; see docs/serving.md.
+    With --layout triton, DIR/MODEL is served under the model's name, and with --watch and --server the rollouts of
+    MODEL are followed too; see docs/serving.md.
     """
     if server is not None and layout != "triton":
         raise InputError("--server is of --layout triton; add that, or leave it out")
@@ -113,7 +119,7 @@ def pull(
     place = ServingFolder(folder) if service is None else service.folder
     job = PullJob(session, place, address, limit_s, check, milestone, service, read_hook(hook))
     if watch:
-        Watcher(job, every, as_json=click.get_current_context().params["as_json"]).run()
+        Watcher(job, every, as_json=click.get_current_context().params["as_json"], host=host).run()
     pulled = session.reporter.step(f"pull {model} {channel}", job.run, describe, tells_why=False)
     for line in (*outcome_lines(pulled), *served_lines(service)):
         session.reporter.marked(line)
@@ -205,6 +211,7 @@ class Watcher:
     job: PullJob
     every_s: float
     as_json: bool
+    host: str | None = None
     _pulled: str | None = None
     _error: str | None = None
     _tried: str | None = None
@@ -212,10 +219,13 @@ class Watcher:
     _left: int = 0
     _stopped: threading.Event = field(default_factory=threading.Event)
     _health: Health | None = None
+    _rollout: RolloutWatch | None = None
 
     def __post_init__(self) -> None:
-        if self.job.service is not None:
-            self._health = Health(self.job.service.repository, self.job.address)
+        job = self.job
+        self._rollout = RolloutWatch.of(job.session, job.service, job.address, self.host, job.limit_s, self._tell)
+        if job.service is not None:
+            self._health = Health(job.service.repository, job.address, self._rollout)
 
     def run(self) -> NoReturn:
         """Look again and again, until a signal ends the process with exit code 0.
@@ -232,6 +242,7 @@ class Watcher:
         try:
             while not self._stopped.is_set():
                 self.look()
+                self.look_at_rollout()
                 if self._health is not None:
                     self._health.write_look()
                 self._stopped.wait(self.every_s)
@@ -262,6 +273,17 @@ class Watcher:
             )
         except Exception as error:  # noqa: BLE001 - whatever it is, the last good engine is served on
             self._tell_error(f"unexpected: {type(error).__name__}: {error}; please report it", ExitCode.UNEXPECTED)
+
+    def look_at_rollout(self) -> None:
+        """Follow the model's rollout, and upload what was seen of it; whatever fails, all stays as it is."""
+        if self._rollout is None:
+            return
+        try:
+            self._rollout.look(self.job.session.open_registry())
+        except (EnginegateError, OSError) as error:
+            self._rollout.fail(str(error))
+        except Exception as error:  # noqa: BLE001 - whatever it is, what is served is served on
+            self._rollout.fail(f"unexpected: {type(error).__name__}: {error}; please report it")
 
     def _is_due(self, move: str | None) -> bool:
         """Whether to try a move now: after each try that went wrong, twice as many looks pass."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from tasks.store.scratch import ScratchSpace
 
 if TYPE_CHECKING:
+    from flows.commands.pull_rollout import RolloutWatch
     from tasks.registry.moves import ChannelAddress
     from tasks.serving.triton_repository import TritonRepository
 
@@ -21,6 +22,13 @@ _METRICS = {
     "last_look_timestamp_seconds": "When the channel was looked at last.",
     "last_failure_timestamp_seconds": "When a look or a switch failed last; 0 where none did.",
     "failing": "Whether the last try failed, and what was served before is served on.",
+}
+_ROLLOUT_METRICS = {
+    "followed_rollout_step": "Number of the rollout's step that this host follows; 0 without a rollout.",
+    "followed_rollout_weight": "Percent of the traffic that the canary answers here.",
+    "canary_crashed": "Whether the canary of the open rollout cannot answer here.",
+    "evidence_files_waiting": "Files of evidence that wait for the registry.",
+    "evidence_files_lost": "Files of evidence that gave way to newer ones since the watch began.",
 }
 
 
@@ -34,6 +42,7 @@ class Health:
 
     repository: TritonRepository
     address: ChannelAddress
+    rollout: RolloutWatch | None = None
     _failure: tuple[float, str, int] | None = None
     _failing: bool = False
 
@@ -66,6 +75,7 @@ class Health:
             "last_failure": None
             if failure is None
             else {"when": _time_of(failure[0]), "error": failure[1], "exit_code": failure[2]},
+            "rollout": None if self.rollout is None else self.rollout.document(),
         }
 
     def _text(self, found: dict[str, Any]) -> str:
@@ -76,11 +86,21 @@ class Health:
             "last_failure_timestamp_seconds": 0 if failure is None else _seconds_of(failure["when"]),
             "failing": int(found["failing"]),
         }
+        texts = dict(_METRICS)
+        if (rollout := found["rollout"]) is not None:
+            texts |= _ROLLOUT_METRICS
+            values |= {
+                "followed_rollout_step": rollout["step"] or 0,
+                "followed_rollout_weight": rollout["weight"],
+                "canary_crashed": int(rollout["crashed"]),
+                "evidence_files_waiting": rollout["files_waiting"],
+                "evidence_files_lost": rollout["files_lost"],
+            }
         labels = ",".join(f'{key}="{found[key]}"' for key in ("model", "target", "channel"))
         return "".join(
             f"# HELP enginegate_{name} {text}\n# TYPE enginegate_{name} gauge\n"
             f"enginegate_{name}{{{labels}}} {values[name]}\n"
-            for name, text in _METRICS.items()
+            for name, text in texts.items()
         )
 
 

@@ -9,7 +9,6 @@ then does a link move to it; whatever goes wrong before, the last good engine st
 from __future__ import annotations
 
 import re
-import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -20,6 +19,7 @@ from tasks.objects.files import writing_to
 from tasks.process.child import ignore_progress
 from tasks.records import Cell, EngineManifest
 from tasks.registry.chained import holds_record
+from tasks.release.engine_files import parts_of, place_engine
 from tasks.release.next_step import advise_step
 from tasks.release.serving_folder import Accepted, ServingFolder, folder_name
 from tasks.release.smoke import SmokeReport, SmokeRequest, run_smoke
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from tasks.artifact import Artifact
     from tasks.registry.channels import Channel
     from tasks.registry.engines import SignedManifest
     from tasks.registry.moves import ChannelAddress, Move, SignedMove
@@ -83,20 +82,9 @@ class Offer:
         return folder_name(self.signed.manifest.engine_id, self.signed.digest)
 
     @property
-    def parts(self) -> dict[str, Artifact]:
-        """The artifacts that the host gets, by the folder in the engine's that each goes to."""
-        manifest = self.signed.manifest
-        return {
-            "plan": manifest.plan,
-            "smoke/inputs": manifest.smoke.inputs,
-            "smoke/reference": manifest.smoke.reference,
-            "smoke/candidate": manifest.smoke.candidate,
-        }
-
-    @property
     def size_bytes(self) -> int:
         """Bytes of all files that the host gets."""
-        return sum(artifact.size_bytes for artifact in self.parts.values())
+        return sum(artifact.size_bytes for artifact in parts_of(self.signed.manifest).values())
 
 
 @dataclass(frozen=True)
@@ -196,7 +184,7 @@ def find_offer(
         raise RefusedError(
             f"channel {address} points at {signed_move.move.engine_id}: {'; '.join(faults)}; do not serve it"
         )
-    _require_runtime(signed.manifest)
+    require_runtime(signed.manifest)
     return Offer(address, signed_move, signed)
 
 
@@ -241,7 +229,8 @@ def _find_faults(address: ChannelAddress, move: Move, signed: SignedManifest) ->
     return faults
 
 
-def _require_runtime(manifest: EngineManifest) -> None:
+def require_runtime(manifest: EngineManifest) -> None:
+    """Raise RefusedError where this host's runtime is not what an engine needs, StageError where it has none."""
     try:
         here = backend_of(manifest.cell.runtime).identity()
         refuse_elsewhere(manifest.backend, here, manifest.options, manifest.cell.target)
@@ -259,7 +248,7 @@ def _take(
 ) -> Pulled:
     with writing_to(folder.root):
         folder.sweep(offer.folder)  # what an engine that was refused left behind, before room is asked for
-        mended = _place(registry, folder, offer, on_progress)
+        mended = place_engine(registry, folder, offer.signed, on_progress)
     report = None if check_limit_s is None else _check(folder, offer, check_limit_s)
     if service is not None:
         service.prepare(offer, folder.root / offer.folder)
@@ -287,32 +276,6 @@ def _accepted(offer: Offer) -> Accepted:
     return Accepted(
         model=address.model, target=address.target, channel=address.channel, number=move.move.number, move=move.digest
     )
-
-
-def _place(
-    registry: Registry, folder: ServingFolder, offer: Offer, on_progress: Callable[[int, int], None]
-) -> tuple[str, ...] | None:
-    done, total = 0, offer.size_bytes
-
-    def fetch(artifact: Artifact, to: Path) -> None:
-        nonlocal done
-        for file in artifact.files:
-            _require_room(folder.root, file.size_bytes)
-            alone = artifact.model_copy(update={"files": (file,)})
-            registry.engines.fetch(alone, to, _shifted(on_progress, done, total))
-            done += file.size_bytes
-
-    return folder.place(offer.folder, offer.parts, offer.signed.envelope, fetch)
-
-
-def _shifted(on_progress: Callable[[int, int], None], start: int, total: int) -> Callable[[int, int], None]:
-    return lambda done, _: on_progress(start + done, total)
-
-
-def _require_room(folder: Path, needed: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise StageError(f"{folder}: a file of {needed:,} bytes has no room in the {free:,} that are free; make room")
 
 
 def _check(folder: ServingFolder, offer: Offer, limit_s: float) -> SmokeReport:

@@ -98,9 +98,9 @@ class TritonSwitch:
         before, self.switched, self.report = self.repository.read_route(), False, None
         placed = PlacedEngine(offer.signed.manifest, offer.signed.digest, offer.move.move.number, engine)
         try:
-            self._layout = self._bring_up(placed)
+            self._layout = self.bring_up(placed)
         except EnginegateError as error:
-            self._take_back(placed, before)
+            self.take_back(placed)
             raise type(error)(f"{error}; {_left(before)}") from None
 
     def switch(self) -> None:
@@ -114,8 +114,11 @@ class TritonSwitch:
             raise StageError("nothing was prepared")
         with writing_to(repository.root):
             before, files = repository.read_route(), repository.router_files() if repository.router.is_dir() else {}
-            changed = repository.put_router(layout.router, layout.route)
-            self.switched = repository.put_route(layout.route) or before is None
+            # The same engine again, as a watch does at its start: its canary answers on.
+            same = before is not None and before.following(None) == layout.route
+            route = before if same and before is not None else layout.route
+            changed = repository.put_router(layout.router, route)
+            self.switched = repository.put_route(route) or before is None
         if self.api is not None and (changed or not self.api.is_ready(repository.model)):
             try:
                 self.api.load(repository.model)
@@ -123,9 +126,14 @@ class TritonSwitch:
                 with writing_to(repository.root):
                     self._lead_back(before, files)
                 raise StageError(f"{error}; {_left(before)}") from None
-        self._retire(layout)
+        self.retire(route)
 
-    def _bring_up(self, placed: PlacedEngine) -> EngineLayout:
+    def bring_up(self, placed: PlacedEngine) -> EngineLayout:
+        """Write the models of an engine, load them, and try its smoke inputs through the server, where there is one.
+
+        Raises:
+            EnginegateError: it cannot be served; what was written of it is for `take_back`.
+        """
         wanted, first = placed.manifest.serving.backend, self._first_backend(placed)
         try:
             return self._try(placed, first)
@@ -133,7 +141,7 @@ class TritonSwitch:
             if first != TENSORRT:
                 raise
             if wanted == "auto" and _NO_BACKEND.search(error.reason):
-                self._take_back(placed, self.repository.read_route())
+                self.take_back(placed)
                 self.say(
                     "- the server has no backend tensorrt; its Python backend serves the plans by their own runner"
                 )
@@ -211,9 +219,10 @@ class TritonSwitch:
             names = ";".join(map(str, libraries))
             self.say(f"! the engine has plugins: the server needs --backend-config=tensorrt,plugins={names}")
 
-    def _take_back(self, placed: PlacedEngine, before: Route | None) -> None:
-        """Remove the models of an engine that was not switched to."""
-        served = {plan.model for plan in before.plans} if before is not None else set()
+    def take_back(self, placed: PlacedEngine) -> None:
+        """Remove the models of an engine that the router does not lead to."""
+        before = self.repository.read_route()
+        served = before.models if before is not None else frozenset()
         tried = [name for name in self.repository.engines() if name not in served and name.startswith(placed.name)]
         if self.api is not None:
             for name in tried:
@@ -227,8 +236,9 @@ class TritonSwitch:
         self.repository.put_router(files, before)
         self.repository.put_route(before)
 
-    def _retire(self, layout: EngineLayout) -> None:
-        old = [name for name in self.repository.engines() if name not in layout.engines]
+    def retire(self, route: Route) -> None:
+        """Unload and remove the models that the router leads to no longer, when their last requests are answered."""
+        old = [name for name in self.repository.engines() if name not in route.models]
         if old and self.api is not None:
             time.sleep(self.grace_s)
             for name in old:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from tasks.errors import RefusedError, printable
 from tasks.records import Cell
 from tasks.registry.survey import in_threads
+from tasks.rollout.crashes import with_crashes
 from tasks.rollout.evidence_list import Evidence, EvidenceFile, EvidenceShelf
 from tasks.rollout.plan import judged_rules
 from tasks.rollout.shards import Arm, ArmShard, PairShard, RefusedFile, in_order, read_shard
@@ -39,7 +40,7 @@ class Tally:
 
     `groups` and `canary` are by the place of the stage: independent groups of pairs, and requests that the canary
     answered. `requests` of both arms are by the number of the step that hosts followed. `latest` is the last moment
-    that a file knows of (seconds since the epoch).
+    that a file knows of (seconds since the epoch). `crashes` says by host why it could not bring the canary up.
     """
 
     groups: dict[int, set[str]] = field(default_factory=dict)
@@ -48,6 +49,7 @@ class Tally:
     warm_up: int = 0
     lost_pairs: int = 0
     latest: float = 0.0
+    crashes: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -197,7 +199,8 @@ class Judging:
     def decided(self) -> Look:
         """What the judge says of what it has seen."""
         refused = tuple(self._refused.values())
-        return Look(self._judge.look(), self._tally, tuple(self._files), refused, self._worst.sentences)
+        decision = with_crashes(self._judge.look(), self._tally.crashes)
+        return Look(decision, self._tally, tuple(self._files), refused, self._worst.sentences)
 
     def _feed(self, shard: Shard, stages: Stages) -> None:
         if isinstance(shard, ArmShard):
@@ -225,6 +228,9 @@ class Judging:
         tally.warm_up += arms.production.warm_up + arms.canary.warm_up
         tally.lost_pairs += document.lost_pairs
         tally.latest = max(tally.latest, document.to)
+        if arms.canary.crashed is not None:
+            host = shard.key.split("/")[-2]
+            tally.crashes.setdefault(host, printable(arms.canary.crashed))
 
 
 def rules_of(state: RolloutState, manifest: EngineManifest) -> RolloutRules:

@@ -19,6 +19,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from tasks.declared import Frozen
 from tasks.errors import RefusedError
+from tasks.records import LONGEST_REASON
 from tasks.store.digests import digest_bytes
 
 if TYPE_CHECKING:
@@ -88,7 +89,10 @@ class _Histogram(Frozen):
 
 
 class Arm(Frozen):
-    """What one engine answered: requests but for `warm_up`, of which some failed, and how long the others took."""
+    """What one engine answered: requests but for `warm_up`, of which some failed, and how long the others took.
+
+    `crashed` is why a host could not bring the engine up, so that it answered nothing there.
+    """
 
     requests: Annotated[int, Field(ge=0)]
     errors: Annotated[int, Field(ge=0)]
@@ -96,6 +100,7 @@ class Arm(Frozen):
     warm_up: Annotated[int, Field(ge=0)] = 0
     users: Annotated[int, Field(ge=0)] = 0
     latency_ms: _Histogram
+    crashed: Annotated[str, Field(min_length=1, max_length=LONGEST_REASON)] | None = None
 
 
 class Arms(Frozen):

@@ -71,6 +71,12 @@ def choose_batching(manifest: EngineManifest) -> Batching | None:
     )
 
 
+def call_limit_ms(manifest: EngineManifest) -> float:
+    """How long a call of an engine may take before its answer is given up: as long as a request may wait for one."""
+    slow = TIMEOUT_BATCHES * best_batch(manifest.benchmark).p99_ms
+    return (manifest.serving.queue_timeout_us or max(slow * _MS, LEAST_TIMEOUT_US)) / _MS
+
+
 def _preferred(manifest: EngineManifest, best: int) -> tuple[int, ...]:
     """The plans' batch sizes up to the best one, or that one."""
     buckets = manifest.dims[batch_of(manifest)].buckets or ()

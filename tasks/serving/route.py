@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field
 
 from tasks.declared import Digest, Frozen
+from tasks.errors import RefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -47,6 +50,39 @@ class RoutedPlan(Frozen):
     dims: dict[str, Extents]
 
 
+class Canary(Frozen):
+    """The engine that a rollout tries beside the one that is served."""
+
+    engine_id: str
+    manifest: Digest
+    inputs: dict[str, RoutedInput]
+    outputs: dict[str, RoutedOutput]
+    plans: tuple[RoutedPlan, ...]
+
+
+class RoutedRollout(Frozen):
+    """A rollout as this host follows it, at the number `step` of its history.
+
+    `weight` is the percent of requests that the canary answers; `mirror` and `noise` are the shares of production's
+    that the canary, and production itself, are asked too. `key` names the parameter that says who asks, `slices` those
+    that are kept with pairs. Pairs and counts go to `folder` every `shard_s` seconds, with the inputs in `keep_inputs`
+    alone. The canary may take `timeout_ms` for a call.
+    """
+
+    id: str
+    step: Annotated[int, Field(ge=1)]
+    weight: Annotated[float, Field(ge=0, le=100)]
+    mirror: Annotated[float, Field(ge=0, le=1)]
+    noise: Annotated[float, Field(ge=0, le=1)]
+    key: str | None
+    slices: tuple[str, ...]
+    folder: str
+    shard_s: Annotated[float, Field(gt=0)] = 30.0
+    timeout_ms: Annotated[float, Field(gt=0)]
+    keep_inputs: tuple[str, ...]
+    canary: Canary
+
+
 class Route(Frozen):
     """The engine that is served, by its channel's move, and its plans in the order in which they are tried."""
 
@@ -60,6 +96,17 @@ class Route(Frozen):
     outputs: dict[str, RoutedOutput]
     plans: tuple[RoutedPlan, ...]
     sampling: Any = None
+    rollout: RoutedRollout | None = None
+
+    @property
+    def models(self) -> frozenset[str]:
+        """The models of the repository that it leads to, the canary's among them."""
+        canary = () if self.rollout is None else self.rollout.canary.plans
+        return frozenset(plan.model for plan in (*self.plans, *canary))
+
+    def following(self, rollout: RoutedRollout | None) -> Route:
+        """The same route with another rollout, or none."""
+        return self.model_copy(update={"rollout": rollout})
 
     @property
     def words(self) -> str:
@@ -94,3 +141,48 @@ def route_to(
         ),
         sampling=None if sampling is None else sampling.for_route(manifest.inputs, str(traffic.absolute())),
     )
+
+
+def canary_beside(production: Route, canary: Route) -> Canary:
+    """The engine of the route `canary`, to answer in production's place.
+
+    Raises:
+        RefusedError: clients would see that it is another one: its inputs or outputs differ in name, dtype or axes.
+    """
+    faults = [
+        *_differences("input", _interface(production.inputs), _interface(canary.inputs)),
+        *_differences("output", _interface(production.outputs), _interface(canary.outputs)),
+    ]
+    if faults:
+        raise RefusedError(
+            f"{canary.engine_id} cannot answer in place of {production.engine_id}: {'; '.join(faults)}; serve it under"
+            " another model's name"
+        )
+    return Canary(
+        engine_id=canary.engine_id,
+        manifest=canary.manifest,
+        inputs=canary.inputs,
+        outputs=canary.outputs,
+        plans=canary.plans,
+    )
+
+
+def inputs_to_keep(route: Route) -> frozenset[str]:
+    """The inputs that sampling may keep; none where it is off."""
+    return frozenset() if route.sampling is None else frozenset(route.inputs) - frozenset(route.sampling["redacted"])
+
+
+def _interface(tensors: Mapping[str, RoutedInput] | Mapping[str, RoutedOutput]) -> dict[str, str]:
+    """Dtype and axes of each tensor, in words."""
+    return {
+        name: f"{one.dtype} {list(one.shape if isinstance(one, RoutedInput) else one.axes)}"
+        for name, one in tensors.items()
+    }
+
+
+def _differences(what: str, first: Mapping[str, str], second: Mapping[str, str]) -> list[str]:
+    return [
+        f"{what} {name} is {second.get(name, 'not there')}, and production's is {first.get(name, 'not there')}"
+        for name in sorted({*first, *second})
+        if first.get(name) != second.get(name)
+    ]

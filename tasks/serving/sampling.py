@@ -16,7 +16,7 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 from zipfile import ZipFile
 
 import numpy as np
@@ -62,6 +62,22 @@ class _Sample:
     arrays: dict[str, np.ndarray[Any, Any]]
 
 
+class Values:
+    """Values of request parameters, of which so many are told apart that no client can fill the memory."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, set[str]] = {}
+
+    def of(self, name: str, parameters: Mapping[str, Any]) -> str:
+        """The value of a parameter: MISSING without one, and OTHER beyond MOST_VALUES."""
+        value = str(parameters.get(name, MISSING))[:LONGEST_VALUE]
+        seen = self._seen.setdefault(name, set())
+        if value not in seen and len(seen) >= MOST_VALUES:
+            return OTHER
+        seen.add(value)
+        return value
+
+
 class Sampler:
     """The reservoir of one instance of a router. `offer` never waits for a disk: a thread writes."""
 
@@ -71,7 +87,7 @@ class Sampler:
         self._settings, self._clock = settings, clock
         self._instance = re.sub(r"[^A-Za-z0-9_.]+", "_", instance)
         self._share = max(1, settings.most_a_day * settings.every_hours // 24 // instances)
-        self._values: dict[str, set[str]] = {}
+        self._values = Values()
         self._failures = 0
         self._writer: threading.Thread | None = None
         self._begin(self._period())
@@ -113,7 +129,7 @@ class Sampler:
         rows = np.flatnonzero(keys < self._settings.rate)
         if not len(rows):
             return 0
-        stratum = "" if self._settings.by is None else self._value(self._settings.by, parameters)
+        stratum = "" if self._settings.by is None else self._values.of(self._settings.by, parameters)
         if stratum not in self._kept and len(self._kept) >= self._capacity:
             return 0
         kept = self._kept.setdefault(stratum, [])
@@ -164,20 +180,12 @@ class Sampler:
         moment = time.gmtime(period * HOUR_S * self._settings.every_hours)
         return time.strftime("%Y-%m-%d", moment), time.strftime("%H", moment)
 
-    def _value(self, name: str, parameters: Mapping[str, Any]) -> str:
-        value = str(parameters.get(name, MISSING))[:LONGEST_VALUE]
-        seen = self._values.setdefault(name, set())
-        if value not in seen and len(seen) >= MOST_VALUES:
-            return OTHER
-        seen.add(value)
-        return value
-
     def _columns(self, parameters: Mapping[str, Any]) -> dict[str, str]:
         """Samples of one request are of one group: they are not independent of each other."""
         settings = self._settings
         names = dict.fromkeys([*settings.slices, *([settings.by] if settings.by else [])])
         group = None if settings.group is None else parameters.get(settings.group)
-        columns = {f"slice.{name}": self._value(name, parameters) for name in names}
+        columns = {f"slice.{name}": self._values.of(name, parameters) for name in names}
         return {**columns, "group": secrets.token_hex(8) if group is None else str(group)[:LONGEST_VALUE]}
 
     def _copy(self, arrays: Arrays, row: int, columns: Mapping[str, str]) -> dict[str, np.ndarray[Any, Any]]:
@@ -228,13 +236,22 @@ def write_shard(folder: Path, prefix: str, arrays: Arrays) -> Path:
     Raises:
         OSError: it cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     samples = len(next(iter(arrays.values())))
-    path = folder / f"{prefix}-{samples}-{secrets.token_hex(8)}.npz"
-    partial = folder / f".{path.name}{PARTIAL}"
+    name = f"{prefix}-{samples}-{secrets.token_hex(8)}.npz"
+    return write_once(folder / name, lambda file: _write_npz(file, arrays))
+
+
+def write_once(path: Path, fill: Callable[[IO[bytes]], object]) -> Path:
+    """Write a file by `fill`, all of it or nothing, and never over another; its folder is made for this user alone.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    partial = path.with_name(f".{path.name}{PARTIAL}")
     try:
         with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            _write_npz(file, arrays)
+            fill(file)
             file.flush()
             os.fsync(file.fileno())
         os.link(partial, path)  # unlike a rename, it refuses a name that is taken

@@ -28,6 +28,10 @@ HEADER_LENGTH = "Inference-Header-Content-Length"
 LOAD_LIMIT_S = 600.0
 
 
+class UnreachableError(StageError):
+    """The server is gone, or did not answer in time."""
+
+
 class TritonError(StageError):
     """The server is there and says no; `reason` is what it said."""
 
@@ -49,7 +53,7 @@ class ModelState:
 class TritonApi:
     """A Triton server at an address like `http://127.0.0.1:8000`; a request makes a connection of its own.
 
-    Every method raises StageError where the server cannot be reached, and TritonError where it refuses.
+    Every method raises UnreachableError where the server does not answer, and TritonError where it refuses.
     """
 
     def __init__(self, url: str, limit_s: float = LOAD_LIMIT_S) -> None:
@@ -66,6 +70,14 @@ class TritonApi:
         """Whether the server takes requests; it calls itself ready only while no model failed or was unloaded."""
         status, _, _ = self._request("GET", "/v2/health/live")
         return status == 200  # noqa: PLR2004 - HTTP's "OK"
+
+    def answers(self) -> bool:
+        """Whether there is a server at all."""
+        try:
+            self._request("GET", "/v2/health/live")
+        except UnreachableError:
+            return False
+        return True
 
     def is_ready(self, model: str) -> bool:
         """Whether a model is served."""
@@ -142,7 +154,7 @@ class TritonApi:
             answer = connection.getresponse()
             content = answer.read()
         except (OSError, HTTPException) as error:
-            raise StageError(
+            raise UnreachableError(
                 f"no server answers at {self.url} ({type(error).__name__}: {error}); start it, or correct --server"
             ) from None
         finally:

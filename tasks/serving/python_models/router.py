@@ -1,14 +1,16 @@
 """The model that clients ask: it calls the plans of the engine that `route.json` names, in the same server.
 
 Triton runs it, as `1/model.py` of the model with the public name. A switch of engines replaces `route.json` beside
-`config.pbtxt`, which is looked at before each call; the router itself stays.
+`config.pbtxt`, which is looked at before each call; the router itself stays. While a rollout is on, `arms` says whom
+its canary answers.
 """
 
 from __future__ import annotations
 
 import json
+import threading
 import time
-from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,69 +18,15 @@ import triton_python_backend_utils as pb_utils
 
 if TYPE_CHECKING:
     from tasks.serving import sampling
-    from tasks.serving.python_models import routing
+    from tasks.serving.python_models import arms, metrics, routing, splitting
 else:
-    from . import routing, sampling
+    from . import arms, metrics, routing, sampling
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 ROUTE_FILE = "route.json"
-TELL_EVERY_S = 1.0
-# A call of a metric costs a message between two processes: counts are gathered, and told together.
-COUNTERS = {
-    "requests": "Requests answered, by plan",
-    "calls": "Calls of a plan, by the samples in them (the next power of two)",
-    "elements": "Elements of inputs that plans were called with",
-    "padding": "Of them, those that were added as padding",
-    "errors": "Requests that were answered with an error, by what was at fault",
-    "sampled": "Samples that the reservoir took, of which later ones may take the place",
-    "sampling_errors": "Samples or shards that could not be kept or written",
-}
-Labels = tuple[tuple[str, str], ...]
-
-
-class Metrics:
-    """What Triton's own `/metrics` tells of the router, as `enginegate_*`."""
-
-    def __init__(self, model: str) -> None:
-        self._model = model
-        self._families = {
-            name: pb_utils.MetricFamily(
-                name=f"enginegate_{name}_total", description=text, kind=pb_utils.MetricFamily.COUNTER
-            )
-            for name, text in COUNTERS.items()
-        }
-        gauges = pb_utils.MetricFamily(
-            name="enginegate_route_move",
-            description="Number of the channel's move that is served",
-            kind=pb_utils.MetricFamily.GAUGE,
-        )
-        self._families["route_move"] = gauges
-        self._move = gauges.Metric(labels={"model": model})
-        self._metrics: dict[tuple[str, Labels], Any] = {}
-        self._counted: Counter[tuple[str, Labels]] = Counter()
-        self._told = 0.0
-
-    def count(self, name: str, number: int = 1, **labels: str) -> None:
-        """Count, to be told later."""
-        self._counted[name, tuple(labels.items())] += number
-
-    def show_move(self, move: int) -> None:
-        """Show which move is served."""
-        self._move.set(move)
-
-    def tell(self, *, at_once: bool = False) -> None:
-        """Tell the server what was counted, unless that was done in this second."""
-        if not at_once and time.monotonic() - self._told < TELL_EVERY_S:
-            return
-        for (name, labels), number in self._counted.items():
-            if (name, labels) not in self._metrics:
-                every = {"model": self._model, **dict(labels)}
-                self._metrics[name, labels] = self._families[name].Metric(labels=every)
-            self._metrics[name, labels].increment(number)
-        self._counted.clear()
-        self._told = time.monotonic()
+UNREADABLE = (OSError, ValueError, KeyError, TypeError)
 
 
 class TritonPythonModel:
@@ -96,19 +44,24 @@ class TritonPythonModel:
         self._warm_up = sum(
             max(1, one.get("count", 1)) * max(1, one.get("batch_size", 1)) for one in config.get("model_warmup", [])
         )
-        self._metrics = Metrics(args["model_name"])
+        self._metrics = metrics.Metrics(args["model_name"])
+        self._arms = arms.Arms(self._instance, self._instances, _call, self._metrics.count, pb_utils.Logger.log_warn)
         self._sampler: sampling.Sampler | None = None
         self._seen: tuple[int, int, int] | None = None
+        self._looking = threading.RLock()  # threads that answer in a canary's place look too
         try:
             self._look()
-        except (OSError, ValueError, KeyError) as error:
+        except UNREADABLE as error:
             raise pb_utils.TritonModelException(f"{self._file}: no route to serve ({error}); pull the model") from None
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
-        """Answer what Triton batched: a response for each request, an error for those alone that are at fault."""
+        """Answer what Triton batched: a response for each request, an error for those alone that are at fault.
+
+        What a canary is to answer has None for a response: it is sent when it comes.
+        """
         try:
             self._look()
-        except (OSError, ValueError, KeyError) as error:  # what was read before goes on serving
+        except UNREADABLE as error:  # what was read before goes on serving
             pb_utils.Logger.log_error(f"{self._file}: cannot be read ({error}); move {self._route.move} goes on")
         responses: list[Any] = [None] * len(requests)
         taken = []
@@ -117,35 +70,57 @@ class TritonPythonModel:
                 taken.append(self._route.request(number, self._arrays(request)))
             except routing.RequestError as error:
                 responses[number] = self._refuse(str(error), "request")
-        self._answer(taken, responses, again=True)
-        self._sample(requests, taken, responses)
+        warm_up, self._warm_up = self._warm_up, max(0, self._warm_up - len(requests))
+        if warm_up:
+            self._arms.note_warm_up(len(taken))
+        if self._arms.rollout is None or warm_up:
+            self._answer(taken, responses)
+        else:
+            self._answer_by_arms(requests, taken, responses)
+        if not warm_up:
+            self._sample(requests, taken, responses)
         self._metrics.tell()
         return [response for response, _ in responses]
 
     def finalize(self) -> None:
-        """Write what the reservoir holds."""
+        """Write what the reservoir holds, and what was seen of a rollout."""
         if self._sampler is not None:
             self._metrics.count("sampling_errors", self._sampler.close())
+        self._arms.close()
         self._metrics.tell(at_once=True)
 
-    def _look(self) -> bool:
-        """Read the route where it was replaced; whether it was."""
+    def _look(self) -> None:
+        """Read the route where it was replaced."""
         status = self._file.stat()
         seen = (status.st_ino, status.st_mtime_ns, status.st_size)
         if seen == self._seen:
-            return False
-        route = routing.Route.read(self._file)
-        if self._seen is None or route.sampling != self._route.sampling:
-            if self._sampler is not None:
-                self._sampler.close()
-            self._sampler = (
-                None
-                if route.sampling is None
-                else sampling.Sampler.of_route(route.sampling, self._instance, self._instances)
-            )
-        self._route, self._seen = route, seen
-        self._metrics.show_move(route.move)
-        return True
+            return
+        with self._looking:
+            route = routing.Route.read(self._file)
+            if self._seen is None or route.sampling != self._route.sampling:
+                self._sample_for(route)
+            self._follow(route)
+            self._route, self._seen = route, seen
+            self._metrics.show("route_move", route.move)
+
+    def _sample_for(self, route: routing.Route) -> None:
+        if self._sampler is not None:
+            self._sampler.close()
+        self._sampler = (
+            None
+            if route.sampling is None
+            else sampling.Sampler.of_route(route.sampling, self._instance, self._instances)
+        )
+
+    def _follow(self, route: routing.Route) -> None:
+        try:
+            self._arms.follow(route)
+        except (ValueError, KeyError, TypeError) as error:  # production is served whatever a rollout is like
+            pb_utils.Logger.log_error(f"{self._file}: its rollout cannot be followed ({error!r})")
+            self._arms.follow(replace(route, rollout=None))
+        rollout = self._arms.rollout
+        self._metrics.show("rollout_step", 0 if rollout is None else rollout.step)
+        self._metrics.show("rollout_weight", 0 if rollout is None else rollout.weight)
 
     def _arrays(self, request: Any) -> routing.Arrays:
         return {name: pb_utils.get_input_tensor_by_name(request, name).as_numpy() for name in self._route.inputs}
@@ -154,49 +129,91 @@ class TritonPythonModel:
         self._metrics.count("errors", fault=fault)
         return pb_utils.InferenceResponse(output_tensors=[], error=pb_utils.TritonError(text)), False
 
-    def _answer(self, taken: Sequence[routing.Request], responses: list[Any], *, again: bool) -> None:
-        groups, problems = self._route.groups(taken)
+    def _answer_by_arms(self, requests: Sequence[Any], taken: Sequence[routing.Request], responses: list[Any]) -> None:
+        rollout = self._arms.rollout
+        assert rollout is not None  # noqa: S101 - there is one, and only this thread and its calls change that
+        askers = {one.number: rollout.asker(requests[one.number]) for one in taken}
+        own, waits = [], []
+        for one in taken:
+            if rollout.takes(askers[one.number]):
+                waits.append(self._ask_canary(requests[one.number], one, askers[one.number], responses))
+            else:
+                own.append(one)
+        self._answer(own, responses, askers=askers)
+        for wait in waits:
+            wait()
+        self._arms.mirror(self._route)
+
+    def _ask_canary(
+        self, request: Any, one: routing.Request, asker: splitting.Asker, responses: list[Any]
+    ) -> Callable[[], object]:
+        """Have the canary answer, or production in its place; what to wait with where no answer can be sent later."""
+        kept = replace(one, arrays={name: array.copy() for name, array in one.arrays.items()})
+        answered = threading.Event()
+        try:
+            send = _sender_of(request)
+        except pb_utils.TritonModelException:  # an older Triton takes answers from `execute` alone
+            send = None
+        responses[one.number] = (None, True)
+
+        def answer(outputs: routing.Arrays | None) -> None:
+            found = {one.number: (None, False)}
+            if outputs is None:
+                self._answer([kept], found)
+            else:
+                found[one.number] = _response(outputs), True
+                self._metrics.count("requests", plan="canary")
+            if send is None:
+                responses[one.number] = found[one.number]
+                answered.set()
+            else:
+                send(found[one.number][0])
+
+        self._arms.ask_canary(asker, kept.arrays, answer)
+        return answered.wait if send is None else lambda: None
+
+    def _answer(
+        self,
+        taken: Sequence[routing.Request],
+        responses: Any,
+        *,
+        askers: dict[int, splitting.Asker] | None = None,
+        again: bool = True,
+    ) -> None:
+        """Have production answer; `responses` get theirs by number. A rollout is told of the calls of `askers`."""
+        route = self._route
+        groups, problems = route.groups(taken)
         for number, text in problems.items():
             responses[number] = self._refuse(text, "request")
         for group in groups:
-            feeds = self._route.feeds(group)
-            outputs, problem = self._call(group.plan.model, feeds)
-            if problem is None:
-                self._count(group, feeds)
-                for one, part in zip(group.requests, self._route.split(group, outputs), strict=True):
-                    tensors = [pb_utils.Tensor(name, array) for name, array in part.items()]
-                    responses[one.number] = (pb_utils.InferenceResponse(output_tensors=tensors), True)
-            elif again and self._moved_from(group.plan.model):
-                self._answer(group.requests, responses, again=False)
-            else:
-                for one in group.requests:
-                    responses[one.number] = self._refuse(f"{group.plan.model}: {problem}", "engine")
+            feeds, began = route.feeds(group), time.monotonic()
+            outputs, problem = _call(group.plan.model, list(route.outputs), feeds)
+            ms = 1000 * (time.monotonic() - began)
+            if problem is not None and again and self._moved_from(group.plan.model):
+                self._answer(group.requests, responses, askers=askers, again=False)
+                continue
+            parts = route.split(group, outputs) if problem is None else None
+            for place, one in enumerate(group.requests):
+                responses[one.number] = (
+                    self._refuse(f"{group.plan.model}: {problem}", "engine")
+                    if parts is None
+                    else (_response(parts[place]), True)
+                )
+            if parts is not None:
+                self._count(route, group, feeds)
+            if askers is not None:
+                self._arms.note_call(askers, group, parts, ms)
 
     def _moved_from(self, model: str) -> bool:
         """Whether another engine is served by now: the one that was called may be gone for that reason."""
         try:
             self._look()
-        except (OSError, ValueError, KeyError):
+        except UNREADABLE:
             return False
         return all(plan.model != model for plan in self._route.plans)
 
-    def _call(self, model: str, feeds: routing.Arrays) -> tuple[routing.Arrays, str | None]:
-        names = list(self._route.outputs)
-        try:
-            response = pb_utils.InferenceRequest(
-                model_name=model,
-                requested_output_names=names,
-                inputs=[pb_utils.Tensor(name, array) for name, array in feeds.items()],
-                preferred_memory=pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU, 0),
-            ).exec()
-        except pb_utils.TritonModelException as error:
-            return {}, str(error)
-        if response.has_error():
-            return {}, str(response.error().message())
-        return {name: pb_utils.get_output_tensor_by_name(response, name).as_numpy() for name in names}, None
-
-    def _count(self, group: routing.Group, feeds: routing.Arrays) -> None:
-        plan, samples = group.plan.model, group.extents[self._route.batch]
+    def _count(self, route: routing.Route, group: routing.Group, feeds: routing.Arrays) -> None:
+        plan, samples = group.plan.model, group.extents[route.batch]
         elements = sum(array.size for array in feeds.values())
         asked = sum(one.arrays[name].size for one in group.requests for name in feeds)
         self._metrics.count("requests", len(group.requests), plan=plan)
@@ -205,8 +222,9 @@ class TritonPythonModel:
         self._metrics.count("padding", elements - asked, plan=plan)
 
     def _sample(self, requests: Sequence[Any], taken: Sequence[routing.Request], responses: Sequence[Any]) -> None:
-        warm_up, self._warm_up = self._warm_up, max(0, self._warm_up - len(requests))
-        if self._sampler is None or warm_up:
+        if self._arms.rollout is not None:
+            self._metrics.count("rollout_writing_errors", self._arms.failures())
+        if self._sampler is None:
             return
         for one in taken:
             if responses[one.number][1]:
@@ -217,3 +235,28 @@ class TritonPythonModel:
                     self._metrics.count("sampling_errors")
                     pb_utils.Logger.log_warn(f"a request was not sampled: {error}")
         self._metrics.count("sampling_errors", self._sampler.failures())
+
+
+def _response(outputs: routing.Arrays) -> Any:
+    return pb_utils.InferenceResponse([pb_utils.Tensor(name, array) for name, array in outputs.items()])
+
+
+def _sender_of(request: Any) -> Callable[[Any], object]:
+    sender = request.get_response_sender()
+    return lambda response: sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+
+def _call(model: str, names: Sequence[str], feeds: routing.Arrays) -> tuple[routing.Arrays, str | None]:
+    """The outputs of a model, or what went wrong."""
+    try:
+        response = pb_utils.InferenceRequest(
+            model_name=model,
+            requested_output_names=names,
+            inputs=[pb_utils.Tensor(name, array) for name, array in feeds.items()],
+            preferred_memory=pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU, 0),
+        ).exec()
+    except pb_utils.TritonModelException as error:
+        return {}, str(error)
+    if response.has_error():
+        return {}, str(response.error().message())
+    return {name: pb_utils.get_output_tensor_by_name(response, name).as_numpy() for name in names}, None

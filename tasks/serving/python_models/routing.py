@@ -87,6 +87,7 @@ class Route:
     outputs: dict[str, tuple[str | int, ...]]
     plans: tuple[Plan, ...]
     sampling: dict[str, Any] | None
+    rollout: dict[str, Any] | None = None
 
     @classmethod
     def read(cls, path: Path) -> Route:
@@ -106,17 +107,17 @@ class Route:
             model=found["model"],
             move=found["move"],
             batch=found["batch"],
-            inputs={
-                name: RoutedInput(tuple(one["shape"]), one.get("pad", 0), one.get("shared", False))
-                for name, one in found["inputs"].items()
-            },
-            outputs={name: tuple(one["axes"]) for name, one in found["outputs"].items()},
-            plans=tuple(
-                Plan(one["model"], {name: Range(dim["min"], dim["max"]) for name, dim in one["dims"].items()})
-                for one in found["plans"]
-            ),
+            inputs=_inputs(found),
+            outputs=_outputs(found),
+            plans=_plans(found),
             sampling=found.get("sampling"),
+            rollout=found.get("rollout"),
         )
+
+    def to(self, engine: Mapping[str, Any]) -> Route:
+        """The same route to another engine, which `engine` describes as `route.json` does the first."""
+        inputs, outputs, plans = _inputs(engine), _outputs(engine), _plans(engine)
+        return replace(self, inputs=inputs, outputs=outputs, plans=plans, sampling=None, rollout=None)
 
     def request(self, number: int, arrays: Arrays) -> Request:
         """Look at a request.
@@ -221,3 +222,21 @@ class Route:
                 }
             )
         return found
+
+
+def _inputs(engine: Mapping[str, Any]) -> dict[str, RoutedInput]:
+    return {
+        name: RoutedInput(tuple(one["shape"]), one.get("pad", 0), one.get("shared", False))
+        for name, one in engine["inputs"].items()
+    }
+
+
+def _outputs(engine: Mapping[str, Any]) -> dict[str, tuple[str | int, ...]]:
+    return {name: tuple(one["axes"]) for name, one in engine["outputs"].items()}
+
+
+def _plans(engine: Mapping[str, Any]) -> tuple[Plan, ...]:
+    return tuple(
+        Plan(one["model"], {name: Range(dim["min"], dim["max"]) for name, dim in one["dims"].items()})
+        for one in engine["plans"]
+    )

@@ -518,7 +518,7 @@ def test_on_a_full_disk_the_old_engine_stays_and_the_next_pull_succeeds(served: 
 def test_a_disk_without_room_for_a_file_is_told_before_it_is_fetched(
     served: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tasks.release.pull.shutil.disk_usage", lambda _path: SimpleNamespace(free=2))
+    monkeypatch.setattr("tasks.release.engine_files.shutil.disk_usage", lambda _path: SimpleNamespace(free=2))
     with pytest.raises(StageError, match="has no room in the 2 that are free"):
         served.pull()
     assert version_served(root_of(served)) == FIRST

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
-from tests.real_triton import Client, route_of, served, write_engine, write_route, write_router
+from tasks.serving.triton_api import TritonApi
+from tests.real_triton import Client, route_of, served, with_canary, write_engine, write_route, write_router
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+CANARY, HANGING = "scorer--0-22222222", "scorer--0-33333333"
 SMALL, LARGE, NEXT = (f"scorer--{name}" for name in ("1-00000000--8", "1-00000000--32", "2-11111111"))
 CONFIG = """
 dynamic_batching { max_queue_delay_microseconds: 20000 }
@@ -83,3 +85,67 @@ def wait_for_samples(folder: Path, count: int) -> list[dict[str, np.ndarray[tupl
         time.sleep(0.1)
     assert sum(len(arrays["tokens"]) for arrays in found) == count
     return found
+
+
+def test_a_rollout_in_the_real_server_splits_mirrors_and_outlives_a_canary_that_hangs(tmp_path: Path) -> None:
+    repository, evidence = tmp_path / "repository", tmp_path / "evidence"
+    write_engine(repository, NEXT)
+    write_engine(repository, CANARY, 1000)
+    write_engine(repository, HANGING, more="time.sleep(1.5)")
+    base = route_of(2, {NEXT: (1, 32)})
+    write_router(repository, base, count=2, more="dynamic_batching { max_queue_delay_microseconds: 2000 }")
+
+    def follow(canary: str, **changes: Any) -> None:
+        write_route(repository / "scorer", with_canary(base, evidence, {canary: (1, 32)}, **changes))
+
+    with served(repository, [NEXT, CANARY, HANGING, "scorer"]) as (client, metrics):
+        follow(CANARY, weight=50.0)
+        first = ask_as_users(client, 40)
+        assert {15, 1015} == set(first.values())
+        follow(CANARY, weight=100.0)
+        assert set(ask_as_users(client, 40).values()) == {1015}
+        follow(CANARY, weight=50.0, step=8)
+        assert ask_as_users(client, 40) == first
+        follow(CANARY, mirror=1.0, noise=0.5)
+        assert set(ask_as_users(client, 40).values()) == {15}
+        follow(HANGING, weight=50.0, mirror=1.0, timeout_ms=100.0)
+        assert set(ask_as_users(client, 40).values()) == {15}
+        write_route(repository / "scorer", base)
+        assert set(ask_as_users(client, 40).values()) == {15}
+        time.sleep(1.1)  # counts are told once a second
+        ask_as_users(client, 4)
+        text = metrics.ask("/metrics")[1].decode()
+        api = TritonApi(f"http://127.0.0.1:{client.port}")
+        api.unload("scorer")  # waits for no call that hangs; what was seen is written when the last came back
+        rows = wait_for_pairs(evidence, 40)
+    assert {float(row) for row in rows["canary.score"]} == {15, 1015, 0}
+    assert set(rows["failed"].tolist()) == {"", "timeout"}
+    for words in ('errors_total{arm="canary",kind="timeout"', "mirrored_total{arm=", "step{model="):
+        assert f"enginegate_rollout_{words}" in text
+
+
+def ask_as_users(client: Client, users: int) -> dict[int, float]:
+    """One request of each user, all at once."""
+    found: dict[int, float] = {}
+
+    def one(user: int) -> None:
+        found[user] = Client(client.port).score("scorer", [[1, 2, 3, 4, 5]], user=f"user {user}")[0]
+
+    threads = [threading.Thread(target=one, args=(user,)) for user in range(users)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == users
+    return found
+
+
+def wait_for_pairs(folder: Path, least: int) -> dict[str, np.ndarray[Any, Any]]:
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        shards = [dict(np.load(path)) for path in folder.glob("[0-9]*.npz")]
+        rows = {name: np.concatenate([shard[name] for shard in shards]) for name in shards[0]} if shards else {}
+        if shards and len(rows["time"]) >= least and {"", "timeout"} <= set(rows["failed"].tolist()):
+            return rows
+        time.sleep(0.1)
+    raise AssertionError("the pairs did not come")
