@@ -11,9 +11,9 @@ from validation.elements import Numbers
 from validation.live_numbers import Answers, Scale, ask, columns_of, is_live, needs_scale, scale_of
 from validation.misfits import classes_last
 from validation.outputs import OutputSpec
+from validation.planned_looks import LOOKS, PlannedLooks
 from validation.populations import MOST_COLUMNS
 from validation.printing import printable
-from validation.rollout_looks import LOOKS, PlannedLooks
 from validation.rollout_records import JudgedRule, Pairs, rows_of
 from validation.rules import Rule
 from validation.units import Floats
