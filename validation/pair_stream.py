@@ -218,7 +218,8 @@ def said(
         Outcome.FAIL: f": shown to be beyond {allowed}",
         Outcome.INCONCLUSIVE: f": not decided against {allowed}",
     }
-    asked = "" if more is None else f"; about {more:,} groups more like these would decide"
+    groups = "1 group" if more == 1 else f"{more:,} groups" if more is not None else ""
+    asked = f"; about {groups} more like these would decide" if groups else ""
     sentence = printable(f"{text}{words[outcome] if allowed else ''}{asked}.")
     return JudgedRule(
         name=name, outcome=outcome, value=value, limit=limit, groups=n, needed_more=more, sentence=sentence
