@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
@@ -12,6 +11,9 @@ from tasks.errors import RefusedError
 from tasks.release.triton_switch import TritonSwitch
 from tasks.serving.triton_api import TritonError
 from tasks.serving.triton_repository import TritonRepository
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 API = SimpleNamespace(url="http://127.0.0.1:8000", version=lambda: "2.51.0")
 PLACED = SimpleNamespace(
@@ -22,13 +24,19 @@ PLACED = SimpleNamespace(
 @pytest.mark.parametrize(
     "reason",
     [
-        "load failed for model 'tiny': version 1 is at UNAVAILABLE state: Internal: unable to load plan file to auto"
-        " complete config: /models/tiny/1/model.plan;",
+        (
+            "load failed for model 'tiny': version 1 is at UNAVAILABLE state: Internal: unable to load plan file to auto"
+            " complete config: /models/tiny/1/model.plan;"
+        ),
         "failed to load 'tiny' version 1: Internal: unable to create TensorRT engine",
-        "Serialization assertion stdVersionRead == kSERIALIZATION_VERSION failed.Version tag does not match. Note:"
-        " Current Version: 240, Serialized Engine Version: 239",
-        "The engine plan file is not compatible with this version of TensorRT, expecting library version 8.2.4 got"
-        " 8.2.3, please rebuild.",
+        (
+            "Serialization assertion stdVersionRead == kSERIALIZATION_VERSION failed.Version tag does not match. Note:"
+            " Current Version: 240, Serialized Engine Version: 239"
+        ),
+        (
+            "The engine plan file is not compatible with this version of TensorRT, expecting library version 8.2.4 got"
+            " 8.2.3, please rebuild."
+        ),
     ],
 )
 def test_a_plan_that_the_server_cannot_load_is_refused_with_both_versions(reason: str, tmp_path: Path) -> None:
