@@ -25,8 +25,8 @@ PLACED = SimpleNamespace(
     "reason",
     [
         (
-            "load failed for model 'tiny': version 1 is at UNAVAILABLE state: Internal: unable to load plan file to auto"
-            " complete config: /models/tiny/1/model.plan;"
+            "load failed for model 'tiny': version 1 is at UNAVAILABLE state: Internal: unable to load plan file to"
+            " auto complete config: /models/tiny/1/model.plan;"
         ),
         "failed to load 'tiny' version 1: Internal: unable to create TensorRT engine",
         (
