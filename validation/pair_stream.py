@@ -75,7 +75,9 @@ class PairStream:
         self.rules = tuple(rules)
         self._looks = PlannedLooks(looked, outputs, share * len(looked)) if looked else None
         self._cells: dict[Rule, dict[str | None, _Cell]] = {rule: {} for rule in self.live}
-        self._waiting: list[Pairs] | None = [] if any(map(needs_scale, self.live)) else None
+        self._scaled = [rule for rule in self.live if needs_scale(rule)]
+        self._plain = [rule for rule in self.live if rule not in self._scaled]
+        self._waiting: list[Pairs] | None = [] if self._scaled else None
         self._scales: dict[tuple[str, int], Scale] = {}
         self.groups: set[str] = set()
         self.rows = 0
@@ -91,11 +93,19 @@ class PairStream:
         return rows_of(pairs, np.array(kept, dtype=np.int64))
 
     def add(self, pairs: Pairs) -> None:
-        """Take in rows of new groups."""
+        """Take in rows of new groups; rules that need a scale get theirs once it is known."""
         if not len(pairs.groups):
             return
+        failed = np.asarray(pairs.failed, dtype=bool)
+        if self._looks is not None and not failed.all():
+            good = rows_of(pairs, np.flatnonzero(~failed))
+            self._looks.add(good.reference, good.candidate, good.slices)
+        self._take(pairs, self._plain)
+        self._add_scaled(pairs)
+
+    def _add_scaled(self, pairs: Pairs) -> None:
         if self._waiting is None:
-            self._take(pairs)
+            self._take(pairs, self._scaled)
             return
         first = np.arange(len(pairs.groups)) < self._more_to_scale
         self._waiting.append(rows_of(pairs, np.flatnonzero(first)))
@@ -103,12 +113,11 @@ class PairStream:
             return
         start, self._waiting = self._waiting, None
         self._set_scales(start)
-        for part in start:
-            self._take(part)
-        self.add(rows_of(pairs, np.flatnonzero(~first)))
+        for part in (*start, rows_of(pairs, np.flatnonzero(~first))):
+            self._take(part, self._scaled)
 
     def _set_scales(self, parts: Sequence[Pairs]) -> None:
-        for name in {rule.output for rule in self.live if needs_scale(rule)}:
+        for name in {rule.output for rule in self._scaled}:
             columns = [self._answers(name, part.reference, part.reference) for part in parts]
             for column, answers in enumerate(zip(*columns, strict=True)):
                 self._scales[name, column] = scale_of(answers)
@@ -118,19 +127,20 @@ class PairStream:
         r, c = (classes_last(spec, side[name]) for side in (reference, candidate))
         return columns_of(spec, r, c, MOST_COLUMNS)
 
-    def _take(self, pairs: Pairs) -> None:
+    def _take(self, pairs: Pairs, rules: Sequence[Rule]) -> None:
         failed = np.asarray(pairs.failed, dtype=bool)
-        for rule in self.live:
-            self._fill(rule, pairs, *self._numbers(rule, pairs, failed))
-        if self._looks is not None and not failed.all():
-            good = rows_of(pairs, np.flatnonzero(~failed))
-            self._looks.add(good.reference, good.candidate, good.slices)
+        if not len(failed):
+            return
+        outputs = dict.fromkeys(rule.output for rule in rules)
+        answers = {name: self._answers(name, pairs.reference, pairs.candidate) for name in outputs}
+        for rule in rules:
+            self._fill(rule, pairs, *self._numbers(rule, answers[rule.output], failed))
 
-    def _numbers(self, rule: Rule, pairs: Pairs, failed: Numbers) -> tuple[Asked, list[Floats]]:
+    def _numbers(self, rule: Rule, columns: Sequence[Answers], failed: Numbers) -> tuple[Asked, list[Floats]]:
         """A rule's questions, and their numbers: the worst where there is no answer, or what is no number."""
         questions: list[tuple[bool, tuple[float, float, float]]] = []
         numbers: list[Floats] = []
-        for column, answers in enumerate(self._answers(rule.output, pairs.reference, pairs.candidate)):
+        for column, answers in enumerate(columns):
             asked, make = ask(rule, self._outputs[rule.output], self._scales.get((rule.output, column)))
             with np.errstate(all="ignore"):
                 wrong, made = failed | ~np.isfinite(answers.largest), make(answers)
@@ -154,7 +164,7 @@ class PairStream:
         found: list[JudgedRule] = []
         for rule in self.rules:
             own = self._judged_live(rule, alpha, noise) if rule in self.live else self._judged_looks(rule)
-            found += own or [_nothing_yet(rule, self._more_to_scale if rule in self.live else LOOKS[0])]
+            found += own or [_nothing_yet(rule, self._more_before(rule))]
         return found
 
     def _judged_live(self, rule: Rule, alpha: float, noise: "PairStream") -> list[JudgedRule]:
@@ -180,6 +190,12 @@ class PairStream:
         """Whether a rule is shown to be broken there."""
         cell = self._cells.get(rule, {}).get(place)
         return cell is not None and cell.is_broken(self._share)
+
+    def _more_before(self, rule: Rule) -> int:
+        """How many groups are missing until anything can be said of a rule."""
+        if rule in self._scaled:
+            return self._more_to_scale
+        return 1 if rule in self.live else LOOKS[0]
 
     @property
     def _more_to_scale(self) -> int:

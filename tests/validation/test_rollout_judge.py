@@ -66,6 +66,13 @@ def test_few_pairs_wait_and_say_how_many_more_would_decide() -> None:
     assert judged(pairs_of(*scores(60 + 2 * more)), MAE).rules[0].outcome is Outcome.PASS
 
 
+def test_a_gross_error_is_seen_before_the_scale_of_other_rules_is_known() -> None:
+    reference, _ = scores(100)
+    found = judged(pairs_of(reference, 1 - reference), MAE, Rule(output="score", metric="p99_sd", max=0.5))
+    assert [one.outcome for one in found.rules[:2]] == [Outcome.FAIL, Outcome.INCONCLUSIVE]
+    assert "about 200 groups more" in found.rules[1].sentence
+
+
 def test_no_pair_at_all_is_no_pass() -> None:
     judge = Judge(rules_of(MAE), SCORE)
     assert judge.look().outcome is Outcome.INCONCLUSIVE
