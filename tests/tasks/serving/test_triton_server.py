@@ -124,7 +124,15 @@ def test_a_server_that_is_never_ready_is_ended(install: ServerInstall, repositor
     with pytest.raises(StageError, match="was not ready in 0 seconds"):
         server.__enter__()
     assert server.poll() is None
-    assert not [each for each in psutil.Process().children(recursive=True) if str(repository) in each.cmdline()]
+    assert not [each for each in psutil.Process().children(recursive=True) if str(repository) in command_of(each)]
+
+
+def command_of(process: psutil.Process) -> list[str]:
+    """The command line of a process; none of one that has ended, which others of this worker's may have."""
+    try:
+        return process.cmdline()
+    except (psutil.NoSuchProcess, psutil.ZombieProcess):
+        return []
 
 
 @pytest.fixture

@@ -265,6 +265,7 @@ def test_the_share_that_is_mirrored_is_near_what_was_asked_for(host: Host) -> No
 def test_a_call_is_mirrored_whole_so_that_latencies_compare(host: Host) -> None:
     host.start(mirror=1.0)
     host.ask(*[ask({"user": number}, tokens=TOKENS) for number in range(5)])
+    wait_for(host, "mirrored_total", 5)
     host.router.finalize()
     assert host.server.calls == [("one", {"tokens": (5, 5)}), ("next", {"tokens": (5, 5)})]
 
