@@ -126,4 +126,4 @@ def rate_of(client: Client, requests: int) -> float:
 
 if __name__ == "__main__":
     main(int(sys.argv[1]) if len(sys.argv) > 1 else 2000)
-    measure_mirroring(int(sys.argv[2]) if len(sys.argv) > 2 else 24_000)
+    measure_mirroring(int(sys.argv[2]) if len(sys.argv) > 2 else 8_000)

@@ -18,7 +18,7 @@ ROUTER_FILES = {
     "model.py": _HERE / "router.py",
     **{
         f"{name}.py": _HERE / f"{name}.py"
-        for name in ("routing", "metrics", "arms", "splitting", "limited_calls", "pairs")
+        for name in ("routing", "router_metrics", "arms", "splitting", "limited_calls", "pairs")
     },
     "fitting.py": _TASKS / "backends" / "fitting.py",
     "sampling.py": _HERE.parent / "sampling.py",

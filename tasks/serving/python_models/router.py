@@ -18,9 +18,9 @@ import triton_python_backend_utils as pb_utils
 
 if TYPE_CHECKING:
     from tasks.serving import sampling
-    from tasks.serving.python_models import arms, metrics, routing, splitting
+    from tasks.serving.python_models import arms, router_metrics, routing, splitting
 else:
-    from . import arms, metrics, routing, sampling
+    from . import arms, router_metrics, routing, sampling
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -44,7 +44,7 @@ class TritonPythonModel:
         self._warm_up = sum(
             max(1, one.get("count", 1)) * max(1, one.get("batch_size", 1)) for one in config.get("model_warmup", [])
         )
-        self._metrics = metrics.Metrics(args["model_name"])
+        self._metrics = router_metrics.Metrics(args["model_name"])
         self._arms = arms.Arms(self._instance, self._instances, _call, self._metrics.count, pb_utils.Logger.log_warn)
         self._sampler: sampling.Sampler | None = None
         self._seen: tuple[int, int, int] | None = None
