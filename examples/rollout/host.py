@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from tasks.registry.rollouts import RolloutState
 
 EDGES = [round(0.01 * 1.05**power, 6) for power in range(370)]  # ms: those of every host, so that counts add up
-USERS = 2000
+USERS = 20_000
 HOST = "laptop"
 
 
@@ -47,11 +47,14 @@ def load(registry: Registry, engine_id: str, folder: Path) -> Engine:
     return OnnxRuntimeBackend().load(folder / manifest.plan.digest[-12:])
 
 
-def samples_of(data: Path, inputs: list[str]) -> list[dict[str, np.ndarray[Any, Any]]]:
-    """Single samples of validation data, as requests."""
+def samples_of(data: Path, inputs: list[str], slices: tuple[str, ...]) -> list[tuple[dict[str, Any], dict[str, str]]]:
+    """Single samples of validation data, as requests, each with the values of these slices."""
     shards = [np.load(path) for path in sorted(data.glob("*.npz"))]
     return [
-        {name: shard[name][row : row + 1] for name in inputs}
+        (
+            {name: shard[name][row : row + 1] for name in inputs},
+            {f"slice.{name}": str(shard[f"slice.{name}"][row]) for name in slices},
+        )
         for shard in shards
         for row in range(len(shard[inputs[0]]))
     ]
@@ -70,7 +73,7 @@ class Host:
         self._production = load(registry, state.production.engine_id, folder)
         self._canary = load(registry, state.canary.engine_id, folder)
         manifest = registry.engines.read_manifest(Cell.parse(state.canary.engine_id))
-        self._requests = samples_of(chosen.data, list(manifest.inputs))
+        self._requests = samples_of(chosen.data, list(manifest.inputs), state.plan.slices)
         self._outputs, self._damage, self._keeps = list(manifest.outputs), chosen.damage, chosen.keep
         self._random = np.random.default_rng()
         self.forget()
@@ -83,7 +86,7 @@ class Host:
 
     def answer(self, state: RolloutState, step: int) -> None:
         """One request of one user."""
-        request = self._requests[self._random.integers(len(self._requests))]
+        request, slices = self._requests[self._random.integers(len(self._requests))]
         user = f"user-{self._random.integers(USERS)}"
         if share_of(state.id, user) < state.weight / 100:
             self.latencies["canary"].append(self._run(self._canary, request)[1])
@@ -100,6 +103,7 @@ class Host:
                     "time": time.time(), "key": hashlib.blake2b(user.encode(), digest_size=8).hexdigest(),
                     "request": secrets.token_hex(8), "step": np.int32(step), "noise": is_noise, "failed": "",
                     "latency.production": np.float32(latency), "latency.canary": np.float32(took),
+                    **slices,
                     **{f"production.{name}": answer[name] for name in self._outputs},
                     **{f"canary.{name}": other[name] for name in self._outputs},
                     **{f"input.{name}": value[0] for name, value in request.items() if self._keeps},

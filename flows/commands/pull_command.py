@@ -25,6 +25,7 @@ from tasks.records import Cell, EngineManifest
 from tasks.registry.moves import ChannelAddress, ChannelName
 from tasks.release.pull import Milestone, Offer, Pulled, pull_engine, require_same_channel
 from tasks.release.serving_folder import ServingFolder
+from tasks.serving.triton_repository import require_no_repository
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -112,6 +113,8 @@ def pull(
     """
     if server is not None and layout != "triton":
         raise InputError("--server is of --layout triton; add that, or leave it out")
+    if layout == "plain":
+        require_no_repository(folder)
     address = ChannelAddress(model, target, ChannelName(channel))
     limit_s = time_limit or session.settings.time_limit_s
     milestone = None if at_least is None else Milestone.parse(at_least)

@@ -22,9 +22,9 @@ from flows.rollout.rollout_report import (
 )
 from tasks.errors import ExitCode, InputError, StageError, printable
 from tasks.registry.rollouts import RolloutAddress
-from tasks.rollout import judge_contract
 from tasks.rollout.conducting import Conductor, OvertakenError
 from tasks.rollout.verifying import Verifier
+from validation import rollout_judge
 
 if TYPE_CHECKING:
     from flows.session import Session
@@ -105,7 +105,7 @@ def verify(session: Session, model: str, target: str) -> tuple[Document, int]:
     found: RolloutHistory = session.registry.rollouts.read(RolloutAddress(model, target))
     verified = session.reporter.step(
         "decide again",
-        lambda progress: Verifier(session.registry, judge_contract.make_judge).verify(found, progress),
+        lambda progress: Verifier(session.registry, rollout_judge.make_judge).verify(found, progress),
         lambda verified: f"{len(verified)} steps with evidence of {len(found.steps)}",
     )
     show_verified(session.reporter, verified)
@@ -125,7 +125,7 @@ def conductor_of(session: Session, address: RolloutAddress) -> Conductor:
     return Conductor(
         session.registry,
         address,
-        judge_contract.make_judge,
+        rollout_judge.make_judge,
         who=actor_of(session),
         context=session.stage_context(),
         rejected=session.rejected,

@@ -31,10 +31,11 @@ from flows.session import Session, current_session
 from tasks.errors import EnginegateError, InputError, RefusedError, StageError, printable
 from tasks.registry.rollouts import RolloutAddress
 from tasks.registry.steps import RolloutStatus
-from tasks.rollout import judge_contract, transitions
+from tasks.rollout import transitions
 from tasks.rollout.choosing import Action
 from tasks.rollout.conducting import Conductor, OvertakenError
 from tasks.rollout.transitions import By, missing_approval
+from validation import rollout_judge
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -118,7 +119,7 @@ class _Run:
         self.conductor = Conductor(
             self.session.registry,
             self.address,
-            judge_contract.make_judge,
+            rollout_judge.make_judge,
             who=self.session.settings.actor or "the flow rollout",
             context=self.session.stage_context(),
             rejected=self.session.rejected,

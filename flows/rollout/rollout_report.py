@@ -53,9 +53,10 @@ def needed_of(found: Conducted, seen: Seen, now: datetime) -> Needed | None:
     if found.look is None or state is None:
         return None
     asked = [rule.needed_more for rule in found.look.decision.rules if rule.outcome is Outcome.INCONCLUSIVE]
-    if not asked or None in asked:
+    known = [more for more in asked if more is not None]
+    if not asked or len(known) < len(asked):
         return None
-    groups = max(asked)
+    groups = max(known)
     elapsed = (now - datetime.fromisoformat(state.stage_since)).total_seconds()
     rate = seen.groups / elapsed if elapsed > 0 else 0.0
     return Needed(groups, groups / rate if rate > 0 else None)

@@ -41,7 +41,11 @@ BACKENDS = Path("/opt/tritonserver/backends")
 """Where NVIDIA's images have Triton's backends; looked at where no server is there to be asked."""
 SERVER = "server"
 _NO_BACKEND = re.compile(r"unable to find backend library|unable to find '?libtriton_tensorrt", re.IGNORECASE)
-_OTHER_TENSORRT = re.compile(r"version tag|serializ|built with|incompatible|engine plan", re.IGNORECASE)
+# Clients are told no more than that the plan cannot be loaded; TensorRT's own words are in the server's log alone.
+_OTHER_TENSORRT = re.compile(
+    r"unable to load plan file|unable to create TensorRT (engine|runtime)|version tag|serializ|not compatible",
+    re.IGNORECASE,
+)
 
 
 @dataclass

@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     from tasks.registry.rollouts import RolloutHistory
     from tasks.registry.steps import RolloutAddress, RolloutState, RolloutStep
     from tasks.release.rejected import RejectedEngines
-    from tasks.rollout.judge_contract import MakeJudge
     from tasks.rollout_spec import RolloutPlan
+    from validation.rollout_records import MakeJudge
 
 ID_BYTES = 6
 _TOLD_FILES = 3

@@ -2,44 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
+from validation.rollout_records import JudgedRule
 from validation.verdict import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from tasks.rollout.judge_contract import Decision
+    from validation.rollout_records import Decision
 
 NAME = "the canary comes up on every host"
 _TOLD_HOSTS = 3
-
-
-@dataclass(frozen=True)
-class CrashRule:
-    """The rule that no plan lists: `value` hosts could not bring the canary up, and none may."""
-
-    value: float
-    sentence: str
-    outcome: Outcome = Outcome.FAIL
-    needed_more: int | None = None
-    name: str = NAME
-    slice: str | None = None
-    low: float | None = None
-    high: float | None = None
-    limit: float = 0.0
-    groups: int = 0
-
-
-@dataclass(frozen=True)
-class CrashDecision:
-    """What the judge said, failed by a crash."""
-
-    rules: tuple[Any, ...]
-    pairs: int
-    groups: int
-    outcome: Outcome = Outcome.FAIL
 
 
 def with_crashes(decision: Decision, crashes: Mapping[str, str]) -> Decision:
@@ -48,5 +23,13 @@ def with_crashes(decision: Decision, crashes: Mapping[str, str]) -> Decision:
         return decision
     told = "; ".join(f"{host}: {crashes[host]}" for host in sorted(crashes)[:_TOLD_HOSTS])
     hosts = "1 host" if len(crashes) == 1 else f"{len(crashes):,} hosts"
-    rule = CrashRule(float(len(crashes)), f"the canary did not come up on {hosts}: fail. {told}")
-    return CrashDecision((rule, *decision.rules), decision.pairs, decision.groups)
+    rule = JudgedRule(
+        name=NAME,
+        outcome=Outcome.FAIL,
+        value=float(len(crashes)),
+        limit=0.0,
+        groups=0,
+        needed_more=None,
+        sentence=f"the canary did not come up on {hosts}: fail. {told}",
+    )
+    return replace(decision, outcome=Outcome.FAIL, rules=(rule, *decision.rules))

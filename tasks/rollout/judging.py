@@ -15,10 +15,10 @@ from tasks.records import Cell
 from tasks.registry.survey import in_threads
 from tasks.rollout.crashes import with_crashes
 from tasks.rollout.evidence_list import Evidence, EvidenceFile, EvidenceShelf
-from tasks.rollout.judge_contract import ArmCounts, Histogram, Pairs, RolloutRules
 from tasks.rollout.plan import judged_rules
 from tasks.rollout.shards import Arm, ArmShard, PairShard, RefusedFile, in_order, read_shard
 from tasks.rollout.worst import WorstPairs
+from validation.rollout_records import ArmCounts, Histogram, Pairs, RolloutRules
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from tasks.registry.registry import Registry
     from tasks.registry.rollouts import RolloutHistory
     from tasks.registry.steps import RolloutAddress, RolloutState
-    from tasks.rollout.judge_contract import Decision, MakeJudge
     from tasks.rollout.shards import Array, Shard
+    from validation.rollout_records import Decision, MakeJudge
 
 BATCH = 64
 """Files that are read at once."""

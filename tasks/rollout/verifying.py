@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tasks.registry.rollouts import RolloutHistory
     from tasks.registry.steps import RolloutState, RolloutStep
     from tasks.rollout.evidence_list import Evidence, EvidenceFile
-    from tasks.rollout.judge_contract import MakeJudge
+    from validation.rollout_records import MakeJudge
 
 _NEEDS = {StepKind.ADVANCE: "pass", StepKind.FINISH: "pass", StepKind.ROLLBACK: "fail"}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import ceil
 from typing import TYPE_CHECKING
 
 from tasks.serving.engine_io import batch_of
@@ -15,12 +16,11 @@ if TYPE_CHECKING:
 GROWTH = 1.05
 # What a request may wait for company, as a share of the median at the preferred batch.
 DELAY_SHARE = 0.1
-# So many batches may wait for each instance, and the last of them has to be answered in time: by p99, and one more.
-QUEUED_BATCHES = 8
-TIMEOUT_BATCHES = QUEUED_BATCHES + 2
+# A request waits for so many batches at most, of p99.
+TIMEOUT_BATCHES = 10
 # Below it, the scheduler of a busy host would time requests out that the engine has time for.
 LEAST_TIMEOUT_US = 1_000_000
-_MS = 1000
+_MS, _S = 1000, 1_000_000
 
 
 @dataclass(frozen=True)
@@ -55,12 +55,15 @@ def choose_batching(manifest: EngineManifest) -> Batching | None:
         return None
     best = best_batch(manifest.benchmark)
     preferred = serving.preferred_batch_sizes or _preferred(manifest, min(best.batch, most))
-    delay, timeout = int(DELAY_SHARE * best.p50_ms * _MS), int(TIMEOUT_BATCHES * best.p99_ms * _MS)
+    delay = int(DELAY_SHARE * best.p50_ms * _MS)
+    timeout = serving.queue_timeout_us or max(int(TIMEOUT_BATCHES * best.p99_ms * _MS), LEAST_TIMEOUT_US)
+    # As many may wait as are answered before they time out: those beyond are told at once, not after a wait in vain.
+    answered = ceil(best.throughput_per_s * timeout / _S)
     return Batching(
         preferred=tuple(sorted(set(preferred))),
         delay_us=delay if serving.max_queue_delay_us is None else serving.max_queue_delay_us,
-        queue_size=serving.max_queue_size or QUEUED_BATCHES * best.batch * serving.instances,
-        timeout_us=serving.queue_timeout_us or max(timeout, LEAST_TIMEOUT_US),
+        queue_size=serving.max_queue_size or answered,
+        timeout_us=timeout,
         why=(
             f"throughput stops to grow at a batch of {best.batch} ({best.throughput_per_s:.4g} samples a second,"
             f" p99 {best.p99_ms:.3g} ms)"

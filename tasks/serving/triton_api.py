@@ -121,7 +121,13 @@ class TritonApi:
         length, content = self._checked(
             "POST", f"/v2/models/{quote(model)}/infer", body, f"run {model}", {HEADER_LENGTH: str(len(header))}
         )
-        return _outputs_of(content, length)
+        try:
+            return _outputs_of(content, length)
+        except (ValueError, KeyError) as error:
+            raise StageError(
+                f"{self.url} answered {model} with outputs that do not hold what they say ({error}); where its models"
+                " run in Python, see that NumPy there is one that this Triton takes: 2.51 and before want one below 2"
+            ) from None
 
     def _json(self, method: str, path: str) -> dict[str, Any]:
         _, content = self._checked(method, path, None, f"answer {path}")

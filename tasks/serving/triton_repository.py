@@ -28,6 +28,20 @@ STATE_FOLDER = ".enginegate"
 _PULLED = "state.json"
 
 
+def require_no_repository(folder: Path) -> None:
+    """Check that a pull of files alone does not write into a Triton repository.
+
+    Raises:
+        InputError: routers of pulled models lie there.
+    """
+    router = next((path.parent.name for path in sorted(folder.glob(f"*/{ROUTE}"))), None)
+    if router is not None:
+        raise InputError(
+            f"{folder} is a Triton repository, in which {router} is served; pull with --layout triton, or into a folder"
+            " of its own"
+        )
+
+
 class TritonRepository:
     """The repository at `root`, as far as it is the model's. Who writes holds the lock of its `state` folder."""
 

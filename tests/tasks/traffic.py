@@ -11,30 +11,16 @@ import numpy as np
 
 from tasks.rollout.conducting import Conductor
 from tests.tasks.canary import BEGAN, ROLLOUT
+from validation.rollout_records import Decision, JudgedRule
 from validation.verdict import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from tasks.rollout.judge_contract import ArmCounts, Pairs, RolloutRules
     from tests.tasks.canary import Canary
+    from validation.rollout_records import ArmCounts, Pairs, RolloutRules
 
 EDGES = [1.0, 2.0, 4.0, 8.0]
-
-
-@dataclass(frozen=True)
-class JudgedStandIn:
-    outcome: Outcome
-    needed_more: int | None
-    sentence: str
-
-
-@dataclass(frozen=True)
-class DecisionStandIn:
-    outcome: Outcome
-    rules: tuple[JudgedStandIn, ...]
-    pairs: int
-    groups: int
 
 
 @dataclass
@@ -59,14 +45,18 @@ class JudgeStandIn:
     def count(self, arm: str, counts: ArmCounts) -> None:
         self.counted[arm] = self.counted.get(arm, 0) + counts.requests
 
-    def look(self) -> DecisionStandIn:
+    def look(self) -> Decision:
         mean = float(np.mean(self.errors)) if self.errors else 0.0
         outcome = Outcome.FAIL if mean > 0.02 else Outcome.PASS
         if len(self.errors) < self.least:
             outcome = Outcome.INCONCLUSIVE
         sentence = f"score mae is {mean:.4f} on {len(self.groups)} groups: {outcome.value}."
         more = self.least - len(self.errors) if outcome is Outcome.INCONCLUSIVE else None
-        return DecisionStandIn(outcome, (JudgedStandIn(outcome, more, sentence),), len(self.errors), len(self.groups))
+        judged = JudgedRule(
+            name="score mae", outcome=outcome, value=mean, limit=0.02, groups=len(self.groups), needed_more=more,
+            sentence=sentence,
+        )  # fmt: skip
+        return Decision(outcome=outcome, rules=(judged,), pairs=len(self.errors), groups=len(self.groups))
 
 
 def pair_columns(n: int, *, step: int, error: float = 0.001, seed: int = 0, users: int | None = None) -> dict[str, Any]:

@@ -61,6 +61,18 @@ def test_an_engine_that_cannot_be_laid_out_leaves_the_old_one_and_says_so(shop: 
 
 
 @pytest.mark.usefixtures("shop")
+def test_a_pull_of_files_alone_does_not_write_into_a_repository(shop: Shop) -> None:
+    assert CliRunner().invoke(main, PULL).exit_code == 0
+    before = sorted(path.name for path in (shop.root / "repository").iterdir())
+    plain = CliRunner().invoke(main, PULL[:6])
+    assert plain.exit_code == 2
+    assert "is a Triton repository, in which tiny is served; pull with --layout triton" in " ".join(
+        plain.output.split()
+    )
+    assert sorted(path.name for path in (shop.root / "repository").iterdir()) == before
+
+
+@pytest.mark.usefixtures("shop")
 def test_a_hook_that_fails_is_told_and_stops_nothing(tmp_path: Path) -> None:
     code = "import os, sys; open('told', 'w').write(os.environ['ENGINEGATE_MOVE']); sys.exit('no mail')"
     found = CliRunner().invoke(main, [*PULL, "--after-switch", shlex.join([sys.executable, "-c", code])])

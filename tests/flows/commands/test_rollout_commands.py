@@ -13,13 +13,13 @@ from click.testing import CliRunner
 from flows.commands import rollout_looks
 from flows.commands.cli import main
 from tasks.process.context import StageContext
-from tasks.rollout import judge_contract
 from tasks.store.local import LocalStore
 from tests.tasks import canary, traffic
 from tests.tasks.canary import ROLLOUT, Canary
 from tests.tasks.damage import ObjectFile
 from tests.tasks.tiny import VERSION
 from tests.tasks.traffic import JudgeStandIn, Traffic
+from validation import rollout_judge
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,7 +44,7 @@ def shelf(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ca
     monkeypatch.setenv("ENGINEGATE_ACTOR", "ann")
     monkeypatch.setattr("flows.session.LISTENERS", ())
     monkeypatch.setattr("flows.session.STEP_LISTENERS", ())
-    monkeypatch.setattr(judge_contract, "make_judge", JudgeStandIn)
+    monkeypatch.setattr(rollout_judge, "make_judge", JudgeStandIn)
     monkeypatch.setattr(canary, "BEGAN", datetime.now(timezone.utc))
     monkeypatch.setattr(traffic, "BEGAN", datetime.now(timezone.utc))
     (tmp_path / "rollout.yaml").write_text(PLAN)
@@ -262,7 +262,7 @@ def test_verify_says_where_another_decision_follows(
     shelf: Canary, hosts: Traffic, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     judged(hosts)
-    monkeypatch.setattr(judge_contract, "make_judge", lambda rules, outputs: JudgeStandIn(rules, outputs, least=1000))
+    monkeypatch.setattr(rollout_judge, "make_judge", lambda rules, outputs: JudgeStandIn(rules, outputs, least=1000))
     code, document = ask("verify", *HERE)
     assert code == 5
     assert document["steps"][0]["faults"] == [

@@ -111,6 +111,7 @@ def test_converting_again_does_no_stage_s_work(converted: Converted, copy: Proje
     assert document["version"] == first["version"]
 
 
+@pytest.mark.hardship(only=True)
 def test_what_is_thrown_away_with_a_reason_is_made_again_and_the_reason_stays(copy: Project) -> None:
     code, document, text = copy.convert("--again", "the machine was noisy", "--precision", "fp32")
     assert code == 0, text
@@ -205,6 +206,7 @@ def test_an_engine_that_fails_its_policy_ends_with_3_and_is_not_registered(copy:
     assert "✕ verdict int8" in text
 
 
+@pytest.mark.hardship(only=True)
 def test_what_no_converter_can_do_is_said_before_the_reference_runs(copy: Project) -> None:
     copy.edit("model.py", "32", "8")
     weights = {"layers.2.weight": np.eye(8, dtype=np.float32), "layers.2.bias": np.zeros(8, np.float32)}
@@ -351,6 +353,7 @@ def test_int8_weights_damaged_after_conversion_fail_the_gate(
     assert copy.registered() == {engine_id for engine_id, verdict in verdicts.items() if verdict == "pass"}
 
 
+@pytest.mark.hardship(only=True)
 def test_a_damaged_artifact_is_refused_and_then_made_again(copy: Project) -> None:
     _change_data(copy, "label")  # so that compare has to read the plans again
     blobs = [path for path in (copy.home / "store" / "blobs").rglob("*") if path.is_file()]

@@ -30,12 +30,13 @@ from tasks.errors import InputError
 from tasks.objects.folder import LocalObjects
 from tasks.registry.rollouts import StepKind
 from tasks.registry.steps import RolloutStatus
-from tasks.rollout import judge_contract, transitions
+from tasks.rollout import transitions
 from tasks.rollout.taking_back import abort
 from tasks.rollout_spec import RolloutPlan
 from tests.tasks import canary
 from tests.tasks.canary import ROLLOUT, Canary, by
 from tests.tasks.traffic import JudgeStandIn, Traffic
+from validation import rollout_judge
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -61,7 +62,7 @@ def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Canary]:
     monkeypatch.setattr(rollout_flow, "POLL_S", 0.05)
     monkeypatch.setattr("flows.session.LISTENERS", ())
     monkeypatch.setattr("flows.session.STEP_LISTENERS", ())
-    monkeypatch.setattr(judge_contract, "make_judge", JudgeStandIn)
+    monkeypatch.setattr(rollout_judge, "make_judge", JudgeStandIn)
     monkeypatch.setattr(canary, "BEGAN", datetime.now(timezone.utc))
     session = Session(Settings(home=tmp_path / "home"), Reporter())
     with use_session(session):

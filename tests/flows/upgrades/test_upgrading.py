@@ -126,6 +126,7 @@ def test_nothing_is_done_where_the_same_toolchain_is_here(serving: Project) -> N
     assert manifests(serving) == before
 
 
+@pytest.mark.hardship(only=True)
 def test_with_a_reason_the_same_toolchain_builds_once_more_and_the_reason_is_kept(serving: Project) -> None:
     code, engine, text = upgrade(serving, "--again", "a kernel is in doubt")
     assert (code, engine["state"]) == (0, "made"), text

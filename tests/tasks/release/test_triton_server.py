@@ -115,6 +115,7 @@ def test_an_engine_that_computes_something_else_on_the_server_is_not_switched_to
         np.testing.assert_allclose(ask(api), score(FEATURES), rtol=1e-5)
 
 
+@pytest.mark.hardship(only=True)
 def test_what_was_laid_out_without_a_server_is_served_from_its_first_start_and_again_after_it_was_killed(
     shop: Shop,
 ) -> None:

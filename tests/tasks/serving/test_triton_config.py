@@ -54,7 +54,7 @@ def test_the_router_takes_the_models_inputs_without_the_batch_axis_and_batches_a
     batching = config.dynamic_batching
     assert list(batching.preferred_batch_size) == [8]
     assert batching.max_queue_delay_microseconds == 400
-    assert batching.default_queue_policy.max_queue_size == 8 * 8 * 2
+    assert batching.default_queue_policy.max_queue_size == 2000  # 2,000 samples a second, for 1 s
     assert batching.default_queue_policy.default_timeout_microseconds == 1_000_000
     assert (config.instance_group[0].count, config.version_policy.latest.num_versions) == (2, 1)
     assert not config.model_warmup

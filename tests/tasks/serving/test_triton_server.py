@@ -153,6 +153,7 @@ def test_ports_that_cannot_be_are_refused(repository: Path, ports: Ports, why: s
         TritonServer(ServerInstall(repository, None), repository, ports=ports).__enter__()
 
 
+@pytest.mark.hardship(only=True)
 def test_a_free_port_that_is_taken_meanwhile_is_chosen_anew(
     install: ServerInstall, repository: Path, taken: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -75,6 +75,7 @@ def test_thirty_samples_ten_times_do_not_pass_at_the_limit(tmp_path: Path) -> No
     assert passing(tmp_path, 30, 10, named=False, draws=60) == dict.fromkeys(LIMIT, 0.0)
 
 
+@pytest.mark.hardship(only=True)
 def test_samples_that_come_ten_times_pass_at_the_limit_as_seldom_as_is_promised(tmp_path: Path) -> None:
     shares = passing(tmp_path, 300, 10, named=True)
     assert max(shares.values()) <= PROMISED, shares

@@ -1,0 +1,82 @@
+"""Tests of a mean that may be looked at after every value, by betting against what they would refute.
+
+Who bets at fair odds that a mean is below a limit cannot get rich if it is not: the chance that the capital ever
+reaches 1 / alpha is alpha at most (Ville 1939). So a capital that did is a proof at that level, whenever one looked,
+and nothing is paid for looking. This is the hedged capital of Waudby-Smith and Ramdas (2024, J. R. Stat. Soc. B 86),
+with stakes that are set beforehand: the capital is spread over a few, since which one grows fastest is not known.
+"""
+
+import math
+
+import numpy as np
+
+from validation.units import Floats
+
+# Shares of the largest stake that no value can ruin, and of the capital on each. An engine that is worth rolling out is
+# far within its limits: against a share of errors, 0.8 is the best stake where the true share is a fifth of the limit.
+_BELOW = ((0.98, 0.30), (0.8, 0.40), (0.5, 0.12), (0.25, 0.08), (0.12, 0.05), (0.06, 0.03), (0.03, 0.02))
+# The best one against a share is about as small as the limit itself.
+_ABOVE = tuple((0.98 * 0.5**power, 1 / 12) for power in range(12))
+_BLOCK = 4096
+
+
+class Bet:
+    """Whether the mean of values in `[low, high]` is below a limit, and whether it is above.
+
+    `below` and `above` are the logarithms of the largest capital so far of who bet so: `below >= log(1 / alpha)` shows
+    that the mean is below the limit. That holds for values whose mean, given all before, is at or above the limit under
+    what is refuted: independent ones, and others too. The same values give the same capitals in any batches.
+    """
+
+    def __init__(self, low: float, high: float, limit: float) -> None:
+        self.low, self.high, self.limit = low, high, limit
+        self.n, self._sum = 0, 0.0
+        self.below = self.above = 0.0
+        self._down = _Stakes(_BELOW, high - limit)
+        self._up = _Stakes(_ABOVE, limit - low)
+
+    @property
+    def mean(self) -> float | None:
+        """The mean so far; None without a value."""
+        return self._sum / self.n if self.n else None
+
+    def add(self, values: Floats) -> None:
+        """Take values in, `[n]`; those outside the range count as its ends, and what is no number as the high one."""
+        known = np.clip(np.where(np.isfinite(values), values, self.high), self.low, self.high).astype(np.float64)
+        for start in range(0, len(known), _BLOCK):
+            part = known[start : start + _BLOCK]
+            self.below = max(self.below, self._down.play(self.limit - part))
+            self.above = max(self.above, self._up.play(part - self.limit))
+        self.n += len(known)
+        self._sum = float(np.cumsum([self._sum, *known])[-1]) if len(known) else self._sum  # in order, as it came
+
+    def more(self, target: float) -> int | None:
+        """About how many more values like these take `below` to the target; None where they lead away from it."""
+        rate = self._down.now / self.n if self.n else 0.0
+        return None if rate <= 0 else math.ceil(max(0.0, target - self._down.now) / rate)
+
+
+class _Stakes:
+    """A capital of 1, spread over stakes; `largest` is the most that one value can take of a stake of 1."""
+
+    def __init__(self, stakes: tuple[tuple[float, float], ...], largest: float) -> None:
+        shares, weights = np.array(stakes).T
+        self._stakes = shares / largest
+        self._logs = np.log(weights)
+
+    @property
+    def now(self) -> float:
+        """The logarithm of the capital."""
+        return float(_log_sum(self._logs[None, :])[0])
+
+    def play(self, gains: Floats) -> float:
+        """Bet on each value in turn; the logarithm of the largest capital on the way."""
+        steps = np.log1p(gains[:, None] * self._stakes)
+        running = np.cumsum(np.concatenate([self._logs[None, :], steps]), axis=0)[1:]
+        self._logs = running[-1]
+        return float(_log_sum(running).max())
+
+
+def _log_sum(logs: Floats) -> Floats:
+    largest = logs.max(axis=1)
+    return np.asarray(largest + np.log(np.exp(logs - largest[:, None]).sum(axis=1)))
