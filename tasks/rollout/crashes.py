@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from validation.rollout_records import Decision
 
-NAME = "the canary comes up on every host"
+NAME = "hosts on which the canary does not come up"
 _TOLD_HOSTS = 3
 
 

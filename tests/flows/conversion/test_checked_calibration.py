@@ -228,6 +228,7 @@ def test_with_a_set_that_fails_nothing_is_quantized_and_the_other_engine_is_regi
     assert project.registered() == {engines["fp32"]["engine_id"]}
 
 
+@pytest.mark.hardship(only=True)
 @pytest.mark.end_to_end
 def test_what_is_accepted_stands_in_the_registry_and_in_mlflow(refused: Refused) -> None:
     from mlflow import MlflowClient  # noqa: PLC0415 - takes long, and one test needs it

@@ -294,6 +294,7 @@ def test_inputs_are_kept_only_where_the_sampler_of_both_engines_may(host: Rollou
     assert routes.inputs_to_keep(sampled) == {"features"}
 
 
+@pytest.mark.hardship(only=True)
 def test_killed_before_any_write_the_next_look_completes_what_was_begun(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
