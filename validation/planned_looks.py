@@ -19,6 +19,10 @@ LOOKS = tuple(250 * 2**look for look in range(8))
 """After so many groups; then what was last said stays."""
 
 
+_TAIL = 10.0
+"""Resamples that lie beyond a bound, at least."""
+
+
 @dataclass(frozen=True)
 class _Standing:
     outcome: Outcome
@@ -30,7 +34,8 @@ class PlannedLooks:
 
     def __init__(self, rules: Sequence[Rule], outputs: Mapping[str, OutputSpec], alpha: float) -> None:
         """Each look may be wrong with a probability of `alpha / len(LOOKS)`, of any rule."""
-        confidence = 1 - alpha / (len(LOOKS) * len(rules))
+        # No more than resamples can tell: so many rules that this bites share the level less finely than they might.
+        confidence = min(1 - alpha / (len(LOOKS) * len(rules)), 1 - _TAIL / MOST_RESAMPLES)
         resamples = min(MOST_RESAMPLES, max(2000, fewest_resamples(confidence)))
         self._policy = Policy(rules=tuple(rules), min_samples=LOOKS[0], confidence=confidence, resamples=resamples)
         self._comparison = Comparison(

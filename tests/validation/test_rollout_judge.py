@@ -173,6 +173,12 @@ def test_a_correlation_is_judged_at_planned_looks_and_says_so() -> None:
     assert judged(pairs_of(g.random(600), g.random(600)), rule).outcome is Outcome.FAIL
 
 
+@pytest.mark.parametrize(("confidence", "others"), [(0.95, 80), (0.999, 1)])
+def test_a_judge_of_many_rules_or_of_a_high_confidence_can_be_made(confidence: float, others: int) -> None:
+    rules = tuple(Rule(output="score", metric="mae", max=0.02 + number / 1000) for number in range(others))
+    Judge(replace(rules_of(Rule(output="score", metric="pearson", min=0.9), *rules), confidence=confidence), SCORE)
+
+
 def test_the_decision_is_the_same_however_the_pairs_are_cut() -> None:
     reference, candidate = scores(2000, noise=0.01)
     language = np.array(["de", "fr", "en", "es"])[np.arange(2000) % 4]
