@@ -5,9 +5,10 @@ Files lie under their digests, and the manifest is written last: before it there
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
@@ -15,8 +16,17 @@ from tasks.errors import InputError, RefusedError
 from tasks.process.child import ignore_progress
 from tasks.records import Cell, EngineManifest
 from tasks.registry.conditions import require_conditions
-from tasks.registry.evidence import artifacts_of, find_contradictions, find_future_date, find_objections, time_of
+from tasks.registry.evidence import (
+    artifacts_of,
+    find_contradictions,
+    find_future_date,
+    find_objections,
+    parts_of,
+    time_of,
+)
 from tasks.registry.layout import ENGINES, blob_key, cell_at, manifest_key, resigned_key, resigned_keys
+from tasks.registry.model_signature import MODEL_SIGNATURE
+from tasks.store.digests import canonical_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -36,6 +46,9 @@ CIRCUMSTANCES = {
     "data", "fresh",
     "structure", "refitted_from",
 }  # fmt: skip
+
+
+_BUNDLE = "modelSignature"
 
 
 @dataclass(frozen=True)
@@ -95,7 +108,7 @@ class Engines:
             raise RefusedError(f"{manifest.engine_id} is not registered: {'; '.join(faults)}")
         registered = self.has(manifest.cell)
         kept = self._same_or_refuse(manifest) if registered else manifest
-        sealed = self._signing.seal("manifest", manifest.model_dump(mode="json"))  # before anything is written
+        sealed = self._seal(manifest, manifest.model_dump(mode="json"))  # before anything is written
         require_conditions(self._objects)
         self._give_all(kept, folders, on_progress)
         if registered:
@@ -107,6 +120,24 @@ class Engines:
             return True
         self._same_or_refuse(manifest)
         return False
+
+    def _seal(self, manifest: EngineManifest, document: dict[str, Any]) -> bytes:
+        """A manifest's envelope; the signature of the engine's files lies in it, since both are written at once."""
+        bundle = self._signing.sign_model(manifest.engine_id, _host_files(manifest))
+        return self._signing.seal("manifest", document, **({} if bundle is None else {_BUNDLE: bundle}))
+
+    def model_signature(self, engine: SignedManifest) -> bytes | None:
+        """Content of the engine's model.sig; None where no key signed, or an older release registered it.
+
+        Raises:
+            RefusedError: it is not about the engine's files, or not signed by a trusted key where a trust root is set.
+        """
+        bundle = json.loads(engine.envelope).get(_BUNDLE)
+        if bundle is None:
+            return None
+        manifest, what = engine.manifest, f"{engine.manifest.engine_id}: its {MODEL_SIGNATURE}"
+        self._signing.require_model(bundle, manifest.model_dump(mode="json"), _host_files(manifest), what)
+        return canonical_json(bundle)
 
     def _give_all(
         self, manifest: EngineManifest, folders: Mapping[str, Path], on_progress: Callable[[int, int], None]
@@ -197,7 +228,8 @@ class Engines:
         Raises:
             RefusedError: no key signs here, or not one that is trusted for it.
         """
-        sealed = self._signing.seal("manifest", self._signing.unseal("manifest", engine.envelope, "it").document)
+        document = self._signing.unseal("manifest", engine.envelope, "it").document
+        sealed = self._seal(engine.manifest, document)
         opened = self._signing.open("manifest", sealed, f"{engine.manifest.engine_id}: its manifest")
         if opened.digest != engine.digest or not opened.signature.claimed:
             raise RefusedError(f"{engine.manifest.engine_id}: cannot be signed anew; set ENGINEGATE_SIGNING_KEY")
@@ -234,6 +266,10 @@ class Engines:
         except RefusedError as error:
             return [str(error)]
         faults = signed.faults
+        try:
+            self.model_signature(signed)
+        except RefusedError as error:
+            faults.append(str(error))
         for role, artifact in artifacts_of(signed.manifest).items():
             faults += [f"{role}: {fault}" for file in artifact.files if (fault := self._fault(file, on_progress))]
         return faults
@@ -256,6 +292,11 @@ class Engines:
             path = folder / file.path
             path.parent.mkdir(parents=True, exist_ok=True)
             self._objects.download(blob_key(file.digest), path, file.digest, _within(file, on_progress))
+
+
+def _host_files(manifest: EngineManifest) -> dict[str, str]:
+    """The digests of the files that a host gets, by their path in the engine's folder."""
+    return {f"{to}/{file.path}": file.digest for to, part in parts_of(manifest).items() for file in part.files}
 
 
 def _within(file: ArtifactFile, on_progress: Callable[[int, int], None]) -> Callable[[int, int], None]:

@@ -112,6 +112,16 @@ def _speedup_faults(manifest: EngineManifest) -> list[str]:
     return []
 
 
+def parts_of(manifest: EngineManifest) -> dict[str, Artifact]:
+    """The artifacts that a serving host gets, by the folder in the engine's that each goes to."""
+    return {
+        "plan": manifest.plan,
+        "smoke/inputs": manifest.smoke.inputs,
+        "smoke/reference": manifest.smoke.reference,
+        "smoke/candidate": manifest.smoke.candidate,
+    }
+
+
 def artifacts_of(manifest: EngineManifest) -> dict[str, Artifact]:
     """The artifacts that a manifest refers to, by role."""
     smoke = manifest.smoke

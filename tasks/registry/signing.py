@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from tasks.errors import RefusedError
 from tasks.registry.keys import ROLES_FILE, read_signer, read_trust
+from tasks.registry.model_signature import open_bundle, sign_files
 from tasks.registry.moves import ChannelName
 from tasks.store.digests import canonical_json, digest_bytes
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from securesystemslib.dsse import Envelope
@@ -117,8 +119,21 @@ class Signing:
         """Whether unsigned documents are refused."""
         return self.trusted is not None
 
-    def seal(self, kind: str, document: dict[str, Any]) -> bytes:
-        """The document in an envelope, signed where there is a key.
+    def sign_model(self, name: str, files: Mapping[str, str]) -> dict[str, Any] | None:
+        """The bundle of model.sig over files, digests by path, by the first key; None where none signs."""
+        return sign_files(self._signers[0], name, files) if self._signers else None
+
+    def require_model(self, bundle: object, manifest: dict[str, Any], files: Mapping[str, str], what: str) -> None:
+        """Check that a bundle signs the files of a manifest, by a key that may sign that where a trust root is set.
+
+        Raises:
+            RefusedError: it does not.
+        """
+        envelope = open_bundle(bundle, str(manifest["engine_id"]), files, what)
+        self._signature(envelope, tuple(sorted(envelope.signatures)), "manifest", manifest).require_trusted(what)
+
+    def seal(self, kind: str, document: dict[str, Any], **beside: object) -> bytes:
+        """The document in an envelope, signed where there is a key; `beside` lies in the envelope, unsigned by it.
 
         Raises:
             RefusedError: there is a trust root, and it would not trust this: nobody here could read it again.
@@ -129,7 +144,7 @@ class Signing:
         envelope = Envelope(payload, _type(kind), {})
         for signer in self._signers:
             envelope.sign(signer)
-        sealed = canonical_json({**envelope.to_dict(), "digest": digest_bytes(payload)})
+        sealed = canonical_json({**beside, **envelope.to_dict(), "digest": digest_bytes(payload)})
         if self.verifies:
             self._require_trusted(kind, sealed)
         return sealed

@@ -7,27 +7,18 @@ from typing import TYPE_CHECKING
 
 from tasks.errors import StageError
 from tasks.process.child import ignore_progress
-from tasks.release.serving_folder import folder_name
+from tasks.registry.evidence import parts_of
+from tasks.registry.model_signature import MODEL_SIGNATURE
+from tasks.release.serving_folder import MANIFEST, folder_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     from tasks.artifact import Artifact
-    from tasks.records import EngineManifest
     from tasks.registry.engines import SignedManifest
     from tasks.registry.registry import Registry
     from tasks.release.serving_folder import ServingFolder
-
-
-def parts_of(manifest: EngineManifest) -> dict[str, Artifact]:
-    """The artifacts that a host gets, by the folder in the engine's that each goes to."""
-    return {
-        "plan": manifest.plan,
-        "smoke/inputs": manifest.smoke.inputs,
-        "smoke/reference": manifest.smoke.reference,
-        "smoke/candidate": manifest.smoke.candidate,
-    }
 
 
 def place_engine(
@@ -53,7 +44,10 @@ def place_engine(
             registry.engines.fetch(alone, to, _shifted(on_progress, done, total))
             done += file.size_bytes
 
-    return folder.place(folder_name(signed.manifest.engine_id, signed.digest), parts, signed.envelope, fetch)
+    documents = {MANIFEST: signed.envelope}
+    if (signature := registry.engines.model_signature(signed)) is not None:
+        documents[MODEL_SIGNATURE] = signature
+    return folder.place(folder_name(signed.manifest.engine_id, signed.digest), parts, documents, fetch)
 
 
 def _shifted(on_progress: Callable[[int, int], None], start: int, total: int) -> Callable[[int, int], None]:

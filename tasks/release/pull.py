@@ -19,7 +19,8 @@ from tasks.objects.files import writing_to
 from tasks.process.child import ignore_progress
 from tasks.records import Cell, EngineManifest
 from tasks.registry.chained import holds_record
-from tasks.release.engine_files import parts_of, place_engine
+from tasks.registry.evidence import parts_of
+from tasks.release.engine_files import place_engine
 from tasks.release.next_step import advise_step
 from tasks.release.serving_folder import Accepted, ServingFolder, folder_name
 from tasks.release.smoke import SmokeReport, SmokeRequest, run_smoke

@@ -26,7 +26,7 @@ from tasks.store.digests import canonical_json, digest_file
 from tasks.store.scratch import ScratchSpace
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from tasks.artifact import Artifact, ArtifactFile
 
@@ -137,7 +137,7 @@ class ServingFolder:
         self,
         name: str,
         parts: Mapping[str, Artifact],
-        manifest: bytes,
+        documents: Mapping[str, bytes],
         fetch: Callable[[Artifact, Path], None],
     ) -> tuple[str, ...] | None:
         """Put an engine's files into its folder; no link leads there yet, unless one did before.
@@ -145,7 +145,7 @@ class ServingFolder:
         Args:
             name: of the folder.
             parts: artifacts by the folder in it that they go to.
-            manifest: content of manifest.json.
+            documents: contents of manifest.json and what lies beside it, by name.
             fetch: writes the files of an artifact into a folder, checked against their digests.
 
         Returns:
@@ -158,34 +158,35 @@ class ServingFolder:
                     engine.unlink()
                 for prefix, artifact in parts.items():
                     fetch(artifact, staged / "new" / prefix)
-                (staged / "new" / MANIFEST).write_bytes(manifest)
-                _sync_tree(staged / "new")
+                for document, content in documents.items():
+                    (staged / "new" / document).write_bytes(content)
+                _sync_tree(staged / "new", documents)
                 (staged / "new").rename(engine)
                 sync_folder(self.root)
                 return None
-            return self._mend(engine, staged, parts, manifest, fetch)
+            return self._mend(engine, staged, parts, documents, fetch)
 
     def _mend(
         self,
         engine: Path,
         staged: Path,
         parts: Mapping[str, Artifact],
-        manifest: bytes,
+        documents: Mapping[str, bytes],
         fetch: Callable[[Artifact, Path], None],
     ) -> tuple[str, ...]:
-        mended = _remove_others(
-            engine, {f"{prefix}/{file.path}" for prefix, part in parts.items() for file in part.files}
-        )
+        files = {f"{prefix}/{file.path}" for prefix, part in parts.items() for file in part.files}
+        mended = _remove_others(engine, files | set(documents))
         for prefix, artifact in parts.items():
             wrong = tuple(file for file in artifact.files if not _is_whole(engine / prefix / file.path, file))
             fetch(artifact.model_copy(update={"files": wrong}), staged / prefix)
             for file in wrong:
                 _put(staged / prefix / file.path, engine / prefix / file.path)
             mended += [f"{prefix}/{file.path}" for file in wrong]
-        if _content_of(engine / MANIFEST) != manifest:
-            (staged / MANIFEST).write_bytes(manifest)
-            _put(staged / MANIFEST, engine / MANIFEST)
-            mended.append(MANIFEST)
+        for document, content in documents.items():
+            if _content_of(engine / document) != content:
+                (staged / document).write_bytes(content)
+                _put(staged / document, engine / document)
+                mended.append(document)
         return tuple(mended)
 
     def accept(self, accepted: Accepted) -> None:
@@ -250,7 +251,7 @@ def _remove_others(engine: Path, files: set[str]) -> list[str]:
         inside = path.relative_to(engine).as_posix()
         if not os.path.lexists(path):  # its folder went already
             continue
-        if not path.is_symlink() and (inside in folders if path.is_dir() else inside in files | {MANIFEST}):
+        if not path.is_symlink() and (inside in folders if path.is_dir() else inside in files):
             continue
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
@@ -268,9 +269,10 @@ def _put(staged: Path, path: Path) -> None:
     sync_folder(path.parent)
 
 
-def _sync_tree(folder: Path) -> None:
-    with (folder / MANIFEST).open("rb") as stream:
-        os.fsync(stream.fileno())
+def _sync_tree(folder: Path, documents: Iterable[str]) -> None:
+    for document in documents:
+        with (folder / document).open("rb") as stream:
+            os.fsync(stream.fileno())
     for path in sorted(folder.rglob("*")):
         if path.is_dir():
             sync_folder(path)
