@@ -221,6 +221,7 @@ def test_what_no_converter_can_do_is_said_before_the_reference_runs(copy: Projec
     assert text.index("✓ export") < told < text.index("✓ reference")
 
 
+@pytest.mark.hardship(only=True)
 def test_an_engine_that_is_too_slow_for_its_policy_is_told_so_once_and_is_not_registered(copy: Project) -> None:
     speed = "performance:\n  - {metric: speedup_vs_reference, min: 1000, precision: int8}\n"
     before = copy.registered()
@@ -431,7 +432,7 @@ def leftovers(project: Project) -> list[str]:
     return processes + scratch
 
 
-@pytest.mark.hardship
+@pytest.mark.hardship(only=True)
 def test_killed_after_a_stage_the_same_command_goes_on_where_it_was(
     tmp_path: Path, prefect_url: str, begin_with_store: Callable[[Path], None]
 ) -> None:

@@ -204,6 +204,7 @@ def test_other_data_than_the_engine_was_compared_on_are_refused_by_their_digest(
     )
 
 
+@pytest.mark.hardship(only=True)
 def test_the_policy_floor_of_today_holds_and_what_fails_is_kept_and_may_not_follow(
     serving: Project, tmp_path: Path, install: Callable[[str], None]
 ) -> None:
@@ -290,6 +291,7 @@ def test_onnx_runtime_has_no_options_of_a_builder(serving: Project) -> None:
     assert "has no such options" in engine["reason"]
 
 
+@pytest.mark.hardship(only=True)
 def test_an_engine_of_an_older_release_needs_its_data_and_says_what_could_be_checked(
     serving: Project, install: Callable[[str], None]
 ) -> None:

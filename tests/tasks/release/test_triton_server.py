@@ -105,6 +105,7 @@ def test_a_version_changes_under_load_without_a_failed_request_and_a_bad_one_cha
         assert len(ready) == 2
 
 
+@pytest.mark.hardship(only=True)
 def test_an_engine_that_computes_something_else_on_the_server_is_not_switched_to(shop: Shop) -> None:
     offer(shop, FIRST)
     with running_server(shop.root / "repository") as api:
