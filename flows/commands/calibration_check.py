@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import click
 
-from flows.commands.command import Document, FilledPath, command_of, model_option
-from flows.conversion.calibration_sets import check_and_log, count_findings
+from flows.commands.command import Document, FilledPath, SampleAddress, command_of, model_option
+from flows.conversion.calibration_sets import check_and_log, count_findings, local_sample
 from tasks.calibration.tables import summary_of, tables_of
 from tasks.errors import VERDICT_CODES
 
@@ -21,16 +22,17 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("folder", type=FilledPath(), metavar="SET")
-@click.option("--against", type=FilledPath(), metavar="SAMPLE", help="Data to resemble, instead of the manifest's.")
+@click.option("--against", type=SampleAddress(), metavar="SAMPLE", help="Data to resemble, instead of the manifest's.")
 @model_option("the one around SAMPLE")
 @command_of
-def check(session: Session, folder: Path, against: Path | None, model: Path | None) -> tuple[Document, int]:
+def check(session: Session, folder: Path, against: Path | str | None, model: Path | None) -> tuple[Document, int]:
     """Check that SET is whole, covers its strata, is fresh, and looks like production.
 
-    SAMPLE is an .npz, safetensors or Parquet file, or a folder of them, with slice.NAME for each stratum. Exit code 3
-    when a limit is missed.
+    SAMPLE is an .npz, safetensors or Parquet file, or a folder of them, with slice.NAME for each stratum; or
+    s3://bucket/prefix of traffic that `pull --samples-to` uploaded. Exit code 3 when a limit is missed.
     """
-    report = check_and_log(session, folder, against, model)
+    with nullcontext() if against is None else local_sample(session, against) as sample:
+        report = check_and_log(session, folder, sample, model)
     show_report(session.reporter, report)
     return report.model_dump(mode="json"), VERDICT_CODES["pass" if report.passed else "fail"]
 

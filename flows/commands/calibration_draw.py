@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from flows.commands.command import Document, FilledPath, command_of, model_option
-from flows.conversion.calibration_sets import draw_from
+from flows.commands.command import Document, FilledPath, SampleAddress, command_of, model_option
+from flows.conversion.calibration_sets import draw_from, local_sample
 from tasks.model.set_manifest import LEAST_SAMPLES
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("sample", type=FilledPath())
+@click.argument("sample", type=SampleAddress())
 @click.option("--size", type=click.IntRange(min=LEAST_SAMPLES), required=True, metavar="N", help="Samples to draw.")
 @click.option(
     "--by", multiple=True, metavar="STRATUM", help="Draw alike from its values; may be repeated. Left out, by chance."
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 @command_of
 def draw(
     session: Session,
-    sample: Path,
+    sample: Path | str,
     size: int,
     by: tuple[str, ...],
     out: Path,
@@ -55,10 +55,16 @@ def draw(
 ) -> tuple[Document, int]:
     """Draw a calibration set from SAMPLE: alike from every stratum, with the tails of the model's scores.
 
-    Samples that the model is validated on are left out.
+    Samples that the model is validated on are left out. SAMPLE may be s3://bucket/prefix of traffic that
+    `pull --samples-to` uploaded.
     """
     days = None if collected is None else (collected[0].date(), collected[1].date())
-    manifest = draw_from(session, sample, out, size=size, by=by, seed=seed, source=source, collected=days, model=model)
+    where = sample if isinstance(sample, str) else None
+    with local_sample(session, sample) as found:
+        manifest = draw_from(
+            session, found, out, size=size, by=by, seed=seed, source=source, collected=days, model=model,
+            fetched_from=where,
+        )  # fmt: skip
     files = "1 file" if len(manifest.files) == 1 else f"{len(manifest.files)} files"
     session.reporter.say(f"{out}: {manifest.samples:,} samples in {files}, and manifest.yaml")
     return manifest.model_dump(mode="json", by_alias=True), 0

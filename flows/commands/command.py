@@ -15,6 +15,7 @@ from flows.console import Reporter
 from flows.session import Session
 from flows.settings import read_settings
 from tasks.errors import EnginegateError, ExitCode
+from tasks.objects.location import S3
 from tasks.registry.moves import ChannelName
 
 if TYPE_CHECKING:
@@ -81,6 +82,14 @@ class FilledPath(click.Path):
         if value == "":
             self.fail("is empty; name a file or a folder.", param, ctx)
         return super().convert(value, param, ctx)
+
+
+class SampleAddress(FilledPath):
+    """A file or folder of samples, or `s3://bucket/prefix`, which stays a text."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The path or the address."""
+        return value if str(value).startswith(S3) else super().convert(value, param, ctx)
 
 
 def model_option(otherwise: str) -> Callable[[Command], Command]:

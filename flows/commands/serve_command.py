@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 from flows.commands.command import CHANNEL, Document, FilledPath, command_of
-from flows.commands.pull_command import PullJob
+from flows.commands.pull_job import PullJob
 from flows.commands.pull_service import served_lines, triton_switch
 from flows.commands.pull_words import describe, outcome_lines
 from tasks.errors import StageError

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from flows.stage import run_stage
@@ -16,6 +17,8 @@ from tasks.calibration.sets import CalibrationSet, count_strata, read_set
 from tasks.errors import InputError, StageError
 from tasks.model.model_directory import SPEC_FILE, ModelDirectory, read_model_directory
 from tasks.model.set_manifest import CalibrationManifest, data_files_in
+from tasks.objects.location import open_objects
+from tasks.release.sample_upload import fetched_samples
 from tasks.samples.data_spec import SLICE, BareSpec, DataSpec
 from tasks.samples.formats import DATA_SUFFIXES, read_arrays
 from tasks.stages.export import export_onnx
@@ -23,7 +26,7 @@ from tasks.stages.independence import IndependentSamples, count_independent, ind
 from tasks.stages.ingest import ingest
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from datetime import date
     from pathlib import Path
 
@@ -35,6 +38,20 @@ NEAREST_FOLDERS = 3
 """So many folders above a sample may hold the model.yaml that it belongs to."""
 LONGEST_NAME = 64
 """Characters of a set's name that a manifest takes."""
+
+
+@contextmanager
+def local_sample(session: Session, sample: Path | str) -> Iterator[Path]:
+    """A sample as a file or folder here: what lies at an address in S3 is fetched for as long as this is open.
+
+    Raises:
+        InputError, RefusedError, StageError: see `fetched_samples`.
+    """
+    if isinstance(sample, str):
+        with fetched_samples(open_objects(sample), session.downloads) as folder:
+            yield folder
+    else:
+        yield sample
 
 
 def check_and_log(session: Session, folder: Path, against: Path | None, model: Path | None) -> CalibrationReport:
@@ -196,8 +213,11 @@ def draw_from(
     source: str | None,
     collected: tuple[date, date] | None,
     model: Path | None,
+    fetched_from: str | None = None,
 ) -> CalibrationManifest:
     """Draw a calibration set for a model from a sample of production, and write it to the folder `out`.
+
+    `fetched_from` is where the sample was fetched from, which the set then names as its source.
 
     Raises:
         InputError: the sample cannot be used, or no model is known whose validation samples are to be left out.
@@ -227,8 +247,8 @@ def draw_from(
         ),
         seed=seed,
         name=_set_name(out),
-        source=source or f"Drawn from {sample.name}",
-        resembles=os.path.relpath(sample.resolve(), out.resolve()),
+        source=source or f"Drawn from {fetched_from or sample.name}",
+        resembles=None if fetched_from else os.path.relpath(sample.resolve(), out.resolve()),
         collected=collected,
     )
 

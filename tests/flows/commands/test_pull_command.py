@@ -17,7 +17,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from flows.commands.cli import main
-from flows.commands.pull_command import PullJob, Watcher
+from flows.commands.pull_job import PullJob
+from flows.commands.pull_watch import Watcher
 from flows.console import Reporter
 from flows.session import Session
 from flows.settings import Settings
@@ -230,7 +231,7 @@ def test_a_pull_that_waits_for_another_one_says_so(shop: Shop, monkeypatch: pyte
 def watcher(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> Watcher:
     """One that looks when it is told to."""
     assert shop.registry
-    monkeypatch.setattr("flows.commands.pull_command.SLOWEST_S", 240.0)
+    monkeypatch.setattr("flows.commands.pull_watch.SLOWEST_S", 240.0)
     return Watcher(
         PullJob(Session(Settings(), Reporter()), shop.folder, PRODUCTION, 30.0, check=False), 30.0, as_json=True
     )
@@ -381,7 +382,7 @@ def test_a_watch_with_settings_at_fault_ends_at_once(shop: Shop, monkeypatch: py
 
 SLOW_END = """
 import os, signal, sys
-from flows.commands import pull_command
+from flows.commands import pull_watch
 from flows.commands.cli import main
 
 class Slow:
@@ -389,14 +390,14 @@ class Slow:
         signal.pause()  # until a signal comes, as one may on a host that has too much to do
 
 slow = Slow()
-pull_command.GRACE_S = 1
-look = pull_command.Watcher.look
+pull_watch.GRACE_S = 1
+look = pull_watch.Watcher.look
 
 def stop_after(watcher):
     look(watcher)
     os.kill(os.getpid(), signal.SIGTERM)
 
-pull_command.Watcher.look = stop_after
+pull_watch.Watcher.look = stop_after
 main(sys.argv[1:])
 """
 

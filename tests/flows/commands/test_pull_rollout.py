@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from flows.commands.pull_command import PullJob, Watcher
+from flows.commands.pull_job import PullJob
+from flows.commands.pull_watch import Watcher
 from flows.console import Reporter
 from flows.session import Session
 from flows.settings import Settings
@@ -38,7 +39,7 @@ def looked(watcher: Watcher, capsys: pytest.CaptureFixture[str]) -> list[dict[st
     """What one look told programs, and what health says after it."""
     capsys.readouterr()
     watcher.look()
-    watcher.look_at_rollout()
+    watcher.look_beside()
     assert watcher._health is not None  # noqa: SLF001 - `run` writes it after each look, and ends the process
     watcher._health.write_look()  # noqa: SLF001 - the same
     return [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
