@@ -134,7 +134,7 @@ def smoke_of(repository: Path, model: str) -> Any:
 
 def as_engines_give(found: Arrays, like: Arrays) -> dict[str, np.ndarray[Any, Any]]:
     """What clients get, without the axis that Triton adds to one number a sample."""
-    return {name: array.reshape(like[name].shape) for name, array in found.items()}
+    return {name: array.reshape(array.shape[: like[name].ndim]) for name, array in found.items()}
 
 
 @pytest.mark.parametrize("protocol", ["HTTP", "gRPC"])
@@ -144,11 +144,9 @@ def test_it_answers_by_each_protocol_as_the_engine_did_when_it_was_compared(
     repository, server = served
     smoke, api = smoke_of(repository, example.name), TritonApi(server.http)
     ask = by_grpc(server.grpc, example.name) if protocol == "gRPC" else lambda feeds: api.infer(example.name, feeds)
-    known = {id(inputs): candidate for inputs, candidate in zip(smoke.inputs, smoke.candidate, strict=True)}
 
     def run(feeds: Arrays) -> dict[str, np.ndarray[Any, Any]]:
-        found = ask(feeds)
-        return as_engines_give(found, known[id(feeds)]) if id(feeds) in known else dict(found)
+        return as_engines_give(ask(feeds), smoke.candidate[0])
 
     report = try_on_smoke(run, smoke, Dim(min=1, opt=4, max=4))
     assert report.ok, report.faults

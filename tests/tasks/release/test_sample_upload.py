@@ -39,7 +39,7 @@ def test_what_a_host_kept_is_fetched_elsewhere_byte_for_byte(
     shards = [sample(traffic), sample(traffic, "2026-12-01", fill=2.0)]
     assert upload.run(objects) == 2
     assert all(entry.key.startswith("tiny/cpu/2026-1") for entry in objects.list(""))
-    with fetched_samples(object_store, tmp_path / "downloads") as folder:
+    with fetched_samples(objects, tmp_path / "downloads") as folder:
         found = sorted(folder.rglob("*.npz"))
         assert [path.read_bytes() for path in found] == [path.read_bytes() for path in shards]
         assert [path.parent.name for path in found] == [DAY, "2026-12-01"]
@@ -77,9 +77,10 @@ def test_without_the_store_shards_wait(traffic: Path, upload: SampleUpload, monk
     def fail(*_: object) -> bool:
         raise StageError("away")
 
-    with monkeypatch.context() as patch, pytest.raises(StageError, match="away"):
+    with monkeypatch.context() as patch:
         patch.setattr(objects, "upload", fail)
-        upload.run(objects)
+        with pytest.raises(StageError, match="away"):
+            upload.run(objects)
     assert upload.run(objects) == 1
 
 
