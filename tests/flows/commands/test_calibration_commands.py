@@ -17,6 +17,8 @@ from pyarrow import parquet
 from safetensors.numpy import save_file
 
 from flows.commands.cli import main
+from tasks.objects.location import open_objects
+from tasks.release.sample_upload import SampleUpload
 from tasks.serving.sampling import Sampler
 from tests.flows.projects import Project, blank_figures, write_project
 from tests.sets import describe
@@ -350,6 +352,28 @@ def test_a_set_in_s3_is_checked_by_its_digest(project: Project, tmp_path: Path, 
     code, document, _ = check(project, folder)
     assert code == 5
     assert f"s3://{BUCKET}/2026/samples.npz: expected {'0' * 64}, is {files[0]['sha256']}" in document["error"]
+
+
+def test_traffic_in_a_bucket_is_checked_against_and_drawn_from(project: Project, tmp_path: Path, s3: Any) -> None:
+    traffic = sample_traffic(tmp_path / "traffic", make_samples(seed=6))
+    assert SampleUpload(traffic, "tiny-scorer/cpu", "host-1").run(open_objects(f"s3://{BUCKET}/kept")) == 1
+    address = f"s3://{BUCKET}/kept/tiny-scorer"
+    model = ("--model", str(project.model))
+    code, document, text = check(project, write_set(tmp_path / "set"), "--against", address, *model)
+    assert code == 0, text
+    code, document, text = project.run(
+        "calibration", "draw", address, "--size", "120", "--out", str(tmp_path / "drawn"), *model
+    )
+    assert (code, document["samples"]) == (0, 120), text
+    assert document["source"].startswith(f"Drawn from {address}. 120 of 300 samples")
+    assert "resembles" not in yaml.safe_load((tmp_path / "drawn" / "manifest.yaml").read_text())
+    (key,) = (one["Key"] for one in s3.list_objects_v2(Bucket=BUCKET)["Contents"])
+    s3.put_object(Bucket=BUCKET, Key=key, Body=b"changed")
+    code, document, _ = check(project, tmp_path / "set", "--against", address, *model)
+    assert (code, document["exit_code"]) == (5, 5)
+    code, document, _ = check(project, tmp_path / "set", "--against", f"s3://{BUCKET}/elsewhere", *model)
+    assert code == 2
+    assert "holds no samples" in document["error"]
 
 
 def test_a_set_that_was_drawn_passes_and_is_drawn_the_same_again(project: Project, tmp_path: Path) -> None:

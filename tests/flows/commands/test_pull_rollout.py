@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 
 from flows.commands.pull_job import PullJob
@@ -15,6 +16,7 @@ from flows.settings import Settings
 from tasks.errors import InputError, StageError
 from tasks.objects.folder import LocalObjects
 from tasks.rollout import transitions
+from tasks.serving.sampling import write_shard
 from tests.tasks.release.rollout_host import ID, ROLLOUT, RolloutHost
 from tests.tasks.serving_host import PRODUCTION, Shop
 
@@ -111,3 +113,24 @@ def test_a_registry_that_is_away_is_told_once_and_what_is_served_stays(
 def test_a_name_that_no_host_can_have_is_refused_at_once(host: RolloutHost) -> None:
     with pytest.raises(InputError, match="--host-name"):
         watcher_of(host, "a/b")
+
+
+def test_a_watch_uploads_what_was_sampled_and_says_once_that_a_bucket_is_away(
+    host: RolloutHost, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = tmp_path / "kept"
+    job = watcher_of(host).job
+    watcher = Watcher(job, 30.0, as_json=True, host="host-1", samples_to=str(kept))
+    write_shard(host.repository.state / "traffic" / "2026-11-30", "0900-scorer", {"x": np.ones((2, 3))})
+    with monkeypatch.context() as patch:
+        patch.setattr("tasks.objects.folder.LocalObjects.upload", refuse)
+        found = [*looked(watcher, capsys), *looked(watcher, capsys)]
+    assert [one["error"] for one in found if one["event"] == "error"] == ["samples of traffic wait on this host: away"]
+    (uploaded,) = (one for one in looked(watcher, capsys) if one["event"] == "samples")
+    assert (uploaded["shards"], uploaded["to"]) == (1, str(kept))
+    assert [path.name.startswith("host-1-0900-") for path in kept.rglob("*.npz")] == [True]
+    assert [one for one in looked(watcher, capsys) if one["event"] == "samples"] == []
+
+
+def refuse(*_: object) -> bool:
+    raise StageError("away")

@@ -85,6 +85,20 @@ def test_a_hook_that_fails_is_told_and_stops_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("shop")
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--samples-to", "kept"], "--samples-to is of --watch"),
+        (["--samples-to", "kept", "--watch", "--layout", "plain"], "--samples-to is of --layout triton"),
+        (["--samples-to", "gs://kept", "--watch"], "may be s3://bucket/prefix or a folder"),
+    ],
+)
+def test_samples_are_uploaded_by_a_watch_of_a_router_to_an_address(options: list[str], said: str) -> None:
+    found = CliRunner().invoke(main, [*PULL, *options])
+    assert (found.exit_code, said in " ".join(found.output.split())) == (2, True), found.output
+
+
+@pytest.mark.usefixtures("shop")
 def test_a_server_without_the_layout_and_one_that_is_gone_are_told() -> None:
     plain = CliRunner().invoke(main, [*PULL[:6], "--server", "http://127.0.0.1:9"])
     assert (plain.exit_code, "--server is of --layout triton" in plain.output) == (2, True)
