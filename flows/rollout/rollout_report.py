@@ -164,7 +164,15 @@ def _decision_document(found: Conducted) -> dict[str, Any]:
         "groups": look.decision.groups,
         "lost_pairs": look.tally.lost_pairs,
         "rules": [
-            {"outcome": rule.outcome.value, "needed_more": rule.needed_more, "sentence": rule.sentence}
+            {
+                "name": rule.name,
+                "outcome": rule.outcome.value,
+                "value": rule.value,
+                "limit": rule.limit,
+                "groups": rule.groups,
+                "needed_more": rule.needed_more,
+                "sentence": rule.sentence,
+            }
             for rule in look.decision.rules
         ],
     }

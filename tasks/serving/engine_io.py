@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tasks.backends import backend_of
-from tasks.errors import RefusedError
+from tasks.errors import RefusedError, StageError
 from tasks.samples.npz import load_arrays, shard_paths
 from tasks.serving.triton_types import datatype_of
 
@@ -38,10 +38,13 @@ def read_outputs(manifest: EngineManifest, engine: Path) -> dict[str, OutputTens
     """The outputs of the engine whose folder `engine` holds its `plan` and `smoke`.
 
     Raises:
-        RefusedError: the samples do not stand on the first axis of an output, or Triton lacks its dtype.
-        StageError: the engine cannot be read.
+        RefusedError: it does not load, the samples do not stand on the first axis of an output, or Triton lacks its
+            dtype.
     """
-    axes = backend_of(manifest.cell.runtime).output_axes(engine / "plan")
+    try:
+        axes = backend_of(manifest.cell.runtime).output_axes(engine / "plan")
+    except StageError as error:  # its files have the digests that were registered: another try changes nothing
+        raise RefusedError(f"{manifest.engine_id}: {error}") from None
     inputs, found = (
         [load_arrays(path) for path in shard_paths(engine / "smoke" / name)] for name in ("inputs", "candidate")
     )

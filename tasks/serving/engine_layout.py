@@ -84,7 +84,6 @@ def lay_out_engine(engine: PlacedEngine, backend: str) -> EngineLayout:
 
     Raises:
         RefusedError: see `read_outputs`; or that backend cannot serve it.
-        StageError: the engine's files cannot be read.
     """
     outputs = read_outputs(engine.manifest, engine.folder)
     if backend == "tensorrt":

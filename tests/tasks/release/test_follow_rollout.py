@@ -14,7 +14,7 @@ from tasks.rollout_spec import RolloutPlan
 from tasks.serving import route as routes
 from tasks.store.scratch import ScratchSpace
 from tests.tasks.registry.keys import signing_as
-from tests.tasks.release.rollout_host import ID, OTHER_ID, ROLLOUT, RolloutHost
+from tests.tasks.release.rollout_host import CANARY, ID, OTHER_ID, ROLLOUT, RolloutHost
 from tests.tasks.serving_host import FIRST, SECOND, THIRD, Shop
 from tests.tasks.tiny import cell
 
@@ -238,6 +238,17 @@ def test_a_pull_of_the_same_engine_leaves_the_canary_where_it_is(host: RolloutHo
     before, loaded = host.route, set(host.server.loaded)
     host.pull()
     assert (host.route, host.server.loaded) == (before, loaded)
+
+
+def test_a_canary_whose_files_no_runtime_loads_is_evidence_and_not_waited_for(host: RolloutHost) -> None:
+    host.canary = host.shop.publish(THIRD, plan=b"no graph")
+    host.shop.promote(host.canary.cell, address=CANARY)
+    host.start()
+    found = host.look()
+    assert (found.crashed, found.weight) == (True, 0)
+    (document,) = documents(host)
+    assert "cannot load the engine" in document.arms.canary.crashed
+    assert host.is_clean()
 
 
 def test_a_canary_that_the_server_lost_is_loaded_again(host: RolloutHost) -> None:
