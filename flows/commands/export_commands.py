@@ -5,12 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import click
+import yaml
 
 from flows.commands.command import CHANNEL, Document, FilledPath, command_of
 from flows.commands.lazy_group import LazyGroup, Row
+from flows.commands.rollout_steps import rollout_options
 from tasks.errors import InputError
 from tasks.objects.files import writing_to
 from tasks.registry.moves import ChannelAddress, ChannelName
+from tasks.registry.rollouts import RolloutAddress
+from tasks.rollout.outside import argo_template, flagger_canary, share_outside
 from tasks.serving.kserve import KServeDeployment, kserve_yaml
 
 if TYPE_CHECKING:
@@ -18,7 +22,12 @@ if TYPE_CHECKING:
 
     from flows.session import Session
 
-EXPORTS = {"kserve": Row("flows.commands.export_commands:kserve", "Write what KServe needs to serve an engine.")}
+_HERE = "flows.commands.export_commands"
+EXPORTS = {
+    "kserve": Row(f"{_HERE}:kserve", "Write what KServe needs to serve an engine."),
+    "argo": Row(f"{_HERE}:argo", "Write Argo's AnalysisTemplate that waits for a rollout's judge."),
+    "flagger": Row(f"{_HERE}:flagger", "Write Flagger's Canary that waits for a rollout's judge."),
+}
 
 
 @click.group(cls=LazyGroup, table=EXPORTS)
@@ -39,6 +48,9 @@ def _labels(_context: click.Context, _option: click.Parameter, texts: tuple[str,
 @click.argument("model")
 @click.option("--target", required=True, metavar="TARGET", help="What it is served on: cpu, t4, a100, ….")
 @click.option("--channel", type=CHANNEL, default="production", show_default=True)
+@click.option(
+    "--rollout", is_flag=True, help="With the share of the rollout that is open: the canary's, by canaryTrafficPercent."
+)
 @click.option("--image", required=True, help="An image with Triton, this project and its runtime of the target.")
 @click.option("--to", "file", type=FilledPath(), metavar="FILE", help="Left out, it is printed.")
 @click.option("--memory", default="8Gi", show_default=True, help="The server's memory, as Kubernetes writes it.")
@@ -59,6 +71,7 @@ def kserve(
     model: str,
     target: str,
     channel: str,
+    rollout: bool,
     image: str,
     file: Path | None,
     memory: str,
@@ -70,7 +83,8 @@ def kserve(
     """Write a ServingRuntime and an InferenceService that serve what a channel of MODEL points at.
 
     A pod pulls the engine from ENGINEGATE_REGISTRY, verifies it, and starts Triton on it: an engine of another version
-    comes with the next pod. `kubectl apply -f FILE` makes both.
+    comes with the next pod. `kubectl apply -f FILE` makes both. With --rollout, written again at each step: of an open
+    rollout the new revision serves `canary`, and gets its share of the traffic; of none, production gets all of it.
     """
     address = ChannelAddress(model, target, ChannelName(channel))
     settings = session.settings
@@ -79,6 +93,11 @@ def kserve(
             "ENGINEGATE_TRUST is set, and pods would verify no signature; put the public keys into a ConfigMap"
             " (kubectl create configmap NAME --from-file=FOLDER), and name it in --trust-config-map"
         )
+    share = None
+    if rollout:
+        history = session.registry.rollouts.read(RolloutAddress(model, target))
+        share = None if history.open_rollout is None else share_outside(history)
+        channel = (ChannelName.PRODUCTION if share is None else ChannelName.CANARY).value
     text = kserve_yaml(
         KServeDeployment(
             address.model,
@@ -92,8 +111,15 @@ def kserve(
             node_labels=labels,
             service_account=service_account,
             trust_map=trust_map,
+            canary_percent=share,
+            is_knative=rollout,
         )
     )
+    return _give(session, text, file)
+
+
+def _give(session: Session, text: str, file: Path | None) -> tuple[Document, int]:
+    """Write or print what `kubectl apply` takes."""
     if file is not None:
         with writing_to(file):
             file.write_text(text, encoding="utf-8")
@@ -101,3 +127,34 @@ def kserve(
     elif not click.get_current_context().params["as_json"]:
         click.echo(text, nl=False)
     return {"file": None if file is None else str(file), "yaml": text}, 0
+
+
+_GATE = click.option(
+    "--gate", required=True, metavar="URL", help="Where `enginegate rollout gate` answers, as the cluster sees it."
+)
+_FILE = click.option("--to", "file", type=FilledPath(), metavar="FILE", help="Left out, it is printed.")
+
+
+@click.command()
+@rollout_options
+@_GATE
+@_FILE
+@command_of
+def argo(session: Session, model: str, target: str, gate: str, file: Path | None) -> tuple[Document, int]:
+    """Write an AnalysisTemplate that passes where MODEL's rollout finished, and fails where it was taken back.
+
+    Whatever else becomes of the rollout is inconclusive for Argo, and so is a gate that does not answer.
+    """
+    document = argo_template(RolloutAddress(model, target), gate)
+    return _give(session, yaml.safe_dump(document, sort_keys=False), file)
+
+
+@click.command()
+@rollout_options
+@_GATE
+@_FILE
+@command_of
+def flagger(session: Session, model: str, target: str, gate: str, file: Path | None) -> tuple[Document, int]:
+    """Write a Canary that Flagger promotes where MODEL's rollout finished, and takes back where that was."""
+    document = flagger_canary(RolloutAddress(model, target), gate)
+    return _give(session, yaml.safe_dump(document, sort_keys=False), file)

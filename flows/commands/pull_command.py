@@ -66,6 +66,11 @@ _SECONDS = click.FloatRange(min=0, min_open=True, max=_MONTH_S)
     "--host-name", "host", metavar="NAME", help="What evidence of a rollout is filed under: this host's name."
 )
 @click.option(
+    "--arm-from",
+    metavar="NAME",
+    help="The header or parameter by which a splitter before the server says `canary`; left out, the router splits.",
+)
+@click.option(
     "--samples-to",
     metavar="ADDRESS",
     help="With --watch: upload sampled traffic there, s3://bucket/prefix or a folder.",
@@ -87,6 +92,7 @@ def pull(
     layout: str,
     server: str | None,
     host: str | None,
+    arm_from: str | None,
     samples_to: str | None,
     hook: str | None,
 ) -> tuple[Document, int]:
@@ -105,6 +111,8 @@ def pull(
         raise InputError("--server is of --layout triton; add that, or leave it out")
     if samples_to is not None and not watch:
         raise InputError("--samples-to is of --watch, which uploads at each look; add that, or leave it out")
+    if arm_from is not None and (not watch or layout != "triton"):
+        raise InputError("--arm-from is of --watch --layout triton, whose router counts both sides; add those")
     if layout == "plain":
         require_no_repository(folder)
     address = ChannelAddress(model, target, ChannelName(channel))
@@ -115,7 +123,7 @@ def pull(
     job = PullJob(session, place, address, limit_s, check, milestone, service, read_hook(hook))
     if watch:
         as_json = click.get_current_context().params["as_json"]
-        Watcher(job, every, as_json=as_json, host=host, samples_to=samples_to).run()
+        Watcher(job, every, as_json=as_json, host=host, samples_to=samples_to, arm_from=arm_from).run()
     pulled = session.reporter.step(f"pull {model} {channel}", job.run, describe, tells_why=False)
     for line in (*outcome_lines(pulled), *served_lines(service)):
         session.reporter.marked(line)

@@ -43,6 +43,7 @@ class RolloutWatch:
         address: ChannelAddress,
         host: str | None,
         wait_s: float,
+        arm_from: str | None,
         tell: Callable[[Document], None],
     ) -> RolloutWatch | None:
         """That of a watch; None where it follows no rollouts: they are production's, and the router's.
@@ -54,7 +55,7 @@ class RolloutWatch:
         if service is None or address.channel is not ChannelName.PRODUCTION:
             return None
         rollouts = RolloutAddress(address.model, address.target)
-        follower = RolloutFollower(service, rollouts, wait_s)
+        follower = RolloutFollower(service, rollouts, wait_s, arm_from)
         return cls(session, follower, EvidenceUpload(follower.evidence, rollouts, name), tell)
 
     def look(self, registry: Registry) -> None:

@@ -43,6 +43,7 @@ class Watcher:
     as_json: bool
     host: str | None = None
     samples_to: str | None = None
+    arm_from: str | None = None
     _pulled: str | None = None
     _error: str | None = None
     _tried: str | None = None
@@ -55,7 +56,9 @@ class Watcher:
 
     def __post_init__(self) -> None:
         job = self.job
-        self._rollout = RolloutWatch.of(job.session, job.service, job.address, self.host, job.limit_s, self._tell)
+        self._rollout = RolloutWatch.of(
+            job.session, job.service, job.address, self.host, job.limit_s, self.arm_from, self._tell
+        )
         self._samples = SampleWatch.of(job.session, job.service, job.address, self.host, self.samples_to, self._tell)
         if job.service is not None:
             self._health = Health(job.service.repository, job.address, self._rollout)

@@ -7,6 +7,7 @@ import click
 from flows.commands.lazy_group import LazyGroup, Row
 
 _STEPS, _LOOKS = "flows.commands.rollout_steps", "flows.commands.rollout_looks"
+_OUTSIDE = "flows.commands.rollout_outside"
 COMMANDS = {
     "start": Row(f"{_STEPS}:start", "Roll out what `canary` points at, step by step."),
     "run": Row(f"{_LOOKS}:run", "Judge a rollout, and carry it on until it ends."),
@@ -19,6 +20,8 @@ COMMANDS = {
     "verify": Row(f"{_LOOKS}:verify", "Decide every step again from its evidence."),
     "reference": Row("flows.commands.rollout_reference:reference", "Judge a sample of live pairs against PyTorch."),
     "freeze": Row(f"{_STEPS}:freeze", "Let nothing move until a day but back."),
+    "split": Row(f"{_OUTSIDE}:split", "Have HAProxy split traffic as a rollout says."),
+    "gate": Row(f"{_OUTSIDE}:gate", "Answer Argo Rollouts and Flagger over HTTP."),
     "thaw": Row(f"{_STEPS}:thaw", "Let things move again."),
 }
 

@@ -72,9 +72,14 @@ class Followed:
 class RolloutFollower:
     """Follows the rollouts of a model for a target at a Triton server."""
 
-    def __init__(self, switch: TritonSwitch, address: RolloutAddress, wait_s: float) -> None:
-        """Follow at the server of `switch`; a pull into its folder is waited for, up to `wait_s` seconds."""
-        self._switch, self.address, self._wait_s = switch, address, wait_s
+    def __init__(
+        self, switch: TritonSwitch, address: RolloutAddress, wait_s: float, arm_from: str | None = None
+    ) -> None:
+        """Follow at the server of `switch`; a pull into its folder is waited for, up to `wait_s` seconds.
+
+        `arm_from` names the parameter or forwarded header by which a splitter outside says who answers.
+        """
+        self._switch, self.address, self._wait_s, self._arm = switch, address, wait_s, arm_from
         self._repository = switch.repository
 
     @property
@@ -139,7 +144,10 @@ class RolloutFollower:
         now = route.rollout
         if now is not None and (now.id, now.canary.manifest) == (state.id, state.canary.manifest):
             self._require_loaded(now)
-            asked = {"step": step, "weight": state.weight, "mirror": state.mirror, "noise": state.plan.noise}
+            asked = {
+                "step": step, "weight": state.weight, "mirror": state.mirror, "noise": state.plan.noise,
+                "arm": self._arm,
+            }  # fmt: skip
             return now.model_copy(update=asked)
         beside = self._bring_up(registry, state, route)
         return RoutedRollout(
@@ -154,6 +162,7 @@ class RolloutFollower:
             timeout_ms=beside.timeout_ms,
             keep_inputs=beside.keep_inputs,
             canary=beside.canary,
+            arm=self._arm,
         )
 
     def _bring_up(self, registry: Registry, state: RolloutState, route: Route) -> CanaryBeside:

@@ -58,7 +58,8 @@ class KServeDeployment:
     `registry` is `s3://bucket/prefix`. `image` has Triton, this project and its runtime of the target. `memory` and
     `cpu` are Kubernetes' quantities, for the server. `node_labels` take the place of the target's GPU names where
     nodes have labels of their own; `service_account` may read the registry; `trust_map` is a ConfigMap with the public
-    keys that are trusted.
+    keys that are trusted. `canary_percent` is what the newest revision gets of the traffic, the one before the rest,
+    which KServe does in its mode on Knative alone (`is_knative`).
 
     Raises:
         InputError: the registry is a folder, which a pod cannot reach, or the name is too long for Kubernetes.
@@ -75,6 +76,8 @@ class KServeDeployment:
     node_labels: tuple[tuple[str, str], ...] = ()
     service_account: str | None = None
     trust_map: str | None = None
+    canary_percent: float | None = None
+    is_knative: bool = False
 
     def __post_init__(self) -> None:
         if "://" not in self.registry:
@@ -124,8 +127,10 @@ def serving_runtime(deployment: KServeDeployment) -> Document:
 
 def inference_service(deployment: KServeDeployment) -> Document:
     """The InferenceService (serving.kserve.io/v1beta1): the engine of the channel, pulled before the server starts."""
+    share = deployment.canary_percent
     predictor: Document = {
         "minReplicas": 1,
+        **({} if share is None else {"canaryTrafficPercent": int(share)}),
         **({"serviceAccountName": deployment.service_account} if deployment.service_account else {}),
         "initContainers": [_pull(deployment)],
         "model": {
@@ -136,7 +141,8 @@ def inference_service(deployment: KServeDeployment) -> Document:
     }
     # Knative, KServe's other mode, takes init containers and empty folders only where its administrator lets it.
     found = _object("serving.kserve.io/v1beta1", "InferenceService", deployment, {"predictor": predictor})
-    found["metadata"]["annotations"] = {"serving.kserve.io/deploymentMode": "RawDeployment"}
+    mode = "Serverless" if deployment.is_knative else "RawDeployment"
+    found["metadata"]["annotations"] = {"serving.kserve.io/deploymentMode": mode}
     return found
 
 

@@ -66,7 +66,8 @@ class RoutedRollout(Frozen):
     `weight` is the percent of requests that the canary answers; `mirror` and `noise` are the shares of production's
     that the canary, and production itself, are asked too. `key` names the parameter that says who asks, `slices` those
     that are kept with pairs. Pairs and counts go to `folder` every `shard_s` seconds, with the inputs in `keep_inputs`
-    alone. The canary may take `timeout_ms` for a call.
+    alone. The canary may take `timeout_ms` for a call. `arm` is the parameter by which a splitter outside says who
+    answers; None where the router splits.
     """
 
     id: str
@@ -81,6 +82,7 @@ class RoutedRollout(Frozen):
     timeout_ms: Annotated[float, Field(gt=0)]
     keep_inputs: tuple[str, ...]
     canary: Canary
+    arm: str | None = None
 
 
 class Route(Frozen):

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from tasks.serving.python_models import routing
 
+CANARY_ARM = "canary"
 _ALL = 1 << 64
 _RANDOM = random.SystemRandom()
 
@@ -34,8 +35,9 @@ class Asker:
 class Rollout:
     """A rollout as this router follows it. `weight` is in percent, `mirror` and `noise` are shares of 1.
 
-    `canary` is the route to its engine. A call of it may take `timeout_s`; `folder` is where evidence goes, every
-    `shard_s` seconds, with the inputs named in `keep_inputs` alone.
+    `canary` is the route to its engine. `arm` is the parameter by which a splitter outside says which side answers,
+    `canary` or another word; None where this router splits. A call may take `timeout_s`; `folder` is where evidence
+    goes, every `shard_s` seconds, with the inputs named in `keep_inputs` alone.
     """
 
     id: str
@@ -50,6 +52,7 @@ class Rollout:
     timeout_s: float
     keep_inputs: frozenset[str]
     canary: routing.Route
+    arm: str | None = None
 
     @classmethod
     def of_route(cls, route: routing.Route) -> Rollout | None:
@@ -74,11 +77,12 @@ class Rollout:
             timeout_s=found["timeout_ms"] / 1000,
             keep_inputs=frozenset(found["keep_inputs"]),
             canary=route.to(found["canary"]),
+            arm=found.get("arm"),
         )
 
     def asker(self, request: Any) -> Asker:
         """Who sends a request of Triton's: the parameter or header `key`, else the request's id, else chance."""
-        parameters = json.loads(request.parameters() or "{}") if self.key or self.slices else {}
+        parameters = json.loads(request.parameters() or "{}") if self.key or self.slices or self.arm else {}
         named = parameters.get(self.key) if self.key else None
         key = request.request_id() if named is None else str(named)
         if not key:
@@ -87,5 +91,7 @@ class Rollout:
         return Asker(int.from_bytes(digest.digest(), "big"), digest.hexdigest(), parameters)
 
     def takes(self, asker: Asker) -> bool:
-        """Whether the canary answers: nobody at a weight of 0, and everybody at 100."""
+        """Whether the canary answers: nobody at a weight of 0, and everybody at 100, whoever splits."""
+        if self.arm is not None and 0 < self.weight < 100:  # noqa: PLR2004 - percent
+            return bool(asker.parameters.get(self.arm) == CANARY_ARM)
         return asker.place / _ALL < self.weight / 100 or self.weight >= 100  # noqa: PLR2004 - percent

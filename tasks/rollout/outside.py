@@ -1,0 +1,99 @@
+"""What stands outside and follows a rollout: a splitter's share, and the objects by which Argo and Flagger ask."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from tasks.registry.steps import RolloutStatus
+
+if TYPE_CHECKING:
+    from tasks.registry.rollouts import RolloutHistory
+    from tasks.registry.steps import RolloutAddress
+
+Document = dict[str, Any]
+
+ASKED_EVERY = "30s"
+# Argo ends a measurement that is neither success nor failure as inconclusive, and the run after so many of them.
+_UNDECIDED = 1_000_000
+# Nothing that goes wrong on the way to the gate is an answer of it.
+_UNREACHABLE = 1_000_000
+
+
+def share_outside(history: RolloutHistory) -> float:
+    """Percent of the traffic that the newest signed step gives to the canary; 0 once the rollout has ended.
+
+    A rollout that finished gives it nothing more, either: production's own servers have its engine by then.
+    """
+    state = history.open_rollout
+    return 0.0 if state is None else state.weight
+
+
+def finished_alone(status: RolloutStatus | None) -> bool:
+    """Whether an outside controller may go on to all of the traffic: of all ends, a pass alone."""
+    return status is RolloutStatus.FINISHED
+
+
+def argo_template(address: RolloutAddress, gate: str) -> Document:
+    """An AnalysisTemplate (argoproj.io/v1alpha1, Argo Rollouts 1.8) that waits for the judge.
+
+    It has no `count`: at its end Argo takes what was never decided for a success.
+    """
+    metric = {
+        "name": "enginegate",
+        "interval": ASKED_EVERY,
+        "successCondition": 'result == "pass"',
+        "failureCondition": 'result == "fail"',
+        "failureLimit": 0,
+        "consecutiveSuccessLimit": 1,
+        "inconclusiveLimit": _UNDECIDED,
+        "consecutiveErrorLimit": _UNREACHABLE,
+        "provider": {"web": {"url": _url(gate, address), "jsonPath": "{$.outcome}", "timeoutSeconds": 20}},
+    }
+    return {
+        "apiVersion": "argoproj.io/v1alpha1",
+        "kind": "AnalysisTemplate",
+        "metadata": _metadata(address),
+        "spec": {"metrics": [metric]},
+    }
+
+
+def flagger_canary(address: RolloutAddress, gate: str) -> Document:
+    """A Canary (flagger.app/v1beta1) of the Deployment `MODEL-TARGET`: promoted when the judge has passed it.
+
+    Flagger shifts the traffic by its own steps; each waits for the judge's (`confirm-traffic-increase`).
+    """
+    url = _url(gate, address)
+    webhooks = [
+        {"name": "enginegate steps", "type": "confirm-traffic-increase", "url": f"{url}/increase"},
+        {"name": "enginegate passes", "type": "confirm-promotion", "url": url},
+        {"name": "enginegate fails", "type": "rollback", "url": f"{url}/rollback"},
+    ]
+    return {
+        "apiVersion": "flagger.app/v1beta1",
+        "kind": "Canary",
+        "metadata": _metadata(address),
+        "spec": {
+            "targetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": _name(address)},
+            "service": {"port": 80, "targetPort": 8080},
+            "analysis": {
+                "interval": ASKED_EVERY,
+                # Flagger goes back after so many failed checks: no answer is none.
+                "threshold": _UNREACHABLE,
+                "stepWeights": [1, 5, 25, 99],
+                "webhooks": [{**each, "timeout": "20s"} for each in webhooks],
+            },
+        },
+    }
+
+
+def _url(gate: str, address: RolloutAddress) -> str:
+    return f"{gate.rstrip('/')}/{address.model}/{address.target}"
+
+
+def _name(address: RolloutAddress) -> str:
+    return f"{address.model}-{address.target}".replace(".", "-")
+
+
+def _metadata(address: RolloutAddress) -> Document:
+    labels = {"app.kubernetes.io/managed-by": "enginegate", "enginegate/model": address.model}
+    return {"name": _name(address), "labels": {**labels, "enginegate/target": address.target}}
