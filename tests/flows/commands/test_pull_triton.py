@@ -55,7 +55,7 @@ def test_an_engine_that_cannot_be_laid_out_leaves_the_old_one_and_says_so(shop: 
     route, engines = before.read_route(), before.engines()
     shop.offer(SECOND, plan=b"no graph")
     found = CliRunner().invoke(main, PULL)
-    assert found.exit_code == 1
+    assert found.exit_code == 5
     assert "move 1, tiny-cpu-fp32@111111111111 goes on serving" in " ".join(found.output.split())
     assert (before.read_route(), before.engines()) == (route, engines)
 

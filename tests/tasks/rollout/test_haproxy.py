@@ -74,7 +74,7 @@ class Server(ThreadingHTTPServer):
             wbufsize = -1  # one packet an answer: the second of two waits 40 ms for the first one's receipt
 
             def do_GET(self) -> None:
-                content = f"{name} {self.headers['x-enginegate-arm']}".encode()
+                content = f"{name} {' '.join(self.headers.get_all('x-enginegate-arm', []))}".encode()
                 self.send_response(200)
                 self.send_header("Content-Length", str(len(content)))
                 self.end_headers()
@@ -131,7 +131,8 @@ class Haproxy:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
         found = Counter[str]()
         for number in range(times):
-            connection.request("GET", "/", headers={"x-user": f"user-{number}"} if users else {})
+            user = {"x-user": f"user-{number}"} if users else {}
+            connection.request("GET", "/", headers={**user, "x-enginegate-arm": "canary"})  # as one who would choose
             found[connection.getresponse().read().decode()] += 1
         connection.close()
         return found

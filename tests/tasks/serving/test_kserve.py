@@ -40,6 +40,14 @@ def test_both_objects_meet_the_published_schema(target: str, changes: dict[str, 
     assert find_faults(service, "V1beta1InferenceService") == []
 
 
+@pytest.mark.parametrize("percent", [0.0, 5.0, 100.0])
+def test_a_rollout_s_share_is_that_of_the_newest_revision_on_knative(percent: float) -> None:
+    service = inference_service(deployment(canary_percent=percent, is_knative=True))
+    assert find_faults(service, "V1beta1InferenceService") == []
+    assert service["spec"]["predictor"]["canaryTrafficPercent"] == percent
+    assert service["metadata"]["annotations"] == {"serving.kserve.io/deploymentMode": "Serverless"}
+
+
 def test_the_schema_finds_what_is_wrong() -> None:
     runtime = serving_runtime(deployment())
     (container,) = runtime["spec"]["containers"]

@@ -52,10 +52,9 @@ def good(number: int = 0) -> LiveEngine:
 
 def damaged() -> LiveEngine:
     """INT8 that was calibrated on too narrow a range: features are clipped to ±0.5."""
-    low, high = -0.5, 0.5
-    limits = f"low = Constant<value_float = {low}>()  high = Constant<value_float = {high}>()"
+    limits = "low = Constant<value_float = -0.5>()  high = Constant<value_float = 0.5>()"
     body = f"{limits}  c = Clip(features, low, high)  {SCORER.replace('Mul(features', 'Mul(c')}"
-    return LiveEngine(body, lambda features: score(np.clip(features, low, high)))
+    return LiveEngine(body, lambda features: score(np.clip(features, -0.5, 0.5)))
 
 
 def one_slice() -> LiveEngine:
@@ -69,12 +68,11 @@ def one_slice() -> LiveEngine:
 
 def slow() -> LiveEngine:
     """Right, and slow: it multiplies two matrices of 1,200 by 1,200 before each answer."""
-    body = (
-        f"{_S}  r = ReduceMax<keepdims = 0>(features)  shape = Constant<value_ints = [1200, 1200]>()  e = Expand(r, shape)"
-        "  q = MatMul(e, e)  u = ReduceMean<keepdims = 0>(q)  zero = Constant<value_float = 0.0>()  v = Mul(u, zero)"
-        "  score = Add(s, v)"
+    large = "r = ReduceMax<keepdims = 0>(features)  shape = Constant<value_ints = [1200, 1200]>()  e = Expand(r, shape)"
+    nothing = (
+        "q = MatMul(e, e)  u = ReduceMean<keepdims = 0>(q)  zero = Constant<value_float = 0.0>()  v = Mul(u, zero)"
     )
-    return LiveEngine(body, score)
+    return LiveEngine(f"{_S}  {large}  {nothing}  score = Add(s, v)", score)
 
 
 def errors() -> LiveEngine:

@@ -75,3 +75,18 @@ def test_without_its_parameter_the_requests_id_is_the_key_and_without_that_chanc
 
 def test_a_number_is_a_key_as_its_text() -> None:
     assert ROLLOUT.asker(ask({"user": 7})).key == ROLLOUT.asker(ask({"user": "7"})).key
+
+
+@pytest.mark.parametrize(
+    ("weight", "arms"), [(0.0, {"canary": False, "production": False}), (5.0, {"canary": True, "production": False}),
+                         (100.0, {"canary": True, "production": True})],
+)  # fmt: skip
+def test_a_splitter_outside_chooses_but_where_nobody_or_everybody_is_the_canary_s(
+    weight: float, arms: dict[str, bool]
+) -> None:
+    rollout = replace(ROLLOUT, weight=weight, arm="x-enginegate-arm")
+    for arm, taken in arms.items():
+        askers = [rollout.asker(ask({"user": user, "x-enginegate-arm": arm})) for user in USERS[:300]]
+        assert {rollout.takes(asker) for asker in askers} == {taken}
+    unnamed = [rollout.takes(rollout.asker(ask({"user": user}))) for user in USERS[:300]]
+    assert set(unnamed) == {weight == 100.0}
