@@ -18,6 +18,10 @@ _BELOW = ((0.98, 0.30), (0.8, 0.40), (0.5, 0.12), (0.25, 0.08), (0.12, 0.05), (0
 # The best one against a share is about as small as the limit itself.
 _ABOVE = tuple((0.98 * 0.5**power, 1 / 12) for power in range(12))
 _BLOCK = 4096
+AFRESH = 1024
+"""Values after which another gambler begins against a mean that is below the limit, so that one that rises late is
+found: of the capital, who began at the first value has 3/4, and the k-th after it a quarter of 1 / (k (k + 1))."""
+_FIRST, _LATER = 0.75, 0.25
 
 
 class Bet:
@@ -25,7 +29,9 @@ class Bet:
 
     `below` and `above` are the logarithms of the largest capital so far of who bet so: `below >= log(1 / alpha)` shows
     that the mean is below the limit. That holds for values whose mean, given all before, is at or above the limit under
-    what is refuted: independent ones, and others too. The same values give the same capitals in any batches.
+    what is refuted: independent ones, and others too. Who bets that it is above begins afresh again and again (an
+    e-detector; Shin, Ramdas and Rinaldo 2024, N. Engl. J. Stat. Data Sci. 2), and asks whether it ever was. The same
+    values give the same capitals in any batches.
     """
 
     def __init__(self, low: float, high: float, limit: float) -> None:
@@ -33,7 +39,7 @@ class Bet:
         self.n, self._sum = 0, 0.0
         self.below = self.above = 0.0
         self._down = _Stakes(_BELOW, high - limit)
-        self._up = _Stakes(_ABOVE, limit - low)
+        self._up = _Afresh(_ABOVE, limit - low)
 
     @property
     def mean(self) -> float | None:
@@ -75,6 +81,39 @@ class _Stakes:
         running = np.cumsum(np.concatenate([self._logs[None, :], steps]), axis=0)[1:]
         self._logs = running[-1]
         return float(_log_sum(running).max())
+
+
+class _Afresh:
+    """A capital of 1, spread over gamblers who begin every AFRESH values, and each gambler's over stakes.
+
+    One who has not begun keeps what he has, so that the whole is fair at every moment. Of a gambler who began at s a
+    stake has grown to exp(L now - L at s): of all who began, `_entered` keeps the logarithm of the weighted sum of
+    exp(-L at s), stake by stake.
+    """
+
+    def __init__(self, stakes: tuple[tuple[float, float], ...], largest: float) -> None:
+        shares, weights = np.array(stakes).T
+        self._stakes, self._weights = shares / largest, np.log(weights)
+        self._logs = np.zeros(len(shares))
+        self._entered = np.full(len(shares), math.log(_FIRST))
+        self._n, self._begun = 0, 0
+
+    def play(self, gains: Floats) -> float:
+        """Bet on each value in turn; the logarithm of the largest capital on the way."""
+        largest, start = -math.inf, 0
+        while start < len(gains):
+            part = gains[start : start + AFRESH - self._n % AFRESH]
+            steps = np.log1p(part[:, None] * self._stakes)
+            running = np.cumsum(np.concatenate([self._logs[None, :], steps]), axis=0)[1:]
+            self._logs = running[-1]
+            waiting = np.full((len(part), 1), math.log(_LATER / (self._begun + 1)))
+            largest = max(largest, float(_log_sum(np.hstack([running + self._weights + self._entered, waiting])).max()))
+            start, self._n = start + len(part), self._n + len(part)
+            if self._n % AFRESH == 0:
+                self._begun += 1
+                own = math.log(_LATER / (self._begun * (self._begun + 1)))
+                self._entered = np.logaddexp(self._entered, own - self._logs)
+        return largest
 
 
 def _log_sum(logs: Floats) -> Floats:

@@ -1,8 +1,8 @@
 """A stream of pairs: what it says of each rule, and of each value of the rule's slice."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from math import log, sqrt
+from dataclasses import dataclass, field, replace
+from math import ceil, log, sqrt
 
 import numpy as np
 
@@ -21,6 +21,8 @@ from validation.verdict import Outcome
 
 SCALE_GROUPS = 300
 """So many of production's first answers give the scale of what is measured in deviations; they are judged after."""
+RARE = 0.005
+"""A pass does not wait for values of a slice that fewer of the groups have: they may fail all the same."""
 _IN_UNIT: Mapping[str, Callable[[float], float]] = {
     **dict.fromkeys(("mae", "bias", "kl", "js", "ks"), lambda mean: mean),
     **dict.fromkeys(("top1_agreement", "top5_agreement", "agreement", "cosine"), lambda mean: 1 - mean),
@@ -168,7 +170,9 @@ class PairStream:
         return found
 
     def _judged_live(self, rule: Rule, alpha: float, noise: "PairStream") -> list[JudgedRule]:
-        return [_judge_cell(cell, alpha, self._share, noise) for cell in self._cells[rule].values()]
+        cells = self._cells[rule].values()
+        seen = sum(cell.n for cell in cells) or 1  # of groups whose rule was judged: each has one value
+        return [_judge_cell(cell, alpha, self._share, noise, cell.n / seen) for cell in cells]
 
     def _judged_looks(self, rule: Rule) -> list[JudgedRule]:
         assert self._looks is not None  # noqa: S101 - it has the rules that are not live
@@ -203,18 +207,21 @@ class PairStream:
         return 0 if self._waiting is None else SCALE_GROUPS - sum(len(each.groups) for each in self._waiting)
 
 
-def _judge_cell(cell: _Cell, alpha: float, share: float, noise: PairStream) -> JudgedRule:
+def _judge_cell(cell: _Cell, alpha: float, share: float, noise: PairStream, part: float) -> JudgedRule:
+    """What is shown at one place, which `part` of the groups have."""
     name = _name(cell.rule, cell.place)
     if noise.breaks(cell.rule, cell.place):
         text = f"{name} cannot be judged: production differs from itself by more than {cell.rule.limit:g}"
-        return said(name, Outcome.INCONCLUSIVE, None, cell.rule.limit, cell.n, None, text, "")
+        found = said(name, Outcome.INCONCLUSIVE, None, cell.rule.limit, cell.n, None, text, "")
+        return replace(found, binds=part >= RARE)
     outcome = Outcome.INCONCLUSIVE
     if cell.is_broken(share):
         outcome = Outcome.FAIL
     elif cell.is_kept(alpha):
         outcome = Outcome.PASS
     worst = max(cell.binding, key=lambda bet: (bet.mean or 0.0) - bet.limit)
-    more = cell.more(alpha) if outcome is Outcome.INCONCLUSIVE else None
+    binds, more = part >= RARE, cell.more(alpha) if outcome is Outcome.INCONCLUSIVE else None
+    more = ceil(more / part) if more is not None and binds else None
     mean, limit = worst.mean or 0.0, cell.rule.limit
     if cell.rule.metric in _IN_UNIT:
         value = _IN_UNIT[cell.rule.metric](mean)
@@ -222,7 +229,9 @@ def _judge_cell(cell: _Cell, alpha: float, share: float, noise: PairStream) -> J
     else:
         value = mean
         text, allowed = f"{name}: {mean:.2%} of {cell.n:,} groups are beyond {limit:g}", f"{worst.limit:.2%} of them"
-    return said(name, outcome, value, limit, cell.n, more, text, allowed)
+    if not binds and outcome is Outcome.INCONCLUSIVE:
+        allowed += f", and too rare to wait for: {part:.2%} of all"
+    return replace(said(name, outcome, value, limit, cell.n, more, text, allowed), binds=binds)
 
 
 def said(
@@ -235,7 +244,7 @@ def said(
         Outcome.INCONCLUSIVE: f": not decided against {allowed}",
     }
     groups = "1 group" if more == 1 else f"{more:,} groups" if more is not None else ""
-    asked = f"; about {groups} more like these would decide" if groups else ""
+    asked = f"; about {groups} more of all traffic would decide" if groups else ""
     sentence = printable(f"{text}{words[outcome] if allowed else ''}{asked}.")
     return JudgedRule(
         name=name, outcome=outcome, value=value, limit=limit, groups=n, needed_more=more, sentence=sentence

@@ -48,6 +48,7 @@ class Judge:
         self._errors = Bet(0.0, 1.0, max(rules.errors, 1e-9))
         self._paired = _Latencies()
         self._arms = _Latencies()
+        self._twice = _Latencies()
         self._failures: dict[Arm, list[int]] = {"canary": [0, 0], "production": [0, 0]}
 
     def add(self, pairs: Pairs) -> None:
@@ -61,7 +62,10 @@ class Judge:
 
     def add_noise(self, pairs: Pairs) -> None:
         """Take in pairs of production with itself."""
-        self._noise.add(self._noise.first_of_groups(pairs))
+        fresh = self._noise.first_of_groups(pairs)
+        first, second = (np.asarray(side, dtype=np.float64) for side in fresh.latency_ms)
+        self._twice.add(first, np.where(np.asarray(fresh.failed, dtype=bool), np.inf, second))
+        self._noise.add(fresh)
 
     def count(self, arm: Arm, counts: ArmCounts) -> None:
         """Add what one engine answered for users; its requests are taken for independent."""
@@ -77,7 +81,7 @@ class Judge:
             *(self._judge_latency(name, limit) for name, limit in self._rules.latency.items()),
             self._judge_errors(),
         ]
-        outcomes = {one.outcome for one in judged}
+        outcomes = {one.outcome for one in judged if one.binds or one.outcome is Outcome.FAIL}
         worst = next(each for each in (Outcome.FAIL, Outcome.INCONCLUSIVE, Outcome.PASS) if each in outcomes)
         return Decision(outcome=worst, rules=tuple(judged), pairs=self._canary.rows, groups=len(self._canary.groups))
 
@@ -97,15 +101,28 @@ class Judge:
 
     def _judge_latency(self, name: str, limit: float) -> JudgedRule:
         q, outcome = QUANTILES[name], Outcome.INCONCLUSIVE
-        for source in (self._paired, self._arms):
-            low, high = source.ratio(q, self._share / 4)
-            if low > limit:
+        slower = self._second_call()
+        for source, (least, most) in ((self._paired, slower), (self._arms, (1.0, 1.0))):
+            if source.ratio(q, self._share / 8)[0] > limit * most:
                 outcome = Outcome.FAIL
-            elif source.ratio(q, self._alpha / 4)[1] <= limit and outcome is not Outcome.FAIL:
+            elif source.ratio(q, self._alpha / 8)[1] <= limit * least and outcome is not Outcome.FAIL:
                 outcome = Outcome.PASS
-        low, high = self._paired.ratio(q, self._alpha / 4)
+        low, high = self._paired.ratio(q, self._alpha / 8)
         text = f"latency {name}: {low:.3g} to {high:.3g} times production's on {self._paired.n:,} mirrored requests"
+        if self._twice.n:
+            text += f", of which production's own second call takes {slower[0]:.3g} to {slower[1]:.3g}"
         return said(f"latency {name}", outcome, None, limit, self._paired.n, None, text, f"{limit:g} times")
+
+    def _second_call(self) -> tuple[float, float]:
+        """How much longer the second call of one request takes, by production's with itself: at least and at most.
+
+        The canary's is always the second. Below a millisecond that alone may take half as long again. The median says
+        it, as the tail of so few pairs is not known; it is 1 at least, and where nothing is known at all.
+        """
+        if not self._twice.n:
+            return 1.0, 1.0
+        least, most = self._twice.ratio(0.5, self._alpha / 8)[0], self._twice.ratio(0.5, self._share / 8)[1]
+        return max(1.0, least), max(1.0, most)
 
 
 def make_judge(rules: RolloutRules, outputs: Mapping[str, OutputSpec]) -> Judge:

@@ -15,6 +15,10 @@ from validation.verdict import Outcome
 Arm = Literal["production", "canary"]
 
 
+JUDGE_VERSION = 2
+"""Of the judge: it goes up whenever the same evidence may be decided otherwise."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Pairs:
     """Live requests that both engines answered, n rows in the order in which they came.
@@ -66,7 +70,10 @@ class RolloutRules:
 
 @dataclass(frozen=True, kw_only=True)
 class JudgedRule:
-    """A rule, or a rule in one value of its slice: what was seen, and what it shows."""
+    """A rule, or a rule in one value of its slice: what was seen, and what it shows.
+
+    `needed_more` are groups of all traffic. Where it does not bind, it may fail, and a pass does not wait for it.
+    """
 
     name: str
     outcome: Outcome
@@ -75,6 +82,12 @@ class JudgedRule:
     groups: int
     needed_more: int | None
     sentence: str
+    binds: bool = True
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether a pass waits for it."""
+        return self.binds and self.outcome is Outcome.INCONCLUSIVE
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -113,7 +113,13 @@ def verify(session: Session, model: str, target: str) -> tuple[Document, int]:
         "model": model,
         "target": target,
         "steps": [
-            {"number": one.step.number, "kind": one.step.kind.value, "files": one.files, "faults": list(one.faults)}
+            {
+                "number": one.step.number,
+                "kind": one.step.kind.value,
+                "files": one.files,
+                "faults": list(one.faults),
+                "note": one.note,
+            }
             for one in verified
         ],
     }

@@ -10,7 +10,6 @@ from flows.console import MARKS, short_digest
 from tasks.errors import ExitCode, printable
 from tasks.registry.steps import RolloutStatus
 from tasks.rollout.transitions import text_of
-from validation.verdict import Outcome
 
 if TYPE_CHECKING:
     from flows.console import Reporter
@@ -52,7 +51,7 @@ def needed_of(found: Conducted, seen: Seen, now: datetime) -> Needed | None:
     state = found.history.open_rollout
     if found.look is None or state is None:
         return None
-    asked = [rule.needed_more for rule in found.look.decision.rules if rule.outcome is Outcome.INCONCLUSIVE]
+    asked = [rule.needed_more for rule in found.look.decision.rules if rule.is_awaited]
     known = [more for more in asked if more is not None]
     if not asked or len(known) < len(asked):
         return None
@@ -171,6 +170,7 @@ def _decision_document(found: Conducted) -> dict[str, Any]:
                 "limit": rule.limit,
                 "groups": rule.groups,
                 "needed_more": rule.needed_more,
+                "binds": rule.binds,
                 "sentence": rule.sentence,
             }
             for rule in look.decision.rules
@@ -216,3 +216,5 @@ def show_verified(reporter: Reporter, found: list[Verified]) -> None:
         )
         for fault in one.faults:
             reporter.marked(f"    ✕ {printable(fault)}")
+        if one.note is not None and not one.faults:
+            reporter.marked(f"    ! its files are whole, and its decision was not made again: it {one.note}")

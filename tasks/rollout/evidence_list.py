@@ -44,7 +44,8 @@ class FileList(Frozen):
 class Evidence(Frozen):
     """What a decision rests on: the last part of its list of `files` (None: there was none), and what it was.
 
-    `refused` are files that could not be used, each by key and reason.
+    `refused` are files that could not be used, each by key and reason. `judge` is the version of the judge that
+    decided: the first did not write it.
     """
 
     schema_version: Literal[1] = 1
@@ -57,6 +58,7 @@ class Evidence(Frozen):
     sentences: tuple[str, ...]
     pairs: Annotated[int, Field(ge=0)]
     groups: Annotated[int, Field(ge=0)]
+    judge: Annotated[int, Field(ge=1)] = 1
 
 
 class EvidenceShelf:

@@ -18,7 +18,7 @@ from tasks.rollout.evidence_list import Evidence, EvidenceFile, EvidenceShelf
 from tasks.rollout.plan import judged_rules
 from tasks.rollout.shards import Arm, ArmShard, PairShard, RefusedFile, in_order, read_shard
 from tasks.rollout.worst import WorstPairs
-from validation.rollout_records import ArmCounts, Histogram, Pairs, RolloutRules
+from validation.rollout_records import JUDGE_VERSION, ArmCounts, Histogram, Pairs, RolloutRules
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -74,6 +74,7 @@ class Look:
             sentences=self.sentences,
             pairs=self.decision.pairs,
             groups=self.decision.groups,
+            judge=JUDGE_VERSION,
         )
 
     @property

@@ -10,6 +10,7 @@ from tasks.registry.steps import StepKind
 from tasks.rollout.choosing import PROMOTED
 from tasks.rollout.evidence_list import EvidenceShelf
 from tasks.rollout.judging import Judging, stages_of
+from validation.rollout_records import JUDGE_VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,12 +26,16 @@ _NEEDS = {StepKind.ADVANCE: "pass", StepKind.FINISH: "pass", StepKind.ROLLBACK: 
 
 @dataclass(frozen=True)
 class Verified:
-    """A step that rests on evidence: how many files and pairs, and where it does not follow from them."""
+    """A step that rests on evidence: how many files and pairs, and where it does not follow from them.
+
+    `note` says why the decision could not be made again, where its files are whole all the same.
+    """
 
     step: RolloutStep
     files: int
     pairs: int
     faults: tuple[str, ...]
+    note: str | None = None
 
 
 class Verifier:
@@ -60,11 +65,13 @@ class Verifier:
         try:
             evidence = shelf.read(step.evidence)
             files = shelf.files(evidence.files)
-            faults = self._decide_again(history, step, evidence, files)
+            faults, note = self._decide_again(history, step, evidence, files), None
+            if evidence.judge != JUDGE_VERSION:
+                note = f"was decided by version {evidence.judge} of the judge, and this release has {JUDGE_VERSION}"
         except EnginegateError as error:
             self._judging = None
             return Verified(step, 0, 0, (str(error),))
-        return Verified(step, len(files), evidence.pairs, tuple(faults))
+        return Verified(step, len(files), evidence.pairs, tuple(faults), note)
 
     def _decide_again(
         self, history: RolloutHistory, step: RolloutStep, evidence: Evidence, files: tuple[EvidenceFile, ...]
@@ -73,7 +80,7 @@ class Verifier:
         if state is None or (evidence.model, evidence.target, evidence.rollout) != (step.model, step.target, state.id):
             return ["its evidence is that of another rollout"]
         faults = self._feed(history, step, state, files)
-        if self._judging is None or faults:
+        if self._judging is None or faults or evidence.judge != JUDGE_VERSION:
             return faults
         look = self._judging.decided()
         outcome = look.decision.outcome.value

@@ -108,6 +108,68 @@ def test_one_bad_slice_fails_though_all_together_are_within() -> None:
     }
 
 
+def test_a_canary_that_turns_bad_after_50_000_good_pairs_is_found_within_1_200_more() -> None:
+    judge = Judge(rules_of(MAE), SCORE)
+    reference, candidate = scores(50_000)
+    judge.add(pairs_of(reference, candidate))
+    assert judge.look().outcome is Outcome.PASS
+    reference, _ = scores(1200, seed=1)
+    late = np.array([f"late {number}" for number in range(1200)])
+    judge.add(pairs_of(reference, np.clip(reference + 0.03 * np.sign(0.5 - reference), 0, 1), groups=late))
+    assert judge.look().outcome is Outcome.FAIL
+
+
+def languages(rare: int) -> Any:
+    """Of 4,000 pairs, so many in a rare language."""
+    found = np.full(4000, "de", dtype="<U2")
+    found[:: 4000 // rare] = "xh"
+    return found
+
+
+def test_a_pass_does_not_wait_for_a_value_that_hardly_ever_comes() -> None:
+    found = judged(pairs_of(*scores(4000), slices={"language": languages(8)}), MAE, BY_LANGUAGE)
+    rare = next(one for one in found.rules if one.name.endswith("language=xh"))
+    assert (found.outcome, rare.outcome, rare.binds) == (Outcome.PASS, Outcome.INCONCLUSIVE, False)
+    assert "too rare to wait for: 0.20% of all" in rare.sentence
+
+
+def test_a_rare_value_may_fail_all_the_same() -> None:
+    reference, candidate = scores(4000)
+    language = languages(16)
+    candidate = np.where(language == "xh", 1 - np.round(reference), candidate)
+    found = judged(pairs_of(reference, candidate, slices={"language": language}), BY_LANGUAGE)
+    assert found.outcome is Outcome.FAIL
+
+
+def test_what_a_value_lacks_is_told_in_groups_of_all_traffic() -> None:
+    language = np.where(np.arange(400) % 10 == 3, "fr", "de")
+    found = judged(pairs_of(*scores(400), slices={"language": language}), BY_LANGUAGE)
+    rare, common = (next(one for one in found.rules if one.name.endswith(value)) for value in ("fr", "de"))
+    assert (rare.outcome, common.outcome) == (Outcome.INCONCLUSIVE, Outcome.PASS)
+    more = rare.needed_more
+    assert more
+    assert more > 300
+    language = np.where(np.arange(400 + 2 * more) % 10 == 3, "fr", "de")
+    later = judged(pairs_of(*scores(400 + 2 * more), slices={"language": language}), BY_LANGUAGE)
+    assert later.outcome is Outcome.PASS
+
+
+def second_calls(n: int, slower: float, seed: int) -> tuple[Any, Any]:
+    g = np.random.default_rng(seed)
+    return 0.4 * np.exp(g.normal(0, 0.1, n)), slower * 0.4 * np.exp(g.normal(0, 0.1, n))
+
+
+@pytest.mark.parametrize(("slower", "outcome"), [(1.6, Outcome.PASS), (3.2, Outcome.FAIL)])
+def test_a_second_call_that_takes_longer_is_no_fault_of_the_canary_s(slower: float, outcome: Outcome) -> None:
+    """Production's own second call takes 1.6 times as long as the first, as below a millisecond it may."""
+    judge = Judge(replace(rules_of(MAE), latency={"p50": 1.2}), SCORE)
+    judge.add_noise(pairs_of(*scores(600), latency_ms=second_calls(600, 1.6, 1)))
+    judge.add(pairs_of(*scores(3000), latency_ms=second_calls(3000, slower, 2)))
+    latency = next(one for one in judge.look().rules if one.name == "latency p50")
+    assert latency.outcome is outcome, latency.sentence
+    assert "production's own second call takes" in latency.sentence
+
+
 def test_a_slice_that_no_pair_has_is_waited_for() -> None:
     found = judged(pairs_of(*scores(3000)), BY_LANGUAGE)
     assert found.outcome is Outcome.INCONCLUSIVE

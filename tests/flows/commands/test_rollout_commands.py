@@ -247,6 +247,18 @@ def test_verify_decides_every_step_again(shelf: Canary, hosts: Traffic) -> None:
     assert "✓ step 3 (rollback): 4 files, 80 pairs" in text
 
 
+def test_verify_says_that_a_step_is_of_another_release_s_judge_and_still_checks_its_files(
+    shelf: Canary, hosts: Traffic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as older:
+        older.setattr("tasks.rollout.judging.JUDGE_VERSION", 1)
+        key = judged(hosts)
+    code, text = run("verify", *HERE)
+    assert (code, "its decision was not made again: it was decided by version 1 of the judge" in text) == (0, True)
+    ObjectFile(shelf.objects, key).write_bytes(b"changed")
+    assert run("verify", *HERE)[0] == 5
+
+
 def test_verify_names_a_file_that_was_changed_or_is_gone(shelf: Canary, hosts: Traffic) -> None:
     key = judged(hosts)
     file = ObjectFile(shelf.objects, key)
