@@ -86,9 +86,11 @@ def _draw_rules(axes: Axes, played: dict[str, Any]) -> None:
     axes.axhline(1, color=RED, linewidth=1)
     axes.text(0.2, 1.1, "limit", color=RED, fontsize=8)
     axes.set_yscale("log")
-    axes.set_ylim(0.005, 20)
+    axes.set_ylim(0.0003, 20)
+    axes.set_yticks([0.01, 0.1, 1, 10], ["0.01", "0.1", "1", "10"])
     axes.set_ylabel("what pairs show,\nin parts of the limit")
-    axes.legend(loc="center left", fontsize=8, frameon=False, ncols=2, bbox_to_anchor=(0.0, 0.45))
+    if found:
+        axes.legend(loc="lower left", fontsize=8, frameon=False, ncols=3)
 
 
 def _draw_latency(axes: Axes, played: dict[str, Any]) -> None:
@@ -98,6 +100,7 @@ def _draw_latency(axes: Axes, played: dict[str, Any]) -> None:
         )
         axes.plot(*zip(*points, strict=True), color=color, linewidth=1, label=f"p{q} of 2 s")
     axes.set_yscale("log")
+    axes.set_yticks([1, 10, 100, 1000], ["1", "10", "100", "1,000"])
     axes.set_ylabel("latency that\nusers saw, ms")
     axes.legend(loc="upper left", fontsize=8, frameon=False, ncols=2)
 

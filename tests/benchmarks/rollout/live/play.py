@@ -164,7 +164,7 @@ def play_kills(root: Path, kills: int, seed: int = 0) -> Played:
                     engine = engines.good(len(stage.versions))
                     clients.engines[f"good {len(stage.versions)}"] = engine.expected
                     begin(stage, engine, "good")
-                time.sleep(chance.uniform(1, 8))
+                time.sleep(chance.uniform(5, 35))  # the router writes what it saw every 30 s
                 victim = chance.choice(["judge", "router", "watch", "server"])
                 _kill(stage, victim)
                 played.kills.append((clients.now, victim))
