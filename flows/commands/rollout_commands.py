@@ -20,9 +20,9 @@ COMMANDS = {
     "verify": Row(f"{_LOOKS}:verify", "Decide every step again from its evidence."),
     "reference": Row("flows.commands.rollout_reference:reference", "Judge a sample of live pairs against PyTorch."),
     "freeze": Row(f"{_STEPS}:freeze", "Let nothing move until a day but back."),
+    "thaw": Row(f"{_STEPS}:thaw", "Let things move again."),
     "split": Row(f"{_OUTSIDE}:split", "Have HAProxy split traffic as a rollout says."),
     "gate": Row(f"{_OUTSIDE}:gate", "Answer Argo Rollouts and Flagger over HTTP."),
-    "thaw": Row(f"{_STEPS}:thaw", "Let things move again."),
 }
 
 

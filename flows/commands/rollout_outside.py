@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 import time
 from typing import TYPE_CHECKING
 
@@ -83,6 +85,8 @@ def gate(session: Session, listen: str) -> tuple[Document, int]:
         raise InputError(f"--listen {listen!r}: is no address; give HOST:PORT, as 127.0.0.1:8090")
     session.open_registry()  # settings that are at fault end it here
     with gate_server(RolloutGate(session.open_registry), host, int(port)) as server:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: threading.Thread(target=server.shutdown).start())
         session.reporter.marked(f"✓ http://{host}:{server.server_port}/MODEL/TARGET answers")
         server.serve_forever()
-    return {}, 0
+    return {"listened": f"{host}:{server.server_port}"}, 0
