@@ -23,6 +23,8 @@ SCALE_GROUPS = 300
 """So many of production's first answers give the scale of what is measured in deviations; they are judged after."""
 RARE = 0.005
 """A pass does not wait for values of a slice that fewer of the groups have: they may fail all the same."""
+MOST_VALUES = 64
+"""So many values of a slice are judged, those that came first; a client may send as many as it likes."""
 _IN_UNIT: Mapping[str, Callable[[float], float]] = {
     **dict.fromkeys(("mae", "bias", "kl", "js", "ks"), lambda mean: mean),
     **dict.fromkeys(("top1_agreement", "top5_agreement", "agreement", "cosine"), lambda mean: 1 - mean),
@@ -77,6 +79,7 @@ class PairStream:
         self.rules = tuple(rules)
         self._looks = PlannedLooks(looked, outputs, share * len(looked)) if looked else None
         self._cells: dict[Rule, dict[str | None, _Cell]] = {rule: {} for rule in self.live}
+        self._others: dict[Rule, int] = dict.fromkeys(self.live, 0)
         self._scaled = [rule for rule in self.live if needs_scale(rule)]
         self._plain = [rule for rule in self.live if rule not in self._scaled]
         self._waiting: list[Pairs] | None = [] if self._scaled else None
@@ -158,8 +161,12 @@ class PairStream:
             return
         values = np.asarray(pairs.slices.get(rule.by, np.array([], dtype=str))).astype(str)
         for value in dict.fromkeys(values.tolist()):  # in the order in which they came
+            own = values == value
+            if value not in cells and len(cells) >= MOST_VALUES:
+                self._others[rule] += int(own.sum())
+                continue
             cell = cells.setdefault(value, _Cell(rule, value, len(cells) + 1))
-            cell.add(questions, [each[values == value] for each in numbers])
+            cell.add(questions, [each[own] for each in numbers])
 
     def judged(self, alpha: float, noise: "PairStream") -> list[JudgedRule]:
         """Every rule, and every value of its slice; `noise` says which cannot be judged."""
@@ -170,9 +177,18 @@ class PairStream:
         return found
 
     def _judged_live(self, rule: Rule, alpha: float, noise: "PairStream") -> list[JudgedRule]:
-        cells = self._cells[rule].values()
-        seen = sum(cell.n for cell in cells) or 1  # of groups whose rule was judged: each has one value
-        return [_judge_cell(cell, alpha, self._share, noise, cell.n / seen) for cell in cells]
+        cells, others = self._cells[rule].values(), self._others[rule]
+        seen = sum(cell.n for cell in cells) + others  # of groups whose rule was judged: each has one value
+        found = [_judge_cell(cell, alpha, self._share, noise, cell.n / max(seen, 1)) for cell in cells]
+        name, about = _name(rule, None), (Outcome.INCONCLUSIVE, None, rule.limit)
+        if found and not any(one.binds for one in found):
+            text = f"{name}: no value of {rule.by} has {RARE:.1%} of the groups, so none shows enough for a pass"
+            found.append(said(name, *about, seen, None, text, ""))
+        if others:
+            text = f"{name}: of {rule.by} the first {MOST_VALUES} values are judged; the others are not,"
+            text += f" {others:,} groups"
+            found.append(replace(said(f"{name} at other values", *about, others, None, text, ""), binds=False))
+        return found
 
     def _judged_looks(self, rule: Rule) -> list[JudgedRule]:
         assert self._looks is not None  # noqa: S101 - it has the rules that are not live

@@ -141,6 +141,21 @@ def test_a_rare_value_may_fail_all_the_same() -> None:
     assert found.outcome is Outcome.FAIL
 
 
+def test_a_rule_of_whose_slice_each_value_is_rare_is_no_silent_pass() -> None:
+    value = np.array([f"v{number % 400}" for number in range(4000)])
+    found = judged(pairs_of(*scores(4000), slices={"language": value}), BY_LANGUAGE)
+    assert found.outcome is Outcome.INCONCLUSIVE
+    assert any("no value of language has 0.5% of the groups" in one.sentence for one in found.rules)
+
+
+def test_values_without_end_are_not_all_judged_and_those_left_out_are_told() -> None:
+    value = np.array([f"v{number}" if number % 2 else "de" for number in range(4000)])
+    found = judged(pairs_of(*scores(4000), slices={"language": value}), BY_LANGUAGE)
+    assert found.outcome is Outcome.PASS
+    assert len([one for one in found.rules if "language=" in one.name]) == 64
+    assert any("the others are not, 1,937 groups" in one.sentence for one in found.rules)
+
+
 def test_what_a_value_lacks_is_told_in_groups_of_all_traffic() -> None:
     language = np.where(np.arange(400) % 10 == 3, "fr", "de")
     found = judged(pairs_of(*scores(400), slices={"language": language}), BY_LANGUAGE)
