@@ -8,7 +8,7 @@ import numpy as np
 
 from validation.betting import Bet
 from validation.elements import Numbers
-from validation.live_numbers import Answers, Scale, ask, columns_of, is_live, needs_scale, scale_of
+from validation.live_numbers import Answers, Question, Scale, ask, columns_of, is_live, needs_scale, scale_of
 from validation.misfits import classes_last
 from validation.outputs import OutputSpec
 from validation.planned_looks import LOOKS, PlannedLooks
@@ -31,8 +31,7 @@ _IN_UNIT: Mapping[str, Callable[[float], float]] = {
     "rmse": lambda mean: sqrt(max(mean, 0.0)),
 }
 """What the mean of a rule's numbers is in the metric's own unit; of others it is a share of answers."""
-Asked = Sequence[tuple[bool, tuple[float, float, float]]]
-"""Whether a question binds; the ends of its numbers, and its limit."""
+Asked = Sequence[Question]
 
 
 @dataclass
@@ -47,8 +46,8 @@ class _Cell:
 
     def add(self, questions: Asked, numbers: Sequence[Floats]) -> None:
         if not self.bets:
-            self.bets = [Bet(*each) for _, each in questions]
-            self.binding = [bet for bet, (binds, _) in zip(self.bets, questions, strict=True) if binds]
+            self.bets = [Bet(each.low, each.high, each.limit, whole=each.whole) for each in questions]
+            self.binding = [bet for bet, each in zip(self.bets, questions, strict=True) if each.binds]
         for bet, values in zip(self.bets, numbers, strict=True):
             bet.add(values)
 
@@ -143,14 +142,14 @@ class PairStream:
 
     def _numbers(self, rule: Rule, columns: Sequence[Answers], failed: Numbers) -> tuple[Asked, list[Floats]]:
         """A rule's questions, and their numbers: the worst where there is no answer, or what is no number."""
-        questions: list[tuple[bool, tuple[float, float, float]]] = []
+        questions: list[Question] = []
         numbers: list[Floats] = []
         for column, answers in enumerate(columns):
             asked, make = ask(rule, self._outputs[rule.output], self._scales.get((rule.output, column)))
             with np.errstate(all="ignore"):
                 wrong, made = failed | ~np.isfinite(answers.largest), make(answers)
             for question, values in zip(asked, made, strict=True):
-                questions.append((question.binds, (question.low, question.high, question.limit)))
+                questions.append(question)
                 numbers.append(np.where(wrong, question.high, values))
         return questions, numbers
 
