@@ -76,7 +76,11 @@ class PairStream:
         self.live = [rule for rule in rules if is_live(rule, outputs[rule.output])]
         looked = [rule for rule in rules if rule not in self.live]
         self.rules = tuple(rules)
-        self._looks = PlannedLooks(looked, outputs, share * len(looked)) if looked else None
+        self._looks: dict[Rule, PlannedLooks] = {}
+        for part in ([rule for rule in looked if rule.by is None], [rule for rule in looked if rule.by is not None]):
+            if part:
+                self._looks |= dict.fromkeys(part, PlannedLooks(part, outputs, share * len(part)))
+        self._unanswered = 0
         self._cells: dict[Rule, dict[str | None, _Cell]] = {rule: {} for rule in self.live}
         self._others: dict[Rule, int] = dict.fromkeys(self.live, 0)
         self._scaled = [rule for rule in self.live if needs_scale(rule)]
@@ -101,9 +105,11 @@ class PairStream:
         if not len(pairs.groups):
             return
         failed = np.asarray(pairs.failed, dtype=bool)
-        if self._looks is not None and not failed.all():
+        self._unanswered += int(failed.sum())
+        if self._looks and not failed.all():
             good = rows_of(pairs, np.flatnonzero(~failed))
-            self._looks.add(good.reference, good.candidate, good.slices)
+            for looks in dict.fromkeys(self._looks.values()):
+                looks.add(good.reference, good.candidate, good.slices)
         self._take(pairs, self._plain)
         self._add_scaled(pairs)
 
@@ -179,31 +185,41 @@ class PairStream:
         cells, others = self._cells[rule].values(), self._others[rule]
         seen = sum(cell.n for cell in cells) + others  # of groups whose rule was judged: each has one value
         found = [_judge_cell(cell, alpha, self._share, noise, cell.n / max(seen, 1)) for cell in cells]
-        name, about = _name(rule, None), (Outcome.INCONCLUSIVE, None, rule.limit)
-        if found and not any(one.binds for one in found):
-            text = f"{name}: no value of {rule.by} has {RARE:.1%} of the groups, so none shows enough for a pass"
-            found.append(said(name, *about, seen, None, text, ""))
+        found += self._all_rare(rule, found, seen)
         if others:
+            name = _name(rule, None)
             text = f"{name}: of {rule.by} the first {MOST_VALUES} values are judged; the others are not,"
             text += f" {others:,} groups"
-            found.append(replace(said(f"{name} at other values", *about, others, None, text, ""), binds=False))
+            told = said(f"{name} at other values", Outcome.INCONCLUSIVE, None, rule.limit, others, None, text, "")
+            found.append(replace(told, binds=False))
         return found
 
     def _judged_looks(self, rule: Rule) -> list[JudgedRule]:
-        assert self._looks is not None  # noqa: S101 - it has the rules that are not live
-        more, groups = self._looks.more, len(self.groups)
-        return [
+        looks, groups = self._looks[rule], len(self.groups)
+        lost = f" {self._unanswered:,} groups without an answer are left out: errors counts them."
+        found = [
             JudgedRule(
                 name=_name(rule, place),
                 outcome=outcome,
                 value=None,
                 limit=rule.limit,
                 groups=groups,
-                needed_more=more if outcome is Outcome.INCONCLUSIVE else None,
-                sentence=sentence,
+                needed_more=looks.more if outcome is Outcome.INCONCLUSIVE else None,
+                sentence=sentence + (lost if self._unanswered else ""),
+                binds=part >= RARE,
             )
-            for place, (outcome, sentence) in self._looks.results(rule).items()
+            for place, (outcome, sentence, part) in looks.results(rule).items()
         ]
+        return found + self._all_rare(rule, found, groups)
+
+    def _all_rare(self, rule: Rule, found: Sequence[JudgedRule], groups: int) -> list[JudgedRule]:
+        """That no value of a slice can show enough, where that is so: a pass must not rest on nothing."""
+        if not found or any(one.binds for one in found):
+            return []
+        text = (
+            f"{_name(rule, None)}: no value of {rule.by} has {RARE:.1%} of the groups, so none shows enough for a pass"
+        )
+        return [said(_name(rule, None), Outcome.INCONCLUSIVE, None, rule.limit, groups, None, text, "")]
 
     def breaks(self, rule: Rule, place: str | None) -> bool:
         """Whether a rule is shown to be broken there."""

@@ -250,6 +250,25 @@ def test_a_correlation_is_judged_at_planned_looks_and_says_so() -> None:
     assert judged(pairs_of(g.random(600), g.random(600)), rule).outcome is Outcome.FAIL
 
 
+def test_planned_looks_share_the_level_over_values_and_say_which_groups_they_leave_out() -> None:
+    rule = Rule(output="score", metric="pearson", min=0.9, by="language")
+    g = np.random.default_rng(10)
+    values = np.array([f"v{number % 12:02}" for number in range(6000)])
+    failed = np.arange(6000) >= 5990
+    found = judged(pairs_of(g.random(6000), g.random(6000), slices={"language": values}, failed=failed), rule)
+    cells = [one for one in found.rules if "pearson" in one.name]
+    assert [one.outcome for one in cells].count(Outcome.FAIL) == 8
+    assert [one.outcome for one in cells].count(Outcome.INCONCLUSIVE) == 4
+    assert all("10 groups without an answer are left out" in one.sentence for one in cells)
+
+
+def test_planned_looks_do_not_wait_for_a_rare_value() -> None:
+    rule = Rule(output="score", metric="pearson", min=0.9, by="language")
+    found = judged(pairs_of(*scores(4000), slices={"language": languages(4)}), rule)
+    assert {one.name[-2:]: one.binds for one in found.rules if "pearson" in one.name} == {"de": True, "xh": False}
+    assert found.outcome is Outcome.PASS
+
+
 @pytest.mark.parametrize(("confidence", "others"), [(0.95, 80), (0.999, 1)])
 def test_a_judge_of_many_rules_or_of_a_high_confidence_can_be_made(confidence: float, others: int) -> None:
     rules = tuple(Rule(output="score", metric="mae", max=0.02 + number / 1000) for number in range(others))
