@@ -32,13 +32,15 @@ _CLASSES = frozenset({OutputKind.LOGITS, OutputKind.PROBABILITIES})
 class Question:
     """Whether the mean of numbers in `[low, high]` is at most `limit`.
 
-    Where it does not bind, a mean beyond the limit breaks no rule, though one within it has to be shown.
+    Where it does not bind, a mean beyond the limit breaks no rule, though one within it has to be shown. The numbers of
+    a `whole` one are -1, 0 or 1.
     """
 
     low: float
     high: float
     limit: float
     binds: bool = True
+    whole: bool = False
 
 
 @dataclass(frozen=True)
@@ -230,7 +232,7 @@ def _ks(limit: float, scale: Scale | None) -> Asked:
         moved = [(r <= each).astype(np.float64) - (c <= each) for each in thresholds]
         return [sign * each for each in moved for sign in (1.0, -1.0)]
 
-    return (Question(-1.0, 1.0, limit),) * (2 * len(thresholds)), numbers
+    return (Question(-1.0, 1.0, limit, whole=True),) * (2 * len(thresholds)), numbers
 
 
 def _scale(scale: Scale | None) -> Scale:

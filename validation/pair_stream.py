@@ -8,7 +8,7 @@ import numpy as np
 
 from validation.betting import Bet
 from validation.elements import Numbers
-from validation.live_numbers import Answers, Scale, ask, columns_of, is_live, needs_scale, scale_of
+from validation.live_numbers import Answers, Question, Scale, ask, columns_of, is_live, needs_scale, scale_of
 from validation.misfits import classes_last
 from validation.outputs import OutputSpec
 from validation.planned_looks import LOOKS, PlannedLooks
@@ -23,14 +23,15 @@ SCALE_GROUPS = 300
 """So many of production's first answers give the scale of what is measured in deviations; they are judged after."""
 RARE = 0.005
 """A pass does not wait for values of a slice that fewer of the groups have: they may fail all the same."""
+MOST_VALUES = 64
+"""So many values of a slice are judged, those that came first; a client may send as many as it likes."""
 _IN_UNIT: Mapping[str, Callable[[float], float]] = {
     **dict.fromkeys(("mae", "bias", "kl", "js", "ks"), lambda mean: mean),
     **dict.fromkeys(("top1_agreement", "top5_agreement", "agreement", "cosine"), lambda mean: 1 - mean),
     "rmse": lambda mean: sqrt(max(mean, 0.0)),
 }
 """What the mean of a rule's numbers is in the metric's own unit; of others it is a share of answers."""
-Asked = Sequence[tuple[bool, tuple[float, float, float]]]
-"""Whether a question binds; the ends of its numbers, and its limit."""
+Asked = Sequence[Question]
 
 
 @dataclass
@@ -45,8 +46,8 @@ class _Cell:
 
     def add(self, questions: Asked, numbers: Sequence[Floats]) -> None:
         if not self.bets:
-            self.bets = [Bet(*each) for _, each in questions]
-            self.binding = [bet for bet, (binds, _) in zip(self.bets, questions, strict=True) if binds]
+            self.bets = [Bet(each.low, each.high, each.limit, whole=each.whole) for each in questions]
+            self.binding = [bet for bet, each in zip(self.bets, questions, strict=True) if each.binds]
         for bet, values in zip(self.bets, numbers, strict=True):
             bet.add(values)
 
@@ -75,8 +76,13 @@ class PairStream:
         self.live = [rule for rule in rules if is_live(rule, outputs[rule.output])]
         looked = [rule for rule in rules if rule not in self.live]
         self.rules = tuple(rules)
-        self._looks = PlannedLooks(looked, outputs, share * len(looked)) if looked else None
+        self._looks: dict[Rule, PlannedLooks] = {}
+        for part in ([rule for rule in looked if rule.by is None], [rule for rule in looked if rule.by is not None]):
+            if part:
+                self._looks |= dict.fromkeys(part, PlannedLooks(part, outputs, share * len(part)))
+        self._unanswered = 0
         self._cells: dict[Rule, dict[str | None, _Cell]] = {rule: {} for rule in self.live}
+        self._others: dict[Rule, int] = dict.fromkeys(self.live, 0)
         self._scaled = [rule for rule in self.live if needs_scale(rule)]
         self._plain = [rule for rule in self.live if rule not in self._scaled]
         self._waiting: list[Pairs] | None = [] if self._scaled else None
@@ -99,9 +105,11 @@ class PairStream:
         if not len(pairs.groups):
             return
         failed = np.asarray(pairs.failed, dtype=bool)
-        if self._looks is not None and not failed.all():
+        self._unanswered += int(failed.sum())
+        if self._looks and not failed.all():
             good = rows_of(pairs, np.flatnonzero(~failed))
-            self._looks.add(good.reference, good.candidate, good.slices)
+            for looks in dict.fromkeys(self._looks.values()):
+                looks.add(good.reference, good.candidate, good.slices)
         self._take(pairs, self._plain)
         self._add_scaled(pairs)
 
@@ -140,14 +148,14 @@ class PairStream:
 
     def _numbers(self, rule: Rule, columns: Sequence[Answers], failed: Numbers) -> tuple[Asked, list[Floats]]:
         """A rule's questions, and their numbers: the worst where there is no answer, or what is no number."""
-        questions: list[tuple[bool, tuple[float, float, float]]] = []
+        questions: list[Question] = []
         numbers: list[Floats] = []
         for column, answers in enumerate(columns):
             asked, make = ask(rule, self._outputs[rule.output], self._scales.get((rule.output, column)))
             with np.errstate(all="ignore"):
                 wrong, made = failed | ~np.isfinite(answers.largest), make(answers)
             for question, values in zip(asked, made, strict=True):
-                questions.append((question.binds, (question.low, question.high, question.limit)))
+                questions.append(question)
                 numbers.append(np.where(wrong, question.high, values))
         return questions, numbers
 
@@ -158,8 +166,12 @@ class PairStream:
             return
         values = np.asarray(pairs.slices.get(rule.by, np.array([], dtype=str))).astype(str)
         for value in dict.fromkeys(values.tolist()):  # in the order in which they came
+            own = values == value
+            if value not in cells and len(cells) >= MOST_VALUES:
+                self._others[rule] += int(own.sum())
+                continue
             cell = cells.setdefault(value, _Cell(rule, value, len(cells) + 1))
-            cell.add(questions, [each[values == value] for each in numbers])
+            cell.add(questions, [each[own] for each in numbers])
 
     def judged(self, alpha: float, noise: "PairStream") -> list[JudgedRule]:
         """Every rule, and every value of its slice; `noise` says which cannot be judged."""
@@ -170,25 +182,44 @@ class PairStream:
         return found
 
     def _judged_live(self, rule: Rule, alpha: float, noise: "PairStream") -> list[JudgedRule]:
-        cells = self._cells[rule].values()
-        seen = sum(cell.n for cell in cells) or 1  # of groups whose rule was judged: each has one value
-        return [_judge_cell(cell, alpha, self._share, noise, cell.n / seen) for cell in cells]
+        cells, others = self._cells[rule].values(), self._others[rule]
+        seen = sum(cell.n for cell in cells) + others  # of groups whose rule was judged: each has one value
+        found = [_judge_cell(cell, alpha, self._share, noise, cell.n / max(seen, 1)) for cell in cells]
+        found += self._all_rare(rule, found, seen)
+        if others:
+            name = _name(rule, None)
+            text = f"{name}: of {rule.by} the first {MOST_VALUES} values are judged; the others are not,"
+            text += f" {others:,} groups"
+            told = said(f"{name} at other values", Outcome.INCONCLUSIVE, None, rule.limit, others, None, text, "")
+            found.append(replace(told, binds=False))
+        return found
 
     def _judged_looks(self, rule: Rule) -> list[JudgedRule]:
-        assert self._looks is not None  # noqa: S101 - it has the rules that are not live
-        more, groups = self._looks.more, len(self.groups)
-        return [
+        looks, groups = self._looks[rule], len(self.groups)
+        lost = f" {self._unanswered:,} groups without an answer are left out: errors counts them."
+        found = [
             JudgedRule(
                 name=_name(rule, place),
                 outcome=outcome,
                 value=None,
                 limit=rule.limit,
                 groups=groups,
-                needed_more=more if outcome is Outcome.INCONCLUSIVE else None,
-                sentence=sentence,
+                needed_more=looks.more if outcome is Outcome.INCONCLUSIVE else None,
+                sentence=sentence + (lost if self._unanswered else ""),
+                binds=part >= RARE,
             )
-            for place, (outcome, sentence) in self._looks.results(rule).items()
+            for place, (outcome, sentence, part) in looks.results(rule).items()
         ]
+        return found + self._all_rare(rule, found, groups)
+
+    def _all_rare(self, rule: Rule, found: Sequence[JudgedRule], groups: int) -> list[JudgedRule]:
+        """That no value of a slice can show enough, where that is so: a pass must not rest on nothing."""
+        if not found or any(one.binds for one in found):
+            return []
+        text = (
+            f"{_name(rule, None)}: no value of {rule.by} has {RARE:.1%} of the groups, so none shows enough for a pass"
+        )
+        return [said(_name(rule, None), Outcome.INCONCLUSIVE, None, rule.limit, groups, None, text, "")]
 
     def breaks(self, rule: Rule, place: str | None) -> bool:
         """Whether a rule is shown to be broken there."""

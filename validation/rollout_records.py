@@ -15,7 +15,7 @@ from validation.verdict import Outcome
 Arm = Literal["production", "canary"]
 
 
-JUDGE_VERSION = 2
+JUDGE_VERSION = 3
 """Of the judge: it goes up whenever the same evidence may be decided otherwise."""
 
 

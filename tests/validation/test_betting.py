@@ -49,6 +49,37 @@ def test_the_capital_is_the_same_however_values_are_cut_into_batches() -> None:
     assert (whole.below, whole.above, whole.mean, whole.more(9.0)) == (cut.below, cut.above, cut.mean, cut.more(9.0))
 
 
+def test_whole_values_give_about_the_capital_of_any_others_however_they_are_cut() -> None:
+    g = np.random.default_rng(11)
+    for likely in ((0.02, 0.95, 0.03), (0.05, 0.75, 0.2)):
+        values = g.choice([-1.0, 0.0, 1.0], 5000, p=likely)
+        plain = Bet(-1.0, 1.0, 0.1)
+        whole, cut = (Bet(-1.0, 1.0, 0.1, whole=True) for _ in range(2))
+        plain.add(values)
+        whole.add(values)
+        for part in np.split(values, np.sort(g.integers(0, 5000, 300))):
+            cut.add(part)
+        found = (whole.below, whole.above, whole.mean, whole.more(1e4))
+        assert found == (cut.below, cut.above, cut.mean, cut.more(1e4))
+        assert whole.mean == plain.mean
+        assert max(plain.below, plain.above) > log(1000)
+        for own, other in ((whole.below, plain.below), (whole.above, plain.above)):
+            assert own <= other + 1e-9, "fewer looks find no more"
+            assert own >= other - 10
+
+
+def test_whole_values_are_bet_on_by_counts_of_64(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[int] = []
+
+    def counted(logs: np.ndarray) -> np.ndarray:
+        looks.append(len(logs))
+        return np.logaddexp.reduce(logs, axis=1)
+
+    monkeypatch.setattr("validation.betting._log_sum", counted)
+    Bet(-1.0, 1.0, 0.1, whole=True).add(np.zeros(64_000))
+    assert sum(looks) == 2 * 1000
+
+
 def test_what_is_no_number_is_as_wrong_as_can_be_and_what_is_outside_is_cut() -> None:
     bet = capitals(np.array([np.nan, np.inf, 7.0, -1.0]), 0.5)
     assert bet.mean == pytest.approx(0.75)

@@ -141,6 +141,21 @@ def test_a_rare_value_may_fail_all_the_same() -> None:
     assert found.outcome is Outcome.FAIL
 
 
+def test_a_rule_of_whose_slice_each_value_is_rare_is_no_silent_pass() -> None:
+    value = np.array([f"v{number % 400}" for number in range(4000)])
+    found = judged(pairs_of(*scores(4000), slices={"language": value}), BY_LANGUAGE)
+    assert found.outcome is Outcome.INCONCLUSIVE
+    assert any("no value of language has 0.5% of the groups" in one.sentence for one in found.rules)
+
+
+def test_values_without_end_are_not_all_judged_and_those_left_out_are_told() -> None:
+    value = np.array([f"v{number}" if number % 2 else "de" for number in range(4000)])
+    found = judged(pairs_of(*scores(4000), slices={"language": value}), BY_LANGUAGE)
+    assert found.outcome is Outcome.PASS
+    assert len([one for one in found.rules if "language=" in one.name]) == 64
+    assert any("the others are not, 1,937 groups" in one.sentence for one in found.rules)
+
+
 def test_what_a_value_lacks_is_told_in_groups_of_all_traffic() -> None:
     language = np.where(np.arange(400) % 10 == 3, "fr", "de")
     found = judged(pairs_of(*scores(400), slices={"language": language}), BY_LANGUAGE)
@@ -233,6 +248,25 @@ def test_a_correlation_is_judged_at_planned_looks_and_says_so() -> None:
     assert judged(pairs_of(*scores(200)), rule).outcome is Outcome.INCONCLUSIVE
     g = np.random.default_rng(9)
     assert judged(pairs_of(g.random(600), g.random(600)), rule).outcome is Outcome.FAIL
+
+
+def test_planned_looks_share_the_level_over_values_and_say_which_groups_they_leave_out() -> None:
+    rule = Rule(output="score", metric="pearson", min=0.9, by="language")
+    g = np.random.default_rng(10)
+    values = np.array([f"v{number % 12:02}" for number in range(6000)])
+    failed = np.arange(6000) >= 5990
+    found = judged(pairs_of(g.random(6000), g.random(6000), slices={"language": values}, failed=failed), rule)
+    cells = [one for one in found.rules if "pearson" in one.name]
+    assert [one.outcome for one in cells].count(Outcome.FAIL) == 8
+    assert [one.outcome for one in cells].count(Outcome.INCONCLUSIVE) == 4
+    assert all("10 groups without an answer are left out" in one.sentence for one in cells)
+
+
+def test_planned_looks_do_not_wait_for_a_rare_value() -> None:
+    rule = Rule(output="score", metric="pearson", min=0.9, by="language")
+    found = judged(pairs_of(*scores(4000), slices={"language": languages(4)}), rule)
+    assert {one.name[-2:]: one.binds for one in found.rules if "pearson" in one.name} == {"de": True, "xh": False}
+    assert found.outcome is Outcome.PASS
 
 
 @pytest.mark.parametrize(("confidence", "others"), [(0.95, 80), (0.999, 1)])
