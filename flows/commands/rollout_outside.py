@@ -50,23 +50,26 @@ def split(
     The canary gets its share while the rollout is open, and nothing before and after. Where the registry cannot be
     read, or says what no trusted key signed, the weights stay as they are.
     """
-    address, told = RolloutAddress(model, target), ""
+    address, told, looked = RolloutAddress(model, target), "", False
     servers = HaproxyBackend(socket, backend, production, canary)
     while True:
         try:
             share = share_outside(session.open_registry().rollouts.read(address))
-            if servers.split(share) or once or told:
-                session.reporter.marked(f"✓ {backend}: {canary} has {share:g} %, and {production} the rest")
-            told = ""
+            changed = servers.split(share)
         except EnginegateError as error:
-            if once or (isinstance(error, InputError) and not told):
+            # Later HAProxy may be started again, and its socket is away meanwhile.
+            if once or (isinstance(error, InputError) and not looked):
                 raise
             if str(error) != told:
                 session.reporter.error(f"the weights stay as they are: {error}")
             told = str(error)
         else:
+            if changed or told or not looked:
+                session.reporter.marked(f"✓ {backend}: {canary} has {share:g} %, and {production} the rest")
+            told = ""
             if once:
                 return {"model": model, "target": target, "share": share, "weights": servers.read()}, 0
+        looked = True
         time.sleep(every)
 
 

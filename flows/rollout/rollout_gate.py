@@ -109,7 +109,8 @@ def gate_server(gate: RolloutGate, host: str, port: int) -> ThreadingHTTPServer:
         server_version, sys_version = "enginegate", ""
 
         def _respond(self) -> None:
-            self.rfile.read(min(int(self.headers.get("Content-Length") or 0), _MOST_BODY))
+            length = self.headers.get("Content-Length") or "0"
+            self.rfile.read(min(int(length), _MOST_BODY) if length.isdecimal() else 0)
             status, document = gate.answer(self.command, self.path)
             content = json.dumps(document).encode()
             self.send_response(status)

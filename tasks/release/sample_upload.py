@@ -7,7 +7,7 @@ can check it, and a process that was killed in between finds it there.
 from __future__ import annotations
 
 import re
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -50,10 +50,11 @@ class SampleUpload:
         self._sent &= set(found)
         fresh = [path for path in found if path not in self._sent]
         for path in fresh:
-            digest = digest_file(path)[0]
-            name = f"{self.host}-{path.stem}-{digest.removeprefix('sha256:')}.npz"
-            objects.upload(f"{self.place}/{path.parent.name}/{name}", path, digest, ignore_progress)
-            self._sent.add(path)
+            with suppress(FileNotFoundError):  # its retention was over just now
+                digest = digest_file(path)[0]
+                name = f"{self.host}-{path.stem}-{digest.removeprefix('sha256:')}.npz"
+                objects.upload(f"{self.place}/{path.parent.name}/{name}", path, digest, ignore_progress)
+                self._sent.add(path)
         return len(fresh)
 
 

@@ -101,6 +101,30 @@ def test_a_history_that_cannot_be_read_leaves_the_weights(
     assert haproxy.weights == {"scorer/production": 19, "scorer/canary": 1}
 
 
+def test_a_socket_that_is_away_for_a_while_ends_nothing_but_at_the_start(
+    host: RolloutHost, haproxy: MadeUpHaproxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host.start(PLAN)
+    host.step(transitions.advance)
+    away = haproxy.path.with_name("away")
+    turns = iter([lambda: haproxy.path.rename(away), lambda: away.rename(haproxy.path)])
+
+    def sleep(_: float) -> None:
+        turn = next(turns, None)
+        if turn is None:
+            raise SystemExit(0)
+        turn()
+
+    monkeypatch.setattr("flows.commands.rollout_outside.time.sleep", sleep)
+    command = ["rollout", "split", *HERE, "--socket", str(haproxy.path), "--backend", "scorer"]
+    found = CliRunner().invoke(main, command)
+    assert found.exit_code == 0, found.output
+    assert found.output.count("the weights stay as they are: --socket") == 1
+    assert found.output.count("canary has 5 %") == 2
+    haproxy.path.rename(away)
+    assert CliRunner().invoke(main, command).exit_code == 2
+
+
 @pytest.mark.parametrize(("command", "kind"), [("argo", "AnalysisTemplate"), ("flagger", "Canary")])
 @pytest.mark.usefixtures("host")
 def test_an_object_is_printed_for_kubectl(command: str, kind: str, tmp_path: Path) -> None:
