@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import ceil, log, log1p
 from typing import TYPE_CHECKING
 
 from tasks.errors import InputError
@@ -30,9 +31,10 @@ def settle(plan: RolloutPlan, canary: EngineManifest, origin: str = "rollout.yam
     """The plan with every slice that its rules name, so that hosts keep them.
 
     Raises:
-        InputError: see `judged_rules`.
+        InputError: see `judged_rules`; or its horizon ends before the least that could show a pass.
     """
     rules = judged_rules(plan, canary, origin)
+    _require_decidable(plan, origin)
     slices = dict.fromkeys((*plan.slices, *(rule.by for rule in rules if rule.by is not None)))
     return plan.model_copy(update={"slices": tuple(slices)})
 
@@ -63,6 +65,21 @@ def judged_rules(plan: RolloutPlan, canary: EngineManifest, origin: str = "rollo
     by_slice = [rule.model_copy(update={"by": name}) for name in plan.slices for rule in rules if rule.by is None]
     all_rules = {(rule.output, rule.metric, rule.by): rule for rule in (*by_slice, *rules)}  # one that is listed wins
     return tuple(sorted(all_rules.values(), key=lambda rule: (rule.by is not None, rule.by or "")))
+
+
+def _require_decidable(plan: RolloutPlan, origin: str) -> None:
+    """Check that so many pairs may come that a canary which never fails could be shown to: it would wait for ever.
+
+    A capital that is bet on no failure grows by 1 / (1 - limit) with each pair, and has to reach 1 / (1 - confidence).
+    """
+    pairs = plan.horizon.requests * plan.mirror
+    asked = ceil(log(1 - plan.confidence) / log1p(-plan.errors)) if plan.errors else None
+    if asked is None or asked > pairs:
+        least = "no number of pairs shows" if asked is None else f"{asked:,} pairs without any are the least to show"
+        raise InputError(
+            f"{origin}: errors: {least} that at most {plan.errors:.3g} of the requests fail, and within the horizon of"
+            f" {plan.horizon.requests:,} requests {pairs:,.0f} are mirrored; raise errors, mirror or horizon.requests"
+        )
 
 
 def _own_rules(canary: EngineManifest) -> tuple[RolloutRule, ...]:

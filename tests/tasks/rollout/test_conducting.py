@@ -228,7 +228,7 @@ def test_at_the_horizon_what_is_undecided_is_held_or_rolled_back_and_never_passe
 
 
 def test_the_horizon_counts_requests_too_and_begins_anew_with_a_resume(shelf: Canary, traffic: Traffic) -> None:
-    shelf.start(RolloutPlan.model_validate({"horizon": {"requests": 1500}}))
+    shelf.start(RolloutPlan.model_validate({"horizon": {"requests": 1500}, "mirror": 1.0, "errors": 0.01}))
     traffic.arms()
     conduct(shelf, 1)
     traffic.arms()

@@ -121,3 +121,20 @@ def test_a_rule_that_does_not_fit_the_canary_is_refused_at_the_start(
     with pytest.raises(InputError) as caught:
         settle(read(f"rules: [{rule}]"), canary)
     assert str(caught.value).startswith(f"rollout.yaml: {message}")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("errors: 0", "no number of pairs shows that at most 0 of"),
+        ("errors: 0.0002", "14,978 pairs without any are the least to show .* 10,000 are mirrored"),
+        ("horizon: {requests: 20000}", "1,497 pairs without any .* horizon of 20,000 requests 1,000 are mirrored"),
+        ("mirror: 0.005", "raise errors, mirror or horizon.requests"),
+    ],
+)
+def test_a_plan_that_not_even_a_faultless_canary_could_pass_is_refused(
+    canary: EngineManifest, text: str, said: str
+) -> None:
+    with pytest.raises(InputError, match=f"rollout.yaml: errors: {said}" if "raise" not in said else said):
+        settle(read(text), canary)
+    assert settle(RolloutPlan(), canary).errors == 0.002
