@@ -27,4 +27,4 @@ def test_a_good_canary_reaches_everybody_and_a_bad_one_nobody(tmp_path: Path, na
 def test_whatever_is_killed_a_rollout_goes_on_and_never_jumps(tmp_path: Path) -> None:
     played = play_kills(tmp_path / "live", KILLS)
     assert (played.ended, len(played.kills)) == ("finish", KILLS)
-    assert (played.faults, played.strange) == ([], [])
+    assert (played.faults, played.strange, played.failed_while_up) == ([], [], [])

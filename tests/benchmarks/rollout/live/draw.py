@@ -40,7 +40,7 @@ def draw(played: dict[str, Any], path: Path) -> None:
         for at, kind, _ in played["steps"]:
             axes.axvline(at, color=RED if kind == "rollback" else GREY, linewidth=0.8, linestyle=":")
     latency.set_xlabel("seconds since the clients began")
-    latency.set_xlim(0, max(one["at"] for one in played["answers"]))
+    latency.set_xlim(0, 1.09 * max(one["at"] for one in played["answers"]))  # room for the last step's name
     figure.tight_layout()
     figure.savefig(path, dpi=110)
     plt.close(figure)
@@ -84,7 +84,7 @@ def _draw_rules(axes: Axes, played: dict[str, Any]) -> None:
     for name, points in sorted(found.items()):
         axes.plot(*zip(*points, strict=True), marker=".", markersize=4, linewidth=1, label=name)
     axes.axhline(1, color=RED, linewidth=1)
-    axes.text(0.2, 1.1, "limit", color=RED, fontsize=8)
+    axes.text(1, 1.1, "limit", color=RED, fontsize=8, ha="right", transform=axes.get_yaxis_transform())
     axes.set_yscale("log")
     axes.set_ylim(0.0003, 20)
     axes.set_yticks([0.01, 0.1, 1, 10], ["0.01", "0.1", "1", "10"])

@@ -10,6 +10,7 @@ records as JSON, from which `draw.py` makes the timelines of docs/rollouts-live.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import json
 import random
@@ -20,14 +21,16 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tasks.errors import EnginegateError
 from tasks.registry.steps import RolloutStatus, StepKind
 from tasks.rollout.shards import ArmShard, read_shard
+from tasks.serving.triton_api import TritonApi
 from tests.benchmarks.rollout.live import engines
 from tests.benchmarks.rollout.live.clients import RATE, Answer, Clients
 from tests.benchmarks.rollout.live.engines import LiveEngine
 from tests.benchmarks.rollout.live.stage import CANARY, MODEL, ROLLOUT, Stage, staged
 from tests.tasks.serving_host import PRODUCTION
-from tests.tasks.tiny import SCORER, cell, score
+from tests.tasks.tiny import SCORER, cell, make_features, score
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -56,7 +59,7 @@ class Played:
     """What happened: times are seconds since the clients began.
 
     `weights` are (time, percent) as the signed steps say, `steps` (time, kind, why), `rules` (time, the judge's rules).
-    `canary_answers` is the router's own count.
+    `canary_answers` is the router's own count. `kills` are (from, until, what): until the model answered again.
     """
 
     name: str
@@ -68,13 +71,23 @@ class Played:
     weights: list[tuple[float, float]] = field(default_factory=list)
     steps: list[tuple[float, str, str]] = field(default_factory=list)
     rules: list[tuple[float, list[dict[str, Any]]]] = field(default_factory=list)
-    kills: list[tuple[float, str]] = field(default_factory=list)
+    kills: list[tuple[float, float, str]] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
 
     @property
     def failed(self) -> list[Answer]:
         """Requests that nobody answered."""
         return [one for one in self.answers if one.failed]
+
+    @property
+    def failed_while_up(self) -> list[Answer]:
+        """Those of them that were sent while server and router were up, and not on their way when one was killed."""
+        away = [(start, end) for start, end, what in self.kills if what in {"server", "router"}]
+        return [
+            one
+            for one in self.failed
+            if not any(start <= one.at + one.ms / 1000 and one.at <= end for start, end in away)
+        ]
 
     @property
     def strange(self) -> list[Answer]:
@@ -166,11 +179,16 @@ def play_kills(root: Path, kills: int, seed: int = 0) -> Played:
                     begin(stage, engine, "good")
                 time.sleep(chance.uniform(5, 35))  # the router writes what it saw every 30 s
                 victim = chance.choice(["judge", "router", "watch", "server"])
+                killed = clients.now
                 _kill(stage, victim)
-                played.kills.append((clients.now, victim))
-                played.faults += [f"after kill {number + 1} ({victim}): {fault}" for fault in faults_of(stage)]
+                _wait_for_answers(stage, clients)
+                played.kills.append((killed, clients.now, victim))
+                faults = [f"after kill {number + 1} ({victim}): {fault}" for fault in faults_of(stage)]
+                played.faults += [fault for fault in faults if fault not in played.faults]
             _finish(stage, clients)
             played.faults += faults_of(stage)
+        backwards = {"rollback", "abort"} & {one.step.kind.value for one in stage.history().steps}
+        played.faults += [f"a good canary was taken back ({kind})" for kind in sorted(backwards)]
         played.answers, played.ended_at = clients.answers, clients.now
         _note(stage.history(), clients.now, played)
         played.ended = stage.history().steps[-1].step.kind.value
@@ -192,6 +210,16 @@ def _kill(stage: Stage, victim: str) -> None:
         stage.kill_server()
 
 
+def _wait_for_answers(stage: Stage, clients: Clients) -> None:
+    """Until the model answers again, as whoever watches its readiness would see."""
+    began, api = clients.now, TritonApi(stage.server.http)
+    while clients.now - began < LONGEST_S:
+        with contextlib.suppress(EnginegateError):
+            api.infer("tiny", {"features": make_features(1)})
+            return
+        time.sleep(LOOK_S)
+
+
 def _finish(stage: Stage, clients: Clients) -> None:
     began = clients.now
     while stage.history().open_rollout is not None and clients.now - began < LONGEST_S:
@@ -206,6 +234,8 @@ def faults_of(stage: Stage) -> list[str]:
         old, new = before.rollout, after.rollout
         if old is None or new is None:
             continue
+        if new.id != old.id and (new.stage or after.kind is not StepKind.START):
+            faults.append(f"step {after.number} begins in stage {new.stage}")
         if new.id == old.id and new.stage != old.stage + (after.kind is StepKind.ADVANCE):
             faults.append(f"step {after.number} goes from stage {old.stage} to {new.stage}")
         if new.is_open and new.weight != new.plan.weight(new.stage):
@@ -247,6 +277,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("scenarios", nargs="*", metavar="SCENARIO", help=f"of {', '.join(SCENARIOS)}; all without any")
     parser.add_argument("--kills", type=int, default=0, metavar="N", help="then kill N times during good rollouts")
+    parser.add_argument("--seed", type=int, default=0, help="of the kills' moments and victims")
     parser.add_argument("--to", type=Path, metavar="DIR", help="write what happened there")
     options = parser.parse_args(arguments)
     print(f"{RATE} requests a second\n\n| {' | '.join(HEADINGS)} |\n|{'---|' * len(HEADINGS)}", flush=True)
@@ -255,16 +286,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in [*names, *(["kills"] if options.kills else [])]:
         with tempfile.TemporaryDirectory() as folder:
             root = Path(folder, "live")
-            played = play_kills(root, options.kills) if name == "kills" else play(root, name, SCENARIOS[name]())
+            played = (
+                play_kills(root, options.kills, options.seed)
+                if name == "kills"
+                else play(root, name, SCENARIOS[name]())
+            )
         print(told(played), flush=True)
         for why in [*played.faults, *dict.fromkeys(one.failed for one in played.failed)]:
             print(f"    {why}", flush=True)
         if played.kills:
-            print(f"    killed: {dict(Counter(victim for _, victim in played.kills))}")
+            kinds = Counter(kind for _, kind, _ in played.steps)
+            print(f"    killed: {dict(Counter(victim for _, _, victim in played.kills))}; steps: {dict(kinds)}")
+            print(f"    without an answer while server and router were up: {len(played.failed_while_up)}")
         if options.to is not None:
             _write(options.to, played)
         wanted = {"finish"} if name in {"good", "kills"} else {"rollback"}
-        bad += bool(played.faults or played.strange or played.ended not in wanted)
+        bad += bool(played.faults or played.strange or played.failed_while_up or played.ended not in wanted)
     return 1 if bad else 0
 
 
