@@ -13,7 +13,7 @@ from tasks.errors import StageError
 from tasks.process.child import ignore_progress
 from tasks.specs import BuildSpec, Precision
 from tests.tasks.noise_floor import LIBRARY, noise_floor, write_floor
-from tests.tasks.tiny import build_job, make_features, score, write_onnx
+from tests.tasks.tiny import SCORER, build_job, make_features, score, write_onnx
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -68,6 +68,19 @@ def test_large_weights_lie_beside_the_engine_and_go_with_it(tmp_path: Path, monk
     assert OnnxRuntimeBackend().load(moved).run({"features": features})["score"].shape == (2,)
 
 
+@pytest.mark.parametrize("outputs", ["float[batch] score", "float[4] score", "float[batch,2] score"])
+def test_the_axes_of_outputs_are_read_of_the_file_as_the_runtime_says_them(
+    tmp_path: Path, outputs: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = "score = Identity(w)" if "[4]" in outputs else SCORER
+    if "2" in outputs:
+        body = SCORER.replace("score =", "s =") + " u = Unsqueeze(s, one) score = Concat<axis=1>(u, u)"
+    plan = build(tmp_path, body=body, outputs=outputs)
+    (said,) = ort.InferenceSession(plan / "engine.onnx").get_outputs()
+    monkeypatch.setattr("onnxruntime.InferenceSession", None)  # one that crashes at its start would end this process
+    assert OnnxRuntimeBackend().output_axes(plan) == {"score": tuple(said.shape)}
+
+
 @pytest.mark.parametrize("content", [b"", b"no graph", b"\x08\x09"])
 def test_what_is_no_graph_cannot_be_built_or_loaded(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "engine.onnx").write_bytes(content)
@@ -78,6 +91,9 @@ def test_what_is_no_graph_cannot_be_built_or_loaded(tmp_path: Path, content: byt
         OnnxRuntimeBackend().load(tmp_path)
     with pytest.raises(StageError, match="ONNX Runtime cannot load the engine"):
         OnnxRuntimeBackend().load(tmp_path / "nowhere")
+    for place in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(StageError, match="ONNX Runtime cannot load the engine"):
+            OnnxRuntimeBackend().output_axes(place)
 
 
 def test_an_operator_that_no_one_knows_cannot_be_built(tmp_path: Path) -> None:

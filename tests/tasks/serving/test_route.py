@@ -23,8 +23,9 @@ def test_a_route_of_an_older_release_is_read_and_has_no_rollout() -> None:
     assert Route.model_validate_json(json.dumps(older)).rollout is None
 
 
-def test_a_route_with_a_rollout_is_written_as_the_router_reads_it(tmp_path: Any) -> None:
-    document = with_canary(BASE, tmp_path, {"next": 8}, weight=5.0, mirror=0.05)
+@pytest.mark.parametrize("arm", [None, "x-enginegate-arm"])
+def test_a_route_with_a_rollout_is_written_as_the_router_reads_it(tmp_path: Any, arm: str | None) -> None:
+    document = with_canary(BASE, tmp_path, {"next": 8}, weight=5.0, mirror=0.05, arm=arm)
     document["rollout"]["canary"]["inputs"]["tokens"]["shared"] = False
     route = Route.model_validate_json(json.dumps(document))
     assert route.model_dump(mode="json")["rollout"] == document["rollout"]
