@@ -15,6 +15,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import requests  # noqa: F401 - MLflow's: its import silences a warning, which another thread's catch_warnings can undo
+
 from tasks.errors import StageError
 from tasks.tracking.connection import explained_errors, open_client, sqlite_path, without_credentials
 from tasks.tracking.run_content import (

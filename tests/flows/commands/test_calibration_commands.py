@@ -367,7 +367,7 @@ def test_traffic_in_a_bucket_is_checked_against_and_drawn_from(project: Project,
     assert (code, document["samples"]) == (0, 120), text
     assert document["source"].startswith(f"Drawn from {address}. 120 of 300 samples")
     assert "resembles" not in yaml.safe_load((tmp_path / "drawn" / "manifest.yaml").read_text())
-    (key,) = (one["Key"] for one in s3.list_objects_v2(Bucket=BUCKET)["Contents"])
+    (key,) = (one["Key"] for one in s3.list_objects_v2(Bucket=BUCKET, Prefix="kept/")["Contents"])
     s3.put_object(Bucket=BUCKET, Key=key, Body=b"changed")
     code, document, _ = check(project, tmp_path / "set", "--against", address, *model)
     assert (code, document["exit_code"]) == (5, 5)
