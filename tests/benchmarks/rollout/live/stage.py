@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import psutil
 
+from tasks.errors import EnginegateError
 from tasks.objects.location import open_objects
 from tasks.registry.moves import ChannelAddress, ChannelName
 from tasks.registry.rollouts import RolloutAddress
 from tasks.registry.signing import Signing
+from tasks.serving.triton_api import TritonApi
 from tasks.serving.triton_repository import TritonRepository
 from tasks.serving.triton_server import Ports, TritonServer, find_server
 from tests.s3_servers import BUCKET, aws_settings, make_bucket, serve_moto
@@ -138,11 +140,19 @@ class Stage:
             process.wait()
 
     def kill_router(self) -> None:
-        """Kill the interpreters of the router and of the engines' models."""
+        """Kill the interpreters of the router and of the engines' models, then load these again.
+
+        Triton 2.51 starts none again by itself, so this is what whoever watches a model's failures has to do.
+        """
         for child in psutil.Process(self.server.pid).children(recursive=True):
             with contextlib.suppress(psutil.Error):
                 if "triton_python_backend_stub" in " ".join(child.cmdline()):
                     child.kill()
+        route, api = self.repository.read_route(), TritonApi(self.server.http)
+        for model in [] if route is None else [*sorted(route.models), "tiny"]:
+            with contextlib.suppress(EnginegateError):  # the watch may be taking it out
+                api.unload(model)
+                api.load(model)
 
     def kill_server(self) -> None:
         """Kill the server, and start it again at its port with what its route leads to."""
