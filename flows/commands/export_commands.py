@@ -141,11 +141,11 @@ _FILE = click.option("--to", "file", type=FilledPath(), metavar="FILE", help="Le
 @_FILE
 @command_of
 def argo(session: Session, model: str, target: str, gate: str, file: Path | None) -> tuple[Document, int]:
-    """Write an AnalysisTemplate that passes where MODEL's rollout finished, and fails where it was taken back.
+    """Write an AnalysisTemplate that passes where the rollout of MODEL's canary finished, and fails where it went back.
 
-    Whatever else becomes of the rollout is inconclusive for Argo, and so is a gate that does not answer.
+    Whatever else becomes of it is inconclusive for Argo. Write it again for each engine that `canary` points at.
     """
-    document = argo_template(RolloutAddress(model, target), gate)
+    document = argo_template(RolloutAddress(model, target), _canary(session, model, target), gate)
     return _give(session, yaml.safe_dump(document, sort_keys=False), file)
 
 
@@ -155,6 +155,18 @@ def argo(session: Session, model: str, target: str, gate: str, file: Path | None
 @_FILE
 @command_of
 def flagger(session: Session, model: str, target: str, gate: str, file: Path | None) -> tuple[Document, int]:
-    """Write a Canary that Flagger promotes where MODEL's rollout finished, and takes back where that was."""
-    document = flagger_canary(RolloutAddress(model, target), gate)
+    """Write a Canary that Flagger promotes where the rollout of MODEL's canary finished, and takes back where that was.
+
+    Write it again for each engine that `canary` points at: the rollout of another one does not count.
+    """
+    document = flagger_canary(RolloutAddress(model, target), _canary(session, model, target), gate)
     return _give(session, yaml.safe_dump(document, sort_keys=False), file)
+
+
+def _canary(session: Session, model: str, target: str) -> str:
+    """The engine that `canary` points at."""
+    address = ChannelAddress(model, target, ChannelName.CANARY)
+    current = session.registry.channels.read(address).current
+    if current is None:
+        raise InputError(f"channel {address} points at no engine; promote the one that is to be rolled out to it first")
+    return current.engine_id

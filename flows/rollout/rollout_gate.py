@@ -7,7 +7,9 @@
 | `POST /MODEL/TARGET/increase` | it runs and is past `shadow`, or finished |
 | `POST /MODEL/TARGET/rollback` | it was rolled back or aborted |
 
-Else 409, 404 where there is none, and 503 where the registry cannot be read or trusted, whatever was asked.
+With `?engine=ENGINE_ID` only a rollout of that engine counts; while the last one is another's, the outcome is
+`running`: an older success is none of what is deployed today. Else 409, 404 where there is none, and 503 where the registry cannot
+be read or trusted, whatever was asked.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs, urlsplit
 
 from flows.rollout.rollout_report import outcome_of
 from tasks.errors import EnginegateError, InputError
@@ -43,7 +46,8 @@ class RolloutGate:
 
     def answer(self, method: str, path: str) -> tuple[HTTPStatus, dict[str, Any]]:
         """The status and the document for a request."""
-        parts = path.partition("?")[0].strip("/").split("/")
+        address = urlsplit(path)
+        parts, asked = address.path.strip("/").split("/"), parse_qs(address.query).get("engine")
         question = parts[2] if len(parts) == 3 else ""  # noqa: PLR2004 - MODEL/TARGET/QUESTION
         if not 2 <= len(parts) <= 3 or (question and (method == "GET" or question not in _QUESTIONS)):  # noqa: PLR2004
             return _fault(HTTPStatus.NOT_FOUND, "ask for /MODEL/TARGET")
@@ -56,8 +60,10 @@ class RolloutGate:
         state = None if history.current is None else history.current.rollout
         if state is None:
             return _fault(HTTPStatus.NOT_FOUND, f"rollout {history.address}: nothing was ever rolled out")
-        agreed = method == "GET" or _QUESTIONS[question](history)
-        return (HTTPStatus.OK if agreed else HTTPStatus.CONFLICT), _document(history)
+        is_other = asked is not None and asked != [state.canary.engine_id]
+        agreed = method == "GET" or (not is_other and _QUESTIONS[question](history))
+        found = {**_document(history), **({"outcome": "running", "status": "not begun"} if is_other else {})}
+        return (HTTPStatus.OK if agreed else HTTPStatus.CONFLICT), found
 
 
 def _status(history: RolloutHistory) -> RolloutStatus | None:

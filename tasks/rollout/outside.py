@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from tasks.registry.steps import RolloutStatus
 
@@ -33,8 +34,8 @@ def finished_alone(status: RolloutStatus | None) -> bool:
     return status is RolloutStatus.FINISHED
 
 
-def argo_template(address: RolloutAddress, gate: str) -> Document:
-    """An AnalysisTemplate (argoproj.io/v1alpha1, Argo Rollouts 1.8) that waits for the judge.
+def argo_template(address: RolloutAddress, engine_id: str, gate: str) -> Document:
+    """An AnalysisTemplate (argoproj.io/v1alpha1, Argo Rollouts 1.8) that waits for the judge of this engine.
 
     It has no `count`: at its end Argo takes what was never decided for a success.
     """
@@ -47,7 +48,7 @@ def argo_template(address: RolloutAddress, gate: str) -> Document:
         "consecutiveSuccessLimit": 1,
         "inconclusiveLimit": _UNDECIDED,
         "consecutiveErrorLimit": _UNREACHABLE,
-        "provider": {"web": {"url": _url(gate, address), "jsonPath": "{$.outcome}", "timeoutSeconds": 20}},
+        "provider": {"web": {"url": _url(gate, address, engine_id), "jsonPath": "{$.outcome}", "timeoutSeconds": 20}},
     }
     return {
         "apiVersion": "argoproj.io/v1alpha1",
@@ -57,16 +58,18 @@ def argo_template(address: RolloutAddress, gate: str) -> Document:
     }
 
 
-def flagger_canary(address: RolloutAddress, gate: str) -> Document:
+def flagger_canary(address: RolloutAddress, engine_id: str, gate: str) -> Document:
     """A Canary (flagger.app/v1beta1) of the Deployment `MODEL-TARGET`: promoted when the judge has passed it.
 
     Flagger shifts the traffic by its own steps; each waits for the judge's (`confirm-traffic-increase`).
     """
-    url = _url(gate, address)
     webhooks = [
-        {"name": "enginegate steps", "type": "confirm-traffic-increase", "url": f"{url}/increase"},
-        {"name": "enginegate passes", "type": "confirm-promotion", "url": url},
-        {"name": "enginegate fails", "type": "rollback", "url": f"{url}/rollback"},
+        {"name": name, "type": kind, "url": _url(gate, address, engine_id, question)}
+        for name, kind, question in (
+            ("enginegate steps", "confirm-traffic-increase", "/increase"),
+            ("enginegate passes", "confirm-promotion", ""),
+            ("enginegate fails", "rollback", "/rollback"),
+        )
     ]
     return {
         "apiVersion": "flagger.app/v1beta1",
@@ -86,8 +89,8 @@ def flagger_canary(address: RolloutAddress, gate: str) -> Document:
     }
 
 
-def _url(gate: str, address: RolloutAddress) -> str:
-    return f"{gate.rstrip('/')}/{address.model}/{address.target}"
+def _url(gate: str, address: RolloutAddress, engine_id: str, question: str = "") -> str:
+    return f"{gate.rstrip('/')}/{address.model}/{address.target}{question}?engine={quote(engine_id)}"
 
 
 def _name(address: RolloutAddress) -> str:

@@ -7,6 +7,7 @@ import threading
 import urllib.error
 import urllib.request
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import pytest
 
@@ -80,6 +81,19 @@ def test_only_a_finished_rollout_passes(
     asked = [ask(f"{PLACE}{question}", b"{}") for question in ("", "/increase", "/rollback")]
     assert tuple(status for status, _ in asked) == agreed
     assert {document["outcome"] for _, document in asked} == {outcome}
+
+
+def test_an_older_engine_s_success_is_none_of_the_one_that_is_asked_for(
+    host: RolloutHost, ask: Callable[..., tuple[int, dict[str, Any]]]
+) -> None:
+    host.start()
+    to_the_end(host)
+    own = f"?engine={quote(host.canary.engine_id)}"
+    assert ask(f"{PLACE}{own}", b"")[0] == 200
+    other = "?engine=tiny-cpu-fp32%40999999999999"
+    status, document = ask(f"{PLACE}{other}")
+    assert (status, document["outcome"]) == (200, "running")
+    assert [ask(f"{PLACE}{question}{other}", b"")[0] for question in ("", "/increase", "/rollback")] == [409] * 3
 
 
 @pytest.mark.parametrize("path", ["/", "/tiny", "/tiny/cpu/pass", "/tiny/cpu/rollback", "/tiny/nowhere", "/../cpu"])

@@ -15,6 +15,8 @@ from tasks.rollout.outside import argo_template, flagger_canary
 HERE = Path(__file__).resolve().parent / "published"
 ADDRESS = RolloutAddress("essay-scorer", "a100-mig-1g.5gb")
 GATE = "http://gate.enginegate:8090"
+ENGINE = "essay-scorer-a100-mig-1g.5gb-fp16@0123456789ab"
+ASKED = "?engine=essay-scorer-a100-mig-1g.5gb-fp16%400123456789ab"
 
 
 def validator(name: str) -> Draft202012Validator:
@@ -34,12 +36,12 @@ def faults(name: str, document: Any) -> list[str]:
 
 
 def test_both_objects_meet_the_published_definitions() -> None:
-    assert faults("argo-analysis-template", argo_template(ADDRESS, GATE)) == []
-    assert faults("flagger-canary", flagger_canary(ADDRESS, GATE)) == []
+    assert faults("argo-analysis-template", argo_template(ADDRESS, ENGINE, GATE)) == []
+    assert faults("flagger-canary", flagger_canary(ADDRESS, ENGINE, GATE)) == []
 
 
 def test_the_definitions_find_what_is_wrong() -> None:
-    template, canary = argo_template(ADDRESS, GATE), flagger_canary(ADDRESS, GATE)
+    template, canary = argo_template(ADDRESS, ENGINE, GATE), flagger_canary(ADDRESS, ENGINE, GATE)
     template["spec"]["metrics"][0]["success"] = template["spec"]["metrics"][0].pop("name")
     canary["spec"]["analysis"]["webhooks"][0]["type"] = "confirm"
     canary["spec"]["analysis"]["stepWeight"] = 5
@@ -48,7 +50,7 @@ def test_the_definitions_find_what_is_wrong() -> None:
 
 
 def test_argo_never_ends_a_run_as_a_success_because_time_is_up() -> None:
-    (metric,) = argo_template(ADDRESS, GATE)["spec"]["metrics"]
+    (metric,) = argo_template(ADDRESS, ENGINE, GATE)["spec"]["metrics"]
     assert "count" not in metric
     assert (metric["successCondition"], metric["consecutiveSuccessLimit"]) == ('result == "pass"', 1)
     assert (metric["failureCondition"], metric["failureLimit"]) == ('result == "fail"', 0)
@@ -56,7 +58,7 @@ def test_argo_never_ends_a_run_as_a_success_because_time_is_up() -> None:
 
 @pytest.mark.parametrize("gate", [GATE, f"{GATE}/"])
 def test_the_gate_is_asked_about_this_rollout(gate: str) -> None:
-    (metric,) = argo_template(ADDRESS, gate)["spec"]["metrics"]
-    assert metric["provider"]["web"]["url"] == f"{GATE}/essay-scorer/a100-mig-1g.5gb"
-    urls = [hook["url"] for hook in flagger_canary(ADDRESS, gate)["spec"]["analysis"]["webhooks"]]
-    assert {url.removeprefix(f"{GATE}/essay-scorer/a100-mig-1g.5gb") for url in urls} == {"", "/increase", "/rollback"}
+    (metric,) = argo_template(ADDRESS, ENGINE, gate)["spec"]["metrics"]
+    assert metric["provider"]["web"]["url"] == f"{GATE}/essay-scorer/a100-mig-1g.5gb{ASKED}"
+    urls = [hook["url"] for hook in flagger_canary(ADDRESS, ENGINE, gate)["spec"]["analysis"]["webhooks"]]
+    assert urls == [f"{GATE}/essay-scorer/a100-mig-1g.5gb{each}{ASKED}" for each in ("/increase", "", "/rollback")]
