@@ -8,8 +8,8 @@
 | `POST /MODEL/TARGET/rollback` | it was rolled back or aborted |
 
 With `?engine=ENGINE_ID` only a rollout of that engine counts; while the last one is another's, the outcome is
-`running`: an older success is none of what is deployed today. Else 409, 404 where there is none, and 503 where the registry cannot
-be read or trusted, whatever was asked.
+`running`: an older success is none of what is deployed today. Else 409, 404 where there is none, and 503 where the
+registry cannot be read or trusted, whatever was asked.
 """
 
 from __future__ import annotations
