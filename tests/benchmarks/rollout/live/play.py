@@ -194,6 +194,7 @@ def play_kills(root: Path, kills: int, seed: int = 0) -> Played:
         played.answers, played.ended_at = clients.answers, clients.now
         _note(stage.history(), clients.now, played)
         played.ended = stage.history().steps[-1].step.kind.value
+        played.canary_answers = _canary_answers(stage)
         code, found = stage.run("rollout", "verify", *MODEL)
         if code:
             played.faults.append(f"verify: {found}")
