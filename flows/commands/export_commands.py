@@ -14,7 +14,7 @@ from tasks.errors import InputError
 from tasks.objects.files import writing_to
 from tasks.registry.moves import ChannelAddress, ChannelName
 from tasks.registry.rollouts import RolloutAddress
-from tasks.rollout.outside import argo_template, flagger_canary, share_outside
+from tasks.rollout.outside import argo_template, flagger_canary, knative_share
 from tasks.serving.kserve import KServeDeployment, kserve_yaml
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def kserve(
 
     A pod pulls the engine from ENGINEGATE_REGISTRY, verifies it, and starts Triton on it: an engine of another version
     comes with the next pod. `kubectl apply -f FILE` makes both. With --rollout, written again at each step: of an open
-    rollout the new revision serves `canary`, and gets its share of the traffic; of none, production gets all of it.
+    rollout the new revision serves `canary`, and gets its share of the traffic, none where it was taken back.
     """
     address = ChannelAddress(model, target, ChannelName(channel))
     settings = session.settings
@@ -95,8 +95,7 @@ def kserve(
         )
     share = None
     if rollout:
-        history = session.registry.rollouts.read(RolloutAddress(model, target))
-        share = None if history.open_rollout is None else share_outside(history)
+        share = knative_share(session.registry.rollouts.read(RolloutAddress(model, target)))
         channel = (ChannelName.PRODUCTION if share is None else ChannelName.CANARY).value
     text = kserve_yaml(
         KServeDeployment(

@@ -19,7 +19,7 @@ from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 from prefect.context import FlowRunContext
 from prefect.events import emit_event
-from prefect.exceptions import FlowPauseTimeout
+from prefect.exceptions import FlowPauseTimeout, Pause
 from prefect.flow_runs import pause_flow_run, resume_flow_run
 from prefect.input import RunInput
 from prefect.states import Completed, Failed
@@ -161,7 +161,7 @@ class _Run:
             try:
                 form = StepApproval.with_initial_data(description=timeline(history))
                 answer = pause_flow_run(wait_for_input=form, timeout=wait_s, poll_interval=min(POLL_S, wait_s))
-            except FlowPauseTimeout:
+            except (FlowPauseTimeout, Pause):  # or Prefect does not know yet that the run goes on; it is asked anew
                 return
         if answer.approver != _NOBODY:
             self._take(answer)

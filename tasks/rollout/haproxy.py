@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 import socket
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from tasks.errors import InputError, StageError, printable
@@ -25,13 +24,12 @@ _WEIGHT = re.compile(r"(\d+) \(initial \d+\)")
 
 
 def weights_of(percent: float) -> tuple[int, int]:
-    """The weights of production and of the canary that come nearest to `percent` for the canary.
+    """The weights of production and of the canary: of 256 together, the canary never has more than `percent`.
 
-    0 and 100 are exact. The least share that is not 0 is one in 257; what lies below half of it is 0.
+    0 and 100 are exact; the least share that is not 0 is 0.4 %, and what lies below it is 0.
     """
-    share = Fraction(percent).limit_denominator(10_000) / 100
-    near = share.limit_denominator(MOST_WEIGHT + 1)
-    return near.denominator - near.numerator, near.numerator
+    canary = int(MOST_WEIGHT * percent / 100)
+    return MOST_WEIGHT - canary, canary
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,18 @@ def share_outside(history: RolloutHistory) -> float:
     return 0.0 if state is None else state.weight
 
 
+def knative_share(history: RolloutHistory) -> float | None:
+    """Percent for the newest revision, which serves the canary; None where it is production's, which gets all.
+
+    A rollout that was taken back leaves the canary's revision the newest, at 0: a file for production would give that
+    revision all traffic until the pods of another are ready.
+    """
+    state = None if history.current is None else history.current.rollout
+    if state is None or state.status is RolloutStatus.FINISHED:
+        return None
+    return share_outside(history)
+
+
 def finished_alone(status: RolloutStatus | None) -> bool:
     """Whether an outside controller may go on to all of the traffic: of all ends, a pass alone."""
     return status is RolloutStatus.FINISHED
@@ -61,7 +73,8 @@ def argo_template(address: RolloutAddress, engine_id: str, gate: str) -> Documen
 def flagger_canary(address: RolloutAddress, engine_id: str, gate: str) -> Document:
     """A Canary (flagger.app/v1beta1) of the Deployment `MODEL-TARGET`: promoted when the judge has passed it.
 
-    Flagger shifts the traffic by its own steps; each waits for the judge's (`confirm-traffic-increase`).
+    Flagger has one step of its own, of 1 %: it goes there when the judge is past `shadow`, and from there to all when the
+    judge has finished.
     """
     webhooks = [
         {"name": name, "type": kind, "url": _url(gate, address, engine_id, question)}
@@ -82,7 +95,7 @@ def flagger_canary(address: RolloutAddress, engine_id: str, gate: str) -> Docume
                 "interval": ASKED_EVERY,
                 # Flagger goes back after so many failed checks: no answer is none.
                 "threshold": _UNREACHABLE,
-                "stepWeights": [1, 5, 25, 99],
+                "stepWeights": [1],
                 "webhooks": [{**each, "timeout": "20s"} for each in webhooks],
             },
         },

@@ -14,7 +14,8 @@ from click.testing import CliRunner
 from flows.commands.cli import main
 from tasks.objects.folder import LocalObjects
 from tasks.rollout import transitions
-from tests.tasks.release.rollout_host import PLAN, RolloutHost
+from tasks.rollout.outside import knative_share
+from tests.tasks.release.rollout_host import PLAN, ROLLOUT, RolloutHost
 from tests.tasks.serving_host import Shop
 
 if TYPE_CHECKING:
@@ -80,13 +81,30 @@ def split(haproxy: MadeUpHaproxy) -> tuple[int, Any]:
 def test_weights_follow_the_signed_steps_up_and_back(host: RolloutHost, haproxy: MadeUpHaproxy) -> None:
     assert split(haproxy)[1]["share"] == 0
     host.start(PLAN)
-    assert split(haproxy)[1]["weights"] == [1, 0]
+    assert split(haproxy)[1]["weights"] == [256, 0]
     host.step(transitions.advance)
-    assert split(haproxy) == (0, {"model": "tiny", "target": "cpu", "share": 5.0, "weights": [19, 1]})
+    assert split(haproxy) == (0, {"model": "tiny", "target": "cpu", "share": 5.0, "weights": [244, 12]})
     host.step(transitions.hold)
-    assert split(haproxy)[1]["weights"] == [19, 1]
+    assert split(haproxy)[1]["weights"] == [244, 12]
     host.step(transitions.roll_back)
-    assert split(haproxy)[1]["weights"] == [1, 0]
+    assert split(haproxy)[1]["weights"] == [256, 0]
+
+
+def test_on_knative_a_canary_that_was_taken_back_stays_the_newest_revision_at_0(host: RolloutHost) -> None:
+    def share() -> float | None:
+        return knative_share(host.shop.registry.rollouts.read(ROLLOUT))
+
+    assert share() is None
+    host.start(PLAN)
+    assert share() == 0
+    host.step(transitions.advance)
+    assert share() == 5
+    host.step(transitions.roll_back)
+    assert share() == 0
+    host.start(PLAN, rollout_id="ba9876543210")
+    for rule in (transitions.advance, transitions.advance, transitions.finish):
+        host.step(rule)
+    assert share() is None
 
 
 def test_a_history_that_cannot_be_read_leaves_the_weights(
@@ -98,7 +116,7 @@ def test_a_history_that_cannot_be_read_leaves_the_weights(
     (tmp_path / "registry" / "rollouts" / "tiny" / "cpu.json").write_bytes(b"damaged")
     code, document = split(haproxy)
     assert (code, "is damaged" in document["error"]) == (5, True)
-    assert haproxy.weights == {"scorer/production": 19, "scorer/canary": 1}
+    assert haproxy.weights == {"scorer/production": 244, "scorer/canary": 12}
 
 
 def test_a_socket_that_is_away_for_a_while_ends_nothing_but_at_the_start(
