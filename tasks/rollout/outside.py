@@ -73,8 +73,8 @@ def argo_template(address: RolloutAddress, engine_id: str, gate: str) -> Documen
 def flagger_canary(address: RolloutAddress, engine_id: str, gate: str) -> Document:
     """A Canary (flagger.app/v1beta1) of the Deployment `MODEL-TARGET`: promoted when the judge has passed it.
 
-    Flagger has one step of its own, of 1 %: it goes there when the judge is past `shadow`, and from there to all when the
-    judge has finished.
+    Flagger has one step of its own, of 1 %: it goes there when the judge is past `shadow`, and from there to all when
+    the judge has finished.
     """
     webhooks = [
         {"name": name, "type": kind, "url": _url(gate, address, engine_id, question)}
