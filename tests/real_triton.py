@@ -146,9 +146,9 @@ class Client:
 
 
 @contextlib.contextmanager
-def served(repository: Path, models: Sequence[str]) -> Iterator[tuple[Client, Client]]:
+def served(repository: Path, models: Sequence[str], options: Sequence[str] = ()) -> Iterator[tuple[Client, Client]]:
     """Run the server of `make triton`: a client of its protocol, and one of its metrics."""
-    with TritonServer(find_server(), repository, models) as server:
+    with TritonServer(find_server(), repository, models, options=options) as server:
         ports = (urlsplit(url).port for url in (server.http, server.metrics))
         http_client, metrics = (Client(port) for port in ports if port is not None)
         yield http_client, metrics

@@ -113,7 +113,11 @@ class _Stakes:
 
     def after(self, steps: Floats) -> float:
         """The logarithm of the capital, were one step played."""
-        return float(_log_sum(self._logs[None, :] + steps)[0])
+        return float(self._capitals(self._logs[None, :] + steps)[0])
+
+    def _capitals(self, logs: Floats) -> Floats:
+        """The logarithm of the capital at each row of what the stakes have."""
+        return _log_sum(logs)
 
     def play(self, steps: Floats) -> float:
         """Bet on each value in turn; the logarithm of the largest capital on the way."""
@@ -122,7 +126,7 @@ class _Stakes:
         return float(_log_sum(running).max())
 
 
-class _Afresh:
+class _Afresh(_Stakes):
     """A capital of 1, spread over gamblers who begin every AFRESH values, and each gambler's over stakes.
 
     One who has not begun keeps what he has, so that the whole is fair at every moment. Of a gambler who began at s a
@@ -131,19 +135,10 @@ class _Afresh:
     """
 
     def __init__(self, stakes: tuple[tuple[float, float], ...], largest: float) -> None:
-        shares, weights = np.array(stakes).T
-        self._stakes, self._weights = shares / largest, np.log(weights)
-        self._logs = np.zeros(len(shares))
-        self._entered = np.full(len(shares), math.log(_FIRST))
+        super().__init__(stakes, largest)
+        self._weights, self._logs = self._logs, np.zeros(len(stakes))
+        self._entered = np.full(len(stakes), math.log(_FIRST))
         self._n, self._begun = 0, 0
-
-    def steps(self, gains: Floats) -> Floats:
-        """What each value adds to the logarithm of each stake's capital."""
-        return np.asarray(np.log1p(gains[:, None] * self._stakes))
-
-    def after(self, steps: Floats) -> float:
-        """The logarithm of the capital, were one step played."""
-        return float(self._capitals(self._logs[None, :] + steps)[0])
 
     def play(self, steps: Floats, values: int = 1) -> float:
         """Bet on each step in turn, of so many values; the logarithm of the largest capital on the way."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 from tasks.errors import EnginegateError, InputError
@@ -26,7 +25,7 @@ class SampleWatch:
     """Uploads what the router kept; `tell` hears of it, as documents. What fails is told once, and tried again."""
 
     session: Session
-    address: str
+    objects: ObjectStore
     upload: SampleUpload
     tell: Callable[[Document], None]
     error: str | None = None
@@ -53,14 +52,7 @@ class SampleWatch:
         upload = SampleUpload(
             service.repository.state / "traffic", f"{channel.model}/{channel.target}", host_name(host)
         )
-        found = cls(session, to, upload, tell)
-        _ = found.objects
-        return found
-
-    @cached_property
-    def objects(self) -> ObjectStore:
-        """Where the samples go."""
-        return open_objects(self.address)
+        return cls(session, open_objects(to), upload, tell)
 
     def look(self) -> None:
         """Upload what is new.

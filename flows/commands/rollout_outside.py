@@ -85,7 +85,7 @@ def gate(session: Session, listen: str) -> tuple[Document, int]:
     """
     host, _, port = listen.rpartition(":")
     if not host or not port.isdecimal() or int(port) > 65535:  # noqa: PLR2004 - the highest port
-        raise InputError(f"--listen {listen!r}: is no address; give HOST:PORT, as 127.0.0.1:8090")
+        raise InputError(f"--listen {listen!r}: is not an address; give HOST:PORT, as 127.0.0.1:8090")
     session.open_registry()  # settings that are at fault end it here
     with gate_server(RolloutGate(session.open_registry), host, int(port)) as server:
         for number in (signal.SIGTERM, signal.SIGINT):

@@ -161,7 +161,12 @@ class _Run:
             try:
                 form = StepApproval.with_initial_data(description=timeline(history))
                 answer = pause_flow_run(wait_for_input=form, timeout=wait_s, poll_interval=min(POLL_S, wait_s))
-            except (FlowPauseTimeout, Pause):  # or Prefect does not know yet that the run goes on; it is asked anew
+            except FlowPauseTimeout:
+                return
+            except (
+                Pause
+            ):  # Prefect does not know yet that the run goes on after the last pause: it is asked again later
+                time.sleep(every_s)
                 return
         if answer.approver != _NOBODY:
             self._take(answer)

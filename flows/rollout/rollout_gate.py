@@ -40,7 +40,7 @@ _ENDED_BADLY = {RolloutStatus.ROLLED_BACK, RolloutStatus.ABORTED}
 
 @dataclass(frozen=True)
 class RolloutGate:
-    """Looks at the registry anew for each question: what it said a minute ago is no answer."""
+    """Reads the registry for each question, so that no answer is older than it."""
 
     open_registry: Callable[[], Registry]
 

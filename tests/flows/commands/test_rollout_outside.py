@@ -157,4 +157,4 @@ def test_an_object_is_printed_for_kubectl(command: str, kind: str, tmp_path: Pat
 @pytest.mark.usefixtures("host")
 def test_an_address_that_is_none_is_refused(listen: str) -> None:
     found = CliRunner().invoke(main, ["rollout", "gate", "--listen", listen])
-    assert (found.exit_code, "is no address" in found.output) == (2, True)
+    assert (found.exit_code, "is not an address" in found.output) == (2, True)

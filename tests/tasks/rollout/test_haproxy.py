@@ -117,14 +117,21 @@ class Haproxy:
         names = {"backend": "scorer", "production": "production", "canary": "canary"}
         return HaproxyBackend(self.folder / "admin.sock", **{**names, **changes})
 
-    def ask(self, times: int, users: bool = False) -> Counter[str]:
-        """Whose answers come, as `server arm`; with `users` each under a user of its own."""
+    def ask(self, times: int) -> Counter[str]:
+        """Whose answers come, as `server arm`, of users of a name each."""
+        return Counter(self._answers(times))
+
+    def users_of_canary(self, users: int) -> set[int]:
+        """Which of so many users the canary answers."""
+        return {user for user, answer in enumerate(self._answers(users)) if answer == "canary canary"}
+
+    def _answers(self, users: int) -> list[str]:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
-        found = Counter[str]()
-        for number in range(times):
-            user = {"x-user": f"user-{number}"} if users else {}
-            connection.request("GET", "/", headers={**user, "x-enginegate-arm": "canary"})  # as one who would choose
-            found[connection.getresponse().read().decode()] += 1
+        found = []
+        for number in range(users):
+            # Each names the canary's side, as one who would choose it.
+            connection.request("GET", "/", headers={"x-user": f"user-{number}", "x-enginegate-arm": "canary"})
+            found.append(connection.getresponse().read().decode())
         connection.close()
         return found
 
@@ -161,16 +168,16 @@ def test_what_is_so_already_is_not_set_again_and_a_restart_is_made_good(haproxy:
 
 
 @needs_haproxy
-def test_users_stay_with_a_consistent_hash_while_the_share_grows(tmp_path: Path) -> None:
+def test_no_user_leaves_the_canary_while_its_share_grows_with_a_consistent_hash(tmp_path: Path) -> None:
     haproxy = Haproxy(tmp_path, balance="hdr(x-user)\n    hash-type consistent")
     try:
-        backend, kept = haproxy.backend(), []
-        for percent in (5.0, 25.0):
-            backend.split(percent)
-            kept.append(haproxy.ask(2000, users=True)["canary canary"] / 2000)
-        assert 0.01 < kept[0] < 0.12
-        assert 0.1 < kept[1] < 0.45
-        assert haproxy.ask(200, users=True) == haproxy.ask(200, users=True)
+        before: set[int] = set()
+        for percent in (1.0, 5.0, 25.0, 50.0, 100.0):
+            haproxy.backend().split(percent)
+            users = haproxy.users_of_canary(2000)
+            assert before <= users
+            assert abs(len(users) / 20 - percent) < 3
+            before = users
     finally:
         haproxy.close()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import http.client
+import json
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -54,6 +56,33 @@ def test_batches_buckets_switches_metrics_and_samples_in_the_real_server(tmp_pat
     for what in ("requests", "calls", "elements", "padding", "errors", "sampled"):
         assert f"\nenginegate_{what}_total{{" in text
     assert {value for arrays in found for value in arrays["slice.level"]} == {"b1", "b2", "missing"}
+
+
+@pytest.mark.hardship(only=True)
+def test_a_splitter_before_the_server_chooses_by_a_header_that_is_forwarded(tmp_path: Path) -> None:
+    repository = tmp_path / "repository"
+    write_engine(repository, SMALL)
+    write_engine(repository, CANARY, 1000)
+    plans = {SMALL: (1, 32)}
+    route = with_canary(
+        route_of(1, plans), tmp_path / "evidence", {CANARY: (1, 32)}, weight=5.0, arm="x-enginegate-arm"
+    )
+    write_router(repository, route)
+    forward = ["--http-header-forward-pattern=(?i)x-(user|enginegate-arm)"]  # as docs/rollouts-elsewhere.md has it
+    with served(repository, [SMALL, CANARY, "scorer"], forward) as (client, _):
+        found = {arm: [score_as(client, arm) for _ in range(20)] for arm in ("canary", "production", None)}
+    assert found == {"canary": [1006.0] * 20, "production": [6.0] * 20, None: [6.0] * 20}
+
+
+def score_as(client: Client, arm: str | None) -> float:
+    """The score of [1, 2, 3] for a request with that header."""
+    body = {"inputs": [{"name": "tokens", "datatype": "INT64", "shape": [1, 3], "data": [1, 2, 3]}]}
+    connection = http.client.HTTPConnection("127.0.0.1", client.port)
+    headers = {} if arm is None else {"x-enginegate-arm": arm}
+    connection.request("POST", "/v2/models/scorer/infer", json.dumps(body), headers)
+    found: dict[str, Any] = json.loads(connection.getresponse().read())
+    connection.close()
+    return float(found["outputs"][0]["data"][0])
 
 
 def ask_at_once(client: Client, count: int) -> list[float]:
